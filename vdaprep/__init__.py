@@ -1,0 +1,1 @@
+"""Convert raw depth videos into small WebDataset shards; runs without torch."""

@@ -1,0 +1,40 @@
+"""Everything that can go wrong for a user, as one tree of exceptions whose text is the sentence to show.
+
+VdakitError              exit 1; anything below
+├── UsageError           exit 2; options that cannot be, or that contradict what is there
+├── DataError            exit 1; a raw tree, an archive or a file that is not what it should be
+│   └── FrameError       one frame is unusable: it is rejected, the conversion goes on
+└── ShardError           exit 1; a shard, a record or a member breaks the contract of `schema`
+"""
+
+
+class VdakitError(Exception):
+    """Base of all errors that are a user's to mend; `str(error)` is one sentence, `exit_code` the process's end."""
+
+    exit_code = 1
+
+
+class UsageError(VdakitError):
+    """The command line asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class DataError(VdakitError):
+    """Raw data is missing, damaged, or not in the layout it should have."""
+
+
+class FrameError(DataError):
+    """One frame cannot be used; `file` is the path inside the raw tree, `reason` what is wrong with it."""
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"{file}: {reason}")
+        self.file = file
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["FrameError"], tuple[str, str]]:
+        return FrameError, (self.file, self.reason)
+
+
+class ShardError(VdakitError):
+    """A shard, its record or one of its members is not what the contract promises."""

@@ -1,0 +1,1 @@
+"""Train and evaluate Video Depth Anything variants on shards."""
