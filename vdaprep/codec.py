@@ -83,8 +83,9 @@ def depth_table(spec: DepthSpec) -> Float32[np.ndarray, "65536"]:
     if spec.kind == "linear":
         metres = codes * _some(spec.unit_m)
     elif spec.kind == "half":
-        metres = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float64) * _some(spec.unit_m)
-        metres[_MAX_HALF_CODE + 1 :] = np.inf
+        metres = np.full(65536, np.inf)
+        halves = np.arange(_MAX_HALF_CODE + 1, dtype=np.uint16).view(np.float16)
+        metres[: len(halves)] = halves.astype(np.float64) * _some(spec.unit_m)
     else:
         top = _log_codes(spec)
         metres = _some(spec.near_m) * np.exp(np.minimum(codes - 1, top) * log_step(spec.relative_error))
@@ -129,7 +130,7 @@ def _code_units(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> UInt16[
 
 
 @functools.lru_cache(maxsize=4)
-def _log_buckets(spec: DepthSpec) -> tuple[UInt16[np.ndarray, "n"], Float32[np.ndarray, "n"], int]:
+def _log_buckets(spec: DepthSpec) -> tuple[UInt16[np.ndarray, " n"], Float32[np.ndarray, " n"], int]:
     """Split the bit patterns of float32 into buckets finer than a code.
 
     Returns per bucket the code of its lower end and the depth at which the next code begins (inf: none), and the
@@ -142,7 +143,7 @@ def _log_buckets(spec: DepthSpec) -> tuple[UInt16[np.ndarray, "n"], Float32[np.n
     starts = (_some(spec.near_m) * np.exp((np.arange(1, _log_codes(spec)) - 0.5) * step)).astype(np.float32)
     finite = np.isfinite(edges)
     base = np.zeros(2 * len(edges), np.uint16)  # upper half: negative numbers, unknown
-    base[: len(edges)][finite] = 1 + np.searchsorted(starts, edges[finite], side="right")
+    base[: len(edges)][finite] = 1 + np.searchsorted(starts, edges[finite], side="left")
     threshold = np.full(len(base), np.inf, np.float32)
     bucket_of_start = starts.view(np.uint32) >> shift
     threshold[bucket_of_start] = starts
@@ -163,8 +164,8 @@ def _log_codes(spec: DepthSpec) -> int:
     count = 1 + math.ceil(math.log(_some(spec.far_m) / _some(spec.near_m)) / log_step(spec.relative_error))
     if count > _MAX_CODE:
         raise ValueError(
-            f"a relative error of {spec.relative_error:g} from {spec.near_m:g} to {spec.far_m:g} m needs {count} codes, "
-            f"16 bits hold {_MAX_CODE}"
+            f"a relative error of {spec.relative_error:g} from {spec.near_m:g} to {spec.far_m:g} m "
+            f"needs {count} codes, 16 bits hold {_MAX_CODE}"
         )
     return count
 
@@ -180,6 +181,7 @@ def _check_promise(
     with np.errstate(invalid="ignore"):  # inf - inf at sky
         error = np.abs(depth_table(spec).take(codes) - depth_m)
         broken = error > bound * depth_m
+    broken &= (codes != SKY_CODE) | (depth_m < _farthest_m(spec))
     if ignore is not None:
         broken &= ~ignore
     if not broken.any():
@@ -189,6 +191,22 @@ def _check_promise(
         f"depth {depth_m[row, column]:g} m at row {row}, column {column} would decode as "
         f"{depth_table(spec)[codes[row, column]]:g} m, outside the promise of kind {spec.kind!r} ({bound:g} relative)"
     )
+
+
+def disparity_range(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> tuple[float, float] | None:
+    """Return the least and the greatest 1/metres of known pixels that are not sky; None if there is none."""
+    nearest = int((codes - np.uint16(1)).min()) + 1  # unknown wraps round to the far end
+    farthest = int((codes + np.uint16(1)).max()) - 1  # and so does sky to the near one
+    if nearest > _MAX_CODE or farthest < 1:
+        return None
+    table = depth_table(spec)
+    return 1 / float(table[farthest]), 1 / float(table[nearest])
+
+
+@functools.lru_cache(maxsize=16)
+def _farthest_m(spec: DepthSpec) -> np.float32:
+    table = depth_table(spec)
+    return np.float32(spec.far_m or table[np.isfinite(table)].max())
 
 
 def _some(value: float | None) -> float:

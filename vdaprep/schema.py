@@ -20,9 +20,10 @@ import hashlib
 import json
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vdaprep.errors import DataError, ShardError, UsageError, VdakitError
 
@@ -56,6 +57,15 @@ DATASET_FILE = "dataset.json"
 MAX_CLIP_FRAMES = 1000  # frame numbers in member names have three digits
 MAX_KEY_LENGTH = 80  # a USTAR name has 100 bytes, the longest member ending 15
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    _Record = TypeVar("_Record", bound=DataclassInstance)
+else:
+    _Record = TypeVar("_Record")
+
+_Data = bytes | memoryview  # named here: ClipEntry has a field `bytes`
+_DAMAGED = "the shard is damaged: convert it again."
 _DEPTH_KINDS = ("linear", "half", "log")
 _MEMBER = re.compile(
     r"^(?P<key>[a-z0-9_-]+)\.(?:(?P<meta>json)|f(?P<frame>\d{3})\.(?P<kind>rgb\.jpg|depth\.zst|diff\.zst))$"
@@ -213,41 +223,47 @@ class ClipMeta:
         return canonical_json(value)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, where: str) -> Self:
-        """Parse the clip's `.json` member; raises ShardError naming `where` for anything the contract does not allow."""
+    def from_bytes(cls, data: bytes, *, where: str) -> "ClipMeta":
+        """Parse the clip's `.json` member; raises ShardError naming `where` for what the contract does not allow."""
         value = parse_json(data, where=where)
         _check_version(value, where=where)
         poses = value.get("camera_to_world")
         try:
-            return cls(
-                **{
-                    **value,
-                    "frame_ids": tuple(int(i) for i in value["frame_ids"]),
-                    "intrinsics": _rows(value["intrinsics"], width=4),
-                    "camera_to_world": None if poses is None else tuple(_square(pose) for pose in poses),
-                    "depth": DepthSpec(**value["depth"]),
-                    "diff": None if value["diff"] is None else DiffSpec(**value["diff"]),
-                    "diff_valid": tuple(bool(flag) for flag in value["diff_valid"]),
-                }
-            )
+            fields: dict[str, Any] = {
+                **value,
+                "frame_ids": tuple(int(i) for i in value["frame_ids"]),
+                "intrinsics": _rows(value["intrinsics"], length=4),
+                "camera_to_world": None if poses is None else tuple(_square(pose) for pose in poses),
+                "depth": _build(DepthSpec, value["depth"]),
+                "diff": None if value["diff"] is None else _build(DiffSpec, value["diff"]),
+                "diff_valid": tuple(bool(flag) for flag in value["diff_valid"]),
+            }
+            return _build(cls, fields)
         except (TypeError, KeyError, ValueError) as error:
             raise ShardError(f"{where}: clip metadata breaks schema version {SCHEMA_VERSION} ({error}).") from error
 
 
 @dataclass(frozen=True)
 class ClipEntry:
-    """Where a clip lies in its tar: bytes `offset` to `offset + bytes`; frame f's members start at `frame_offsets[f]`."""
+    """Where a clip lies in its tar: `bytes` bytes from `offset`; frame f's members start at `frame_offsets[f]`.
+
+    `crc32` holds the CRC-32 of the metadata's bytes and then of each frame's, headers and padding included, so that
+    whoever reads a window can tell that it is whole without reading the shard.
+    """
 
     key: str
     offset: int
     bytes: int
     frames: int
     frame_offsets: tuple[int, ...]
+    crc32: tuple[int, ...]
 
     def __post_init__(self) -> None:
         bounds = (self.offset, *self.frame_offsets, self.offset + self.bytes)
         if len(self.frame_offsets) != self.frames or any(a >= b for a, b in zip(bounds, bounds[1:], strict=False)):
             raise ShardError(f"clip {self.key}: the record's offsets do not ascend through {self.frames} frames.")
+        if len(self.crc32) != self.frames + 1:
+            raise ShardError(f"clip {self.key}: the record has {len(self.crc32)} checksums for {self.frames} frames.")
 
     def frame_range(self, first: int, count: int) -> tuple[int, int]:
         """Return the bytes [start, stop) of the tar that hold frames `first` to `first + count - 1`."""
@@ -259,6 +275,22 @@ class ClipEntry:
     def meta_range(self) -> tuple[int, int]:
         """Return the bytes [start, stop) of the tar that hold the clip's `.json` member."""
         return self.offset, self.frame_offsets[0]
+
+    def check_meta(self, data: _Data, *, where: str) -> None:
+        """Compare the bytes of `meta_range` with their checksum; raises ShardError naming `where` if they differ."""
+        if zlib.crc32(data) != self.crc32[0]:
+            raise ShardError(f"{where}: the metadata of clip {self.key} differs from its checksum; {_DAMAGED}")
+
+    def check_frames(self, data: _Data, *, first: int, count: int, where: str) -> None:
+        """Compare the bytes of `frame_range` with their checksums; raises ShardError naming `where` and the frame."""
+        start, stop = self.frame_range(first, count)
+        if len(data) != stop - start:
+            raise ShardError(f"{where}: ends inside clip {self.key}; {_DAMAGED}")
+        view = memoryview(data)
+        for frame in range(first, first + count):
+            a, b = self.frame_range(frame, 1)
+            if zlib.crc32(view[a - start : b - start]) != self.crc32[frame + 1]:
+                raise ShardError(f"{where}: frame {frame} of clip {self.key} differs from its checksum; {_DAMAGED}")
 
 
 @dataclass(frozen=True)
@@ -300,20 +332,20 @@ class ShardRecord:
         return canonical_json(value)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, where: str) -> Self:
+    def from_bytes(cls, data: bytes, *, where: str) -> "ShardRecord":
         """Parse a record; raises ShardError naming `where` for anything the contract does not allow."""
         value = parse_json(data, where=where)
         _check_version(value, where=where)
         try:
             tar = value.pop("tar")
-            clips = tuple(
-                ClipEntry(**{**clip, "frame_offsets": tuple(int(i) for i in clip["frame_offsets"])})
-                for clip in value["clips"]
-            )
-            rejected = tuple(Rejection(**item) for item in value["rejected"])
-            tar_fields = {f"tar_{name}": tar[name] for name in ("name", "bytes", "sha256")}
-            return cls(**{**value, **tar_fields, "clips": clips, "rejected": rejected})
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            fields: dict[str, Any] = {
+                **value,
+                **{f"tar_{name}": tar[name] for name in ("name", "bytes", "sha256")},
+                "clips": tuple(_clip_entry(clip) for clip in value["clips"]),
+                "rejected": tuple(_build(Rejection, item) for item in value["rejected"]),
+            }
+            return _build(cls, fields)
+        except (TypeError, KeyError, ValueError) as error:
             raise ShardError(f"{where}: the record breaks schema version {SCHEMA_VERSION} ({error}).") from error
 
 
@@ -351,14 +383,17 @@ class DatasetRecord:
         return canonical_json(dataclasses.asdict(self))
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, where: str) -> Self:
+    def from_bytes(cls, data: bytes, *, where: str) -> "DatasetRecord":
         """Parse `dataset.json`; raises ShardError naming `where` for anything the contract does not allow."""
         value = parse_json(data, where=where)
         _check_version(value, where=where)
         try:
-            shards = tuple(ShardSummary(**item) for item in value["shards"])
-            rejected = tuple(Rejection(**item) for item in value["rejected"])
-            return cls(**{**value, "shards": shards, "rejected": rejected})
+            fields: dict[str, Any] = {
+                **value,
+                "shards": tuple(_build(ShardSummary, item) for item in value["shards"]),
+                "rejected": tuple(_build(Rejection, item) for item in value["rejected"]),
+            }
+            return _build(cls, fields)
         except (TypeError, KeyError, ValueError) as error:
             raise ShardError(f"{where}: breaks schema version {SCHEMA_VERSION} ({error}).") from error
 
@@ -372,15 +407,34 @@ def _check_version(value: Mapping[str, Any], *, where: str) -> None:
         )
 
 
-def _rows(rows: Sequence[Sequence[float]], *, width: int) -> tuple[tuple[float, ...], ...]:
+def _build(cls: type[_Record], fields: Mapping[str, Any]) -> _Record:
+    """Construct a record from parsed JSON, refusing numbers where text belongs and the other way round."""
+    checked = dict(fields)
+    for item in dataclasses.fields(cls):
+        found = checked.get(item.name)
+        if found is None:
+            continue
+        if item.type in (float, float | None) and isinstance(found, int) and not isinstance(found, bool):
+            checked[item.name] = float(found)
+        elif item.type in (int, str, float) and type(found) is not item.type:
+            raise ValueError(f"{item.name} is {found!r}")
+    return cls(**checked)
+
+
+def _clip_entry(clip: Mapping[str, Any]) -> ClipEntry:
+    lists = {name: tuple(int(i) for i in clip[name]) for name in ("frame_offsets", "crc32")}
+    return _build(ClipEntry, {**clip, **lists})
+
+
+def _rows(rows: Sequence[Sequence[Any]], *, length: int) -> tuple[tuple[float, ...], ...]:
     result = tuple(tuple(float(x) for x in row) for row in rows)
-    if any(len(row) != width or not all(map(math.isfinite, row)) for row in result):
-        raise ValueError(f"expected rows of {width} finite numbers")
+    if any(len(row) != length or not all(map(math.isfinite, row)) for row in result):
+        raise ValueError(f"expected rows of {length} finite numbers")
     return result
 
 
-def _square(rows: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
-    result = _rows(rows, width=4)
+def _square(rows: Sequence[Sequence[Any]]) -> tuple[tuple[float, ...], ...]:
+    result = _rows(rows, length=4)
     if len(result) != 4:
         raise ValueError("a pose is not 4x4")
     return result

@@ -1,0 +1,193 @@
+"""TartanAir v1: PNG frames, float depth in npy, poses in a text file, folders or the zips as downloaded."""
+
+import io
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from vdaprep import manifest
+from vdaprep.archive import Location, Reader, Tree
+from vdaprep.errors import FrameError, UsageError
+from vdaprep.frames import (
+    Cameras,
+    Frame,
+    FrameFiles,
+    RgbImage,
+    SourceOptions,
+    Trajectory,
+    parse_npy,
+    parse_png,
+    parse_table,
+    scale_intrinsics,
+)
+
+EXPECTED = "ENV/{Easy,Hard}/P000/image_left/000000_left.png, in folders or in zip files"
+
+_FILE = re.compile(
+    r"^(?:(?:.*/)?(?P<env>[^/]+)/)?(?P<level>Easy|Hard)/(?P<number>P\d{3})/"
+    r"(?:image_left/(?P<rgb>\d+)_left\.png|depth_left/(?P<depth>\d+)_left_depth\.npy|(?P<pose>pose_left\.txt))$"
+)
+_SKY_M = 1000.0  # the sky is huge but finite: about 10,000 m and more
+_NED_TO_OPENCV = [
+    1,
+    2,
+    0,
+    4,
+    5,
+    3,
+    6,
+]  # columns of a pose line: x forward, y right, z down to x right, y down, z forward
+
+
+def find_trajectories(tree: Tree, options: SourceOptions) -> list[Trajectory]:
+    """List trajectories `ENV/LEVEL/P000`, wherever below the root they begin; every frame that has a file is listed."""
+    found: defaultdict[str, dict[str, dict[int, Location]]] = defaultdict(lambda: {"rgb": {}, "depth": {}})
+    poses: dict[str, Location] = {}
+    for path, location in tree.files.items():
+        match = _FILE.match(path)
+        if match is None:
+            continue
+        name = f"{match['env'] or tree.root.resolve().name}/{match['level']}/{match['number']}"
+        if match["pose"]:
+            poses.setdefault(name, location)
+            continue
+        kind = "rgb" if match["rgb"] else "depth"
+        found[name][kind].setdefault(int(match[kind]), location)
+    return [_trajectory(name, files, poses.get(name)) for name, files in sorted(found.items())]
+
+
+def _trajectory(name: str, files: dict[str, dict[int, Location]], pose: Location | None) -> Trajectory:
+    rgb, depth = files["rgb"], files["depth"]
+    frames = tuple(FrameFiles(i, rgb.get(i), depth.get(i)) for i in sorted(rgb.keys() | depth.keys()))
+    return Trajectory(name, "v1", frames, {} if pose is None else {"pose": pose})
+
+
+def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
+    """Read `pose_left.txt`; the intrinsics are the renderer's own unless `options` has others."""
+    count = len(trajectory.frames)
+    known, size = _own_camera()
+    intrinsics = np.tile(np.asarray(options.intrinsics or known, np.float64), (count, 1))
+    poses, problems = _read_poses(trajectory, reader)
+    return Cameras(intrinsics, poses, problems, size=None if options.intrinsics else size)
+
+
+def _own_camera() -> tuple[tuple[float, ...], tuple[int, int]]:
+    version = manifest.load("tartanair").versions[0]
+    width, height = version["size"]
+    return tuple(version["intrinsics"]), (width, height)
+
+
+def _read_poses(trajectory: Trajectory, reader: Reader) -> tuple[Float64[np.ndarray, "n 4 4"], dict[int, str]]:
+    count = len(trajectory.frames)
+    poses = np.full((count, 4, 4), np.nan)
+    problems: dict[int, str] = {}
+    location = trajectory.shared.get("pose")
+    if location is None:
+        return poses, dict.fromkeys(range(count), "has no pose: pose_left.txt is missing")
+    try:
+        lines = parse_table(reader.read(location), location, columns=7)
+    except FrameError as error:
+        return poses, dict.fromkeys(range(count), f"has no pose: {error}")
+    for index, frame_id in enumerate(trajectory.frame_ids):
+        line = lines[frame_id] if frame_id < len(lines) else None
+        if frame_id >= len(lines):
+            problems[index] = f"has no pose: {location} has {len(lines)} lines, frame {frame_id} needs one more"
+        elif line is None or not any(line[3:]):
+            problems[index] = f"has no usable pose: line {frame_id + 1} of {location} is not a position and a rotation"
+        else:
+            poses[index] = pose_from_line(np.array(line))
+    return poses, problems
+
+
+def pose_from_line(line: Float64[np.ndarray, "7"]) -> Float64[np.ndarray, "4 4"]:
+    """Turn `tx ty tz qx qy qz qw` (camera-to-world, x forward, y right, z down) into camera_to_world in OpenCV axes."""
+    tx, ty, tz, *quaternion = line[_NED_TO_OPENCV]
+    x, y, z, w = np.array(quaternion) / np.linalg.norm(quaternion)
+    pose = np.eye(4)
+    pose[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    pose[:3, 3] = tx, ty, tz
+    return pose
+
+
+def line_from_pose(camera_to_world: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "7"]:
+    """Undo `pose_from_line`, up to the quaternion's sign."""
+    rotation = camera_to_world[:3, :3]
+    # The largest component of the quaternion is the column of this matrix that is safe to divide by.
+    xx, yy, zz = np.diag(rotation)
+    skew = rotation - rotation.T
+    outer = np.empty((4, 4))  # 4 q qT
+    outer[:3, :3] = rotation + rotation.T + (1 - np.trace(rotation)) * np.eye(3)
+    outer[3, :3] = outer[:3, 3] = skew[2, 1], skew[0, 2], skew[1, 0]
+    outer[3, 3] = 1 + xx + yy + zz
+    column = outer[:, int(np.argmax(np.diag(outer)))]
+    opencv = np.concatenate([camera_to_world[:3, 3], column / np.linalg.norm(column)])
+    line = np.empty(7)
+    line[_NED_TO_OPENCV] = opencv
+    return line
+
+
+def read_rgb(files: FrameFiles, reader: Reader) -> RgbImage:
+    """Read `000000_left.png`."""
+    if files.rgb is None:
+        raise FrameError(str(files.depth), "has no image beside it in image_left")
+    return RgbImage(parse_png(reader.read(files.rgb), files.rgb))
+
+
+def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
+    """Read `000000_left_depth.npy`: at 1000 m and more it is sky; nan, infinity and what is not positive is unknown."""
+    if files.depth is None:
+        raise FrameError(str(files.rgb), "has no depth map beside it in depth_left")
+    depth_m = parse_npy(reader.read(files.depth), files.depth)
+    known = np.isfinite(depth_m) & (depth_m > 0)
+    depth_m = np.where(known, depth_m, np.float32(np.nan))
+    depth_m[known & (depth_m >= _SKY_M)] = np.inf
+    return depth_m
+
+
+# ------------------------------------------------------------------------------------------------------------ samples
+
+
+def sample_names(count: int, *, held_out: Sequence[str]) -> list[str]:
+    """Name `count` trajectories of one environment; the last quarter, at least one of two, is from `held_out`."""
+    held = min(len(held_out), max(count // 4, 1 if count > 1 else 0))
+    numbers = (f"abandonedfactory/Easy/P{i:03d}" for i in range(1000))
+    training = [name for name in numbers if name not in held_out]
+    return training[: count - held] + list(held_out[:held])
+
+
+def sample_intrinsics(*, width: int, height: int) -> Float64[np.ndarray, "4"]:
+    """Return TartanAir's camera for another size; raises UsageError unless that is 4:3, as TartanAir's frames are."""
+    known, size = _own_camera()
+    if width * size[1] != height * size[0]:
+        raise UsageError(f"--size {width}x{height}: TartanAir's frames are 4:3, for example 320x240.")
+    return scale_intrinsics(np.array(known), x=width / size[0], y=height / size[1])
+
+
+def sample_files(trajectory: str, frames: Iterable[Frame]) -> Iterator[tuple[str, bytes]]:
+    """Write frames as TartanAir does; sky becomes 10,000 m."""
+    lines: list[str] = []
+    for index, frame in enumerate(frames):
+        ok, png = cv2.imencode(".png", cv2.cvtColor(frame.rgb.pixels, cv2.COLOR_RGB2BGR))
+        assert ok  # cv2 encodes any uint8 image
+        yield f"{trajectory}/image_left/{index:06d}_left.png", png.tobytes()
+        depth = io.BytesIO()
+        np.save(depth, np.where(np.isinf(frame.depth_m), np.float32(10_000), frame.depth_m), allow_pickle=False)
+        yield f"{trajectory}/depth_left/{index:06d}_left_depth.npy", depth.getvalue()
+        assert frame.camera_to_world is not None  # rendered frames have poses
+        lines.append(" ".join(f"{number:.17g}" for number in line_from_pose(frame.camera_to_world)))
+    yield f"{trajectory}/pose_left.txt", ("\n".join(lines) + "\n").encode("ascii")
+
+
+def sample_archives(path: str) -> list[str]:
+    """Name the zips that hold a file: `ENV/LEVEL/image_left.zip`, `depth_left.zip`, or both for the poses."""
+    env, level, *_ = path.split("/")
+    kinds = [kind for kind in ("image", "depth") if f"/{kind}_left/" in path] or ["image", "depth"]
+    return [f"{env}/{level}/{kind}_left.zip" for kind in kinds]
