@@ -1,0 +1,111 @@
+"""What tests of all parts share: a small raw data set made without the renderer, the command lines in-process."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vdaprep import cli as prep_cli
+from vdaprep import sources
+from vdaprep.convert import Progress, convert
+from vdaprep.frames import Frame, RgbImage
+from vdaprep.plan import Selection, Settings, make_plan
+
+WIDTH, HEIGHT = 64, 48
+
+
+def toy_frame(trajectory: int, number: int, *, width: int = WIDTH, height: int = HEIGHT) -> Frame:
+    """A frame of smooth colours that drift with `number`, a slanted floor with a step, some sky and unknown pixels."""
+    rng = np.random.default_rng([trajectory, number])
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    waves = np.stack([np.sin((x + 3 * number) / (5 + c) + trajectory) + np.cos(y / (4 + c)) for c in range(3)], axis=-1)
+    rgb = (127 + 50 * waves + rng.normal(0, 2, waves.shape)).clip(0, 255).astype(np.uint8)
+    depth_m = (2 + trajectory + 0.1 * number + 8 * (height - y) / height + 0.02 * x).astype(np.float32)
+    depth_m[10:20, 20:30] = 1.5
+    depth_m[:4] = np.inf
+    depth_m[-3:, :5] = np.nan
+    pose = np.eye(4)
+    angle = 0.02 * number
+    pose[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
+    pose[:3, 3] = [0.1 * number, 0.01 * trajectory, 0.2 * number]
+    intrinsics = sources.load("tartanair").sample_intrinsics(width=width, height=height)
+    return Frame(number, RgbImage(rgb), depth_m, intrinsics, pose)
+
+
+@dataclass(frozen=True)
+class RawTree:
+    """A TartanAir tree: its root and the frames that were written, by trajectory."""
+
+    root: Path
+    frames: dict[str, list[Frame]]
+
+
+def write_raw(root: Path, *, lengths: dict[str, int]) -> RawTree:
+    source = sources.load("tartanair")
+    frames = {name: [toy_frame(i, n) for n in range(count)] for i, (name, count) in enumerate(lengths.items())}
+    for name, items in frames.items():
+        for path, data in source.sample_files(name, items):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(data)
+    return RawTree(root, frames)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> RawTree:
+    """Three trajectories, the last of which the default split holds out."""
+    lengths = {"abandonedfactory/Easy/P000": 13, "abandonedfactory/Easy/P001": 6, "abandonedfactory/Easy/P011": 5}
+    return write_raw(tmp_path / "raw", lengths=lengths)
+
+
+@pytest.fixture(scope="session")
+def toy_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy data converted: two training trajectories and a held-out one. Copy it before you change it."""
+    folder = tmp_path_factory.mktemp("toy")
+    lengths = {"abandonedfactory/Easy/P000": 13, "abandonedfactory/Easy/P001": 6, "abandonedfactory/Easy/P011": 7}
+    tree = write_raw(folder / "raw", lengths=lengths)
+    plan = make_plan("tartanair", raw=tree.root, settings=Settings(), selection=Selection())
+    convert(plan, out=folder / "shards", workers=1, progress=Progress())
+    return folder / "shards"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+def runner(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "160")
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 1
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def vdaprep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Run vdaprep with arguments; returns its exit code and what it printed."""
+    yield runner(prep_cli.main, monkeypatch, capsys)
+
+
+@pytest.fixture
+def vdatrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Run vdatrain with arguments; returns its exit code and what it printed."""
+    from vdatrain import cli
+
+    yield runner(cli.main, monkeypatch, capsys)

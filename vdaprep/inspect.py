@@ -1,0 +1,254 @@
+"""What a shard holds: clips, sizes by kind, shapes, value ranges, a depth histogram, and whether it is whole."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+
+from vdaprep import codec, shards
+from vdaprep.errors import ShardError, UsageError
+from vdaprep.progress import human_bytes
+from vdaprep.schema import ClipEntry, ClipMeta, ShardRecord, member_kind
+
+_BINS = 12
+_BAR = 40
+
+
+@dataclass
+class KindFacts:
+    """One kind of member: how many there are, their bytes, what an array of them is and the values it spans."""
+
+    unit: str
+    count: int = 0
+    bytes: int = 0
+    shape: str = ""
+    dtype: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def add(self, size: int, values: np.ndarray | None) -> None:
+        """Count a member of `size` bytes that decodes to `values`; nan and infinity count for no range."""
+        self.count += 1
+        self.bytes += size
+        if values is None:
+            return
+        shape = "x".join(map(str, values.shape))
+        self.shape = shape if self.shape in ("", shape) else "various"
+        self.dtype = str(values.dtype)
+        known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+        if known.size:
+            low, high = float(known.min()), float(known.max())
+            self.minimum = low if self.minimum is None else min(self.minimum, low)
+            self.maximum = high if self.maximum is None else max(self.maximum, high)
+
+
+def _kinds() -> dict[str, KindFacts]:
+    units = {"json": "", "rgb.jpg": "", "depth.zst": "m", "diff.zst": "steps"}
+    return {kind: KindFacts(unit) for kind, unit in units.items()}
+
+
+@dataclass
+class DepthHistogram:
+    """Pixels of one clip by depth: `counts[i]` lie in `edges_m[i]` to `edges_m[i + 1]`, which are even in log depth."""
+
+    clip: str
+    edges_m: list[float] = field(default_factory=list[float])
+    counts: list[int] = field(default_factory=list[int])
+    unknown: int = 0
+    sky: int = 0
+
+    def add(self, depth_m: np.ndarray, meta: ClipMeta) -> None:
+        """Count the pixels of a frame of the clip `meta`."""
+        if not self.edges_m:
+            low, high = meta.disparity_min or 1e-3, meta.disparity_max or 1.0
+            self.edges_m = np.geomspace(0.999 / high, max(1.001 / low, 1.01 / high), _BINS + 1).tolist()
+            self.counts = [0] * _BINS
+        self.unknown += int(np.isnan(depth_m).sum())
+        self.sky += int(np.isinf(depth_m).sum())
+        found, _ = np.histogram(depth_m[np.isfinite(depth_m)], self.edges_m)
+        self.counts = [a + int(b) for a, b in zip(self.counts, found, strict=True)]
+
+
+@dataclass
+class ShardReport:
+    """The facts about a shard; `clips` holds the metadata of those that were read, frames and poses left out."""
+
+    shard: str
+    bytes: int
+    sha256: str
+    frames: int
+    clips: list[dict[str, Any]]
+    kinds: dict[str, KindFacts]
+    depth: DepthHistogram
+    rejected: int
+    clamped_near: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as JSON has them."""
+        return {"state": "whole: size and SHA-256 are those of the record", **asdict(self)}
+
+
+def open_shard(tar: Path) -> ShardRecord:
+    """Read a shard's record and compare the tar with it; raises ShardError, naming what is wrong."""
+    if not tar.is_file():
+        raise ShardError(f"{tar}: there is no such shard; vdaprep convert makes them.")
+    record = shards.read_record(tar)
+    shards.check_tar(tar, record)
+    return record
+
+
+def choose_clips(tar: Path, record: ShardRecord, *, key: str | None) -> list[ClipEntry]:
+    """Return the clips to look at: all, or the one called `key`; raises UsageError if there is none."""
+    clips = [clip for clip in record.clips if key is None or clip.key == key]
+    if not clips:
+        names = ", ".join(clip.key for clip in record.clips[:5]) or "none"
+        raise UsageError(f"{tar}: has no clip {key or ''}; its clips are {names}{' ...' * (len(record.clips) > 5)}.")
+    return clips
+
+
+def examine(tar: Path, record: ShardRecord, clips: Sequence[ClipEntry], *, on_frame: Callable[[], None]) -> ShardReport:
+    """Decode every member of `clips` and gather the facts; raises ShardError if one does not decode."""
+    kinds = _kinds()
+    histogram = DepthHistogram(clips[0].key)
+    metas: list[dict[str, Any]] = []
+    for clip in clips:
+        meta: ClipMeta | None = None
+        for kind, data, values in decode_clip(tar, clip):
+            if isinstance(values, ClipMeta):
+                meta, array = values, None
+                metas.append(_short(clip, meta))
+            else:
+                array = values
+            kinds[kind].add(len(data), array)
+            if kind == "depth.zst" and clip is clips[0] and meta is not None and array is not None:
+                histogram.add(array, meta)
+            if kind == "rgb.jpg":
+                on_frame()
+    return ShardReport(
+        shard=str(tar),
+        bytes=record.tar_bytes,
+        sha256=record.tar_sha256,
+        frames=sum(clip.frames for clip in clips),
+        clips=metas,
+        kinds={kind: facts for kind, facts in kinds.items() if facts.count},
+        depth=histogram,
+        rejected=len(record.rejected),
+        clamped_near=record.clamped_near,
+    )
+
+
+def decode_clip(tar: Path, clip: ClipEntry) -> Iterator[tuple[str, bytes, "np.ndarray | ClipMeta"]]:
+    """Yield the members of a clip in order: kind, bytes, and the metadata or the array they decode to.
+
+    Depth is in metres (nan unknown, inf sky), differences are in steps of `meta.diff.step` grey levels.
+    """
+    meta: ClipMeta | None = None
+    for member in shards.read_members(tar, start=clip.offset, stop=clip.offset + clip.bytes):
+        key, _, kind = member_kind(member.name)
+        where = f"{tar}: {member.name}"
+        if key != clip.key or (meta is None) != (kind == "json"):
+            raise ShardError(f"{where}: is not where the record says; the shard is damaged.")
+        if meta is None:
+            meta = ClipMeta.from_bytes(member.data, where=where)
+            yield kind, member.data, meta
+        else:
+            yield kind, member.data, _decode(kind, member.data, meta, where=where)
+
+
+def _decode(kind: str, data: bytes, meta: ClipMeta, *, where: str) -> np.ndarray:
+    if kind == "rgb.jpg":
+        return codec.decode_rgb(data, where=where)
+    if kind == "depth.zst":
+        return codec.decode_depth(data, meta.depth, height=meta.height, width=meta.width, where=where)
+    if meta.diff is None:
+        raise ShardError(f"{where}: a difference in a clip whose metadata says there is none.")
+    return codec.decode_diff(data, meta.diff, height=meta.height, width=meta.width, where=where)
+
+
+def _short(clip: ClipEntry, meta: ClipMeta) -> dict[str, Any]:
+    poses = None if meta.camera_to_world is None else np.array(meta.camera_to_world)[:, :3, 3]
+    path_m = None if poses is None else float(np.linalg.norm(np.diff(poses, axis=0), axis=1).sum())
+    return {
+        "key": clip.key,
+        "trajectory": meta.trajectory,
+        "split": meta.split,
+        "frames": clip.frames,
+        "first_frame": meta.frame_ids[0],
+        "width": meta.width,
+        "height": meta.height,
+        "bytes": clip.bytes,
+        "intrinsics": list(meta.intrinsics[0]),
+        "path_m": path_m,
+        "depth": meta.depth.to_json(),
+        "disparity_min": meta.disparity_min,
+        "disparity_max": meta.disparity_max,
+        "diff_valid": sum(meta.diff_valid),
+    }
+
+
+# ----------------------------------------------------------------------------------------------------- for the screen
+
+
+def renderables(report: ShardReport) -> Iterator[RenderableType]:
+    """Lay a report out for a terminal."""
+    yield f"[bold]{report.shard}[/bold]  {human_bytes(report.bytes)}, {len(report.clips)} clips, {report.frames} frames"
+    yield f"whole: SHA-256 {report.sha256[:12]}... is its record's; {report.rejected} frames were rejected"
+    yield _clip_table(report)
+    yield _kind_table(report)
+    yield _histogram(report.depth)
+
+
+def _clip_table(report: ShardReport) -> Table:
+    table = _table("clips", "key", "frames", "size", "path m", "depth m")
+    for clip in report.clips:
+        near, far = clip["disparity_max"], clip["disparity_min"]
+        table.add_row(
+            clip["key"],
+            str(clip["frames"]),
+            f"{clip['width']}x{clip['height']}",
+            "no poses" if clip["path_m"] is None else f"{clip['path_m']:.2f}",
+            f"{1 / near:.2f} to {1 / far:.2f}" if near else "none",
+        )
+    return table
+
+
+def _kind_table(report: ShardReport) -> Table:
+    table = _table("members", "kind", "count", "bytes", "KiB/frame", "share", "shape", "dtype", "min", "max")
+    total = sum(facts.bytes for facts in report.kinds.values())
+    for kind, facts in report.kinds.items():
+        table.add_row(
+            f"{kind} ({facts.unit})" if facts.unit else kind,
+            str(facts.count),
+            human_bytes(facts.bytes),
+            f"{facts.bytes / report.frames / 1024:.1f}",
+            f"{facts.bytes / total:.1%}",
+            facts.shape,
+            facts.dtype,
+            "" if facts.minimum is None else f"{facts.minimum:.4g}",
+            "" if facts.maximum is None else f"{facts.maximum:.4g}",
+        )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left", overflow="fold")
+    return table
+
+
+def _histogram(depth: DepthHistogram) -> Table:
+    table = _table(f"depth of {depth.clip}", "metres", "share")
+    table.add_column("", no_wrap=True)
+    edges = [f"{a:.2f} to {b:.2f}" for a, b in zip(depth.edges_m, depth.edges_m[1:], strict=False)]
+    rows = [*zip(edges, depth.counts, strict=True), ("sky", depth.sky), ("unknown", depth.unknown)]
+    total = sum(count for _, count in rows) or 1
+    most = max(count for _, count in rows) or 1
+    for label, count in rows:
+        table.add_row(label, f"{count / total:.1%}", "█" * round(_BAR * count / most))
+    return table

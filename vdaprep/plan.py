@@ -1,0 +1,163 @@
+"""Which shards a conversion will make: options checked, the raw tree listed, clips cut; no frame is read."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vdaprep import manifest, sources
+from vdaprep.archive import Tree, open_tree
+from vdaprep.clips import PlannedShard, plan_shards, runs
+from vdaprep.encode import DIFF_STEP, Encoding
+from vdaprep.errors import DataError, UsageError
+from vdaprep.frames import SourceOptions, Trajectory
+from vdaprep.manifest import Manifest
+from vdaprep.schema import MAX_CLIP_FRAMES, DiffSpec, Rejection, canonical_json, parse_json
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of a conversion that decide its bytes; None as `short_side` keeps the raw size."""
+
+    short_side: int | None = 540
+    clip_frames: int = 64
+    frames_per_shard: int = 1024
+    jpeg_quality: int = 95
+    depth_error: float = 0.0005
+    diff_scale: int | None = 4
+    source: SourceOptions = field(default_factory=SourceOptions)
+
+    def __post_init__(self) -> None:
+        _expect(self.short_side is None or self.short_side >= 14, "--short-side", "at least 14 pixels, or native")
+        _expect(1 <= self.clip_frames <= MAX_CLIP_FRAMES, "--clip-frames", f"1 to {MAX_CLIP_FRAMES}")
+        _expect(self.frames_per_shard >= 1, "--frames-per-shard", "at least 1")
+        _expect(1 <= self.jpeg_quality <= 100, "--jpeg-quality", "1 to 100")
+        _expect(8e-5 <= self.depth_error <= 0.1, "--depth-error", "0.00008 to 0.1, which 16-bit codes can hold")
+        _expect(self.diff_scale is None or 1 <= self.diff_scale <= 64, "--diff-scale", "1 to 64")
+
+    def encoding(self, facts: Manifest) -> Encoding:
+        """Return what decides the bytes of a frame of a data set."""
+        return Encoding(
+            depth=facts.depth_spec(relative_error=self.depth_error),
+            short_side=self.short_side,
+            jpeg_quality=self.jpeg_quality,
+            diff=None if self.diff_scale is None else DiffSpec(self.diff_scale, DIFF_STEP),
+        )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which trajectories are converted, and into which split each goes.
+
+    `select`: globs of names (empty: all but those that the manifest excludes); `splits`: a split set of the manifest;
+    `val`: globs that are held out instead of the split set's.
+    """
+
+    select: tuple[str, ...] = ()
+    splits: str = "default"
+    val: tuple[str, ...] = ()
+
+    def takes(self, trajectory: str, facts: Manifest) -> bool:
+        """Tell whether a trajectory is to be converted."""
+        if self.select:
+            return manifest.matches(trajectory, self.select)
+        return not manifest.matches(trajectory, facts.exclude)
+
+    def split_of(self, trajectory: str, facts: Manifest) -> str:
+        """Return the split of a trajectory."""
+        if self.val:
+            return "val" if manifest.matches(trajectory, self.val) else "train"
+        return facts.split_of(trajectory, splits=self.splits)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a conversion will do, before it does anything."""
+
+    dataset: str
+    raw: Path
+    settings: Settings
+    options: dict[str, Any]
+    shards: tuple[PlannedShard, ...]
+    splits: dict[str, list[str]]
+    rejected: tuple[Rejection, ...]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of all shards if none is rejected."""
+        return sum(shard.num_frames for shard in self.shards)
+
+
+def make_plan(dataset: str, *, raw: Path, settings: Settings, selection: Selection) -> Plan:
+    """List the raw tree and decide which frames go into which shard; no frame is read.
+
+    Raises DataError, saying what was looked for and how to get it, if there is nothing to convert.
+    """
+    facts = manifest.load(dataset)
+    tree, found = _find(dataset, raw)
+    trajectories = [item for item in found if selection.takes(item.name, facts)]
+    if not trajectories:
+        asked = f"--select {' '.join(selection.select)}" if selection.select else "the default selection"
+        names = ", ".join(item.name for item in found[:5])
+        raise DataError(f"{raw}: {asked} takes none of its {len(found)} trajectories; there are, for example, {names}.")
+    by_split: defaultdict[str, list[Trajectory]] = defaultdict(list)
+    for trajectory in trajectories:
+        by_split[selection.split_of(trajectory.name, facts)].append(trajectory)
+    cutting = {"clip_frames": settings.clip_frames, "frames_per_shard": settings.frames_per_shard}
+    planned = [plan_shards(items, split=split, **cutting) for split, items in sorted(by_split.items())]
+    return Plan(
+        dataset=dataset,
+        raw=tree.root,
+        settings=settings,
+        options=_options(settings, selection, facts),
+        shards=tuple(shard for of_split in planned for shard in of_split),
+        splits={split: sorted(item.name for item in items) for split, items in sorted(by_split.items())},
+        rejected=(*tree.problems, *_holes(trajectories)),
+    )
+
+
+def _find(dataset: str, raw: Path) -> tuple[Tree, list[Trajectory]]:
+    facts, source = manifest.load(dataset), sources.load(dataset)
+    advice = (
+        f"looked for {source.EXPECTED}; get {facts.title} from {facts.home} "
+        f"or make a small sample: vdaprep sample {dataset} --out {raw}"
+    )
+    if not raw.exists():
+        raise DataError(f"{raw}: there is no such folder; {advice}")
+    tree = open_tree(raw)
+    trajectories = source.find_trajectories(tree, SourceOptions())
+    if not trajectories:
+        unreadable = "".join(f"; {problem.file} {problem.reason}" for problem in tree.problems[:3])
+        raise DataError(f"{raw}: no {facts.title} trajectory among {len(tree.files)} files{unreadable}; {advice}")
+    return tree, trajectories
+
+
+def _holes(trajectories: Iterable[Trajectory]) -> list[Rejection]:
+    holes: list[Rejection] = []
+    for trajectory in trajectories:
+        ids = trajectory.frame_ids
+        for (_, stop), (start, _) in zip(runs(ids), runs(ids)[1:], strict=False):
+            missing = f"{ids[stop - 1] + 1} to {ids[start] - 1}"
+            holes.append(Rejection(trajectory.name, f"has no files of frames {missing}; clips are cut there"))
+    return holes
+
+
+def _options(settings: Settings, selection: Selection, facts: Manifest) -> dict[str, Any]:
+    intrinsics = settings.source.intrinsics
+    options = {
+        **settings.encoding(facts).to_json(),
+        "clip_frames": settings.clip_frames,
+        "frames_per_shard": settings.frames_per_shard,
+        "camera": settings.source.camera,
+        "intrinsics": None if intrinsics is None else list(intrinsics),
+        "select": list(selection.select),
+        "splits": selection.splits,
+        "val": list(selection.val),
+    }
+    return parse_json(canonical_json(options), where="options")  # as a record gives them back, to be compared
+
+
+def _expect(condition: bool, option: str, expected: str) -> None:
+    if not condition:
+        raise UsageError(f"{option}: expected {expected}.")

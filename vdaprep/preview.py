@@ -1,0 +1,81 @@
+"""A contact sheet of a clip: frames, depth and differences, one below the other."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Int8, UInt8
+
+from vdaprep.errors import UsageError
+from vdaprep.inspect import decode_clip
+from vdaprep.schema import ClipEntry, ClipMeta
+
+_TILES = 6
+_TILE_WIDTH = 260
+_GAP = 6
+_CAPTION = 22
+_SKY_RGB = (135, 180, 235)
+_UNKNOWN_RGB = (0, 0, 0)
+_DIFF_GAIN = 3  # a step of 2 grey levels is hard to see
+
+
+def write_preview(tar: Path, clip: ClipEntry, *, path: Path) -> None:
+    """Write a PNG of up to six frames of a clip: RGB, disparity (near is bright), difference (grey is none)."""
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--preview {path}: expected a file name that ends in .png.")
+    rows, meta = _decode_rows(tar, clip)
+    shown = np.unique(np.linspace(0, clip.frames - 1, min(_TILES, clip.frames)).round().astype(int))
+    columns = [_column([row[i] for row in rows], meta=meta, index=int(i)) for i in shown]
+    sheet = np.concatenate(columns, axis=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+
+
+def colour_depth(depth_m: Float32[np.ndarray, "h w"], meta: ClipMeta) -> UInt8[np.ndarray, "h w 3"]:
+    """Colour disparity over the clip's range, near bright; sky is light blue, unknown black."""
+    spread = max(meta.disparity_max - meta.disparity_min, 1e-9)
+    with np.errstate(invalid="ignore"):
+        level = (1 / depth_m - meta.disparity_min) / spread
+    grey = (np.nan_to_num(level).clip(0, 1) * 255).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    colours[np.isinf(depth_m)] = _SKY_RGB
+    colours[np.isnan(depth_m)] = _UNKNOWN_RGB
+    return colours
+
+
+def colour_diff(diff: Int8[np.ndarray, "3 dh dw"], *, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Show a difference around grey, each colour apart."""
+    shown = (128 + _DIFF_GAIN * diff.astype(np.int16)).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+    return cv2.resize(shown, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+def _decode_rows(tar: Path, clip: ClipEntry) -> tuple[list[list[UInt8[np.ndarray, "_h _w 3"]]], ClipMeta]:
+    meta: ClipMeta | None = None
+    rows: dict[str, list[np.ndarray]] = {}
+    for kind, _, value in decode_clip(tar, clip):
+        if isinstance(value, ClipMeta):
+            meta = value
+            continue
+        assert meta is not None  # decode_clip gives it first
+        if kind == "depth.zst":
+            value = colour_depth(value, meta)
+        elif kind == "diff.zst":
+            value = colour_diff(value, height=meta.height, width=meta.width)
+        rows.setdefault(kind, []).append(_tile(value))
+    assert meta is not None  # a clip has at least one member
+    return list(rows.values()), meta
+
+
+def _tile(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "th tw 3"]:
+    height = max(1, round(pixels.shape[0] * _TILE_WIDTH / pixels.shape[1]))
+    shrinks = pixels.shape[1] > _TILE_WIDTH
+    return cv2.resize(pixels, (_TILE_WIDTH, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST)
+
+
+def _column(tiles: list[UInt8[np.ndarray, "th tw 3"]], *, meta: ClipMeta, index: int) -> UInt8[np.ndarray, "ch cw 3"]:
+    width = _TILE_WIDTH + _GAP
+    caption = np.full((_CAPTION, width, 3), 255, np.uint8)
+    text = f"frame {meta.frame_ids[index]}" + ("" if meta.diff_valid[index] else ", no difference")
+    cv2.putText(caption, text, (2, _CAPTION - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (40, 40, 40), 1, cv2.LINE_AA)
+    padded = [np.pad(tile, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255) for tile in tiles]
+    return np.concatenate([caption, *padded])
