@@ -1,0 +1,1 @@
+"""The pieces that the variants are built from."""

@@ -1,0 +1,97 @@
+"""The temporal-difference branch: what changed between frames, added to the encoder's features."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+CELLS_PER_PATCH = 4  # rows and columns of the difference frame a patch: 148x148 for a frame of 518x518
+GREY_LEVELS_PER_UNIT = 32  # typical motion changes a cell by some ten grey levels; the CNN sees it near 1
+PAIR_CHANNELS = 8  # three colours and a flag, past and future
+WIDTHS = (32, 64)
+EMBED_DIM = 128
+
+
+def past_and_future(
+    differences: Float[Tensor, "b t 3 dh dw"], diff_valid: Bool[Tensor, "b t"]
+) -> Float[Tensor, "b t 8 dh dw"]:
+    """Give every frame the difference to the frame before and the one to the frame after, side by side.
+
+    Channels: past difference (3), 1 where it is valid, future difference (3), 1 where it is valid. What is invalid,
+    the future of the last frame included, is zero. They are never summed: a flash of one frame would cancel.
+    """
+    flag = diff_valid[:, :, None, None, None].expand_as(differences[:, :, :1])
+    past = torch.cat([torch.where(flag, differences, 0), flag.to(differences.dtype)], dim=2)
+    future = torch.cat([past[:, 1:], torch.zeros_like(past[:, :1])], dim=1)
+    return torch.cat([past, future], dim=2)
+
+
+def check_cells(differences: Float[Tensor, "b t 3 dh dw"], grid: tuple[int, int]) -> None:
+    """Raise ValueError unless the differences have CELLS_PER_PATCH x CELLS_PER_PATCH cells for each patch of `grid`."""
+    rows, columns = (CELLS_PER_PATCH * side for side in grid)
+    if differences.shape[-2:] != (rows, columns):
+        found = "x".join(str(side) for side in reversed(differences.shape[-2:]))
+        raise ValueError(f"differences of {found} cells, expected {columns}x{rows}: {CELLS_PER_PATCH} a patch.")
+
+
+class _ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each cell.
+
+    Unlike a norm over the whole map it leaves still regions as they are, whatever moves elsewhere.
+    """
+
+    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class DifferenceCNN(nn.Module):
+    """Three small convolutions from difference frames to one embedding a patch, 0.28 GFLOP a frame of 518x518."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(PAIR_CHANNELS, WIDTHS[0], 3, stride=2, padding=1),
+            _ChannelNorm(WIDTHS[0]),
+            nn.GELU(),
+            nn.Conv2d(WIDTHS[0], WIDTHS[1], 3, stride=2, padding=1),
+            _ChannelNorm(WIDTHS[1]),
+            nn.GELU(),
+            nn.Conv2d(WIDTHS[1], EMBED_DIM, 3, padding=1),
+            _ChannelNorm(EMBED_DIM),
+        )
+
+    def forward(
+        self, differences: Float[Tensor, "b t 3 dh dw"], diff_valid: Bool[Tensor, "b t"]
+    ) -> Float[Tensor, "n p e"]:
+        """Return the embedding of each patch; n = b x t, p = dh x dw / CELLS_PER_PATCH^2."""
+        pairs = past_and_future(differences * (255 / GREY_LEVELS_PER_UNIT), diff_valid)
+        return self.layers(pairs.flatten(0, 1)).flatten(2).transpose(1, 2)
+
+
+class DifferenceBranch(nn.Module):
+    """Adds an embedding of differences to each tapped feature through a projection that starts at zero.
+
+    With DifferenceCNN it costs 0.82 GFLOP a frame of 518x518 at 384 channels (vits), 1.71 at 1024 (vitl).
+    """
+
+    def __init__(self, embed: nn.Module, *, embed_dim: int, dim: int, num_levels: int = 4) -> None:
+        super().__init__()
+        self.embed = embed
+        self.projections = nn.ModuleList(nn.Linear(embed_dim, dim, bias=False) for _ in range(num_levels))
+        for parameter in self.projections.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        features: Sequence[Float[Tensor, "n p c"]],
+        differences: Float[Tensor, "b t 3 dh dw"],
+        diff_valid: Bool[Tensor, "b t"],
+    ) -> tuple[Float[Tensor, "n p c"], ...]:
+        """Return the features with the differences' share added; n = b x t.
+
+        differences: signed, in grey levels / 255; CELLS_PER_PATCH x CELLS_PER_PATCH cells a patch.
+        """
+        embedding = self.embed(differences, diff_valid)
+        pairs = zip(features, self.projections, strict=True)
+        return tuple(level + project(embedding) for level, project in pairs)
