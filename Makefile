@@ -2,11 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+SMOKE := --encoder tiny --frames 8 --size 112 --batch 2 --steps 200 --warmup 20 --ema 0.98 --eval-every 100 --workers 1
 
 .PHONY: demo test check bench bench-gpu format clean
 
+# The main job from end to end: a sample, shards, two short trainings, the comparison.
+demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(READY)
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/e2e/demo.sh demo
+	rm -rf demo
+	vdaprep sample tartanair --out demo/raw/tartanair --trajectories 12 --size 160x120 --archives
+	vdaprep convert tartanair --raw demo/raw/tartanair --out demo/shards
+	vdaprep inspect demo/shards/tartanair/train/shard-0001.tar --preview demo/sheet.png
+	vdatrain run --shards demo/shards --variant basic --out demo/runs/basic $(SMOKE)
+	vdatrain run --shards demo/shards --variant conv --out demo/runs/conv $(SMOKE)
+	vdatrain eval --shards demo/shards --checkpoint demo/runs/conv/best.pt
+	vdatrain compare demo/runs/basic demo/runs/conv --report demo/report.html
+	@echo "Look at demo/sheet.png, demo/comparison.png and demo/report.html."
 
 test: $(READY)
 	$(BIN)/pytest
