@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# uv brings its own certificates; behind a proxy with one of its own, only the system knows whom to trust.
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 SMOKE := --encoder tiny --frames 8 --size 112 --batch 2 --steps 200 --warmup 20 --ema 0.98 --eval-every 100 --workers 1
 
 .PHONY: demo test check bench bench-gpu format clean
@@ -28,7 +30,7 @@ check: $(READY)
 	$(BIN)/basedpyright
 
 bench: $(READY)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[train,dev,bench]"
+	$(INSTALL) -e ".[train,dev,bench]"
 	$(BIN)/python -m tests.bench
 
 bench-gpu: $(READY)
@@ -41,7 +43,7 @@ format: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[train,dev]"
+	$(INSTALL) -e ".[train,dev]" || $(INSTALL) --system-certs -e ".[train,dev]"
 	touch $(READY)
 
 clean:
