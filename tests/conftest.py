@@ -47,7 +47,7 @@ def write_raw(root: Path, *, lengths: dict[str, int]) -> RawTree:
     source = sources.load("tartanair")
     frames = {name: [toy_frame(i, n) for n in range(count)] for i, (name, count) in enumerate(lengths.items())}
     for name, items in frames.items():
-        for path, data in source.sample_files(name, items):
+        for path, data in source.sample_files(name, ((item,) for item in items)):
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_bytes(data)
     return RawTree(root, frames)

@@ -1,15 +1,23 @@
 """Render a small data set of synthetic scenes into the exact raw layout of a real one."""
 
+import gzip
+import io
+import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
 
 from vdaprep import manifest, sources
 from vdaprep.errors import UsageError
 from vdaprep.frames import Frame, RgbImage
 from vdaprep.render import render_frame
 from vdaprep.scene import make_scene
+from vdaprep.world import Scene
 
 _DOS_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold: equal samples are equal bytes
 
@@ -41,24 +49,52 @@ def write_sample(
     source = sources.load(dataset)
     held_out = [glob for globs in manifest.load(dataset).splits["default"].values() for glob in globs]
     names = source.sample_names(spec.trajectories, held_out=held_out)
-    for number, name in enumerate(names):
-        frames = _render(dataset, spec, scene_seed=spec.seed * 1000 + number, on_frame=on_frame)
-        files = source.sample_files(name, frames)
-        if archives:
-            _pack(out, files, source.sample_archives)
-        else:
-            _unpack(out, files)
+    worlds = list(dict.fromkeys(source.sample_world(name) for name in names))
+    files = (
+        file
+        for name in names
+        for file in source.sample_files(
+            name, _render(source, spec, world=worlds.index(source.sample_world(name)), on_frame=on_frame)
+        )
+    )
+    if archives:
+        _pack(out, files, source.sample_archives)
+    else:
+        _unpack(out, files)
     return names
 
 
-def _render(dataset: str, spec: SampleSpec, *, scene_seed: int, on_frame: Callable[[], None]) -> Iterator[Frame]:
-    intrinsics = sources.load(dataset).sample_intrinsics(width=spec.width, height=spec.height)
+def _render(
+    source: sources.Source, spec: SampleSpec, *, world: int, on_frame: Callable[[], None]
+) -> Iterator[tuple[Frame, ...]]:
+    intrinsics = source.sample_intrinsics(width=spec.width, height=spec.height)
     fx, fy, cx, cy = intrinsics.tolist()
-    scene = make_scene(scene_seed)
+    camera = _Camera(spec.width, spec.height, (fx, fy, cx, cy))
+    scene = make_scene(spec.seed * 1000 + world)
     for number in range(spec.frames):
-        seen = render_frame(scene, frame=number, width=spec.width, height=spec.height, intrinsics=(fx, fy, cx, cy))
-        yield Frame(number, RgbImage(seen.rgb), seen.depth_m, intrinsics, seen.camera_to_world)
+        yield tuple(_frame(scene, number, camera, right_m) for right_m in source.SAMPLE_CAMERAS_M)
         on_frame()
+
+
+@dataclass(frozen=True)
+class _Camera:
+    """A camera's size in pixels and its fx, fy, cx, cy."""
+
+    width: int
+    height: int
+    intrinsics: tuple[float, float, float, float]
+
+
+def _frame(scene: Scene, number: int, camera: _Camera, right_m: float) -> Frame:
+    seen = render_frame(
+        scene,
+        frame=number,
+        width=camera.width,
+        height=camera.height,
+        intrinsics=camera.intrinsics,
+        right_m=right_m,
+    )
+    return Frame(number, RgbImage(seen.rgb), seen.depth_m, np.array(camera.intrinsics), seen.camera_to_world)
 
 
 def _unpack(out: Path, files: Iterable[tuple[str, bytes]]) -> None:
@@ -69,9 +105,33 @@ def _unpack(out: Path, files: Iterable[tuple[str, bytes]]) -> None:
 
 
 def _pack(out: Path, files: Iterable[tuple[str, bytes]], archives_of: Callable[[str], list[str]]) -> None:
-    for path, data in files:
-        for name in archives_of(path):
-            archive = out / name
-            archive.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as file:
-                file.writestr(zipfile.ZipInfo(path, _DOS_EPOCH), data, zipfile.ZIP_DEFLATED)
+    """Write every file into its archives; equal files give equal archives."""
+    with ExitStack() as stack:
+        opened: dict[str, Callable[[str, bytes], None]] = {}
+        for path, data in files:
+            for name in archives_of(path):
+                if name not in opened:
+                    (out / name).parent.mkdir(parents=True, exist_ok=True)
+                    opened[name] = stack.enter_context(_open_archive(out / name))
+                opened[name](path, data)
+
+
+@contextmanager
+def _open_archive(path: Path) -> Generator[Callable[[str, bytes], None]]:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            yield lambda name, data: archive.writestr(zipfile.ZipInfo(name, _DOS_EPOCH), data, zipfile.ZIP_DEFLATED)
+        return
+    with ExitStack() as stack:
+        file: IO[bytes] = stack.enter_context(path.open("wb"))
+        if path.name.endswith(".tar.gz"):
+            packed = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6)
+            file = cast(IO[bytes], stack.enter_context(packed))
+        tar = stack.enter_context(tarfile.open(fileobj=file, mode="w"))
+        yield lambda name, data: _add(tar, name, data)
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))

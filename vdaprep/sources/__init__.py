@@ -39,26 +39,36 @@ class Source(Protocol):
         """Read a frame's depth in metres along z, nan unknown, inf sky; raises FrameError if it cannot be used."""
         ...
 
+    SAMPLE_CAMERAS_M: tuple[float, ...]
+    """Where a sample's cameras stand: metres to the right of the first, which is at 0."""
+
     def sample_names(self, count: int, *, held_out: Sequence[str]) -> list[str]:
         """Name `count` trajectories for a sample, the last quarter (at least one of two) from `held_out`."""
+        ...
+
+    def sample_world(self, trajectory: str) -> str:
+        """Name the world of a trajectory: those of the same world show the same scene along the same path."""
         ...
 
     def sample_intrinsics(self, *, width: int, height: int) -> Float64[np.ndarray, "4"]:
         """Return the camera that a sample of this size is rendered with; raises UsageError for a wrong aspect."""
         ...
 
-    def sample_files(self, trajectory: str, frames: Iterable[Frame]) -> Iterator[tuple[str, bytes]]:
-        """Write frames in the raw layout: the path inside the data set and the bytes of every file."""
+    def sample_files(self, trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:
+        """Write frames in the raw layout: the path inside the data set and the bytes of every file.
+
+        `shots` holds, for each moment, the frame of every camera of SAMPLE_CAMERAS_M.
+        """
         ...
 
     def sample_archives(self, path: str) -> list[str]:
-        """Name the archives in which the download carries the file `path`."""
+        """Name the archives (.zip, .tar, .tar.gz) in which the download carries the file `path`."""
         ...
 
 
 def names() -> list[str]:
-    """List the data sets, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """List the data sets, sorted; a module's underscores are hyphens in the data set's name."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
 def load(name: str) -> Source:

@@ -26,6 +26,7 @@ from vdaprep.frames import (
 )
 
 EXPECTED = "ENV/{Easy,Hard}/P000/image_left/000000_left.png, in folders or in zip files"
+SAMPLE_CAMERAS_M = (0.0,)
 
 _FILE = re.compile(
     r"^(?:(?:.*/)?(?P<env>[^/]+)/)?(?P<level>Easy|Hard)/(?P<number>P\d{3})/"
@@ -171,10 +172,15 @@ def sample_intrinsics(*, width: int, height: int) -> Float64[np.ndarray, "4"]:
     return scale_intrinsics(np.array(known), x=width / size[0], y=height / size[1])
 
 
-def sample_files(trajectory: str, frames: Iterable[Frame]) -> Iterator[tuple[str, bytes]]:
+def sample_world(trajectory: str) -> str:
+    """Every trajectory is a world of its own."""
+    return trajectory
+
+
+def sample_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:
     """Write frames as TartanAir does; sky becomes 10,000 m."""
     lines: list[str] = []
-    for index, frame in enumerate(frames):
+    for index, (frame,) in enumerate(shots):
         ok, png = cv2.imencode(".png", cv2.cvtColor(frame.rgb.pixels, cv2.COLOR_RGB2BGR))
         assert ok  # cv2 encodes any uint8 image
         yield f"{trajectory}/image_left/{index:06d}_left.png", png.tobytes()
