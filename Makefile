@@ -12,8 +12,13 @@ SMOKE := --encoder tiny --frames 8 --size 112 --batch 2 --steps 200 --warmup 20 
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(READY)
 	rm -rf demo
-	vdaprep sample tartanair --out demo/raw/tartanair --trajectories 12 --size 160x120 --archives
+	vdaprep sample tartanair --out demo/raw/tartanair --size 160x120 --archives
+	vdaprep sample vkitti --out demo/raw/vkitti --trajectories 6 --size 160x96 --archives
+	vdaprep sample mvs-synth --out demo/raw/mvs-synth --trajectories 6 --size 160x90 --archives
 	vdaprep convert tartanair --raw demo/raw/tartanair --out demo/shards
+	vdaprep convert vkitti --raw demo/raw/vkitti --out demo/shards
+	vdaprep convert mvs-synth --raw demo/raw/mvs-synth --out demo/shards
+	vdaprep verify demo/shards --deep --geometry
 	vdaprep inspect demo/shards/tartanair/train/shard-0001.tar --preview demo/sheet.png
 	vdatrain run --shards demo/shards --variant basic --out demo/runs/basic $(SMOKE)
 	vdatrain run --shards demo/shards --variant conv --out demo/runs/conv $(SMOKE)

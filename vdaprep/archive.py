@@ -1,31 +1,38 @@
-"""A raw tree as one list of files, wherever each lies: in folders, in zip archives, or in both.
+"""A raw tree as one list of files, wherever each lies: in folders, in archives, behind URLs, or in all of them.
 
-Nothing is unpacked to disk. A Tree is made once, by the planning process; workers get Locations and read them through a
-Reader of their own.
+Nothing is unpacked to disk. A Tree is made once, by the planning process; workers get Locations, which say where in an
+archive a file's bytes are, and read them through a Reader of their own.
 """
 
 import os
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Protocol, runtime_checkable
 
+from vdaprep.containers import UNREADABLE, GzipSpan, Listing, Span, list_tar, list_zip
 from vdaprep.errors import DataError, FrameError
+from vdaprep.gzips import list_targz, open_gzip
+from vdaprep.ranges import MAX_FILE_BYTES as MAX_FILE_BYTES
+from vdaprep.ranges import Ranges, buffered, is_url, open_ranges, read_file
 from vdaprep.schema import Rejection
 
-MAX_FILE_BYTES = 1 << 28  # a single frame's file is never larger; a size that lies must not fill the memory
+_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
+_REPEATED_FREELY = (".txt", ".json")  # TartanAir has its poses in every zip, for one
 _OPEN_ARCHIVES = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Location:
-    """Where a file lies: `container` is an archive's path below the root, or empty for the folder tree itself."""
+    """Where a file lies: `container` is an archive's path below the root or its URL; empty for a file of the tree.
+
+    `member` is the file's path in its archive, or below the root, or its URL. `span` is None for a file of the tree.
+    """
 
     container: str
     member: str
+    span: Span | None = None
 
     def __str__(self) -> str:
         return f"{self.container}: {self.member}" if self.container else self.member
@@ -33,117 +40,105 @@ class Location:
 
 @dataclass(frozen=True)
 class Tree:
-    """All files below a root: their path inside the data set and where they lie; what was passed over, and why."""
+    """All files below a root: their path inside the data set and where they lie; what was passed over, and why.
+
+    `root` is the folder, of a URL only its name is of use.
+    """
 
     root: Path
     files: Mapping[str, Location]
     problems: tuple[Rejection, ...]
 
 
-@runtime_checkable
-class _Container(Protocol):
-    def names(self) -> Iterable[str]: ...
-    def read(self, name: str) -> bytes: ...
-    def close(self) -> None: ...
+def open_tree(root: str | Path) -> Tree:
+    """List every file below `root`: a folder, an archive, or URLs of such, separated by commas.
 
-
-class _Folder:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def names(self) -> Iterable[str]:
-        for folder, folders, files in os.walk(self._path):
-            folders.sort()
-            yield from (Path(folder, file).relative_to(self._path).as_posix() for file in sorted(files))
-
-    def read(self, name: str) -> bytes:
-        path = self._path / name
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(f"is larger than {MAX_FILE_BYTES >> 20} MiB")
-        return path.read_bytes()
-
-    def close(self) -> None:
-        pass
-
-
-class _Zip:
-    def __init__(self, path: Path) -> None:
-        self._zip = zipfile.ZipFile(path)
-
-    def names(self) -> Iterable[str]:
-        return [info.filename for info in self._zip.infolist() if not info.is_dir()]
-
-    def read(self, name: str) -> bytes:
-        info = self._zip.getinfo(name)
-        if info.file_size > MAX_FILE_BYTES:
-            raise ValueError(f"is larger than {MAX_FILE_BYTES >> 20} MiB")
-        return self._zip.read(info)  # checks the CRC
-
-    def close(self) -> None:
-        self._zip.close()
-
-
-_ARCHIVES = {".zip": _Zip}
-_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-
-
-def open_tree(root: Path) -> Tree:
-    """List every file below `root`, a folder or one archive; of two with the same path the unpacked one counts.
-
-    Archives that cannot be opened and members whose names would leave the tree are left out and listed in `problems`.
-    Raises DataError if `root` does not exist.
+    Of files with the same path the unpacked one counts, or that of the first archive in order of the archives' names.
+    Archives that cannot be read, what cannot be read of one, members whose names would leave the tree, links and
+    repeated frames are listed in `problems`. Raises DataError if `root` does not exist.
     """
-    if not root.exists():
-        raise DataError(f"{root}: there is no such file or folder.")
-    base, loose = (root.parent, [root.name]) if root.is_file() else (root, list(_Folder(root).names()))
-    files: dict[str, Location] = {}
-    problems: list[Rejection] = []
-    archives = [name for name in loose if _is_archive(name)]
-    files.update((name, Location("", name)) for name in loose if not _is_archive(name))
-    for archive in archives:
+    base, loose, problems = _loose(str(root))
+    found = _Found(problems=problems)
+    for path, name in loose:
+        if not _is_archive(name):
+            found.files.setdefault(path, Location("", name))
+    for archive in sorted(name for _, name in loose if _is_archive(name)):
         try:
-            container = _open(base / archive)
-        except _UNREADABLE as error:
-            problems.append(Rejection(archive, f"cannot be opened as an archive ({error})"))
+            listing = _list_archive(_join(base, archive))
+        except UNREADABLE as error:
+            found.problems.append(Rejection(archive, _cannot_be_opened(error)))
             continue
-        for member in container.names():
-            if _leaves_tree(member):
-                problems.append(Rejection(f"{archive}: {member}", "the name leads out of the archive; left out"))
-            else:
-                files.setdefault(PurePosixPath(member).as_posix(), Location(archive, member))
-        container.close()
-    return Tree(root=base, files=files, problems=tuple(problems))
+        _add(found, archive, listing)
+        found.report_repeats(archive)
+    return Tree(root=base, files=found.files, problems=tuple(found.problems))
+
+
+@dataclass
+class _Found:
+    """What `open_tree` has so far; `repeats` counts, for one archive, the frames that an earlier archive has too."""
+
+    files: dict[str, Location] = field(default_factory=dict[str, Location])
+    problems: list[Rejection] = field(default_factory=list[Rejection])
+    repeats: Counter[str] = field(default_factory=Counter[str])
+
+    def report_repeats(self, archive: str) -> None:
+        """Turn the counts into problems, one for each pair of archives."""
+        for earlier, count in self.repeats.items():
+            own = earlier == archive
+            reason = "of its own files; the last is used" if own else f"files of {earlier}; the first is used"
+            self.problems.append(Rejection(archive, f"repeats {count} {reason}"))
+        self.repeats.clear()
+
+
+def _add(found: _Found, archive: str, listing: Listing[Span]) -> None:
+    for member, reason in listing.problems:
+        found.problems.append(Rejection(f"{archive}: {member}" if member else archive, reason))
+    for member, span in listing.members:
+        if _leaves_tree(member):
+            found.problems.append(Rejection(f"{archive}: {member}", "the name leads out of the archive; left out"))
+            continue
+        path = PurePosixPath(member).as_posix()
+        earlier = found.files.setdefault(path, Location(archive, member, span))
+        if earlier.span is None or earlier.span is span:
+            continue
+        if not path.lower().endswith(_REPEATED_FREELY):
+            found.repeats[earlier.container] += 1
+        if earlier.container == archive:  # what is appended to an archive replaces what it holds
+            found.files[path] = Location(archive, member, span)
 
 
 class Reader:
     """Reads Locations below a root, keeping a few archives open; a context manager, one per process."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._open: dict[str, _Container] = {}  # the least recently used first
+    def __init__(self, root: str | Path) -> None:
+        self._root = Path(root)
+        self._open: dict[str, Ranges] = {}  # the least recently used first
 
     def read(self, location: Location) -> bytes:
-        """Return the file's bytes; raises FrameError if it is missing, damaged or larger than MAX_FILE_BYTES."""
+        """Return the file's bytes; raises FrameError if it is missing, damaged or larger than MAX_FILE_BYTES.
+
+        Raises DataError if a server does not answer: the fault is not the frame's.
+        """
         try:
-            return self._container(location.container).read(location.member)
+            if location.span is None:
+                return read_file(_join(self._root, location.member))
+            return location.span.read(self._archive(location.container, location.span))
         except FileNotFoundError as error:
             raise FrameError(str(location), "is missing") from error
-        except KeyError as error:
-            raise FrameError(str(location), "is not in the archive any more") from error
-        except _UNREADABLE as error:
-            raise FrameError(str(location), f"cannot be read ({error})") from error
+        except UNREADABLE as error:
+            raise FrameError(str(location), f"cannot be read ({_reason(error)})") from error
 
     def close(self) -> None:
         """Close all archives."""
         while self._open:
             self._open.popitem()[1].close()
 
-    def _container(self, name: str) -> _Container:
-        container = self._open.pop(name, None) or _open(self._root / name)
-        self._open[name] = container
+    def _archive(self, name: str, span: Span) -> Ranges:
+        archive = self._open.pop(name, None) or _open(_join(self._root, name), span)
+        self._open[name] = archive
         if len(self._open) > _OPEN_ARCHIVES:
             self._open.pop(next(iter(self._open))).close()
-        return container
+        return archive
 
     def __enter__(self) -> "Reader":
         return self
@@ -154,12 +149,94 @@ class Reader:
         self.close()
 
 
-def _open(path: Path) -> _Container:
-    return _ARCHIVES[path.suffix.lower()](path) if path.is_file() else _Folder(path)
+def _open(name: str, span: Span) -> Ranges:
+    return open_gzip(name, index=span.index) if isinstance(span, GzipSpan) else open_ranges(name)
+
+
+def _join(root: Path, name: str) -> str:
+    return name if is_url(name) else str(root / name)
+
+
+# ------------------------------------------------------------------------------------------------------ what there is
+
+
+def _loose(root: str) -> tuple[Path, list[tuple[str, str]], list[Rejection]]:
+    """List the files that lie about, archives too, as (path inside the data set, path below the base or URL)."""
+    if is_url(root):
+        return Path(root), _loose_urls(root), []
+    path = Path(root)
+    if not path.exists():
+        raise DataError(f"{root}: there is no such file or folder.")
+    if path.is_file():
+        return path.parent, [(path.name, path.name)], []
+    problems: list[Rejection] = []
+    names = _walk(path, lambda error: problems.append(Rejection(str(error.filename), "cannot be listed")))
+    return path, [(name, name) for name in names], problems
+
+
+def _walk(root: Path, on_error: Callable[[OSError], None]) -> list[str]:
+    names: list[str] = []
+    for folder, folders, files in os.walk(root, onerror=on_error):
+        folders.sort()
+        names.extend(Path(folder, file).relative_to(root).as_posix() for file in sorted(files))
+    return names
+
+
+def _loose_urls(root: str) -> list[tuple[str, str]]:
+    from vdaprep.remote import list_url  # what it needs takes long to import
+
+    found: list[tuple[str, str]] = []
+    for url in root.split(","):
+        if not is_url(url):
+            raise DataError(f"{url}: is no URL, as {root.partition(',')[0]} is; expected URLs, separated by commas.")
+        try:
+            below = [(url, url)] if _is_archive(url) else list_url(url)
+        except UNREADABLE as error:
+            raise DataError(f"{url}: cannot be listed ({_reason(error)}); {_NAME_ARCHIVES}") from error
+        if not below:
+            raise DataError(f"{url}: the server lists no files there; {_NAME_ARCHIVES}")
+        found.extend(below)
+    return found
+
+
+_NAME_ARCHIVES = "give the URLs of the archives themselves, separated by commas."
+
+
+def _list_archive(name: str) -> Listing[Span]:
+    """List an archive; what it is, its first bytes say: browsers and users give files other endings."""
+    archive = open_ranges(name)
+    try:
+        start = archive.read(0, 4)
+        if not start:
+            raise ValueError("it is empty")
+        if start.startswith(b"\x1f\x8b"):
+            return _list_local_targz(name)
+        is_zip = start.startswith(b"PK") or name.lower().endswith(".zip")
+        return list_zip(buffered(archive)) if is_zip else list_tar(buffered(archive))
+    finally:
+        archive.close()
+
+
+def _list_local_targz(name: str) -> Listing[Span]:
+    if is_url(name):
+        raise ValueError("a tar.gz cannot be read in parts from a server; download it first")
+    return list_targz(name)
+
+
+def _cannot_be_opened(error: Exception) -> str:
+    advice = "" if isinstance(error, FileNotFoundError) else "; get it again to have what it holds"
+    return f"cannot be opened as an archive ({_reason(error)}){advice}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _is_archive(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in _ARCHIVES
+    path = name.partition("?")[0] if is_url(name) else name
+    return path.lower().endswith(_ENDINGS)
 
 
 def _leaves_tree(member: str) -> bool:

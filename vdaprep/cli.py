@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from vdaprep.errors import UsageError, VdakitError
 
 if TYPE_CHECKING:
     from vdaprep.schema import DatasetRecord
+    from vdaprep.verify import Report
 
 # Modules that import numpy or OpenCV are imported by the commands that need them: --help must be quick.
 
@@ -46,7 +48,7 @@ Dataset = Annotated[str, typer.Argument(help="The data set, for example tartanai
 def sample(
     dataset: Dataset,
     out: Annotated[Path, typer.Option(help="Folder of the raw sample.", show_default="raw/DATASET")] = Path(),
-    trajectories: Annotated[int, typer.Option(help="Scenes to render, each another world.", min=1)] = 4,
+    trajectories: Annotated[int, typer.Option(help="Scenes to render, each another world.", min=1)] = 8,
     frames: Annotated[int, typer.Option(help="Frames of each.", min=1)] = 32,
     size: Annotated[str, typer.Option(help="Pixels, WxH.")] = "320x240",
     seed: Annotated[int, typer.Option(help="Other seeds are other worlds.", min=0)] = 0,
@@ -69,8 +71,12 @@ def convert(
     dataset: Dataset,
     out: Annotated[Path, typer.Option(help="Folder of the shards; they go into OUT/DATASET.", show_default=False)],
     raw: Annotated[
-        Path, typer.Option(help="Folder of the download, unpacked or not.", show_default="raw/DATASET")
-    ] = Path(),
+        str,
+        typer.Option(
+            help="Folder of the download, unpacked or not; or https:// or s3:// URLs of its archives, by commas.",
+            show_default="raw/DATASET",
+        ),
+    ] = "",
     select: Annotated[
         list[str] | None, typer.Option(help="Take only trajectories that match; repeatable.", metavar="GLOB")
     ] = None,
@@ -80,6 +86,9 @@ def convert(
     ] = None,
     intrinsics: Annotated[str | None, typer.Option(help="Camera of the raw frames, fx,fy,cx,cy in pixels.")] = None,
     camera: Annotated[int, typer.Option(help="Camera, where a data set has several.", min=0)] = 0,
+    depth_unit: Annotated[
+        float | None, typer.Option(help="Metres of a unit of 16-bit PNG depth, for custom.", show_default=False)
+    ] = None,
     short_side: Annotated[str, typer.Option(help="Scale down to this short side; native keeps.")] = "540",
     clip_frames: Annotated[int, typer.Option(help="Frames of a clip at most.")] = 64,
     frames_per_shard: Annotated[int, typer.Option(help="Frames of a shard at most.")] = 1024,
@@ -106,11 +115,10 @@ def convert(
         jpeg_quality=jpeg_quality,
         depth_error=depth_error,
         diff_scale=None if no_diffs else diff_scale,
-        source=SourceOptions(camera=camera, intrinsics=_intrinsics(intrinsics)),
+        source=SourceOptions(camera=camera, intrinsics=_intrinsics(intrinsics), depth_unit_m=depth_unit),
     )
     selection = Selection(select=tuple(select or ()), splits=splits, val=tuple(val or ()))
-    raw = Path("raw", dataset) if raw == Path() else raw
-    plan = make_plan(dataset, raw=raw, settings=settings, selection=selection)
+    plan = make_plan(dataset, raw=raw or f"raw/{dataset}", settings=settings, selection=selection)
     with frame_bar("convert", total=plan.num_frames) as bar:
         progress = Progress(on_frames=bar.advance, on_shard=lambda record: bar.reject(len(record.rejected)))
         record = run(plan, out=out, workers=workers or os.cpu_count() or 1, progress=progress)
@@ -123,7 +131,9 @@ def convert(
 def inspect(
     shard: Annotated[Path, typer.Argument(help="A shard; a bare name is also looked for below ./shards.")],
     clip: Annotated[str | None, typer.Option(help="Look at this clip only.", metavar="KEY")] = None,
-    preview: Annotated[Path | None, typer.Option(help="Write a contact sheet of one clip.", metavar="FILE.png")] = None,
+    preview: Annotated[
+        Path | None, typer.Option(help="Draw one clip: a contact sheet (.png) or a video (.mp4).", metavar="FILE")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:
     """Show what a shard holds, and whether it is whole."""
@@ -143,7 +153,79 @@ def inspect(
             console.print(part)
     if preview is not None:
         write_preview(tar, clips[0], path=preview)
-        errors.print(f"{preview}: contact sheet of {clips[0].key}")
+        errors.print(f"{preview}: {'contact sheet' if preview.suffix.lower() == '.png' else 'video'} of {clips[0].key}")
+
+
+@app.command(epilog="Example: vdaprep verify shards/ --deep --geometry")
+def verify(
+    paths: Annotated[list[Path], typer.Argument(help="Folders of shards, or shards.", metavar="PATH...")],
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every member and compare it with the schema.")] = False,
+    geometry: Annotated[
+        bool, typer.Option("--geometry", help="Warp frames with depth and poses: do they agree?")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Find whatever is wrong with shards; exit 1 and name it."""
+    from vdaprep import geometry as warping
+    from vdaprep.progress import frame_bar
+    from vdaprep.verify import count_frames, find_shards
+    from vdaprep.verify import verify as check
+
+    frames = count_frames(paths)
+    with frame_bar("verify", total=frames) as bar:
+        report = check(paths, deep=deep, on_frames=bar.advance)
+    measured: list[warping.TrajectoryGeometry] = []
+    if geometry and not report.findings:
+        with frame_bar("warp", total=frames) as bar:
+            tars = dict.fromkeys(tar for path in paths for tar in find_shards(path))
+            measured = warping.measure(tars, on_frame=bar.advance)
+    findings = [*report.findings, *(what for item in measured for what in item.findings)]
+    if as_json:
+        trajectories = {"geometry": [asdict(item) for item in measured]} if geometry else {}
+        sys.stdout.write(json.dumps({**report.to_json(), "whole": not findings, **trajectories}, indent=2) + "\n")
+    else:
+        for item in (*measured, *report.findings):
+            console.print(str(item), markup=False, highlight=False, soft_wrap=True)
+        if not findings:
+            _praise(report, deep=deep)
+    if findings:
+        unmeasured = " (--geometry waits until they are gone)" if geometry and report.findings else ""
+        count = "1 thing is" if len(findings) == 1 else f"{len(findings)} things are"
+        raise VdakitError(f"{count} wrong{unmeasured}.")
+
+
+@app.command(epilog="Example: vdaprep export shards/tartanair --out frames/")
+def export(
+    path: Annotated[Path, typer.Argument(help="A data set's folder of shards, or a shard.")],
+    out: Annotated[Path, typer.Option(help="Folder of the trajectories' folders.", show_default=False)],
+) -> None:
+    """Turn shards back into PNG, npy and text files, one folder a trajectory."""
+    from vdaprep.export import export as run
+    from vdaprep.progress import frame_bar
+    from vdaprep.verify import count_frames, find_shards
+
+    frames = count_frames([path])
+    with frame_bar("export", total=frames) as bar:
+        names = run(find_shards(path), out=out, on_frame=bar.advance)
+    console.print(f"{out}: {frames} frames of {len(names)} trajectories", highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: vdaprep datasets --json")
+def datasets(as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False) -> None:
+    """List the data sets that convert reads: size, licence, where to get them, what shards will weigh."""
+    from vdaprep import manifest, sources
+
+    facts = [manifest.load(name) for name in sources.names()]
+    rows = [row for item in facts for row in manifest.overview(item)]
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    for item in facts:
+        console.print(f"{item.name}: {item.title}; licence: {item.licence}; {item.home}", markup=False, soft_wrap=True)
+        for row in (row for row in rows if row["dataset"] == item.name and row["version"]):
+            figures = [f"{row[name]:,.0f} {unit}" for name, unit in _FIGURES.items() if row[name] is not None]
+            known = ", ".join(figures) or "sizes are not known"
+            console.print(f"  {row['version']}: {known}", markup=False, highlight=False, soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ details
@@ -165,6 +247,21 @@ def _summarise(record: "DatasetRecord", folder: Path) -> None:
         )
     for item in record.rejected:
         errors.print(f"rejected: {item.file}: {item.reason}", markup=False)
+
+
+_FIGURES = {"frames": "frames", "download_gb": "GB to download", "shards_gb": "GB of shards, about"}
+
+
+def _praise(report: "Report", *, deep: bool) -> None:
+    from vdaprep.progress import human_bytes
+
+    how = "every member decoded" if deep else "sizes and SHA-256 compared, --deep decodes every member"
+    console.print(
+        f"{report.shards} shards, {report.clips} clips, {report.frames} frames, {human_bytes(report.bytes)}: "
+        f"all is well ({how})",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _find_shard(shard: Path) -> Path:

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def convert(plan: Plan, *, out: Path, workers: int, progress: Progress) -> Datas
         for record in records.values():
             progress.on_frames(record.num_frames + len(record.rejected))
             progress.on_shard(record)
-        tasks = [_Task(plan, folder, shard) for shard in plan.shards if _name(shard) not in records]
+        bare = replace(plan, shards=())  # every task is sent to a worker; it needs its own shard only
+        tasks = [_Task(bare, folder, shard) for shard in plan.shards if _name(shard) not in records]
         for name, record in executors.run_local(_encode_shard, tasks, workers=workers, on_tick=progress.on_frames):
             records[name] = record
             progress.on_shard(record)

@@ -1,18 +1,21 @@
 """What a raw data set is made of: trajectories, cameras, frames; and the reading of the files they lie in."""
 
 import io
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, UInt8, UInt16
 
 from vdaprep.archive import Location
 from vdaprep.errors import FrameError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # in coded data ff goes with 00 and restarts d0 to d7 only
+_JPEG_END = b"\xd9"
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,14 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What a user may say about a raw data set: the `camera` to read, `intrinsics` (fx, fy, cx, cy) in raw pixels."""
+    """What a user may say about a raw data set: the `camera` to read, `intrinsics` (fx, fy, cx, cy) in raw pixels.
+
+    `depth_unit_m`: metres of a unit of integer depth, where the data set cannot know.
+    """
 
     camera: int = 0
     intrinsics: tuple[float, float, float, float] | None = None
+    depth_unit_m: float | None = None
 
 
 @dataclass(frozen=True)
@@ -148,10 +155,35 @@ def _size(shape: Sequence[int]) -> str:
 def parse_png(data: bytes, location: Location) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a PNG to RGB; raises FrameError if it is cut short or damaged anywhere (every chunk's CRC is compared)."""
     _check_png(data, location)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise FrameError(str(location), "the PNG cannot be decoded")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(_decode_image(data, location, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def parse_png16(data: bytes, location: Location) -> UInt16[np.ndarray, "h w"]:
+    """Decode a PNG of one channel of 16 bits; raises FrameError for any other, and as `parse_png` does."""
+    _check_png(data, location)
+    image = _decode_image(data, location, cv2.IMREAD_UNCHANGED)
+    if image.dtype != np.uint16 or image.ndim != 2:
+        channels = "one channel" if image.ndim == 2 else f"{image.shape[2]} channels"
+        found = f"{channels} of {8 * image.itemsize} bits"
+        raise FrameError(str(location), f"is a PNG of {found}, expected one channel of 16 bits")
+    return image
+
+
+def parse_png_floats(data: bytes, location: Location) -> Float32[np.ndarray, "h w"]:
+    """Decode a PNG of four channels of 8 bits that are, in OpenCV's order, the bytes of a float32; raises as above."""
+    _check_png(data, location)
+    image = _decode_image(data, location, cv2.IMREAD_UNCHANGED)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 4:
+        found = f"{1 if image.ndim == 2 else image.shape[2]} channels of {8 * image.itemsize} bits"
+        raise FrameError(str(location), f"is a PNG of {found}, expected four channels of 8 bits that hold a float32")
+    return image.view("<f4")[..., 0].astype(np.float32)
+
+
+def png_size(data: bytes, location: Location) -> tuple[int, int]:
+    """Return (width, height) from a PNG's header; raises FrameError if it is none."""
+    if data[:8] != _PNG_SIGNATURE or len(data) < 24:
+        raise FrameError(str(location), "is not a PNG")
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
 def _check_png(data: bytes, location: Location) -> None:
@@ -167,6 +199,38 @@ def _check_png(data: bytes, location: Location) -> None:
         if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise FrameError(str(location), f"the PNG is damaged near byte {position}")
         position = end
+
+
+def parse_jpeg(data: bytes, location: Location) -> RgbImage:
+    """Decode a JPEG and keep its bytes up to its end marker; raises FrameError if it has none."""
+    if data[:2] != b"\xff\xd8":
+        raise FrameError(str(location), "is not a JPEG")
+    end = _jpeg_end(data)
+    if end is None:  # cv2 would fill what is missing with grey
+        raise FrameError(str(location), f"the JPEG is cut short after {len(data)} bytes")
+    image = _decode_image(data[:end], location, cv2.IMREAD_COLOR)
+    return RgbImage(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), jpeg=data[:end])
+
+
+def _jpeg_end(data: bytes) -> int | None:
+    """Walk the segments, for a thumbnail inside one has an end marker too; returns where the image's own ends."""
+    position = 2
+    while match := _JPEG_MARKER.search(data, position):
+        if match[1] == _JPEG_END:
+            return match.end()
+        position = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
+    return None
+
+
+def _decode_image(data: bytes, location: Location, flags: int) -> np.ndarray:
+    """Decode an image that was found to be whole, as cv2 does with `flags`; raises FrameError if it cannot be."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:  # a size that no image has
+        raise FrameError(str(location), "the image cannot be decoded") from error
+    if image is None:
+        raise FrameError(str(location), "the image cannot be decoded")
+    return image
 
 
 def parse_npy(data: bytes, location: Location) -> Float32[np.ndarray, "h w"]:

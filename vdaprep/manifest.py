@@ -17,7 +17,8 @@ class Manifest:
     """What is known of a raw data set: `depth` as in DepthSpec without its error, `splits` as {set: {split: globs}}.
 
     A trajectory that no glob of a split set names belongs to `train`; one that `exclude` names is left out unless it
-    is asked for. `versions` lists name, frames, trajectories, size, intrinsics, archives and download_gb.
+    is asked for. `versions` lists name, frames, trajectories, size, intrinsics, archives and download_gb. A frame takes
+    about `kib_per_frame` in a shard (None: not measured). `takes_depth_unit`: users say the unit of integer depth.
     """
 
     name: str
@@ -29,9 +30,19 @@ class Manifest:
     versions: tuple[Mapping[str, Any], ...]
     splits: Mapping[str, Mapping[str, tuple[str, ...]]]
     exclude: tuple[str, ...]
+    kib_per_frame: int | float | None
+    takes_depth_unit: bool
 
-    def depth_spec(self, *, relative_error: float) -> DepthSpec:
-        """Return the depth code of this data set; `relative_error` counts only for the kind that has one."""
+    def depth_spec(self, *, relative_error: float, unit_m: int | float | None = None) -> DepthSpec:
+        """Return the depth code of this data set; `relative_error` counts only for the kind that has one.
+
+        `unit_m` is what the user says a unit of integer depth is: integers are kept, then. Raises UsageError if the
+        data set knows its own.
+        """
+        if unit_m is not None and not self.takes_depth_unit:
+            raise UsageError(f"--depth-unit: the depth of {self.title} has a unit of its own; leave the option out.")
+        if unit_m is not None:
+            return DepthSpec("linear", 0.0, unit_m=float(unit_m))
         return DepthSpec(**self.depth, relative_error=relative_error if self.depth["kind"] == "log" else 0.0)
 
     def split_of(self, trajectory: str, *, splits: str) -> str:
@@ -43,6 +54,30 @@ class Manifest:
             if matches(trajectory, globs):
                 return split
         return "train"
+
+
+def overview(facts: Manifest) -> list[dict[str, Any]]:
+    """Return a line for each version, one without numbers if there is none; what is not known is None.
+
+    `download_gb` and `shards_gb` are in 10^9 bytes; the latter is an estimate at the default options.
+    """
+    rows: list[dict[str, Any]] = []
+    for version in facts.versions or ({"name": None},):
+        frames, kib = version.get("frames"), facts.kib_per_frame
+        rows.append(
+            {
+                "dataset": facts.name,
+                "title": facts.title,
+                "version": version["name"],
+                "frames": frames,
+                "download_gb": version.get("download_gb"),
+                "archives": version.get("archives"),
+                "shards_gb": None if frames is None or kib is None else round(frames * kib * 1024 / 1e9, 1),
+                "licence": facts.licence,
+                "home": facts.home,
+            }
+        )
+    return rows
 
 
 def matches(trajectory: str, globs: tuple[str, ...]) -> bool:
@@ -72,6 +107,8 @@ def load(name: str) -> Manifest:
             for set_name, splits in value["splits"].items()
         },
         exclude=tuple(value.get("exclude", ())),
+        kib_per_frame=value.get("kib_per_frame"),
+        takes_depth_unit=value.get("takes_depth_unit", False),
     )
 
 

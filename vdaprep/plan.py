@@ -13,6 +13,7 @@ from vdaprep.encode import DIFF_STEP, Encoding
 from vdaprep.errors import DataError, UsageError
 from vdaprep.frames import SourceOptions, Trajectory
 from vdaprep.manifest import Manifest
+from vdaprep.ranges import is_url
 from vdaprep.schema import MAX_CLIP_FRAMES, DiffSpec, Rejection, canonical_json, parse_json
 
 
@@ -34,12 +35,14 @@ class Settings:
         _expect(self.frames_per_shard >= 1, "--frames-per-shard", "at least 1")
         _expect(1 <= self.jpeg_quality <= 100, "--jpeg-quality", "1 to 100")
         _expect(8e-5 <= self.depth_error <= 0.1, "--depth-error", "0.00008 to 0.1, which 16-bit codes can hold")
+        unit_m = self.source.depth_unit_m
+        _expect(unit_m is None or 0 < unit_m < 1000, "--depth-unit", "metres of a unit, for example 0.001")
         _expect(self.diff_scale is None or 1 <= self.diff_scale <= 64, "--diff-scale", "1 to 64")
 
     def encoding(self, facts: Manifest) -> Encoding:
         """Return what decides the bytes of a frame of a data set."""
         return Encoding(
-            depth=facts.depth_spec(relative_error=self.depth_error),
+            depth=facts.depth_spec(relative_error=self.depth_error, unit_m=self.source.depth_unit_m),
             short_side=self.short_side,
             jpeg_quality=self.jpeg_quality,
             diff=None if self.diff_scale is None else DiffSpec(self.diff_scale, DIFF_STEP),
@@ -76,7 +79,7 @@ class Plan:
     """Everything that a conversion will do, before it does anything."""
 
     dataset: str
-    raw: Path
+    raw: str
     settings: Settings
     options: dict[str, Any]
     shards: tuple[PlannedShard, ...]
@@ -89,13 +92,13 @@ class Plan:
         return sum(shard.num_frames for shard in self.shards)
 
 
-def make_plan(dataset: str, *, raw: Path, settings: Settings, selection: Selection) -> Plan:
-    """List the raw tree and decide which frames go into which shard; no frame is read.
+def make_plan(dataset: str, *, raw: str | Path, settings: Settings, selection: Selection) -> Plan:
+    """List the raw tree, a path or URLs, and decide which frames go into which shard; no frame is read.
 
     Raises DataError, saying what was looked for and how to get it, if there is nothing to convert.
     """
     facts = manifest.load(dataset)
-    tree, found = _find(dataset, raw)
+    tree, found = _find(dataset, str(raw), settings.source)
     trajectories = [item for item in found if selection.takes(item.name, facts)]
     if not trajectories:
         asked = f"--select {' '.join(selection.select)}" if selection.select else "the default selection"
@@ -108,7 +111,7 @@ def make_plan(dataset: str, *, raw: Path, settings: Settings, selection: Selecti
     planned = [plan_shards(items, split=split, **cutting) for split, items in sorted(by_split.items())]
     return Plan(
         dataset=dataset,
-        raw=tree.root,
+        raw=str(raw) if is_url(str(raw)) else str(tree.root),
         settings=settings,
         options=_options(settings, selection, facts),
         shards=tuple(shard for of_split in planned for shard in of_split),
@@ -117,16 +120,16 @@ def make_plan(dataset: str, *, raw: Path, settings: Settings, selection: Selecti
     )
 
 
-def _find(dataset: str, raw: Path) -> tuple[Tree, list[Trajectory]]:
+def _find(dataset: str, raw: str, options: SourceOptions) -> tuple[Tree, list[Trajectory]]:
     facts, source = manifest.load(dataset), sources.load(dataset)
     advice = (
         f"looked for {source.EXPECTED}; get {facts.title} from {facts.home} "
-        f"or make a small sample: vdaprep sample {dataset} --out {raw}"
+        f"or make a small sample: vdaprep sample {dataset} --out {f'raw/{dataset}' if is_url(raw) else raw}"
     )
-    if not raw.exists():
+    if not is_url(raw) and not Path(raw).exists():
         raise DataError(f"{raw}: there is no such folder; {advice}")
     tree = open_tree(raw)
-    trajectories = source.find_trajectories(tree, SourceOptions())
+    trajectories = source.find_trajectories(tree, options)
     if not trajectories:
         unreadable = "".join(f"; {problem.file} {problem.reason}" for problem in tree.problems[:3])
         raise DataError(f"{raw}: no {facts.title} trajectory among {len(tree.files)} files{unreadable}; {advice}")
@@ -151,6 +154,7 @@ def _options(settings: Settings, selection: Selection, facts: Manifest) -> dict[
         "frames_per_shard": settings.frames_per_shard,
         "camera": settings.source.camera,
         "intrinsics": None if intrinsics is None else list(intrinsics),
+        "depth_unit": settings.source.depth_unit_m,
         "select": list(selection.select),
         "splits": selection.splits,
         "val": list(selection.val),

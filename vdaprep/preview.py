@@ -1,8 +1,10 @@
-"""A contact sheet of a clip: frames, depth and differences, one below the other."""
+"""A clip to look at, frames with their depth and differences: a contact sheet, or a video."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import imageio.v3 as iio
 import numpy as np
 from jaxtyping import Float32, Int8, UInt8
 
@@ -17,18 +19,51 @@ _CAPTION = 22
 _SKY_RGB = (135, 180, 235)
 _UNKNOWN_RGB = (0, 0, 0)
 _DIFF_GAIN = 3  # a step of 2 grey levels is hard to see
+_FRAMES_PER_SECOND = 15
+_VIDEO_HEIGHT = 360  # at most; three pictures side by side are wide enough
 
 
 def write_preview(tar: Path, clip: ClipEntry, *, path: Path) -> None:
-    """Write a PNG of up to six frames of a clip: RGB, disparity (near is bright), difference (grey is none)."""
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"--preview {path}: expected a file name that ends in .png.")
-    rows, meta = _decode_rows(tar, clip)
-    shown = np.unique(np.linspace(0, clip.frames - 1, min(_TILES, clip.frames)).round().astype(int))
-    columns = [_column([row[i] for row in rows], meta=meta, index=int(i)) for i in shown]
-    sheet = np.concatenate(columns, axis=1)
+    """Draw a clip: RGB, disparity (near is bright), difference (grey is none); as .png a few frames, as .mp4 all.
+
+    Raises UsageError for any other ending.
+    """
+    writers = {".png": _write_sheet, ".mp4": _write_video}
+    if path.suffix.lower() not in writers:
+        raise UsageError(f"--preview {path}: expected a file name that ends in .png or .mp4.")
     path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.stem}.vdaprep-tmp{path.suffix}")
+    try:
+        writers[path.suffix.lower()](tar, clip, unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _write_sheet(tar: Path, clip: ClipEntry, path: Path) -> None:
+    shown = set(np.linspace(0, clip.frames - 1, min(_TILES, clip.frames)).round().astype(int).tolist())
+    columns = [
+        _column([_tile(picture) for picture in pictures], meta=meta, index=index)
+        for index, (meta, pictures) in enumerate(_pictures(tar, clip))
+        if index in shown
+    ]
+    sheet = np.concatenate(columns, axis=1)
     cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+
+
+def _write_video(tar: Path, clip: ClipEntry, path: Path) -> None:
+    with iio.imopen(path, "w", plugin="pyav") as video:  # pyright: ignore[reportUnknownMemberType] - partly typed
+        video.init_video_stream("libx264", fps=_FRAMES_PER_SECOND)
+        for _, pictures in _pictures(tar, clip):
+            video.write_frame(np.concatenate([_fit_video(picture) for picture in pictures], axis=1))
+
+
+def _fit_video(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "vh vw 3"]:
+    """Scale down to the video's height, both sides even, as H.264 wants them."""
+    height, width = pixels.shape[:2]
+    ratio = min(1.0, _VIDEO_HEIGHT / height)
+    size = (max(2, 2 * round(width * ratio / 2)), max(2, 2 * round(height * ratio / 2)))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
 def colour_depth(depth_m: Float32[np.ndarray, "h w"], meta: ClipMeta) -> UInt8[np.ndarray, "h w 3"]:
@@ -49,21 +84,27 @@ def colour_diff(diff: Int8[np.ndarray, "3 dh dw"], *, height: int, width: int) -
     return cv2.resize(shown, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
-def _decode_rows(tar: Path, clip: ClipEntry) -> tuple[list[list[UInt8[np.ndarray, "_h _w 3"]]], ClipMeta]:
+def _pictures(tar: Path, clip: ClipEntry) -> Iterator[tuple[ClipMeta, list[UInt8[np.ndarray, "_h _w 3"]]]]:
+    """Yield what there is of each frame: RGB, depth, difference."""
     meta: ClipMeta | None = None
-    rows: dict[str, list[np.ndarray]] = {}
+    pictures: list[np.ndarray] = []
     for kind, _, value in decode_clip(tar, clip):
         if isinstance(value, ClipMeta):
             meta = value
             continue
         assert meta is not None  # decode_clip gives it first
-        if kind == "depth.zst":
-            value = colour_depth(value, meta)
-        elif kind == "diff.zst":
-            value = colour_diff(value, height=meta.height, width=meta.width)
-        rows.setdefault(kind, []).append(_tile(value))
-    assert meta is not None  # a clip has at least one member
-    return list(rows.values()), meta
+        if kind == "rgb.jpg" and pictures:
+            yield meta, pictures
+            pictures = []
+        pictures.append(_colour(kind, value, meta))
+    assert meta is not None  # a clip has metadata and a frame
+    yield meta, pictures
+
+
+def _colour(kind: str, value: np.ndarray, meta: ClipMeta) -> UInt8[np.ndarray, "h w 3"]:
+    if kind == "depth.zst":
+        return colour_depth(value, meta)
+    return colour_diff(value, height=meta.height, width=meta.width) if kind == "diff.zst" else value
 
 
 def _tile(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "th tw 3"]:

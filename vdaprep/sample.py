@@ -26,7 +26,7 @@ _DOS_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold: equ
 class SampleSpec:
     """How much to render: trajectories of `frames` frames of `width` x `height` pixels, scenes drawn from `seed`."""
 
-    trajectories: int = 4
+    trajectories: int = 8
     frames: int = 32
     width: int = 320
     height: int = 240

@@ -1,9 +1,12 @@
-"""TartanAir v1: PNG frames, float depth in npy, poses in a text file, folders or the zips as downloaded."""
+"""TartanAir: PNG frames, float depth in npy (v1) or packed in PNGs (v2), poses in a text file; folders or zips."""
 
+import functools
 import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import cv2
 import numpy as np
@@ -21,17 +24,43 @@ from vdaprep.frames import (
     Trajectory,
     parse_npy,
     parse_png,
+    parse_png_floats,
     parse_table,
     scale_intrinsics,
 )
 
-EXPECTED = "ENV/{Easy,Hard}/P000/image_left/000000_left.png, in folders or in zip files"
+EXPECTED = (
+    "ENV/{Easy,Hard}/P000/image_left/000000_left.png (v1) or "
+    "ENV/Data_{easy,hard}/P000/image_lcam_front/000000_lcam_front.png (v2), in folders or in zip files"
+)
 SAMPLE_CAMERAS_M = (0.0,)
 
-_FILE = re.compile(
-    r"^(?:(?:.*/)?(?P<env>[^/]+)/)?(?P<level>Easy|Hard)/(?P<number>P\d{3})/"
-    r"(?:image_left/(?P<rgb>\d+)_left\.png|depth_left/(?P<depth>\d+)_left_depth\.npy|(?P<pose>pose_left\.txt))$"
-)
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a version names its files: its number in the manifest, its levels, its camera, the ending of depth maps."""
+
+    version: str
+    levels: str
+    camera: str
+    depth: str
+
+    @functools.cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Match a path: its env, level, number and the frame's number as `rgb` or `depth`, or the file of poses."""
+        camera = self.camera
+        return re.compile(
+            rf"^(?:(?:.*/)?(?P<env>[^/]+)/)?(?P<level>{self.levels})/(?P<number>P\d{{3}})/"
+            rf"(?:image_{camera}/(?P<rgb>\d+)_{camera}\.(?i:png)|"
+            rf"depth_{camera}/(?P<depth>\d+)_{camera}_depth\.(?i:{self.depth})|"
+            rf"(?P<pose>pose_{camera}\.(?i:txt)))$"
+        )
+
+
+_LAYOUTS = {
+    "v1": _Layout(version="1", levels="Easy|Hard", camera="left", depth="npy"),
+    "v2": _Layout(version="2", levels="Data_easy|Data_hard", camera="lcam_front", depth="png"),
+}
 _SKY_M = 1000.0  # the sky is huge but finite: about 10,000 m and more
 _NED_TO_OPENCV = [
     1,
@@ -46,10 +75,11 @@ _NED_TO_OPENCV = [
 
 def find_trajectories(tree: Tree, options: SourceOptions) -> list[Trajectory]:
     """List trajectories `ENV/LEVEL/P000`, wherever below the root they begin; every frame that has a file is listed."""
-    found: defaultdict[str, dict[str, dict[int, Location]]] = defaultdict(lambda: {"rgb": {}, "depth": {}})
+    found: defaultdict[tuple[str, str], dict[str, dict[int, Location]]]
+    found = defaultdict(lambda: {"rgb": {}, "depth": {}})
     poses: dict[str, Location] = {}
     for path, location in tree.files.items():
-        match = _FILE.match(path)
+        layout, match = _match(path)
         if match is None:
             continue
         name = f"{match['env'] or tree.root.resolve().name}/{match['level']}/{match['number']}"
@@ -57,29 +87,35 @@ def find_trajectories(tree: Tree, options: SourceOptions) -> list[Trajectory]:
             poses.setdefault(name, location)
             continue
         kind = "rgb" if match["rgb"] else "depth"
-        found[name][kind].setdefault(int(match[kind]), location)
-    return [_trajectory(name, files, poses.get(name)) for name, files in sorted(found.items())]
+        found[name, layout][kind].setdefault(int(match[kind]), location)
+    return [_trajectory(name, layout, files, poses.get(name)) for (name, layout), files in sorted(found.items())]
 
 
-def _trajectory(name: str, files: dict[str, dict[int, Location]], pose: Location | None) -> Trajectory:
+def _match(path: str) -> tuple[str, re.Match[str] | None]:
+    matches = ((name, layout.pattern.match(path)) for name, layout in _LAYOUTS.items())
+    return next(((name, match) for name, match in matches if match is not None), ("", None))
+
+
+def _trajectory(name: str, layout: str, files: dict[str, dict[int, Location]], pose: Location | None) -> Trajectory:
     rgb, depth = files["rgb"], files["depth"]
     frames = tuple(FrameFiles(i, rgb.get(i), depth.get(i)) for i in sorted(rgb.keys() | depth.keys()))
-    return Trajectory(name, "v1", frames, {} if pose is None else {"pose": pose})
+    return Trajectory(name, layout, frames, {} if pose is None else {"pose": pose})
 
 
 def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
-    """Read `pose_left.txt`; the intrinsics are the renderer's own unless `options` has others."""
+    """Read `pose_left.txt` (v1) or `pose_lcam_front.txt`; the renderer's own intrinsics unless `options` has others."""
     count = len(trajectory.frames)
-    known, size = _own_camera()
+    known, size = _own_camera(trajectory.layout)
     intrinsics = np.tile(np.asarray(options.intrinsics or known, np.float64), (count, 1))
     poses, problems = _read_poses(trajectory, reader)
     return Cameras(intrinsics, poses, problems, size=None if options.intrinsics else size)
 
 
-def _own_camera() -> tuple[tuple[float, ...], tuple[int, int]]:
-    version = manifest.load("tartanair").versions[0]
-    width, height = version["size"]
-    return tuple(version["intrinsics"]), (width, height)
+def _own_camera(layout: str) -> tuple[tuple[float, ...], tuple[int, int]]:
+    versions = manifest.load("tartanair").versions
+    [facts] = [version for version in versions if version["name"] == _LAYOUTS[layout].version]
+    width, height = facts["size"]
+    return tuple(facts["intrinsics"]), (width, height)
 
 
 def _read_poses(trajectory: Trajectory, reader: Reader) -> tuple[Float64[np.ndarray, "n 4 4"], dict[int, str]]:
@@ -88,7 +124,8 @@ def _read_poses(trajectory: Trajectory, reader: Reader) -> tuple[Float64[np.ndar
     problems: dict[int, str] = {}
     location = trajectory.shared.get("pose")
     if location is None:
-        return poses, dict.fromkeys(range(count), "has no pose: pose_left.txt is missing")
+        name = f"pose_{_LAYOUTS[trajectory.layout].camera}.txt"
+        return poses, dict.fromkeys(range(count), f"has no pose: {name} is missing")
     try:
         lines = parse_table(reader.read(location), location, columns=7)
     except FrameError as error:
@@ -136,21 +173,31 @@ def line_from_pose(camera_to_world: Float64[np.ndarray, "4 4"]) -> Float64[np.nd
 
 
 def read_rgb(files: FrameFiles, reader: Reader) -> RgbImage:
-    """Read `000000_left.png`."""
+    """Read `000000_left.png` or `000000_lcam_front.png`."""
     if files.rgb is None:
-        raise FrameError(str(files.depth), "has no image beside it in image_left")
+        raise FrameError(str(files.depth), f"has no image beside it in {_beside(files.depth, 'image')}")
     return RgbImage(parse_png(reader.read(files.rgb), files.rgb))
 
 
 def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
-    """Read `000000_left_depth.npy`: at 1000 m and more it is sky; nan, infinity and what is not positive is unknown."""
+    """Read `000000_left_depth.npy` or `000000_lcam_front_depth.png`.
+
+    At 1000 m and more it is sky; nan, infinity and what is not positive is unknown.
+    """
     if files.depth is None:
-        raise FrameError(str(files.rgb), "has no depth map beside it in depth_left")
-    depth_m = parse_npy(reader.read(files.depth), files.depth)
+        raise FrameError(str(files.rgb), f"has no depth map beside it in {_beside(files.rgb, 'depth')}")
+    parse = parse_npy if files.depth.member.lower().endswith(".npy") else parse_png_floats
+    depth_m = parse(reader.read(files.depth), files.depth)
     known = np.isfinite(depth_m) & (depth_m > 0)
     depth_m = np.where(known, depth_m, np.float32(np.nan))
     depth_m[known & (depth_m >= _SKY_M)] = np.inf
     return depth_m
+
+
+def _beside(location: Location | None, kind: str) -> str:
+    """Name the folder, of images or depth maps, in which a file's counterpart should lie."""
+    assert location is not None  # a frame has at least one file
+    return f"{kind}_{PurePosixPath(location.member).parent.name.partition('_')[2]}"
 
 
 # ------------------------------------------------------------------------------------------------------------ samples
@@ -166,7 +213,7 @@ def sample_names(count: int, *, held_out: Sequence[str]) -> list[str]:
 
 def sample_intrinsics(*, width: int, height: int) -> Float64[np.ndarray, "4"]:
     """Return TartanAir's camera for another size; raises UsageError unless that is 4:3, as TartanAir's frames are."""
-    known, size = _own_camera()
+    known, size = _own_camera("v1")
     if width * size[1] != height * size[0]:
         raise UsageError(f"--size {width}x{height}: TartanAir's frames are 4:3, for example 320x240.")
     return scale_intrinsics(np.array(known), x=width / size[0], y=height / size[1])
@@ -178,7 +225,7 @@ def sample_world(trajectory: str) -> str:
 
 
 def sample_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:
-    """Write frames as TartanAir does; sky becomes 10,000 m."""
+    """Write frames as TartanAir v1 has them; sky becomes 10,000 m."""
     lines: list[str] = []
     for index, (frame,) in enumerate(shots):
         ok, png = cv2.imencode(".png", cv2.cvtColor(frame.rgb.pixels, cv2.COLOR_RGB2BGR))

@@ -1,0 +1,111 @@
+"""Rendered frames as a TartanAir download has them, and the shards made from them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from vdaprep import sources
+from vdaprep.convert import Progress, convert
+from vdaprep.frames import Frame, RgbImage
+from vdaprep.plan import Plan, Selection, Settings, make_plan
+from vdaprep.render import render_frame
+from vdaprep.scene import make_scene
+
+DATASET = "tartanair"
+# Rendered surfaces are smoother than real ones: with this noise, PNG and depth members are as large as those of real
+# 640x480 frames.
+GREY_NOISE = 1.0
+DEPTH_NOISE = 0.0004  # relative
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much a bench does; `rounds` is how often each figure is taken."""
+
+    width: int = 640
+    height: int = 480
+    frames: int = 64
+    window: int = 32
+    rounds: int = 7
+    stream_windows: int = 10
+    step_size: int = 112
+    step_frames: int = 8
+    steps: int = 24
+    loss_shape: tuple[int, int, int, int] = (2, 16, 392, 392)
+    gpu_encoder: str = "vits"
+    gpu_size: int = 518
+    gpu_steps: int = 20
+    matrix_side: int = 8192
+
+
+QUICK = Scale(
+    width=64,
+    height=48,
+    frames=8,
+    window=4,
+    rounds=2,
+    stream_windows=3,
+    step_size=28,
+    step_frames=2,
+    steps=2,
+    loss_shape=(1, 2, 28, 28),
+    gpu_encoder="tiny",
+    gpu_size=28,
+    gpu_steps=2,
+    matrix_side=64,
+)
+
+
+class Rendered:
+    """A folder with one trajectory, raw and as shards; both are made when first asked for."""
+
+    def __init__(self, folder: Path, scale: Scale) -> None:
+        self._folder = folder
+        self.scale = scale
+
+    @property
+    def note(self) -> str:
+        """Say in a caption what the figures were taken on."""
+        return f"Rendered frames of {self.scale.width}x{self.scale.height} with a little noise"
+
+    @cached_property
+    def raw(self) -> Path:
+        root = self._folder / "raw"
+        source = sources.load(DATASET)
+        [name] = source.sample_names(1, held_out=())
+        for path, data in source.sample_files(name, ((frame,) for frame in _frames(self.scale))):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(data)
+        return root
+
+    @cached_property
+    def plan(self) -> Plan:
+        return make_plan(DATASET, raw=self.raw, settings=Settings(), selection=Selection())
+
+    @cached_property
+    def raw_files(self) -> list[tuple[Path, Path]]:
+        """The image and the depth map of every frame."""
+        [shard] = self.plan.shards
+        frames = [frame for clip in shard.clips for frame in clip.trajectory.frames[clip.start : clip.stop]]
+        return [(self.raw / str(frame.rgb), self.raw / str(frame.depth)) for frame in frames]
+
+    @cached_property
+    def shards(self) -> Path:
+        out = self._folder / "shards"
+        convert(self.plan, out=out, workers=1, progress=Progress())
+        return out
+
+
+def _frames(scale: Scale) -> Iterator[Frame]:
+    intrinsics = sources.load(DATASET).sample_intrinsics(width=scale.width, height=scale.height)
+    fx, fy, cx, cy = intrinsics.tolist()
+    scene = make_scene(0)
+    rng = np.random.default_rng(0)
+    for number in range(scale.frames):
+        seen = render_frame(scene, frame=number, width=scale.width, height=scale.height, intrinsics=(fx, fy, cx, cy))
+        rgb = np.rint(seen.rgb + rng.normal(0, GREY_NOISE, seen.rgb.shape)).clip(0, 255).astype(np.uint8)
+        depth_m = (seen.depth_m * rng.normal(1, DEPTH_NOISE, seen.depth_m.shape)).astype(np.float32)
+        yield Frame(number, RgbImage(rgb), depth_m, intrinsics, seen.camera_to_world)

@@ -1,0 +1,243 @@
+"""MVS-Synth: PNG frames, half-float depth in EXR, one JSON of the camera a frame; 540, 720 or 1080 lines.
+
+Lengths are in units of 0.1 m. Extrinsics are world-to-camera with det(R) = -1: the camera's axes are OpenCV's, the
+world is left-handed; mirroring the world's y makes it right-handed and leaves relative poses as they are.
+"""
+
+import json
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from vdaprep import manifest
+from vdaprep.archive import Location, Reader, Tree
+from vdaprep.errors import FrameError
+from vdaprep.exr import encode_exr, parse_exr
+from vdaprep.frames import (
+    Cameras,
+    Frame,
+    FrameFiles,
+    RgbImage,
+    SourceOptions,
+    Trajectory,
+    parse_png,
+    png_size,
+)
+
+EXPECTED = (
+    "GTAV_{540,720,1080}/0000/{images/0000.png,depths/0000.exr,poses/0000.json}, in folders or in GTAV_540.tar.gz"
+)
+SAMPLE_CAMERAS_M = (0.0,)
+
+_FILE = re.compile(
+    r"^(?:(?:.*/)?(?P<folder>[^/]+)/)?(?P<number>\d{4})/"
+    r"(?:images/(?P<rgb>\d+)\.(?i:png)|depths/(?P<depth>\d+)\.(?i:exr)|poses/(?P<pose>\d+)\.(?i:json))$"
+)
+_KINDS = ("rgb", "depth", "pose")
+_INTRINSICS = ("f_x", "f_y", "c_x", "c_y")
+_MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])  # the world's y
+_ORTHONORMAL = 1e-3  # rotations are off by about 1e-5
+_HUGE = 1e9  # no length and no focal length comes near
+
+_log = logging.getLogger("vdaprep")
+
+_Files = Mapping[str, dict[int, Location]]
+
+
+def find_trajectories(tree: Tree, options: SourceOptions) -> list[Trajectory]:
+    """List trajectories `0000`; where a tree holds one in several folders (sizes), all are called `GTAV_540/0000`."""
+    found: defaultdict[tuple[str, str], _Files] = defaultdict(lambda: {kind: {} for kind in _KINDS})
+    for path, location in tree.files.items():
+        match = _FILE.match(path)
+        if match is None:
+            continue
+        kind = next(kind for kind in _KINDS if match[kind])
+        files = found[match["folder"] or tree.root.resolve().name, match["number"]]
+        files[kind].setdefault(int(match[kind]), location)
+    usable = {key: files for key, files in sorted(found.items()) if files["rgb"] or files["depth"]}
+    several = len({number for _, number in usable}) < len(usable)
+    return [_trajectory("/".join(key) if several else key[1], files) for key, files in usable.items()]
+
+
+def _trajectory(name: str, files: _Files) -> Trajectory:
+    rgb, depth = files["rgb"], files["depth"]
+    frames = tuple(FrameFiles(i, rgb.get(i), depth.get(i)) for i in sorted(rgb.keys() | depth.keys()))
+    return Trajectory(name, "GTAV", frames, {str(i): location for i, location in files["pose"].items()})
+
+
+# ------------------------------------------------------------------------------------------------------------ cameras
+
+
+def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
+    """Read the JSON of every frame; `options` may have other intrinsics."""
+    count = len(trajectory.frames)
+    intrinsics, poses = np.full((count, 4), np.nan), np.full((count, 4, 4), np.nan)
+    problems: dict[int, str] = {}
+    for index, frame_id in enumerate(trajectory.frame_ids):
+        location = trajectory.shared.get(str(frame_id))
+        if location is None:
+            problems[index] = f"has no camera: poses/{frame_id:04d}.json is missing"
+            continue
+        try:
+            camera = _parse_camera(reader.read(location), location)
+            intrinsics[index] = options.intrinsics or _read_intrinsics(camera, location)
+            poses[index] = _read_pose(camera, location)
+        except FrameError as error:
+            problems[index] = f"has no usable camera: {error}"
+    if options.intrinsics is None:
+        _repair_principal_point(intrinsics, trajectory, reader)
+    return Cameras(intrinsics, poses, problems)
+
+
+def _parse_camera(data: bytes, location: Location) -> dict[str, Any]:
+    try:
+        camera: object = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FrameError(str(location), f"is not JSON ({error})") from error
+    if not isinstance(camera, dict):
+        raise FrameError(str(location), f"holds a JSON {type(camera).__name__}, expected an object")
+    return cast(dict[str, Any], camera)
+
+
+def _read_intrinsics(camera: Mapping[str, Any], location: Location) -> Float64[np.ndarray, "4"]:
+    values = np.array([_numbers(camera, key, (), location) for key in _INTRINSICS])
+    if values[:2].min() <= 0:
+        raise FrameError(str(location), f"f_x, f_y are {values[0]:g}, {values[1]:g}, expected positive numbers")
+    return values
+
+
+def _read_pose(camera: Mapping[str, Any], location: Location) -> Float64[np.ndarray, "4 4"]:
+    extrinsic = _numbers(camera, "extrinsic", (4, 4), location)
+    rotation = extrinsic[:3, :3]
+    off = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
+    if off > _ORTHONORMAL or not np.array_equal(extrinsic[3], [0, 0, 0, 1]):
+        raise FrameError(str(location), "extrinsic is no rotation and translation with a last row of 0 0 0 1")
+    if np.linalg.det(rotation) > 0:
+        raise FrameError(str(location), "extrinsic has det(R) = 1, expected -1, as MVS-Synth's world is left-handed")
+    return pose_from_extrinsic(extrinsic)
+
+
+def _numbers(camera: Mapping[str, Any], key: str, shape: tuple[int, ...], location: Location) -> np.ndarray:
+    """Return camera[key] as float64 of the given shape; raises FrameError naming the key."""
+    if key not in camera:
+        raise FrameError(str(location), f"lacks {key}, expected {', '.join(_INTRINSICS)} and extrinsic")
+    expected = "x".join(map(str, shape)) + " numbers" if shape else "a number"
+    try:
+        values = np.array(camera[key], np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FrameError(str(location), f"{key} is not {expected}") from error
+    if values.shape != shape:
+        found = "x".join(map(str, values.shape)) or "one number"
+        raise FrameError(str(location), f"{key} is {found}, expected {expected}")
+    if not (np.abs(values) < _HUGE).all():
+        raise FrameError(str(location), f"{key} is not finite")
+    return values
+
+
+def pose_from_extrinsic(extrinsic: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 4"]:
+    """Turn a raw world-to-camera matrix into camera_to_world in metres, the world right-handed."""
+    pose = _MIRROR @ np.linalg.inv(extrinsic)
+    pose[:3, 3] *= _unit_m()
+    return pose
+
+
+def extrinsic_from_pose(camera_to_world: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 4"]:
+    """Undo `pose_from_extrinsic`."""
+    pose = camera_to_world.copy()
+    pose[:3, 3] /= _unit_m()
+    extrinsic = np.linalg.inv(_MIRROR @ pose)
+    extrinsic[3] = 0, 0, 0, 1
+    return extrinsic
+
+
+def _repair_principal_point(intrinsics: Float64[np.ndarray, "n 4"], trajectory: Trajectory, reader: Reader) -> None:
+    """Mend, in place, c_x of old GTAV_540 archives, which is that of images 810 pixels wide; theirs have 960."""
+    old = np.abs(intrinsics[:, 2] - 405) < 2
+    if not old.any() or _image_width(trajectory, reader) != 960:
+        return
+    intrinsics[old, 2] *= 960 / 810
+    _log.warning("%s: c_x is near 405 in images 960 pixels wide; multiplied by 960/810.", trajectory.name)
+
+
+def _image_width(trajectory: Trajectory, reader: Reader) -> int | None:
+    """Return the width of the first image that can be read; None if there is none, then no frame is usable."""
+    for files in trajectory.frames:
+        try:
+            if files.rgb is not None:
+                return png_size(reader.read(files.rgb), files.rgb)[0]
+        except FrameError:
+            continue
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------------- frames
+
+
+def read_rgb(files: FrameFiles, reader: Reader) -> RgbImage:
+    """Read `images/0000.png`."""
+    if files.rgb is None:
+        raise FrameError(str(files.depth), "has no image beside it in images")
+    return RgbImage(parse_png(reader.read(files.rgb), files.rgb))
+
+
+def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
+    """Read `depths/0000.exr`: infinity is sky, nan and what is not positive is unknown.
+
+    A half float comes out as the very float32 that depth codes of kind `half` decode to.
+    """
+    if files.depth is None:
+        raise FrameError(str(files.rgb), "has no depth map beside it in depths")
+    raw = parse_exr(reader.read(files.depth), files.depth)
+    depth_m = (raw.astype(np.float64) * _unit_m()).astype(np.float32)
+    return np.where(depth_m > 0, depth_m, np.float32(np.nan))
+
+
+def _unit_m() -> float:
+    return manifest.load("mvs-synth").depth["unit_m"]
+
+
+# ------------------------------------------------------------------------------------------------------------ samples
+
+
+def sample_names(count: int, *, held_out: Sequence[str]) -> list[str]:
+    """Name `count` trajectories; the last quarter, at least one of two, is from `held_out`."""
+    held_names = [glob.removeprefix("*") for glob in held_out]
+    held = min(len(held_names), max(count // 4, 1 if count > 1 else 0))
+    training = [name for name in (f"{i:04d}" for i in range(10_000)) if name not in held_names]
+    return training[: count - held] + held_names[:held]
+
+
+def sample_intrinsics(*, width: int, height: int) -> Float64[np.ndarray, "4"]:
+    """Return a camera about 80 degrees wide, whatever the aspect."""
+    return np.array([0.6 * width, 0.6 * width, width / 2, height / 2])
+
+
+def sample_world(trajectory: str) -> str:
+    """Every trajectory is a world of its own."""
+    return trajectory
+
+
+def sample_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:
+    """Write frames as GTAV_540 has them: depth becomes half floats, the sky infinity, the world left-handed."""
+    for index, (frame,) in enumerate(shots):
+        ok, png = cv2.imencode(".png", cv2.cvtColor(frame.rgb.pixels, cv2.COLOR_RGB2BGR))
+        assert ok  # cv2 encodes any uint8 image
+        yield f"GTAV_540/{trajectory}/images/{index:04d}.png", png.tobytes()
+        with np.errstate(over="ignore"):  # beyond the range of half floats is sky
+            raw = (frame.depth_m.astype(np.float64) / _unit_m()).astype(np.float16)
+        yield f"GTAV_540/{trajectory}/depths/{index:04d}.exr", encode_exr(raw)
+        assert frame.camera_to_world is not None  # rendered frames have poses
+        camera: dict[str, Any] = dict(zip(_INTRINSICS, frame.intrinsics.tolist(), strict=True))
+        camera["extrinsic"] = extrinsic_from_pose(frame.camera_to_world).tolist()
+        yield f"GTAV_540/{trajectory}/poses/{index:04d}.json", json.dumps(camera).encode("ascii")
+
+
+def sample_archives(path: str) -> list[str]:
+    """Name the one archive of the download."""
+    return ["GTAV_540.tar.gz"]

@@ -1,0 +1,220 @@
+"""Compare tars with their records, records with `dataset.json`, and each other; `deep` compares every member as well.
+
+What finds a flipped bit: in a tar the SHA-256 of its record; in a record its SHA-256 in `dataset.json` (without that
+file all is recomputed but `options`, `plan`, `rejected`, `clamped_near`); in `dataset.json` what is recomputed from
+records and clips. Its `source`, the rejections that were known before encoding and the names of trajectories that lost
+every frame stand nowhere else: they are only compared for being canonical JSON of the schema.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vdaprep.check import CheckedShard, Finding, OnFrames, check_canonical, check_shard, finding_of, read_record
+from vdaprep.errors import ShardError
+from vdaprep.schema import (
+    DATASET_FILE,
+    DatasetRecord,
+    Rejection,
+    ShardRecord,
+    ShardSummary,
+    record_name,
+)
+
+_TARS, _RECORDS, _LEFT_OVERS = "shard-*.tar", "shard-*.json", "*.vdaprep-tmp"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was looked at, and what is wrong with it."""
+
+    shards: int
+    clips: int
+    frames: int
+    bytes: int
+    findings: tuple[Finding, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as JSON has them."""
+        return {"whole": not self.findings, **asdict(self)}
+
+
+def find_shards(path: Path) -> list[Path]:
+    """List the tars that `path` stands for: a shard, or all below a folder; raises ShardError if there are none.
+
+    A tar whose record alone is there is listed too.
+    """
+    if path.suffix == ".tar":
+        found = {path} if path.is_file() or path.with_name(record_name(path.name)).is_file() else set[Path]()
+    else:
+        found = {*path.rglob(_TARS), *(record.with_suffix(".tar") for record in path.rglob(_RECORDS))}
+    if not found and not list(path.rglob(DATASET_FILE)):
+        raise ShardError(f"{path}: there are no shards here; vdaprep convert makes them.")
+    # The split is the name of the folder, so there must be one.
+    return sorted(tar.resolve() if tar.parent.name in ("", "..") else tar for tar in found)
+
+
+def count_frames(paths: Iterable[Path]) -> int:
+    """Count the frames that the readable records below `paths` list, for a progress bar."""
+    frames = 0
+    for tar in (tar for path in paths for tar in find_shards(path)):
+        record, _ = read_record(tar)
+        frames += 0 if record is None else record.num_frames
+    return frames
+
+
+def verify(paths: Iterable[Path], *, deep: bool, on_frames: OnFrames) -> Report:
+    """Check shards folders, data sets' folders and single shards; raises ShardError only where there is nothing."""
+    checked: list[CheckedShard] = []
+    findings: list[Finding] = []
+    for path in paths:
+        by_folder: defaultdict[Path, list[Path]] = defaultdict(list)
+        for tar in find_shards(path):
+            by_folder[tar.parent.parent].append(tar)
+        for record in path.rglob(DATASET_FILE):
+            by_folder[record.parent] = by_folder[record.parent]
+        for folder, tars in sorted(by_folder.items()):
+            found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in tars]
+            checked += found
+            findings += (finding for shard in found for finding in shard.findings)
+            findings += _check_dataset(folder, found, whole=folder == path or path in folder.parents)
+    records = [shard.record for shard in checked if shard.record is not None]
+    return Report(
+        shards=len(checked),
+        clips=sum(len(record.clips) for record in records),
+        frames=sum(record.num_frames for record in records),
+        bytes=sum(record.tar_bytes for record in records),
+        findings=tuple(dict.fromkeys(findings)),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- data set
+
+
+def _check_dataset(folder: Path, checked: Sequence[CheckedShard], *, whole: bool) -> Iterator[Finding]:
+    """Compare shards with `dataset.json` and with each other; `whole`: these are all that the data set has."""
+    path = folder / DATASET_FILE
+    if whole:
+        for left in sorted(folder.rglob(_LEFT_OVERS)):
+            yield Finding(str(left), "was left by a run that died; run convert again.")
+        yield from _check_across(checked)
+    try:
+        record = DatasetRecord.from_bytes(path.read_bytes(), where=str(path))
+    except FileNotFoundError:
+        if whole:
+            yield Finding(str(path), "is missing: the conversion was not finished; run convert again.")
+        return
+    except ShardError as error:
+        yield finding_of(path, error)
+        return
+    if not all(isinstance(value, dict) for value in (record.options, record.source, record.splits, record.totals)):
+        yield Finding(str(path), "its options, source, splits and totals are not all objects.")
+        return
+    yield from (Finding(str(path), what) for what in check_canonical(path))
+    yield from _check_summaries(folder, record, checked, whole=whole)
+    yield from (Finding(str(path), what) for what in _check_clips_of(record, checked))
+    if whole and all(shard.record for shard in checked):
+        yield from (Finding(str(path), what) for what in _check_totals(record, checked))
+        yield from (Finding(str(path), what) for what in _check_splits(record, checked))
+
+
+def _check_across(checked: Sequence[CheckedShard]) -> Iterator[Finding]:
+    homes: dict[str, str] = {}
+    taken: dict[tuple[str, int], str] = {}
+    splits: dict[str, str] = {}
+    for shard in checked:
+        for entry in () if shard.record is None else shard.record.clips:
+            home = homes.setdefault(entry.key, shard.name)
+            if home != shard.name:
+                yield Finding(str(shard.tar), f"clip {entry.key} is also in {home}.")
+        for clip in shard.clips:
+            if splits.setdefault(clip.trajectory, clip.split) != clip.split:
+                yield Finding(str(shard.tar), f"trajectory {clip.trajectory} is also in {splits[clip.trajectory]}.")
+            other = [taken.setdefault((clip.trajectory, i), clip.key) for i in clip.frame_ids]
+            if any(key != clip.key for key in other):
+                yield Finding(str(shard.tar), f"clip {clip.key} repeats frames of {min({*other} - {clip.key})}.")
+
+
+def _check_summaries(
+    folder: Path, record: DatasetRecord, checked: Sequence[CheckedShard], *, whole: bool
+) -> Iterator[Finding]:
+    listed = {f"{item.split}/{item.name}": item for item in record.shards}
+    if len(listed) != len(record.shards):
+        yield Finding(str(folder / DATASET_FILE), "lists a shard twice.")
+    for shard in checked:
+        item = listed.pop(shard.name, None)
+        if item is None:
+            yield Finding(str(shard.tar), f"is not listed in {DATASET_FILE}: it does not belong here.")
+        elif shard.record is not None:
+            yield from (Finding(str(shard.tar), what) for what in _compare(item, shard.tar, shard.record))
+            if shard.record.options != record.options:
+                yield Finding(str(shard.tar), f"was made with other options than {DATASET_FILE} says.")
+    for name in listed if whole else ():
+        yield Finding(str(folder / name), f"is missing, {DATASET_FILE} lists it.")
+
+
+def _compare(listed: ShardSummary, tar: Path, record: ShardRecord) -> Iterator[str]:
+    found = asdict(_summary(tar, record))
+    for name, value in asdict(listed).items():
+        if value != found[name]:
+            yield f"{DATASET_FILE} says {name} {value}, found {found[name]}."
+
+
+def _summary(tar: Path, record: ShardRecord) -> ShardSummary:
+    return ShardSummary(
+        split=tar.parent.name,
+        name=tar.name,
+        bytes=record.tar_bytes,
+        sha256=record.tar_sha256,
+        record_sha256=hashlib.sha256(tar.with_name(record_name(tar.name)).read_bytes()).hexdigest(),
+        clips=len(record.clips),
+        frames=record.num_frames,
+    )
+
+
+def _check_clips_of(record: DatasetRecord, checked: Sequence[CheckedShard]) -> Iterator[str]:
+    for name in {clip.dataset for shard in checked for clip in shard.clips} - {record.dataset}:
+        yield f"is of {record.dataset}, its clips are of {name}."
+
+
+def _check_totals(record: DatasetRecord, checked: Sequence[CheckedShard]) -> Iterator[str]:
+    records = [shard.record for shard in checked if shard.record is not None]
+    kinds = Counter[str]()
+    for item in records:
+        kinds.update({kind: size for kind, (_, size) in item.kinds.items()})
+    expected = {
+        "bytes": sum(item.tar_bytes for item in records),
+        "bytes_by_kind": dict(kinds),
+        "clamped_near": sum(item.clamped_near for item in records),
+        "clips": sum(len(item.clips) for item in records),
+        "frames": sum(item.num_frames for item in records),
+    }
+    for name in sorted({*expected, *record.totals}):
+        if record.totals.get(name) != expected.get(name):
+            yield f"says {name} {record.totals.get(name)} in all, the records say {expected.get(name)}."
+    encoding: list[Rejection] = [rejection for item in records for rejection in item.rejected]
+    if encoding and list(record.rejected[-len(encoding) :]) != encoding:
+        yield "its list of rejected frames does not end with those of the records."
+
+
+def _check_splits(record: DatasetRecord, checked: Sequence[CheckedShard]) -> Iterator[str]:
+    """Compare the lists of trajectories with the clips, if all were read and are good.
+
+    A trajectory that lost all frames may be listed without a clip.
+    """
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for clip in (clip for shard in checked for clip in shard.clips):
+        found[clip.split].add(clip.trajectory)
+    if any(shard.record is None or len(shard.clips) < len(shard.record.clips) for shard in checked):
+        return
+    for split in sorted({*found, *record.splits}):
+        listed = record.splits.get(split, ())
+        if sorted(set(listed)) != list(listed):
+            yield f"the trajectories of {split} are not in order."
+        for name in sorted(found[split] - {*listed}):
+            yield f"does not list trajectory {name} in {split}, where its clips are."
+        for name in () if record.rejected else sorted({*listed} - found[split]):
+            yield f"lists trajectory {name} in {split}, which has no clip."
