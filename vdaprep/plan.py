@@ -122,9 +122,11 @@ def make_plan(dataset: str, *, raw: str | Path, settings: Settings, selection: S
 
 def _find(dataset: str, raw: str, options: SourceOptions) -> tuple[Tree, list[Trajectory]]:
     facts, source = manifest.load(dataset), sources.load(dataset)
+    taken = is_url(raw) or Path(raw).is_file() or (Path(raw).is_dir() and any(Path(raw).iterdir()))
+    place = f"raw/{dataset}" if taken else raw
     advice = (
         f"looked for {source.EXPECTED}; get {facts.title} from {facts.home} "
-        f"or make a small sample: vdaprep sample {dataset} --out {f'raw/{dataset}' if is_url(raw) else raw}"
+        f"or make a small sample: vdaprep sample {dataset} --out {place}"
     )
     if not is_url(raw) and not Path(raw).exists():
         raise DataError(f"{raw}: there is no such folder; {advice}")
@@ -132,8 +134,16 @@ def _find(dataset: str, raw: str, options: SourceOptions) -> tuple[Tree, list[Tr
     trajectories = source.find_trajectories(tree, options)
     if not trajectories:
         unreadable = "".join(f"; {problem.file} {problem.reason}" for problem in tree.problems[:3])
-        raise DataError(f"{raw}: no {facts.title} trajectory among {len(tree.files)} files{unreadable}; {advice}")
+        others = "".join(f"; it looks like {name}" for name in _looks_like(tree))
+        raise DataError(
+            f"{raw}: no {facts.title} trajectory among {len(tree.files)} files{others}{unreadable}; {advice}"
+        )
     return tree, trajectories
+
+
+def _looks_like(tree: Tree) -> list[str]:
+    """Name the data sets that do find trajectories in a tree."""
+    return [name for name in sources.names() if sources.load(name).find_trajectories(tree, SourceOptions())]
 
 
 def _holes(trajectories: Iterable[Trajectory]) -> list[Rejection]:
