@@ -1,5 +1,6 @@
 """What tests of all parts share: a small raw data set made without the renderer, the command lines in-process."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from vdaprep import sources
 from vdaprep.convert import Progress, convert
 from vdaprep.frames import Frame, RgbImage
 from vdaprep.plan import Selection, Settings, make_plan
+
+# Before torch is imported: its threads wait for each other on tiny tensors, a hundredfold on a machine that is busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WIDTH, HEIGHT = 64, 48
 

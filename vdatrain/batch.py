@@ -53,7 +53,7 @@ def make_batch(samples: Sequence[Sample], views: Sequence[View], *, device: torc
     has_differences = any(sample.differences is not None for sample in samples)
     poses = [view_poses(view, sample.camera_to_world) for sample, view in pairs if sample.camera_to_world is not None]
     return Batch(
-        frames=_normalise(torch.stack([_show_frames(sample, view, device) for sample, view in pairs])),
+        frames=normalise(torch.stack([_show_frames(sample, view, device) for sample, view in pairs])),
         differences=torch.stack([_show_differences(*pair, device) for pair in pairs]) if has_differences else None,
         diff_valid=_upload(np.stack([sample.diff_valid for sample in samples]), device),
         disparity=torch.stack([disparity for disparity, _ in targets]),
@@ -129,24 +129,34 @@ def _show_frames(sample: Sample, view: View, device: torch.device) -> Float32[Te
 
 
 def _show_differences(sample: Sample, view: View, device: torch.device) -> Float32[Tensor, "t 3 dh dw"]:
-    """Return the view's differences; zeros for a sample that has none.
-
-    The stored cells lie on a grid of the whole frame, which the crop cuts through: it is resampled from where the crop
-    begins, as antialiased bilinear interpolation would, by one matrix for the rows and one for the columns.
-    """
-    height, width = (side * CELLS_PER_PATCH // PATCH_SIZE for side in (view.height, view.width))
+    """Return the view's differences; zeros for a sample that has none."""
     if sample.differences is None or sample.diff is None:
+        height, width = (side * CELLS_PER_PATCH // PATCH_SIZE for side in (view.height, view.width))
         return torch.zeros(len(sample.rgb), 3, height, width, device=device)
-    stored_height, stored_width = sample.size
-    cells_down, cells_across = sample.differences.shape[-2:]
+    steps = sample.differences.to(device, non_blocking=True)
+    return resample_differences(steps, view, stored=sample.size, step=sample.diff.step)
+
+
+def resample_differences(
+    steps: Int[Tensor, "t 3 down across"], view: View, *, stored: tuple[int, int], step: int
+) -> Float32[Tensor, "t 3 dh dw"]:
+    """Return the view's differences in grey levels / 255, from those of the whole frame in steps of `step` grey levels.
+
+    stored: height and width of the frame. The stored cells lie on a grid of the whole frame, which the crop cuts
+    through: it is resampled from where the crop begins, as antialiased bilinear interpolation would, by one matrix for
+    the rows and one for the columns.
+    """
+    device = steps.device
+    height, width = (side * CELLS_PER_PATCH // PATCH_SIZE for side in (view.height, view.width))
+    stored_height, stored_width = stored
+    cells_down, cells_across = steps.shape[-2:]
     down = _resampling(
         view.top / stored_height, view.crop_height / stored_height, cells=cells_down, count=height, device=device
     )
     across = _resampling(
         view.left / stored_width, view.crop_width / stored_width, cells=cells_across, count=width, device=device
     )
-    steps = sample.differences.to(device, non_blocking=True).float()
-    differences = down @ steps @ (across.flip(0) if view.flip else across).T * (sample.diff.step / 255)
+    differences = down @ steps.float() @ (across.flip(0) if view.flip else across).T * (step / 255)
     return differences if view.colour == UNCHANGED else mix_colours(differences, view.colour)
 
 
@@ -172,7 +182,8 @@ def mix_colours(image: Float32[Tensor, "t 3 h w"], colour: Colour) -> Float32[Te
     return red + green + blue
 
 
-def _normalise(frames: Float32[Tensor, "b t 3 h w"]) -> Float32[Tensor, "b t 3 h w"]:
+def normalise(frames: Float32[Tensor, "*batch 3 h w"]) -> Float32[Tensor, "*batch 3 h w"]:
+    """Bring frames of 0 to 1 to ImageNet's mean and deviation, as the encoder takes them."""
     mean, deviation = _imagenet(frames.device)
     return (frames - mean) / deviation
 

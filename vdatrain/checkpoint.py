@@ -1,6 +1,5 @@
 """Checkpoints on disk: written whole or not at all, read without running anything that they hold."""
 
-import os
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,36 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from vdaprep.schema import DataError
-
-_TEMPORARY = ".vdatrain-tmp"
+from vdatrain.files import new_file
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors, numbers, strings and containers of them under a temporary name, flush, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + _TEMPORARY)
-    try:
-        with temporary.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with new_file(path) as file:
+        torch.save(dict(state), file)
 
 
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint or a file of weights onto the CPU; raises DataError if it is missing, cut short or unsafe."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such checkpoint; `vdatrain run` writes last.pt and best.pt.")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return {"model": load_file(path)}
         value = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise DataError(f"{path}: is no whole checkpoint of tensors ({_first_line(error)}).") from error
     if not isinstance(value, dict):
         raise DataError(f"{path}: holds a {type(value).__name__}, expected a dictionary of tensors.")

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from vdaprep.schema import DataError
 from vdatrain.align import fit_scale_shift
 from vdatrain.batch import Batch, decode_depth, make_batch
+from vdatrain.files import new_file, write_text
 from vdatrain.index import StoredClip
 from vdatrain.losses import video_loss
 from vdatrain.metrics import ClipMetrics, clip_metrics, mean_metrics
@@ -113,7 +114,7 @@ def evaluate(
         on_window()
     model.train(was_training)
     return Evaluation(
-        metrics={name: _mean(name, values) for name, values in sorted(metrics.items())},
+        metrics={name: mean_of(name, values) for name, values in sorted(metrics.items())},
         losses={name: sum(values) / len(values) for name, values in sorted(losses.items())},
         windows={name: len(values) for name, values in sorted(metrics.items())},
         galleries=galleries,
@@ -134,7 +135,8 @@ def _measure(disparity: Float[Tensor, "t h w"], sample: Sample, max_depth_m: flo
     )
 
 
-def _mean(dataset: str, values: Sequence[ClipMetrics]) -> ClipMetrics:
+def mean_of(dataset: str, values: Sequence[ClipMetrics]) -> ClipMetrics:
+    """Return a data set's metrics from its clips'; raises DataError, naming it, as `mean_metrics` does."""
     try:
         return mean_metrics(values)
     except DataError as error:
@@ -164,14 +166,9 @@ def _bytes(values: Tensor) -> np.ndarray:
 def write_evaluation(folder: Path, evaluation: Evaluation, *, facts: Mapping[str, Any]) -> None:
     """Write `evaluation.json`, the figures with `facts`, and one `gallery-DATASET.npz` a data set."""
     for name, gallery in evaluation.galleries.items():
-        path = folder / f"gallery-{name}.npz"
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez_compressed(temporary, frames=gallery.frames, truth=gallery.truth, prediction=gallery.prediction)
-        temporary.replace(path)
-    path = folder / "evaluation.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**evaluation.to_json(), **facts}, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+        with new_file(folder / f"gallery-{name}.npz") as file:
+            np.savez_compressed(file, frames=gallery.frames, truth=gallery.truth, prediction=gallery.prediction)
+    write_text(folder / "evaluation.json", json.dumps({**evaluation.to_json(), **facts}, indent=2) + "\n")
 
 
 def read_gallery(path: Path) -> Gallery:

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from vdatrain.compare import AVERAGE, FinishedRun, Row, heading, verdict
 from vdatrain.evaluate import Gallery, read_gallery
+from vdatrain.files import write_text
 
 _COLOURS = ("#3366cc", "#dd4b39", "#109618", "#990099", "#ff9900", "#0099c6")
 _TILE_HEIGHT = 168
@@ -32,9 +33,7 @@ def write_report(path: Path, runs: Sequence[FinishedRun], rows: Sequence[Row]) -
     path.parent.mkdir(parents=True, exist_ok=True)
     for _, (frames, _) in sorted(sheets.items())[:1]:
         iio.imwrite(path.with_name("comparison.png"), frames[len(frames) // 2])
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("\n".join(_page(runs, rows, sheets)), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "\n".join(_page(runs, rows, sheets)))
 
 
 def _page(

@@ -267,5 +267,5 @@ def test_the_wrong_data_set_says_what_was_looked_for(convert, tmp_path: Path) ->
     (tmp_path / "other" / "0000" / "images" / "0000.png").touch()
     result = convert(tmp_path / "other")
     assert result.code == 1
-    assert "no Virtual KITTI trajectory among 1 files; looked for Scene01/clone/frames/rgb/Camera_0/" in result.err
+    assert "no Virtual KITTI trajectory among 1 files; it looks like mvs-synth; looked for Scene01/clone" in result.err
     assert "vdaprep sample vkitti --out" in result.err

@@ -1,12 +1,15 @@
 """Small shards for the tests of `vdatrain`, written by the converter's own writer from frames that a formula gives."""
 
 import hashlib
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from jaxtyping import Float32, UInt8
+from torch import Tensor, nn
 
 from vdaprep import codec
 from vdaprep.encode import EncodedClip
@@ -23,10 +26,35 @@ from vdaprep.schema import (
     shard_name,
 )
 from vdaprep.shards import write_shard
+from vdatrain import variants
 
 DIFF = DiffSpec(scale=4, step=2)
 LINEAR = DepthSpec(kind="linear", unit_m=0.01, relative_error=0.0)
 OPTIONS = {"jpeg_quality": 95}
+
+
+def golden_entry(name: str, value: Tensor) -> Tensor:
+    """Make the weight that the golden outputs were computed with, from its name and shape."""
+    if name.endswith(".pe"):
+        return value
+    noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(value.shape).astype(np.float32)
+    if name.endswith(".gamma") or (noise.ndim == 1 and name.endswith(".weight")):
+        noise = 1 + np.float32(0.1) * noise
+    elif name.endswith(".bias"):
+        noise = np.float32(0.05) * noise
+    elif name.rpartition(".")[2] in ("pos_embed", "cls_token", "mask_token"):
+        noise = np.float32(0.02) * noise
+    else:
+        noise = noise / np.float32(np.sqrt(np.prod(noise.shape[1:])))
+    return torch.from_numpy(noise + np.float32(2 if name == "head.scratch.output_conv2.2.bias" else 0))
+
+
+@pytest.fixture(scope="session")
+def golden_model() -> nn.Module:
+    """The published model with the weights that the golden outputs were computed with; leave it in eval mode."""
+    model = variants.build("basic", encoder="vits")
+    model.load_state_dict({name: golden_entry(name, value) for name, value in model.state_dict().items()})
+    return model.eval()
 
 
 def toy_frame(

@@ -59,6 +59,9 @@ def test_every_cut_is_a_sentence(tmp_path: Path) -> None:
         (tmp_path / "cut.pt").write_bytes(data[:length])
         with pytest.raises(DataError, match=r"cut.pt: is no whole checkpoint"):
             checkpoint.load(tmp_path / "cut.pt")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    with pytest.raises(DataError, match=r"cut.safetensors: is no whole checkpoint"):
+        checkpoint.load(tmp_path / "cut.safetensors")
     with pytest.raises(DataError, match="there is no such checkpoint"):
         checkpoint.load(tmp_path / "none.pt")
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vdaprep.schema import UsageError
 from vdatrain import variants
 from vdatrain.layers.difference import CELLS_PER_PATCH
-from vdatrain.layers.encoder import ENCODERS, PATCH_SIZE
+from vdatrain.layers.encoder import ENCODERS, PATCH_SIZE, TABLE_SIDE
 
 VARIANTS = variants.names()
 WITH_BRANCH = [variant for variant in VARIANTS if variants.own_prefixes(variant)]
@@ -227,3 +228,49 @@ def test_a_branch_fits_every_encoder(variant: str, encoder: str) -> None:
     with torch.device("meta"):
         model = variants.build(variant, encoder=encoder)
         assert model(frames, differences, valid).shape == (*frames.shape[:2], *frames.shape[-2:])
+
+
+@every_variant_with_a_branch
+def test_a_flash_of_one_frame_changes_the_embedding_where_it_is(variant: str) -> None:
+    branch = stirred(tiny(variant)).get_submodule("branch")
+    dim = ENCODERS["tiny"].dim
+    features = [torch.randn(6, 12, dim, generator=torch.Generator().manual_seed(2))] * 4
+    _, differences, valid = clip(batch=1, num_frames=6)
+    flash = differences.clone()
+    flash[:, 2] += 0.5  # bright, then as before: the mean of both differences stays what it was
+    flash[:, 3] -= 0.5
+    with torch.no_grad():
+        pairs = zip(branch(features, flash, valid), branch(features, differences, valid), strict=True)
+        changed = torch.stack([(one - other).abs().amax(dim=(1, 2)) for one, other in pairs])
+    assert (changed > 1e-4).tolist() == [[False, True, True, True, False, False]] * 4
+
+
+@every_variant_with_a_branch
+def test_past_and_future_are_told_apart(variant: str) -> None:
+    branch = stirred(tiny(variant)).get_submodule("branch")
+    features = [torch.ones(3, 12, ENCODERS["tiny"].dim)] * 4
+    _, differences, _ = clip(batch=1)
+    valid = torch.ones(1, 3, dtype=torch.bool)
+    # The middle frame sees the same two differences, in the other order.
+    swapped = differences[:, [0, 2, 1]]
+    with torch.no_grad():
+        for one, other in zip(branch(features, differences, valid), branch(features, swapped, valid), strict=True):
+            assert (one[1] - other[1]).abs().max() > 1e-4
+
+
+@every_variant_with_a_branch
+def test_the_cost_of_a_branch_does_not_grow_with_the_clip(variant: str) -> None:
+    with torch.device("meta"):
+        branch = variants.build(variant, encoder="vits").get_submodule("branch")
+        costs = [branch_gflop(branch, num_frames) / num_frames for num_frames in (1, 32)]
+    assert costs[0] == costs[1] < 2
+
+
+def branch_gflop(branch: nn.Module, num_frames: int) -> float:
+    """Count a branch's operations for frames of 518x518 on the device that is set."""
+    cells = CELLS_PER_PATCH * TABLE_SIDE
+    features = [torch.empty(num_frames, TABLE_SIDE**2, ENCODERS["vits"].dim) for _ in range(4)]
+    with FlopCounterMode(display=False) as counter:
+        valid = torch.ones(1, num_frames, dtype=torch.bool)
+        branch(features, torch.empty(1, num_frames, 3, cells, cells), valid)
+    return counter.get_total_flops() / 1e9

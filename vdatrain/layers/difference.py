@@ -35,13 +35,14 @@ def check_cells(differences: Float[Tensor, "b t 3 dh dw"], grid: tuple[int, int]
         raise ValueError(f"differences of {found} cells, expected {columns}x{rows}: {CELLS_PER_PATCH} a patch.")
 
 
-class _ChannelNorm(nn.LayerNorm):
+class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of each cell.
 
     Unlike a norm over the whole map it leaves still regions as they are, whatever moves elsewhere.
     """
 
     def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Return the cells normalised, scaled and shifted."""
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -52,13 +53,13 @@ class DifferenceCNN(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(PAIR_CHANNELS, WIDTHS[0], 3, stride=2, padding=1),
-            _ChannelNorm(WIDTHS[0]),
+            ChannelNorm(WIDTHS[0]),
             nn.GELU(),
             nn.Conv2d(WIDTHS[0], WIDTHS[1], 3, stride=2, padding=1),
-            _ChannelNorm(WIDTHS[1]),
+            ChannelNorm(WIDTHS[1]),
             nn.GELU(),
             nn.Conv2d(WIDTHS[1], EMBED_DIM, 3, padding=1),
-            _ChannelNorm(EMBED_DIM),
+            ChannelNorm(EMBED_DIM),
         )
 
     def forward(

@@ -1,6 +1,8 @@
 """The temporal module of Video Depth Anything: every position of a feature map attends to itself over time."""
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -35,6 +37,24 @@ class _PositionEncoder(nn.Module):
         return tokens + self.pe[:, :T]
 
 
+class _Memory:
+    """Keys and values of the latest frames, without their positions: those change as the oldest frame leaves."""
+
+    def __init__(self, num_frames: int) -> None:
+        self._num_frames = num_frames
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def extend(
+        self, key: Float[Tensor, "s 1 c"], value: Float[Tensor, "s 1 c"]
+    ) -> tuple[Float[Tensor, "s t c"], Float[Tensor, "s t c"]]:
+        """Add a frame; returns the keys and values that are kept, at most `num_frames`, that frame's last."""
+        if self._kept is not None:
+            pairs = zip(self._kept, (key, value), strict=True)
+            key, value = (torch.cat(pair, dim=1)[:, -self._num_frames :] for pair in pairs)
+        self._kept = key, value
+        return key, value
+
+
 class _TemporalAttention(nn.Module):
     """Self-attention along the frames of each sequence."""
 
@@ -46,18 +66,29 @@ class _TemporalAttention(nn.Module):
         self.to_v = nn.Linear(channels, channels, bias=False)
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
         self.pos_encoder = _PositionEncoder(channels, max_frames)
+        self.memory: _Memory | None = None
 
     def forward(self, tokens: Float[Tensor, "s t c"]) -> Float[Tensor, "s t c"]:
-        placed = self.pos_encoder(tokens)
-        query, key, value = (
-            project(placed).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for project in (self.to_q, self.to_k, self.to_v)
-        )
+        if self.memory is None:
+            placed = self.pos_encoder(tokens)
+            projected = (self.to_q(placed), self.to_k(placed), self.to_v(placed))
+        else:
+            projected = self._recall(tokens, self.memory)
+        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in projected)
         return self.to_out(_attend(query, key, value).transpose(1, 2).flatten(2))
+
+    def _recall(
+        self, tokens: Float[Tensor, "s 1 c"], memory: _Memory
+    ) -> tuple[Float[Tensor, "s 1 c"], Float[Tensor, "s t c"], Float[Tensor, "s t c"]]:
+        """Return the query of a frame, and keys and values of those before it and its own."""
+        keys, values = memory.extend(self.to_k(tokens), self.to_v(tokens))
+        places = self.pos_encoder.pe[:, : keys.shape[1]]
+        # The projections have no bias: that of a sum is the sum of both.
+        return self.to_q(tokens + places[:, -1:]), keys + self.to_k(places), values + self.to_v(places)
 
 
 def _attend(
-    query: Float[Tensor, "s heads t c"], key: Float[Tensor, "s heads t c"], value: Float[Tensor, "s heads t c"]
+    query: Float[Tensor, "s heads t c"], key: Float[Tensor, "s heads k c"], value: Float[Tensor, "s heads k c"]
 ) -> Float[Tensor, "s heads t c"]:
     if len(query) <= MAX_SEQUENCES:
         return F.scaled_dot_product_attention(query, key, value)
@@ -141,3 +172,25 @@ class TemporalModule(nn.Module):
     def forward(self, maps: Float[Tensor, "n c h w"], num_frames: int) -> Float[Tensor, "n c h w"]:
         """Mix the maps of each clip over time; n = clips x num_frames. Raises ValueError beyond max_frames."""
         return self.temporal_transformer(maps, num_frames)
+
+
+@contextmanager
+def remember_frames(model: nn.Module, *, num_frames: int = PUBLISHED_FRAMES) -> Generator[None]:
+    """While it lasts, each call of `model` shows it the next frame of one clip, alone (T = 1, B as in the call before).
+
+    Temporal attention sees that frame and up to `num_frames - 1` before it, which take the first rows of the position
+    table. Unlike in a window no frame sees one after it, so for the first `num_frames` frames it is the window's
+    attention under a causal mask. Raises ValueError if the position table has fewer rows.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, _TemporalAttention)]
+    for layer in layers:
+        known = layer.pos_encoder.pe.shape[1]
+        if not 1 <= num_frames <= known:
+            raise ValueError(f"{num_frames} frames to remember, the temporal modules were built for 1 to {known}.")
+    try:
+        for layer in layers:
+            layer.memory = _Memory(num_frames)
+        yield
+    finally:
+        for layer in layers:
+            layer.memory = None
