@@ -16,6 +16,7 @@ from vdaprep.schema import UsageError, VdakitError
 if TYPE_CHECKING:
     from vdatrain.config import Config
     from vdatrain.evaluate import Evaluation
+    from vdatrain.evaluate_long import LongEvaluation
 
 # Modules that import torch are imported by the commands that need them: --help must be quick.
 
@@ -38,7 +39,7 @@ def main() -> None:
         errors.print(f"vdatrain: {error}", markup=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        errors.print("vdatrain: stopped; run with --resume to go on from the last checkpoint.")
+        errors.print("vdatrain: stopped; a run goes on from its last checkpoint with --resume.")
         sys.exit(130)
 
 
@@ -49,7 +50,7 @@ def run(
     encoder: Annotated[
         str | None, typer.Option(help="tiny, vits, vitb or vitl.", show_default="vits; tiny on a CPU")
     ] = None,
-    init: Annotated[str | None, typer.Option(help="Weights to begin with: none, or a file.", metavar="FILE")] = None,
+    init: Annotated[str | None, typer.Option(help="Weights to begin with: a file, dinov2 or none.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="paper, finetune, adapter or scratch.", show_default="scratch")
     ] = None,
@@ -78,6 +79,7 @@ def run(
 ) -> None:
     """Train a variant; weights, log and the final evaluation go to the folder of the run."""
     options = dict(locals())  # the options that Config knows, None where nothing was given
+    from vdatrain import run as runs
     from vdatrain import train
     from vdatrain.config import from_file, from_mapping
     from vdatrain.live import LiveView
@@ -87,14 +89,16 @@ def run(
     given = {name: value for name, value in options.items() if value is not None and name not in own}
     if resume:
         folder = out or Path("runs", variant or "basic")
-        settings = train.stored_config(folder)
+        settings = runs.stored_config(folder)
         _refuse_changes(settings, given)
     else:
         asked = {**(from_file(config) if config else {}), **given}
         settings = from_mapping({**_defaults(asked), **asked}, where="vdatrain run")
         folder = out or Path("runs", settings.variant)
     here = Precision(default_device(), settings.precision)
-    begin = train.resume(folder, precision=here) if resume else train.start(settings, folder, precision=here)
+    begin = runs.resume(folder, precision=here) if resume else runs.start(settings, folder, precision=here)
+    if begin.loaded is not None:
+        errors.print(str(begin.loaded), markup=False)
     with LiveView(settings, errors) as view:
         result = train.train(begin, view.listener())
     if result is None:
@@ -102,7 +106,7 @@ def run(
         return
     step, evaluation = result
     console.print(_evaluation_table(evaluation))
-    console.print(f"{folder / train.BEST_FILE}: the best weights, of step {step}", highlight=False, soft_wrap=True)
+    console.print(f"{folder / runs.BEST_FILE}: the best weights, of step {step}", highlight=False, soft_wrap=True)
 
 
 @app.command(name="eval", epilog="Example: vdatrain eval --shards shards/ --checkpoint runs/conv/best.pt")
@@ -110,6 +114,7 @@ def evaluate_command(
     shards: Annotated[Path, typer.Option(help="Folder that vdaprep convert wrote.", metavar="DIR")],
     checkpoint: Annotated[Path, typer.Option(help="best.pt or last.pt of a run.", metavar="FILE")],
     split: Annotated[str, typer.Option(help="Which clips.")] = "val",
+    long: Annotated[bool, typer.Option("--long", help="Whole trajectories, as infer sees them.")] = False,
     frames: Annotated[int | None, typer.Option(help="Frames of a window.", show_default="as trained")] = None,
     size: Annotated[int | None, typer.Option(help="Pixels of the short side.", show_default="as trained")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="as trained")] = None,
@@ -117,27 +122,78 @@ def evaluate_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure absrel, delta1, rmse and TAE of a checkpoint, per data set and on average."""
+    if long and frames is not None:
+        raise UsageError("--long takes whole trajectories in windows of 32 frames; leave --frames out.")
     from dataclasses import replace
 
-    from vdatrain import train
+    from vdatrain import run as runs
     from vdatrain.evaluate import EvaluationPlan, evaluate
+    from vdatrain.evaluate_long import evaluate_long
     from vdatrain.index import read_index
+    from vdatrain.infer import Predictor
     from vdatrain.live import window_bar
     from vdatrain.precision import Precision, default_device
+    from vdatrain.video_in import DEFAULT_DIFF
     from vdatrain.windows import WindowShape
 
     clips = read_index(shards, split=split)
-    model, config = train.load_model(checkpoint)
+    model, config = runs.load_model(checkpoint)
     asked = {"frames": frames, "size": size, "precision": precision}
     config = replace(config, **{name: value for name, value in asked.items() if value is not None})
     here = Precision(default_device(), config.precision)
-    plan = EvaluationPlan(WindowShape(config.frames, config.stride), size=config.size, workers=workers)
-    with window_bar("evaluate", total=plan.order(clips).total, console=errors) as advance:
-        evaluation = evaluate(model.to(here.device), clips, plan, precision=here, on_window=advance)
+    model = model.to(here.device).eval()
+    if long:
+        predictor = Predictor(model, here, config.size, DEFAULT_DIFF)
+        with window_bar("evaluate", total=sum(clip.num_frames for clip in clips), console=errors) as advance:
+            evaluation = evaluate_long(clips, predictor, on_frame=advance)
+    else:
+        plan = EvaluationPlan(WindowShape(config.frames, config.stride), size=config.size, workers=workers)
+        with window_bar("evaluate", total=plan.order(clips).total, console=errors) as advance:
+            evaluation = evaluate(model, clips, plan, precision=here, on_window=advance)
     if as_json:
         sys.stdout.write(json.dumps(evaluation.to_json(), indent=2) + "\n")
     else:
         console.print(_evaluation_table(evaluation))
+
+
+@app.command(epilog="Example: vdatrain infer holiday.mp4 --checkpoint runs/conv/best.pt --out depth.mp4 --side-by-side")
+def infer(
+    video: Annotated[Path, typer.Argument(help="A video, a folder of images or a shard.", metavar="VIDEO")],
+    checkpoint: Annotated[Path, typer.Option(help="best.pt of a run, or weights with --encoder.", metavar="FILE")],
+    out: Annotated[Path, typer.Option(help=".mp4, .npz, or a folder of 16-bit PNG.", metavar="FILE")],
+    size: Annotated[
+        int | None, typer.Option(help="Pixels of the short side.", show_default="as trained; 518 with --encoder")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Of weights without a configuration.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="as trained")] = None,
+    trajectory: Annotated[str | None, typer.Option(help="Which of a shard's.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Frame by frame: none sees a later one.")] = False,
+    side_by_side: Annotated[bool, typer.Option("--side-by-side", help="The video to the left, for .mp4.")] = False,
+) -> None:
+    """Predict the disparity of a video of any length, up to scale and shift."""
+    import time
+
+    from vdatrain.infer import Inference, Predictor, infer_video, load, peak_memory_bytes
+    from vdatrain.live import window_bar
+    from vdatrain.precision import Precision, default_device
+    from vdatrain.video_in import open_video
+
+    what = Inference(out, stream=stream, side_by_side=side_by_side)
+    source = open_video(video, trajectory=trajectory)
+    trained = load(checkpoint, encoder=encoder)
+    here = Precision(default_device(), _known_precision(precision or trained.precision))
+    model = trained.model.to(here.device)
+    predictor = Predictor(model, here, trained.size if size is None else size, source.diff)
+    began = time.monotonic()
+    with window_bar("infer", total=source.num_frames, console=errors) as advance:
+        done = infer_video(source, predictor, what, on_frame=advance)
+    rate = done.num_frames / (time.monotonic() - began)
+    where = "of the GPU" if here.device.type == "cuda" else "of the process"
+    errors.print(
+        f"{out}: {done.num_frames} frames of {done.size[1]}x{done.size[0]}, {rate:.1f} frames/s, "
+        f"peak memory {where} {peak_memory_bytes(here.device) / 1e9:.2f} GB",
+        markup=False,
+    )
 
 
 @app.command(epilog="Example: vdatrain compare runs/basic runs/conv --report report.html")
@@ -163,22 +219,45 @@ def compare(
         errors.print(f"{report}: the comparison as a page")
 
 
+@app.command(epilog="Example: vdatrain export --checkpoint runs/conv/best.pt --out conv.safetensors")
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="best.pt or last.pt of a run.", metavar="FILE")],
+    out: Annotated[Path, typer.Option(help="Ends in .pth, .safetensors or .onnx.", metavar="FILE")],
+    frames: Annotated[int | None, typer.Option(help="Of the .onnx window.", show_default="as trained")] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels of its sides, n x 14.", show_default="as trained")] = None,
+) -> None:
+    """Write the averaged weights under the published names, or an ONNX graph; FILE.json says what it is."""
+    from vdatrain.export import export as write
+
+    record = write(checkpoint, out, frames=frames, size=size)
+    console.print(f"{out}: written; {record} says what it is", highlight=False, soft_wrap=True, markup=False)
+
+
 @app.command(epilog="Example: vdatrain variants --encoder vits")
-def variants(encoder: Annotated[str, typer.Option(help="tiny, vits, vitb or vitl.")] = "vits") -> None:
-    """List the variants with their numbers of parameters."""
+def variants(
+    encoder: Annotated[str, typer.Option(help="tiny, vits, vitb or vitl.")] = "vits",
+    size: Annotated[int, typer.Option(help="Pixels of a side, n x 14.")] = 518,
+) -> None:
+    """List the variants with their numbers of parameters and what a frame costs."""
     import torch
 
     from vdatrain import variants as known
+    from vdatrain.flops import gflop_per_frame
+    from vdatrain.layers.encoder import PATCH_SIZE
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"with encoder {encoder}", title_justify="left")
-    for title in ("variant", "parameters", "its own", "what it is"):
-        table.add_column(title, justify="right" if title in ("parameters", "its own") else "left")
+    if size < PATCH_SIZE or size % PATCH_SIZE:
+        raise UsageError(f"--size {size}: expected a multiple of {PATCH_SIZE}.")
+    caption = f"with encoder {encoder}, frames of {size}x{size}"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=caption, title_justify="left")
+    for title in ("variant", "parameters", "its own", "GFLOP/frame", "what it is"):
+        table.add_column(title, justify="left" if title.startswith(("variant", "what")) else "right")
     for name in known.names():
         with torch.device("meta"):
             model = known.build(name, encoder=encoder)
         sizes = {key: value.numel() for key, value in model.named_parameters()}
-        own = sum(size for key, size in sizes.items() if key.startswith(known.own_prefixes(name) or ("\0",)))
-        table.add_row(name, f"{sum(sizes.values()):,}", f"{own:,}", known.summary(name))
+        own = sum(count for key, count in sizes.items() if key.startswith(known.own_prefixes(name) or ("\0",)))
+        cost = gflop_per_frame(model, size=size)
+        table.add_row(name, f"{sum(sizes.values()):,}", f"{own:,}", f"{cost:.2f}", known.summary(name))
     console.print(table)
 
 
@@ -205,18 +284,30 @@ def _refuse_changes(config: "Config", given: Mapping[str, Any]) -> None:
         raise UsageError(f"--resume goes on as the run began; leave out what would change {', '.join(changed)}.")
 
 
-def _evaluation_table(evaluation: "Evaluation") -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for title in ("data set", "windows", "absrel ↓", "delta1 ↑", "rmse m ↓", "TAE ↓", "compared", "loss ↓"):
-        table.add_column(title, justify="left" if title == "data set" else "right", no_wrap=True)
+def _known_precision(name: str) -> str:
+    from vdatrain.config import PRECISIONS
+
+    if name not in PRECISIONS:
+        raise UsageError(f"--precision {name}: expected one of {', '.join(PRECISIONS)}.")
+    return name
+
+
+def _evaluation_table(evaluation: "Evaluation | LongEvaluation") -> Table:
+    """Lay the figures out; whole trajectories are counted as such and have no training loss."""
     figures: dict[str, Mapping[str, Any]] = evaluation.to_json()["datasets"]
-    for name, row in {**figures, "average": evaluation.average()}.items():
+    rows = {**figures, "average": evaluation.average()}
+    counted = "trajectories" if all("trajectories" in row for row in figures.values()) else "windows"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    loss = ("loss ↓",) if counted == "windows" else ()
+    for title in ("data set", counted, "absrel ↓", "delta1 ↑", "rmse m ↓", "TAE ↓", "compared", *loss):
+        table.add_column(title, justify="left" if title == "data set" else "right", no_wrap=True)
+    for name, row in rows.items():
         table.add_row(
             name,
-            str(row.get("windows", "")),
+            str(row.get(counted, "")),
             *(f"{row[key]:.4f}" for key in ("absrel", "delta1", "rmse")),
             "no poses" if row["tae"] is None else f"{row['tae']:.4f}",
             f"{row['tae_share']:.1%}",
-            f"{row['loss']:.4f}",
+            *(f"{row['loss']:.4f}" for _ in loss),
         )
     return table
