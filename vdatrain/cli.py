@@ -69,6 +69,9 @@ def run(
     ema: Annotated[float | None, typer.Option(help="Decay of averaged weights; 0: none.", show_default="0.999")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order, crops.", show_default="0")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="fp32")] = None,
+    recompute_head: Annotated[
+        bool | None, typer.Option("--recompute-head", help="Save the head's memory, at the price of time.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that read.", show_default="2")] = None,
     log_every: Annotated[int | None, typer.Option(help="Steps.", show_default="10")] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps.", show_default="500")] = None,

@@ -34,8 +34,8 @@ class Config:
     """The options of `vdatrain run`; the defaults are for a GPU, `WITHOUT_GPU` has the others.
 
     A step shows `batch` x `accumulate` windows of `frames` frames of `size` x `size` pixels. `lr` None takes the
-    preset's. `ema` is the decay of the averaged weights, 0 for none. `eval_windows` bounds an evaluation during
-    training, 0 for all windows.
+    preset's. `recompute_head` computes the fine half of the head twice to save its memory. `ema` is the decay of the
+    averaged weights, 0 for none. `eval_windows` bounds an evaluation during training, 0 for all windows.
     """
 
     shards: str
@@ -56,6 +56,7 @@ class Config:
     ema: float = 0.999
     seed: int = 0
     precision: str = "fp32"
+    recompute_head: bool = False
     workers: int = 2
     log_every: int = 10
     eval_every: int = 500

@@ -73,7 +73,8 @@ def published_state(model: nn.Module) -> dict[str, Tensor]:
 
     The tables are functions of their length, so nothing is lost. A variant's own weights keep their names.
     """
-    state = {name: value.detach() for name, value in model.state_dict().items()}
+    # In memory the head's weights are channels-last; a file holds them in the plain order.
+    state = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     return {
         name: value[:, :PUBLISHED_FRAMES].clone() if name.endswith(".pe") else value for name, value in state.items()
     }

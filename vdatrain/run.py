@@ -15,6 +15,7 @@ from vdatrain import checkpoint, variants
 from vdatrain.config import Config, from_mapping
 from vdatrain.files import write_text
 from vdatrain.index import fingerprint
+from vdatrain.layers.dpt import TemporalDPTHead
 from vdatrain.layers.temporal import PUBLISHED_FRAMES
 from vdatrain.optim import AveragedWeights, make_optimiser, parameter_groups
 from vdatrain.precision import Precision
@@ -57,7 +58,11 @@ def build_model(config: Config) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         max_frames = max(PUBLISHED_FRAMES, config.frames)
-        return variants.build(config.variant, encoder=config.encoder, max_frames=max_frames)
+        model = variants.build(config.variant, encoder=config.encoder, max_frames=max_frames)
+    for module in model.modules():
+        if isinstance(module, TemporalDPTHead):
+            module.recompute_fine = config.recompute_head
+    return model
 
 
 def initialise(model: nn.Module, config: Config) -> LoadReport | None:

@@ -172,3 +172,28 @@ def test_the_branch_costs_at_most_two_gigaflops_a_frame(encoder: str) -> None:
         with FlopCounterMode(display=False) as counter:
             branch(features, cells, torch.ones(1, 1, dtype=torch.bool))
     assert 0.2e9 < counter.get_total_flops() < 2e9
+
+
+def test_recomputing_the_fine_half_changes_no_gradient() -> None:
+    torch.manual_seed(0)
+    spec = encoder_spec("tiny")
+    head = TemporalDPTHead(spec)
+    tokens = [torch.randn(10, 6, spec.dim) for _ in range(4)]
+    found = []
+    for recompute in (False, True):
+        head.recompute_fine = recompute
+        head.zero_grad()
+        disparity = head(tokens, (2, 3), 5)
+        disparity.square().sum().backward()
+        gradients = [parameter.grad.clone() for parameter in head.parameters() if parameter.grad is not None]
+        found.append((disparity.detach(), gradients))
+    (kept, kept_gradients), (again, again_gradients) = found
+    assert torch.allclose(kept, again, rtol=1e-5)
+    assert len(kept_gradients) == len(again_gradients) > 50
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(kept_gradients, again_gradients, strict=True))
+
+
+def test_the_head_keeps_its_convolutions_channels_last() -> None:
+    weights = [value for value in TemporalDPTHead(encoder_spec("tiny")).state_dict().values() if value.ndim == 4]
+    assert weights
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in weights)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vdatrain.layers.encoder import PATCH_SIZE, EncoderSpec, full_precision
 from vdatrain.layers.temporal import PUBLISHED_FRAMES, TemporalModule
@@ -68,8 +69,11 @@ class TemporalDPTHead(nn.Module):
     """DPT (arXiv:2103.13413) with four temporal modules in its coarse half (arXiv:2501.12375, section 3.1).
 
     The coarse half (levels 3 and 4, everything that looks along time) runs on whole clips, the fine half (levels 1
-    and 2, up to the full size) frame by frame.
+    and 2, up to the full size) frame by frame. With `recompute_fine` training keeps only the fine half's inputs and
+    computes it again, a few frames at a time, on the way back: slower, in memory that hardly grows with T.
     """
+
+    recompute_fine = False
 
     def __init__(self, spec: EncoderSpec, *, max_frames: int = PUBLISHED_FRAMES) -> None:
         super().__init__()
@@ -87,15 +91,20 @@ class TemporalDPTHead(nn.Module):
         self.motion_modules = nn.ModuleList(
             TemporalModule(width, max_frames=max_frames) for width in (*widths[2:], features, features)
         )
+        # Tokens laid out as maps are channels-last already; so are, with these, all maps up to the end.
+        self.to(memory_format=torch.channels_last)
 
     def forward(
         self, features: Sequence[Float[Tensor, "n p c"]], grid: tuple[int, int], num_frames: int
     ) -> Float[Tensor, "n 1 h w"]:
         """Return disparity >= 0, float32; n = clips x num_frames, p = rows x columns of `grid`, h and w its pixels."""
         path = self._coarse(features, grid, num_frames)
-        chunk = len(path) if torch.is_grad_enabled() else FRAMES_PER_CHUNK
+        recompute = torch.is_grad_enabled() and self.recompute_fine
+        chunk = FRAMES_PER_CHUNK if recompute or not torch.is_grad_enabled() else len(path)
         parts = zip(path.split(chunk), features[0].split(chunk), features[1].split(chunk), strict=True)
-        return torch.cat([self._fine(path, (first, second), grid) for path, first, second in parts])
+        if recompute:
+            return torch.cat([checkpoint(self._fine, path, pair, grid, use_reentrant=False) for path, *pair in parts])
+        return torch.cat([self._fine(path, pair, grid) for path, *pair in parts])
 
     def _coarse(
         self, features: Sequence[Float[Tensor, "n p c"]], grid: tuple[int, int], num_frames: int
@@ -113,7 +122,7 @@ class TemporalDPTHead(nn.Module):
     def _fine(
         self,
         path: Float[Tensor, "n d y x"],
-        features: tuple[Float[Tensor, "n p c"], Float[Tensor, "n p c"]],
+        features: Sequence[Float[Tensor, "n p c"]],
         grid: tuple[int, int],
     ) -> Float[Tensor, "n 1 h w"]:
         """Fuse levels 2 and 1 and decode; no frame sees another."""
