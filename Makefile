@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 # uv brings its own certificates; behind a proxy with one of its own, only the system knows whom to trust.
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
-SMOKE := --encoder tiny --frames 8 --size 112 --batch 2 --steps 200 --warmup 20 --ema 0.98 --eval-every 100 --workers 1
+SMOKE := --encoder tiny --frames 8 --size 112 --batch 2 --steps 150 --warmup 20 --ema 0.98 --eval-every 75 --workers 1
 
 .PHONY: demo test check bench bench-gpu format clean
 
