@@ -1,13 +1,13 @@
 """The metrics of a model on whole trajectories, inferred as `vdatrain infer` does it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from vdatrain.batch import decode_depth
@@ -15,9 +15,8 @@ from vdatrain.evaluate import mean_of
 from vdatrain.index import StoredClip
 from vdatrain.infer import Predictor, infer_frames
 from vdatrain.metrics import ClipMetrics, clip_metrics, mean_metrics
-from vdatrain.stream import read_meta, read_window
+from vdatrain.stream import read_meta
 from vdatrain.video_in import DEFAULT_DIFF, VideoFrame, by_trajectory, read_trajectory
-from vdatrain.windows import Window, WindowShape
 
 
 @dataclass(frozen=True)
@@ -53,31 +52,44 @@ def evaluate_long(
     metrics: defaultdict[str, list[ClipMetrics]] = defaultdict(list)
     for (dataset, _), parts in by_trajectory(clips).items():
         predictor = replace(predictor, diff=read_meta(parts[0]).diff or DEFAULT_DIFF)
-        frames = (VideoFrame(number, sample.rgb[0].numpy()) for number, sample in read_trajectory(parts))
+        seen: list[_Seen] = []
+        frames = _watch(parts, seen, device=predictor.precision.device)
         maps: list[Tensor] = []
         for disparity in infer_frames(frames, predictor):
             maps.append(disparity)
             on_frame()
-        metrics[dataset].append(_measure(torch.stack(maps), parts))
+        metrics[dataset].append(_measure(torch.stack(maps), seen, max_depth_m=parts[0].evaluation_max_m))
     return LongEvaluation(
         metrics={name: mean_of(name, values) for name, values in metrics.items()},
         trajectories={name: len(values) for name, values in metrics.items()},
     )
 
 
-def _measure(disparity: Float32[Tensor, "t h w"], clips: Sequence[StoredClip]) -> ClipMetrics:
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of a frame that the model has been given: the truth and its camera."""
+
+    depth_m: Float32[Tensor, "h w"]
+    intrinsics: Float64[np.ndarray, "4"]
+    camera_to_world: Float64[np.ndarray, "4 4"] | None
+
+
+def _watch(clips: Sequence[StoredClip], seen: list[_Seen], *, device: torch.device) -> Iterator[VideoFrame]:
+    """Yield the frames of a trajectory, each read once, and note in `seen` what they are measured against."""
+    for number, sample in read_trajectory(clips):
+        depth_m = decode_depth(sample.depth_planes.to(device), sample.depth)[0]
+        pose = None if sample.camera_to_world is None else sample.camera_to_world[0]
+        seen.append(_Seen(depth_m, sample.intrinsics[0], pose))
+        yield VideoFrame(number, sample.rgb[0].numpy())
+
+
+def _measure(disparity: Float32[Tensor, "t h w"], seen: Sequence[_Seen], *, max_depth_m: float) -> ClipMetrics:
     device = disparity.device
-    depth_m: list[Tensor] = []
-    for clip in clips:
-        sample = read_window(clip, Window(position=0, clip=0, first=0, shape=WindowShape(clip.num_frames)))
-        depth_m.append(decode_depth(sample.depth_planes.to(device), sample.depth))
-    metas = [read_meta(clip) for clip in clips]
-    intrinsics = np.concatenate([np.array(meta.intrinsics) for meta in metas])
-    poses = [np.array(meta.camera_to_world) for meta in metas if meta.camera_to_world is not None]
+    poses = [frame.camera_to_world for frame in seen if frame.camera_to_world is not None]
     return clip_metrics(
         disparity,
-        torch.cat(depth_m),
-        torch.from_numpy(intrinsics).to(device),
-        torch.from_numpy(np.concatenate(poses)).to(device) if len(poses) == len(metas) else None,
-        max_depth_m=clips[0].evaluation_max_m,
+        torch.stack([frame.depth_m for frame in seen]),
+        torch.from_numpy(np.stack([frame.intrinsics for frame in seen])).to(device),
+        torch.from_numpy(np.stack(poses)).to(device) if len(poses) == len(seen) else None,
+        max_depth_m=max_depth_m,
     )

@@ -29,15 +29,6 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 CPU = Precision(torch.device("cpu"))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that share a busy core would wait for one another at every small operation."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def predictor(model: nn.Module, *, size: int = 28, diff: DiffSpec = DEFAULT_DIFF) -> Predictor:
     return Predictor(model, CPU, size, diff)
 
