@@ -1,0 +1,25 @@
+"""The command `vdaprep export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vdaprep.console import console
+
+EXAMPLE = "vdaprep export shards/tartanair --out frames/"
+
+
+def command(
+    path: Annotated[Path, typer.Argument(help="A data set's folder of shards, or a shard.")],
+    out: Annotated[Path, typer.Option(help="Folder of the trajectories' folders.", show_default=False)],
+) -> None:
+    """Turn shards back into PNG, npy and text files, one folder a trajectory."""
+    from vdaprep.export import export as run
+    from vdaprep.progress import frame_bar
+    from vdaprep.verify import count_frames, find_shards
+
+    frames = count_frames([path])
+    with frame_bar("export", total=frames) as bar:
+        names = run(find_shards(path), out=out, on_frame=bar.advance)
+    console.print(f"{out}: {frames} frames of {len(names)} trajectories", highlight=False, soft_wrap=True)

@@ -1,0 +1,60 @@
+"""The command `vdatrain eval`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vdaprep.schema import UsageError
+from vdatrain.console import console, errors
+from vdatrain.tables import evaluation_table
+
+EXAMPLE = "vdatrain eval --shards shards/ --checkpoint runs/conv/best.pt"
+
+
+def command(
+    shards: Annotated[Path, typer.Option(help="Folder that vdaprep convert wrote.", metavar="DIR")],
+    checkpoint: Annotated[Path, typer.Option(help="best.pt or last.pt of a run.", metavar="FILE")],
+    split: Annotated[str, typer.Option(help="Which clips.")] = "val",
+    long: Annotated[bool, typer.Option("--long", help="Whole trajectories, as infer sees them.")] = False,
+    frames: Annotated[int | None, typer.Option(help="Frames of a window.", show_default="as trained")] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels of the short side.", show_default="as trained")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="as trained")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that read.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure absrel, delta1, rmse and TAE of a checkpoint, per data set and on average."""
+    if long and frames is not None:
+        raise UsageError("--long takes whole trajectories in windows of 32 frames; leave --frames out.")
+    from dataclasses import replace
+
+    from vdatrain import run as runs
+    from vdatrain.evaluate import EvaluationPlan, evaluate
+    from vdatrain.evaluate_long import evaluate_long
+    from vdatrain.index import read_index
+    from vdatrain.infer import Predictor
+    from vdatrain.live import window_bar
+    from vdatrain.precision import Precision, default_device
+    from vdatrain.video_in import DEFAULT_DIFF
+    from vdatrain.windows import WindowShape
+
+    clips = read_index(shards, split=split)
+    model, config = runs.load_model(checkpoint)
+    asked = {"frames": frames, "size": size, "precision": precision}
+    config = replace(config, **{name: value for name, value in asked.items() if value is not None})
+    here = Precision(default_device(), config.precision)
+    model = model.to(here.device).eval()
+    if long:
+        predictor = Predictor(model, here, config.size, DEFAULT_DIFF)
+        with window_bar("evaluate", total=sum(clip.num_frames for clip in clips), console=errors) as advance:
+            evaluation = evaluate_long(clips, predictor, on_frame=advance)
+    else:
+        plan = EvaluationPlan(WindowShape(config.frames, config.stride), size=config.size, workers=workers)
+        with window_bar("evaluate", total=plan.order(clips).total, console=errors) as advance:
+            evaluation = evaluate(model, clips, plan, precision=here, on_window=advance)
+    if as_json:
+        sys.stdout.write(json.dumps(evaluation.to_json(), indent=2) + "\n")
+    else:
+        console.print(evaluation_table(evaluation))
