@@ -12,7 +12,9 @@ import pytest
 from vdaprep import cli as prep_cli
 from vdaprep import sources
 from vdaprep.convert import Progress, convert
+from vdaprep.executors import LocalExecutor
 from vdaprep.frames import Frame, RgbImage
+from vdaprep.outputs import LocalOutput
 from vdaprep.plan import Selection, Settings, make_plan
 
 # Before torch is imported: its threads wait for each other on tiny tensors, a hundredfold on a machine that is busy.
@@ -71,7 +73,8 @@ def toy_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lengths = {"abandonedfactory/Easy/P000": 13, "abandonedfactory/Easy/P001": 6, "abandonedfactory/Easy/P011": 7}
     tree = write_raw(folder / "raw", lengths=lengths)
     plan = make_plan("tartanair", raw=tree.root, settings=Settings(), selection=Selection())
-    convert(plan, out=folder / "shards", workers=1, progress=Progress())
+    output = LocalOutput(folder / "shards" / "tartanair")
+    convert(plan, output=output, executor=LocalExecutor(1), progress=Progress())
     return folder / "shards"
 
 

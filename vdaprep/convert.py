@@ -1,20 +1,18 @@
 """Convert a raw data set into shards: encode what the plan says, in parallel, then say what was made."""
 
-import fcntl
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from vdaprep import executors, manifest, shards, sources
+from vdaprep import manifest, shards, sources
 from vdaprep.archive import Reader
 from vdaprep.clips import PlannedShard
 from vdaprep.encode import ClipEncoder
 from vdaprep.errors import DataError, ShardError, UsageError
+from vdaprep.executors import Executor, Listener, Tick
+from vdaprep.outputs import Output, write_file
 from vdaprep.plan import Plan
 from vdaprep.schema import (
     DATASET_FILE,
@@ -23,52 +21,108 @@ from vdaprep.schema import (
     ShardRecord,
     ShardSummary,
     record_name,
-    shard_name,
 )
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Who is told of a conversion: of frames as they are encoded, of shards as they are finished."""
+    """Who is told of a conversion: of frames as they are encoded, of shards as they are finished, of what went amiss.
+
+    on_frames is told a negative number of the frames of a process that died. on_shard: the record, and whether an
+    earlier run made the shard.
+    """
 
     on_frames: Callable[[int], None] = lambda count: None
-    on_shard: Callable[[ShardRecord], None] = lambda record: None
+    on_shard: Callable[[ShardRecord, bool], None] = lambda record, earlier: None
+    on_notice: Callable[[str], None] = lambda sentence: None
 
 
-def convert(plan: Plan, *, out: Path, workers: int, progress: Progress) -> DatasetRecord:
-    """Carry a plan out into `out/DATASET`; shards that an earlier run finished are kept as they are.
+@dataclass(frozen=True)
+class Part:
+    """Part `number`, from 1, of `count`: every `count`-th shard of a plan."""
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise UsageError(f"--part {self.number}/{self.count}: expected i/n with i from 1 to n, for example 1/4.")
+
+    def __str__(self) -> str:
+        return f"{self.number}-of-{self.count}"
+
+    def of(self, planned: tuple[PlannedShard, ...]) -> tuple[PlannedShard, ...]:
+        """Return the shards that fall to this part."""
+        return planned[self.number - 1 :: self.count]
+
+
+def convert(plan: Plan, *, output: Output, executor: Executor, progress: Progress) -> DatasetRecord:
+    """Carry a plan out; shards that an earlier run finished are kept as they are, `dataset.json` comes last.
 
     Raises UsageError if what is there was made with other options or from other frames, or if another process is
-    writing there; DataError if no frame can be used; VdakitError if a worker dies.
+    writing there; DataError if no frame can be used; OutputError if the disk is full; WorkerError if processes die.
     """
-    folder = out / plan.dataset
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        _refuse_other_options(folder, plan)
-        finished = {_name(shard): _finished(folder, plan, shard) for shard in plan.shards}
-        records = {name: record for name, record in finished.items() if record is not None}
-        for record in records.values():
-            progress.on_frames(record.num_frames + len(record.rejected))
-            progress.on_shard(record)
-        bare = replace(plan, shards=())  # every task is sent to a worker; it needs its own shard only
-        tasks = [_Task(bare, folder, shard) for shard in plan.shards if _name(shard) not in records]
-        for name, record in executors.run_local(_encode_shard, tasks, workers=workers, on_tick=progress.on_frames):
-            records[name] = record
-            progress.on_shard(record)
-        _expect_frames(plan, folder, records)
-        result = _summarise(plan, folder, [records[_name(shard)] for shard in plan.shards])
-        shards.write_file(folder / DATASET_FILE, result.to_bytes())
-    return result
+    with output.lock():
+        records = _encode_missing(plan, plan.shards, output=output, executor=executor, progress=progress)
+        return _conclude(plan, output, records)
+
+
+def convert_part(
+    plan: Plan, part: Part, *, output: Output, executor: Executor, progress: Progress
+) -> list[ShardRecord]:
+    """Carry a part of a plan out, beside other parts; `finish` then writes `dataset.json`.
+
+    Raises what `convert` does.
+    """
+    with output.lock(part=str(part)):
+        mine = part.of(plan.shards)
+        records = _encode_missing(plan, mine, output=output, executor=executor, progress=progress)
+    return [records[shard.name] for shard in mine]
+
+
+def finish(plan: Plan, *, output: Output, progress: Progress) -> DatasetRecord:
+    """Write the `dataset.json` of shards that parts have made; raises UsageError, naming them, if some are missing."""
+    with output.lock():
+        records = _finished(plan, plan.shards, output, progress)
+        missing = [shard.name for shard in plan.shards if shard.name not in records]
+        if missing:
+            raise UsageError(
+                f"{output.place()}: {len(missing)} of {len(plan.shards)} shards are not there, the first {missing[0]}; "
+                "run the parts that should have made them again, then --finish."
+            )
+        return _conclude(plan, output, records)
+
+
+# ------------------------------------------------------------------------------------------------------------- encoding
 
 
 @dataclass(frozen=True)
 class _Task:
     plan: Plan
-    folder: Path
+    output: Output
     shard: PlannedShard
 
+    def __str__(self) -> str:
+        return self.output.place(self.shard.name)
 
-def _encode_shard(task: _Task, tick: executors.Tick) -> tuple[str, ShardRecord]:
+
+def _encode_missing(
+    plan: Plan, wanted: tuple[PlannedShard, ...], *, output: Output, executor: Executor, progress: Progress
+) -> dict[str, ShardRecord]:
+    """Encode those of the wanted shards that no earlier run has finished; returns the records of all of them."""
+    _refuse_other_plans(plan, output)
+    records = _finished(plan, wanted, output, progress)
+    bare = replace(plan, shards=())  # every task is sent to a worker; it needs its own shard only
+    tasks = [_Task(bare, output, shard) for shard in wanted if shard.name not in records]
+    listener = Listener(on_tick=progress.on_frames, on_notice=progress.on_notice)
+    for name, record in executor.run(encode_shard, tasks, listener):
+        records[name] = record
+        progress.on_shard(record, False)
+    return records
+
+
+def encode_shard(task: _Task, tick: Tick) -> tuple[str, ShardRecord]:
+    """Encode and write a shard; `tick(1)` after every frame. Returns its name and its record."""
     plan, shard = task.plan, task.shard
     rejected: list[Rejection] = []
     with Reader(plan.raw) as reader:
@@ -85,20 +139,29 @@ def _encode_shard(task: _Task, tick: executors.Tick) -> tuple[str, ShardRecord]:
             for encoded in encoder.encode(clip, split=shard.split, rejected=rejected, on_frame=lambda: tick(1))
         )
         record = shards.write_shard(
-            task.folder / _name(shard),
+            task.output,
+            shard.name,
             clips,
             options=plan.options,
             plan=shard.fingerprint(),
             rejected=rejected,
         )
-    return _name(shard), record
+    return shard.name, record
 
 
-def _name(shard: PlannedShard) -> str:
-    return f"{shard.split}/{shard_name(shard.number)}"
+# ------------------------------------------------------------------------------------------------------- dataset.json
 
 
-def _summarise(plan: Plan, folder: Path, records: list[ShardRecord]) -> DatasetRecord:
+def _conclude(plan: Plan, output: Output, records: dict[str, ShardRecord]) -> DatasetRecord:
+    _expect_frames(plan, output, records)
+    result = _summarise(plan, [records[shard.name] for shard in plan.shards])
+    data = result.to_bytes()
+    if output.size(DATASET_FILE) is None or output.read(DATASET_FILE) != data:
+        write_file(output, DATASET_FILE, data)
+    return result
+
+
+def _summarise(plan: Plan, records: list[ShardRecord]) -> DatasetRecord:
     summaries: list[ShardSummary] = []
     kinds: Counter[str] = Counter()
     for shard, record in zip(plan.shards, records, strict=True):
@@ -143,13 +206,13 @@ def _source(dataset: str) -> dict[str, Any]:
     }
 
 
-def _expect_frames(plan: Plan, folder: Path, records: dict[str, ShardRecord]) -> None:
+def _expect_frames(plan: Plan, output: Output, records: dict[str, ShardRecord]) -> None:
     """Raise DataError if no frame could be used; the empty shards go, so that a run with better options can begin."""
     if any(record.clips for record in records.values()):
         return
     for name in records:
-        (folder / record_name(name)).unlink()
-        (folder / name).unlink()
+        output.delete(record_name(name))
+        output.delete(name)
     rejected = [item for record in records.values() for item in record.rejected]
     first = f"{rejected[0].file} {rejected[0].reason}" if rejected else "no reason is known"
     raise DataError(f"{plan.raw}: none of {plan.num_frames} frames can be used; the first: {first}.")
@@ -158,51 +221,52 @@ def _expect_frames(plan: Plan, folder: Path, records: dict[str, ShardRecord]) ->
 # ---------------------------------------------------------------------------------------------- what is there already
 
 
-@contextmanager
-def _locked(folder: Path) -> Generator[None]:
-    """Hold the only right to write into a folder; the lock is the folder's own and dies with its process."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shards.remove_unfinished(folder)
-        yield
-    except BlockingIOError as error:
+def _refuse_other_plans(plan: Plan, output: Output) -> None:
+    names = output.names()
+    if DATASET_FILE in names:
+        where = output.place(DATASET_FILE)
+        _compare_options(where, DatasetRecord.from_bytes(output.read(DATASET_FILE), where=where).options, plan)
+    planned = {shard.name for shard in plan.shards}
+    for name in (name for name in names if name.endswith(".tar") and name not in planned):
         raise UsageError(
-            f"{folder}: another vdaprep is writing there; wait for it, or choose another --out."
-        ) from error
-    finally:
-        os.close(handle)
+            f"{output.place(name)}: is there but not in this run's plan; choose another --out, "
+            f"or delete {output.place()}."
+        )
 
 
-def _refuse_other_options(folder: Path, plan: Plan) -> None:
-    path = folder / DATASET_FILE
-    if path.is_file():
-        _compare_options(path, DatasetRecord.from_bytes(path.read_bytes(), where=str(path)).options, plan)
-    planned = {_name(shard) for shard in plan.shards}
-    for tar in sorted(folder.glob("*/shard-*.tar")):
-        if tar.relative_to(folder).as_posix() not in planned:
-            raise UsageError(f"{tar}: is there but not in this run's plan; choose another --out, or delete {folder}.")
+def _finished(
+    plan: Plan, wanted: tuple[PlannedShard, ...], output: Output, progress: Progress
+) -> dict[str, ShardRecord]:
+    """Read the records of those shards that an earlier run finished."""
+    found = {shard.name: _finished_record(plan, shard, output) for shard in wanted}
+    records = {name: record for name, record in found.items() if record is not None}
+    for record in records.values():
+        progress.on_shard(record, True)
+    return records
 
 
-def _finished(folder: Path, plan: Plan, shard: PlannedShard) -> ShardRecord | None:
-    tar = folder / _name(shard)
-    path = tar.with_name(record_name(tar.name))
-    if not path.is_file():
+def _finished_record(plan: Plan, shard: PlannedShard, output: Output) -> ShardRecord | None:
+    name = record_name(shard.name)
+    if output.size(name) is None:
         return None
-    record = shards.read_record(tar)
-    _compare_options(path, record.options, plan)
+    where = output.place(name)
+    record = ShardRecord.from_bytes(output.read(name), where=where)
+    _compare_options(where, record.options, plan)
     if record.plan != shard.fingerprint():
-        raise UsageError(f"{path}: was made from other frames than {plan.raw} holds now; choose another --out.")
-    if not tar.is_file() or tar.stat().st_size != record.tar_bytes:
+        raise UsageError(f"{where}: was made from other frames than {plan.raw} holds now; choose another --out.")
+    size = output.size(shard.name)
+    if size != record.tar_bytes:
+        found = "is missing" if size is None else f"has {size} bytes"
         raise ShardError(
-            f"{tar}: is missing or cut short, its record says {record.tar_bytes} bytes; delete {path} to redo it."
+            f"{output.place(shard.name)}: {found}, its record says {record.tar_bytes}; "
+            f"vdaprep repair {plan.dataset} makes it anew."
         )
     return record
 
 
-def _compare_options(path: Path, found: Any, plan: Plan) -> None:
+def _compare_options(where: str, found: Any, plan: Plan) -> None:
     names = sorted(name for name in {*found, *plan.options} if found.get(name) != plan.options.get(name))
     if names:
         there = ", ".join(f"{name} = {found.get(name)}" for name in names)
         here = ", ".join(f"{name} = {plan.options.get(name)}" for name in names)
-        raise UsageError(f"{path}: was made with {there}; this run has {here}; use the same options or another --out.")
+        raise UsageError(f"{where}: was made with {there}; this run has {here}; use the same options or another --out.")

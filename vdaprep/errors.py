@@ -4,6 +4,8 @@ VdakitError              exit 1; anything below
 ├── UsageError           exit 2; options that cannot be, or that contradict what is there
 ├── DataError            exit 1; a raw tree, an archive or a file that is not what it should be
 │   └── FrameError       one frame is unusable: it is rejected, the conversion goes on
+├── OutputError          exit 1; what was made cannot be stored: a full disk, a server that refuses
+├── WorkerError          exit 1; processes that did the work died
 └── ShardError           exit 1; a shard, a record or a member breaks the contract of `schema`
 """
 
@@ -38,3 +40,11 @@ class FrameError(DataError):
 
 class ShardError(VdakitError):
     """A shard, its record or one of its members is not what the contract promises."""
+
+
+class OutputError(VdakitError):
+    """What was made cannot be stored where it should go."""
+
+
+class WorkerError(VdakitError):
+    """Processes that did the work died."""

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vdaprep.schema import ShardRecord
+
 
 class FrameBar:
     """A bar that counts frames and rejections."""
@@ -22,9 +24,15 @@ class FrameBar:
         rejected = f", {self._rejected} rejected" if self._rejected else ""
         self._progress.update(self._task, note=f"{speed:.0f} frames/s{rejected}" if speed else rejected.lstrip(", "))
 
-    def reject(self, count: int) -> None:
-        """Count inputs that were rejected."""
-        self._rejected += count
+    def on_shard(self, record: ShardRecord, earlier: bool) -> None:
+        """Count a shard's rejections, and its frames if an earlier run made it."""
+        self._rejected += len(record.rejected)
+        if earlier:
+            self.advance(record.num_frames + len(record.rejected))
+
+    def notice(self, sentence: str) -> None:
+        """Show a sentence above the bar."""
+        self._progress.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

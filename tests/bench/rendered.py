@@ -9,7 +9,9 @@ import numpy as np
 
 from vdaprep import sources
 from vdaprep.convert import Progress, convert
+from vdaprep.executors import LocalExecutor
 from vdaprep.frames import Frame, RgbImage
+from vdaprep.outputs import LocalOutput
 from vdaprep.plan import Plan, Selection, Settings, make_plan
 from vdaprep.render import render_frame
 from vdaprep.scene import make_scene
@@ -95,7 +97,7 @@ class Rendered:
     @cached_property
     def shards(self) -> Path:
         out = self._folder / "shards"
-        convert(self.plan, out=out, workers=1, progress=Progress())
+        convert(self.plan, output=LocalOutput(out / self.plan.dataset), executor=LocalExecutor(1), progress=Progress())
         return out
 
 

@@ -111,7 +111,7 @@ def test_a_run_that_stopped_goes_on_and_ends_with_the_same_bytes(raw, vdaprep, t
     train = tmp_path / "stopped" / "tartanair" / "train"
     (tmp_path / "stopped" / "tartanair" / "dataset.json").unlink()
     (train / "shard-0002.json").unlink()
-    (train / "shard-0003.tar").rename(train / "shard-0003.tar.vdaprep-tmp")
+    (train / "shard-0003.tar").rename(train / "shard-0003.tar.0123abcd.vdaprep-tmp")
     (train / "shard-0003.json").unlink()
     kept = (train / "shard-0001.tar").stat().st_mtime_ns
     assert vdaprep(*arguments, "--out", tmp_path / "stopped").code == 0

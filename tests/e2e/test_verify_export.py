@@ -23,6 +23,8 @@ def shards(toy_shards: Path, tmp_path: Path) -> Path:
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered sample, converted."""
     from vdaprep.convert import Progress, convert
+    from vdaprep.executors import LocalExecutor
+    from vdaprep.outputs import LocalOutput
     from vdaprep.plan import Selection, Settings, make_plan
     from vdaprep.sample import SampleSpec, write_sample
 
@@ -30,7 +32,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = SampleSpec(trajectories=2, frames=12, width=96, height=72)
     write_sample("custom", out=folder / "raw", spec=spec, archives=False, on_frame=lambda: None)
     plan = make_plan("custom", raw=folder / "raw", settings=Settings(), selection=Selection())
-    convert(plan, out=folder / "shards", workers=1, progress=Progress())
+    convert(plan, output=LocalOutput(folder / "shards" / plan.dataset), executor=LocalExecutor(1), progress=Progress())
     return folder
 
 

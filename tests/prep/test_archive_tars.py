@@ -19,7 +19,9 @@ from vdaprep.archive import Reader, Tree, open_tree
 from vdaprep.containers import GzipSpan, list_tar
 from vdaprep.convert import Progress, convert
 from vdaprep.errors import FrameError
+from vdaprep.executors import LocalExecutor
 from vdaprep.gzips import DamagedGzip, IndexedGzip
+from vdaprep.outputs import LocalOutput
 from vdaprep.plan import Selection, Settings, make_plan
 from vdaprep.ranges import LocalFile, buffered
 
@@ -383,7 +385,12 @@ def test_shards_from_tars_are_those_from_folders(raw, tmp_path: Path) -> None:
     for name, root in (("loose", raw.root), ("tars", tmp_path / "tars")):
         plan = make_plan("tartanair", raw=root, settings=Settings(frames_per_shard=6), selection=Selection())
         assert plan.rejected == ()
-        convert(plan, out=tmp_path / "out" / name, workers=2, progress=Progress())
+        convert(
+            plan,
+            output=LocalOutput(tmp_path / "out" / name / plan.dataset),
+            executor=LocalExecutor(2),
+            progress=Progress(),
+        )
     assert len(tree_bytes(tmp_path / "out" / "loose")) > 6
     assert tree_bytes(tmp_path / "out" / "loose") == tree_bytes(tmp_path / "out" / "tars")
 

@@ -14,6 +14,7 @@ from vdaprep.frames import Frame, RgbImage, scale_intrinsics
 from vdaprep.geometry import TrajectoryGeometry, View, invert, measure, warp
 from vdaprep.render import pinhole, render_frame
 from vdaprep.scene import make_scene
+from vdaprep.outputs import LocalOutput
 from vdaprep.schema import ClipMeta, DepthSpec
 
 WIDTH, HEIGHT, FRAMES = 128, 96, 18
@@ -69,7 +70,8 @@ def measured(frames: Iterable[Frame], tmp_path: Path) -> TrajectoryGeometry:
         for item, code in zip(items, codes, strict=True)
     )
     tar = tmp_path / "shard-0001.tar"
-    shards.write_shard(tar, [EncodedClip("toy-t-000000", meta, members, 0)], options={}, plan="", rejected=[])
+    clip = EncodedClip("toy-t-000000", meta, members, 0)
+    shards.write_shard(LocalOutput(tar.parent), tar.name, [clip], options={}, plan="", rejected=[])
     count: list[int] = []
     [result] = measure([tar], on_frame=lambda: count.append(1))
     assert len(count) == len(items) == result.frames

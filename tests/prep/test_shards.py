@@ -9,6 +9,7 @@ import pytest
 from vdaprep import shards
 from vdaprep.encode import EncodedClip
 from vdaprep.errors import ShardError
+from vdaprep.outputs import LocalOutput
 from vdaprep.schema import ClipMeta, DepthSpec, DiffSpec, ShardRecord
 
 
@@ -35,7 +36,7 @@ def clip(number: int, *, frames: int = 3) -> EncodedClip:
 
 
 def write(path: Path, clips: Iterator[EncodedClip] | list[EncodedClip]) -> ShardRecord:
-    return shards.write_shard(path, clips, options={"a": 1}, plan="p", rejected=[])
+    return shards.write_shard(LocalOutput(path.parent), path.name, clips, options={"a": 1}, plan="p", rejected=[])
 
 
 def test_a_shard_is_plain_ustar_and_its_record_says_where_everything_is(tmp_path: Path) -> None:
@@ -97,10 +98,13 @@ def test_an_error_while_encoding_leaves_nothing(tmp_path: Path) -> None:
 
 def test_leftovers_of_dead_runs_go_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "shard-0001.tar.vdaprep-tmp").write_bytes(b"half")
-    (tmp_path / "train" / "notes.tmp").write_bytes(b"mine")
-    shards.remove_unfinished(tmp_path)
-    assert [path.name for path in (tmp_path / "train").iterdir()] == ["notes.tmp"]
+    (tmp_path / "train" / "shard-0001.tar.0123abcd.vdaprep-tmp").write_bytes(b"half")
+    mine = {"notes.tmp", "a.vdaprep-tmp", "shard-0001.tar.0123abcd.vdaprep-tmp.bak"}
+    for name in mine:
+        (tmp_path / "train" / name).write_bytes(b"mine")
+    with LocalOutput(tmp_path).lock():
+        pass
+    assert {path.name for path in (tmp_path / "train").iterdir()} == mine
 
 
 def test_damage_is_named(tmp_path: Path) -> None:

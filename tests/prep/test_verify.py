@@ -15,6 +15,8 @@ from vdaprep.check import check_shard
 from vdaprep.convert import Progress, convert
 from vdaprep.encode import EncodedClip
 from vdaprep.errors import ShardError
+from vdaprep.executors import LocalExecutor
+from vdaprep.outputs import LocalOutput
 from vdaprep.plan import Selection, Settings, make_plan
 from vdaprep.schema import ClipMeta, DatasetRecord, DepthSpec, DiffSpec
 from vdaprep.verify import Report, count_frames, find_shards, verify
@@ -34,7 +36,7 @@ def tiny_shards(raw_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("tiny") / "shards"
     settings = Settings(short_side=15, clip_frames=3, frames_per_shard=3, diff_scale=4)
     plan = make_plan("tartanair", raw=raw_tiny, settings=settings, selection=Selection())
-    convert(plan, out=out, workers=1, progress=Progress())
+    convert(plan, output=LocalOutput(out / plan.dataset), executor=LocalExecutor(1), progress=Progress())
     return out
 
 
@@ -276,7 +278,7 @@ def lie(tmp_path: Path, *, frames: int = 3, members: dict[str, bytes] | None = N
     content = tuple(tuple((last if i == frames - 1 else good).items()) for i in range(frames))
     clip = EncodedClip("toy-t-000000", dataclasses.replace(truth, **meta), content, clamped_near=0)
     tar = tmp_path / "toy" / "train" / "shard-0001.tar"
-    shards.write_shard(tar, [clip], options=OPTIONS, plan="p", rejected=[])
+    shards.write_shard(LocalOutput(tar.parent), tar.name, [clip], options=OPTIONS, plan="p", rejected=[])
     assert check_shard(tar, deep=False, on_frames=lambda count: None).findings == ()
     return [finding.what for finding in check_shard(tar, deep=True, on_frames=lambda count: None).findings]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vdaprep import codec
 from vdaprep.encode import EncodedClip
+from vdaprep.outputs import LocalOutput
 from vdaprep.schema import (
     DATASET_FILE,
     ClipMeta,
@@ -110,7 +111,8 @@ def _write_dataset(
     ]
     records = [
         write_shard(
-            folder / split / shard_name(1 + start // clips_per_shard),
+            LocalOutput(folder),
+            f"{split}/{shard_name(1 + start // clips_per_shard)}",
             clips[start : start + clips_per_shard],
             options=OPTIONS,
             plan="toy",

@@ -26,15 +26,22 @@ def command(
 ) -> None:
     """Convert a raw data set, straight from its archives, into shards."""
     from vdaprep.convert import Progress, convert
+    from vdaprep.executors import LocalExecutor
+    from vdaprep.outputs import LocalOutput
     from vdaprep.plan import make_plan
     from vdaprep.progress import frame_bar
 
+    workers = workers or os.cpu_count() or 1
     plan = make_plan(
         dataset, raw=conversion.raw_of(dataset), settings=conversion.settings(), selection=conversion.selection()
     )
     with frame_bar("convert", total=plan.num_frames) as bar:
-        progress = Progress(on_frames=bar.advance, on_shard=lambda record: bar.reject(len(record.rejected)))
-        record = convert(plan, out=out, workers=workers or os.cpu_count() or 1, progress=progress)
+        record = convert(
+            plan,
+            output=LocalOutput(out / dataset, writers=workers),
+            executor=LocalExecutor(workers),
+            progress=Progress(on_frames=bar.advance, on_shard=bar.on_shard, on_notice=bar.notice),
+        )
     _summarise(record, out / dataset)
     if strict and record.rejected:
         raise VdakitError(f"{len(record.rejected)} inputs were rejected, and --strict takes none.")

@@ -18,6 +18,7 @@ from vdaprep.archive import Reader
 from vdaprep.clips import PlannedClip
 from vdaprep.encode import ClipEncoder, EncodedClip, Encoding
 from vdaprep.frames import FrameFiles, SourceOptions
+from vdaprep.outputs import LocalOutput
 from vdaprep.plan import Plan
 from vdaprep.schema import ShardRecord
 from vdaprep.shards import write_shard
@@ -93,7 +94,7 @@ class _Conversion:
         return list(encoder.encode(clip, split="train", rejected=[], on_frame=lambda: None))
 
     def write(self, clips: list[EncodedClip]) -> ShardRecord:
-        return write_shard(self.tar, clips, options={}, plan="bench", rejected=[])
+        return write_shard(LocalOutput(self.tar.parent), self.tar.name, clips, options={}, plan="bench", rejected=[])
 
     def raw_bytes(self) -> int:
         return sum(path.stat().st_size for pair in self.paths for path in pair)
