@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vdaprep import cli as prep_cli
-from vdaprep import sources
+from vdaprep import live, sources
 from vdaprep.convert import Progress, convert
 from vdaprep.executors import LocalExecutor
 from vdaprep.frames import Frame, RgbImage
@@ -107,6 +107,7 @@ def runner(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.fixture
 def vdaprep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Run vdaprep with arguments; returns its exit code and what it printed."""
+    monkeypatch.setattr(live, "LINE_S", 1e9)  # on a busy machine a short conversion is none
     yield runner(prep_cli.main, monkeypatch, capsys)
 
 

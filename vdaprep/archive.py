@@ -4,6 +4,7 @@ Nothing is unpacked to disk. A Tree is made once, by the planning process; worke
 archive a file's bytes are, and read them through a Reader of their own.
 """
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -21,6 +22,9 @@ from vdaprep.schema import Rejection
 _ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 _REPEATED_FREELY = (".txt", ".json")  # TartanAir has its poses in every zip, for one
 _OPEN_ARCHIVES = 8
+
+OnListing = Callable[[str, int, int], None]
+"""Who is told how far the listing of an archive is: its name, the bytes that were gone through, and its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Tree:
     problems: tuple[Rejection, ...]
 
 
-def open_tree(root: str | Path) -> Tree:
+def open_tree(root: str | Path, on_listing: OnListing = lambda name, done, size: None) -> Tree:
     """List every file below `root`: a folder, an archive, or URLs of such, separated by commas.
 
     Of files with the same path the unpacked one counts, or that of the first archive in order of the archives' names.
@@ -64,7 +68,7 @@ def open_tree(root: str | Path) -> Tree:
             found.files.setdefault(path, Location("", name))
     for archive in sorted(name for _, name in loose if _is_archive(name)):
         try:
-            listing = _list_archive(_join(base, archive))
+            listing = _list_archive(_join(base, archive), functools.partial(on_listing, archive))
         except UNREADABLE as error:
             found.problems.append(Rejection(archive, _cannot_be_opened(error)))
             continue
@@ -108,9 +112,13 @@ def _add(found: _Found, archive: str, listing: Listing[Span]) -> None:
 
 
 class Reader:
-    """Reads Locations below a root, keeping a few archives open; a context manager, one per process."""
+    """Reads Locations below a root, keeping a few archives open; a context manager, one per process.
+
+    `bytes_read` counts the bytes of the files that were read, as they are outside their archives.
+    """
 
     def __init__(self, root: str | Path) -> None:
+        self.bytes_read = 0
         self._root = Path(root)
         self._open: dict[str, Ranges] = {}  # the least recently used first
 
@@ -120,13 +128,18 @@ class Reader:
         Raises DataError if a server does not answer: the fault is not the frame's.
         """
         try:
-            if location.span is None:
-                return read_file(_join(self._root, location.member))
-            return location.span.read(self._archive(location.container, location.span))
+            data = self._read(location)
         except FileNotFoundError as error:
             raise FrameError(str(location), "is missing") from error
         except UNREADABLE as error:
             raise FrameError(str(location), f"cannot be read ({_reason(error)})") from error
+        self.bytes_read += len(data)
+        return data
+
+    def _read(self, location: Location) -> bytes:
+        if location.span is None:
+            return read_file(_join(self._root, location.member))
+        return location.span.read(self._archive(location.container, location.span))
 
     def close(self) -> None:
         """Close all archives."""
@@ -202,25 +215,26 @@ def _loose_urls(root: str) -> list[tuple[str, str]]:
 _NAME_ARCHIVES = "give the URLs of the archives themselves, separated by commas."
 
 
-def _list_archive(name: str) -> Listing[Span]:
+def _list_archive(name: str, on_bytes: Callable[[int, int], None]) -> Listing[Span]:
     """List an archive; what it is, its first bytes say: browsers and users give files other endings."""
     archive = open_ranges(name)
     try:
+        on_bytes(0, archive.size)
         start = archive.read(0, 4)
         if not start:
             raise ValueError("it is empty")
         if start.startswith(b"\x1f\x8b"):
-            return _list_local_targz(name)
+            return _list_local_targz(name, lambda done: on_bytes(done, archive.size))
         is_zip = start.startswith(b"PK") or name.lower().endswith(".zip")
         return list_zip(buffered(archive)) if is_zip else list_tar(buffered(archive))
     finally:
         archive.close()
 
 
-def _list_local_targz(name: str) -> Listing[Span]:
+def _list_local_targz(name: str, on_bytes: Callable[[int], None]) -> Listing[Span]:
     if is_url(name):
         raise ValueError("a tar.gz cannot be read in parts from a server; download it first")
-    return list_targz(name)
+    return list_targz(name, on_bytes)
 
 
 def _cannot_be_opened(error: Exception) -> str:

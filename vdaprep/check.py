@@ -210,12 +210,16 @@ def _meta_problems(
     key = clip_key(meta.dataset, meta.trajectory, ids[0])
     diff = None if meta.diff is None else asdict(meta.diff)
     short_side = options.get("short_side") or min(meta.height, meta.width)
+    stride = options.get("frame_stride") or 1
     checks = [
         (canonical_json(parse_json(data, where="")) == data, "is not canonical JSON."),
         (key == entry.key, f"is of clip {key}, found in clip {entry.key}."),
         (meta.split == tar.parent.name, f"is of split {meta.split}, found in {tar.parent.name}."),
         (len(ids) == entry.frames, f"has {len(ids)} frames, the record says {entry.frames}."),
-        (ids == tuple(range(ids[0], ids[0] + len(ids))), "its frame numbers do not follow one another."),
+        (
+            ids == tuple(range(ids[0], ids[0] + stride * len(ids), stride)),
+            "its frame numbers do not follow one another.",
+        ),
         (len(ids) <= options.get("clip_frames", len(ids)), f"has {len(ids)} frames, more than clip_frames allows."),
         (min(meta.height, meta.width) <= short_side, f"{meta.width}x{meta.height} is larger than short_side allows."),
         (meta.depth.to_json() == options.get("depth"), "its depth code is not the one of the options."),

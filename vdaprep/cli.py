@@ -7,6 +7,7 @@ import typer
 from vdaprep import commands
 from vdaprep.console import errors
 from vdaprep.errors import VdakitError
+from vdaprep.signals import Interrupted, handled
 
 app = typer.Typer(
     help="Turn raw depth videos into small WebDataset shards.",
@@ -20,12 +21,16 @@ for _name in commands.names():
 
 
 def main() -> None:
-    """Run the command line; a user's error is one sentence on stderr and exit 1 or 2."""
+    """Run the command line; a user's error is one sentence on stderr and exit 1 or 2, a signal one and 130 or 143."""
     try:
-        app()
+        with handled():
+            app()
     except VdakitError as error:
         errors.print(f"vdaprep: {error}", markup=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("vdaprep: stopped; run the same command again to go on.")
-        sys.exit(130)
+    except MemoryError:
+        errors.print("vdaprep: memory ran out; run the same command again, with fewer --workers if it has them.")
+        sys.exit(1)
+    except Interrupted as stop:
+        errors.print(f"vdaprep: {stop}")
+        sys.exit(stop.exit_code)

@@ -1,17 +1,6 @@
 """Frames to the bytes of a shard's members and back; every encoder stands next to its decoder.
 
-Depth codes (uint16, monotonic in depth):
-
-    code             metres                                decoded as
-    0                unknown: nan, or <= 0                 nan
-    1 to 65534       by kind, see below                    float32 metres along z
-    65535            sky: inf, or beyond the kind's range  inf
-
-    linear           code * unit_m                         range to 65534 * unit_m
-    half             half float with bits `code` * unit_m  range to 65504 * unit_m
-    log              near_m * exp((code - 1) * step)       range near_m to far_m; nearer is stored as near_m
-
-with step = 0.999 * 2 * log1p(relative_error), so that half a step and the rounding to float32 stay within the error.
+Depth codes are those of `codes`, which are to be had from here too.
 
 Depth bytes: zstd(low bytes, then high bytes, of zigzag(gradient residual of the codes)); the residual of a pixel is
 code - left - above + above-left modulo 65536 (outside the image: 0), so two cumulative sums undo it.
@@ -20,8 +9,6 @@ Differences (int8, channels first): clip(round(d / step), -127, 127) of the diff
 grey levels; bytes: zstd of the array.
 """
 
-import functools
-import math
 import threading
 
 import cv2
@@ -29,19 +16,21 @@ import numpy as np
 import zstandard
 from jaxtyping import Float32, Int8, UInt8, UInt16
 
+from vdaprep.codes import SKY_CODE as SKY_CODE
+from vdaprep.codes import UNKNOWN_CODE as UNKNOWN_CODE
+from vdaprep.codes import code_depth as code_depth
+from vdaprep.codes import depth_table as depth_table
+from vdaprep.codes import disparity_range as disparity_range
+from vdaprep.codes import log_step as log_step
 from vdaprep.errors import ShardError
 from vdaprep.schema import DepthSpec, DiffSpec
-
-UNKNOWN_CODE = 0
-SKY_CODE = 65535
-_MAX_CODE = 65534
-_MAX_HALF_CODE = 0x7BFF  # the bits of 65504, the largest finite half
-_ROUNDING = 1e-6  # relative: what "exact" may lose to float32 on the way to metres and back
 
 # After the prediction zstd's level 1 packs as small as level 3 (62 KiB a real frame of 540x360) and is quicker; level 6
 # saves 6.5 % for four times the time, level 19 19 % for 140 times. `make bench` prints the table.
 ZSTD_LEVEL = 1
+_MAX_SUMMED_SCALE = 16  # the sum of as many pixels squared fits 16 bits
 _zstd = threading.local()
+_Data = bytes | memoryview
 
 
 # ---------------------------------------------------------------------------------------------------------- zstandard
@@ -55,7 +44,7 @@ def _compress(data: bytes | memoryview) -> bytes:
     return compressor.compress(data)
 
 
-def _decompress(data: bytes, *, size: int, where: str) -> bytes:
+def _decompress(data: _Data, *, size: int, where: str) -> bytes:
     """Decompress to exactly `size` bytes; the size is compared before anything is allocated."""
     try:
         found = zstandard.get_frame_parameters(data).content_size
@@ -67,152 +56,6 @@ def _decompress(data: bytes, *, size: int, where: str) -> bytes:
         return decompressor.decompress(data, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ShardError(f"{where}: not readable as zstd ({error}); the shard is damaged.") from error
-
-
-# -------------------------------------------------------------------------------------------------------- depth codes
-
-
-def log_step(relative_error: float) -> float:
-    """Return the width of a `log` code in log(metres), just under 2 log(1 + relative_error)."""
-    return 0.999 * 2 * math.log1p(relative_error)
-
-
-@functools.lru_cache(maxsize=16)
-def depth_table(spec: DepthSpec) -> Float32[np.ndarray, "65536"]:
-    """Return the metres of each code: nan for 0, inf for 65535 and for codes that the kind does not use."""
-    codes = np.arange(65536, dtype=np.float64)
-    if spec.kind == "linear":
-        metres = codes * _some(spec.unit_m)
-    elif spec.kind == "half":
-        metres = np.full(65536, np.inf)
-        halves = np.arange(_MAX_HALF_CODE + 1, dtype=np.uint16).view(np.float16)
-        metres[: len(halves)] = halves.astype(np.float64) * _some(spec.unit_m)
-    else:
-        top = _log_codes(spec)
-        metres = _some(spec.near_m) * np.exp(np.minimum(codes - 1, top) * log_step(spec.relative_error))
-        metres[top + 1 :] = np.inf
-    metres[UNKNOWN_CODE] = np.nan
-    metres[SKY_CODE] = np.inf
-    table = metres.astype(np.float32)
-    table.flags.writeable = False
-    return table
-
-
-def code_depth(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> tuple[UInt16[np.ndarray, "h w"], int]:
-    """Turn metres (nan or <= 0: unknown, inf: sky) into codes.
-
-    Returns the codes and the number of pixels that were nearer than `near_m` (kind `log`). Raises ValueError, with the
-    worst pixel, if a decoded pixel would be farther from its source than the kind promises.
-    """
-    clamped = 0
-    if spec.kind == "log":
-        codes = _code_log(depth_m, spec)
-        near = (depth_m > 0) & (depth_m < np.float32(_some(spec.near_m)))
-        clamped = int(np.count_nonzero(near))
-    else:
-        codes = _code_units(depth_m, spec)
-        near = None
-    _check_promise(depth_m, codes, spec, ignore=near if clamped else None)
-    return codes, clamped
-
-
-def _code_units(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> UInt16[np.ndarray, "h w"]:
-    unit_m = _some(spec.unit_m)
-    known = (depth_m > 0) & np.isfinite(depth_m)
-    units = np.where(known, depth_m, 0).astype(np.float64) / unit_m
-    if spec.kind == "linear":
-        beyond = units > _MAX_CODE + 0.5
-        codes = np.rint(np.minimum(units, _MAX_CODE)).astype(np.uint16)
-    else:
-        beyond = units > 65504 * (1 + _ROUNDING)
-        codes = np.minimum(units, 65504).astype(np.float16).view(np.uint16)
-    codes[beyond | np.isposinf(depth_m)] = SKY_CODE
-    return codes
-
-
-@functools.lru_cache(maxsize=4)
-def _log_buckets(spec: DepthSpec) -> tuple[UInt16[np.ndarray, " n"], Float32[np.ndarray, " n"], int]:
-    """Split the bit patterns of float32 into buckets finer than a code.
-
-    Returns per bucket the code of its lower end and the depth at which the next code begins (inf: none), and the
-    number of low bits a bucket spans. Comparing, not taking logarithms, makes codes equal on every machine.
-    """
-    step = log_step(spec.relative_error)
-    mantissa_bits = min(23, max(1, math.ceil(-math.log2(step)) + 1))
-    shift = 23 - mantissa_bits
-    edges = (np.arange(1 << (31 - shift), dtype=np.uint32) << shift).view(np.float32)
-    starts = (_some(spec.near_m) * np.exp((np.arange(1, _log_codes(spec)) - 0.5) * step)).astype(np.float32)
-    finite = np.isfinite(edges)
-    base = np.zeros(2 * len(edges), np.uint16)  # upper half: negative numbers, unknown
-    base[: len(edges)][finite] = 1 + np.searchsorted(starts, edges[finite], side="left")
-    threshold = np.full(len(base), np.inf, np.float32)
-    bucket_of_start = starts.view(np.uint32) >> shift
-    threshold[bucket_of_start] = starts
-    base[0], threshold[0] = UNKNOWN_CODE, np.nextafter(np.float32(0), np.float32(1))
-    return base, threshold, shift
-
-
-def _code_log(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> UInt16[np.ndarray, "h w"]:
-    base, threshold, shift = _log_buckets(spec)
-    bucket = np.ascontiguousarray(depth_m).view(np.uint32) >> np.uint32(shift)
-    codes = base.take(bucket)
-    codes += depth_m >= threshold.take(bucket)
-    codes[depth_m > np.float32(_some(spec.far_m))] = SKY_CODE
-    return codes
-
-
-def _log_codes(spec: DepthSpec) -> int:
-    count = 1 + math.ceil(math.log(_some(spec.far_m) / _some(spec.near_m)) / log_step(spec.relative_error))
-    if count > _MAX_CODE:
-        raise ValueError(
-            f"a relative error of {spec.relative_error:g} from {spec.near_m:g} to {spec.far_m:g} m "
-            f"needs {count} codes, 16 bits hold {_MAX_CODE}"
-        )
-    return count
-
-
-def _check_promise(
-    depth_m: Float32[np.ndarray, "h w"],
-    codes: UInt16[np.ndarray, "h w"],
-    spec: DepthSpec,
-    *,
-    ignore: np.ndarray | None,
-) -> None:
-    bound = np.float32(max(spec.relative_error, _ROUNDING))
-    with np.errstate(invalid="ignore"):  # inf - inf at sky
-        error = np.abs(depth_table(spec).take(codes) - depth_m)
-        broken = error > bound * depth_m
-    broken &= (codes != SKY_CODE) | (depth_m < _farthest_m(spec))
-    if ignore is not None:
-        broken &= ~ignore
-    if not broken.any():
-        return
-    row, column = np.unravel_index(int(np.argmax(np.where(broken, error, 0))), broken.shape)
-    raise ValueError(
-        f"depth {depth_m[row, column]:g} m at row {row}, column {column} would decode as "
-        f"{depth_table(spec)[codes[row, column]]:g} m, outside the promise of kind {spec.kind!r} ({bound:g} relative)"
-    )
-
-
-def disparity_range(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> tuple[float, float] | None:
-    """Return the least and the greatest 1/metres of known pixels that are not sky; None if there is none."""
-    nearest = int((codes - np.uint16(1)).min()) + 1  # unknown wraps round to the far end
-    farthest = int((codes + np.uint16(1)).max()) - 1  # and so does sky to the near one
-    if nearest > _MAX_CODE or farthest < 1:
-        return None
-    table = depth_table(spec)
-    return 1 / float(table[farthest]), 1 / float(table[nearest])
-
-
-@functools.lru_cache(maxsize=16)
-def _farthest_m(spec: DepthSpec) -> np.float32:
-    table = depth_table(spec)
-    return np.float32(spec.far_m or table[np.isfinite(table)].max())
-
-
-def _some(value: float | None) -> float:
-    assert value is not None  # DepthSpec refuses a kind without its numbers
-    return value
 
 
 # -------------------------------------------------------------------------------------------------------- depth bytes
@@ -236,19 +79,22 @@ def decode_depth(
 
 def pack_codes(codes: UInt16[np.ndarray, "h w"]) -> bytes:
     """Compress codes: gradient prediction, zigzag, byte planes, zstd."""
-    residual = codes.copy()
-    residual[:, 1:] -= codes[:, :-1]
-    residual[1:] -= residual[:-1].copy()
-    signed = residual.view(np.int16)
-    zigzag = ((signed << 1) ^ (signed >> 15)).view(np.uint16)
     planes = np.empty((2, *codes.shape), np.uint8)
-    planes[0] = zigzag & 0xFF
-    planes[1] = zigzag >> 8
+    across = np.empty((1 + codes.shape[0], codes.shape[1]), np.uint16)  # a pixel less the one to its left
+    across[0] = 0
+    np.subtract(codes.ravel()[1:], codes.ravel()[:-1], out=across[1:].ravel()[1:])
+    across[1:, 0] = codes[:, 0]
+    residual = np.subtract(across[1:], across[:-1]).view(np.int16)
+    sign = np.right_shift(residual, 15, out=across[1:].view(np.int16))
+    zigzag = np.left_shift(residual, 1, out=residual)
+    zigzag ^= sign
+    np.copyto(planes[0], zigzag, casting="unsafe")  # the low bytes
+    np.right_shift(zigzag, 8, out=planes[1], casting="unsafe")
     return _compress(planes.data)
 
 
 def unpack_planes(
-    data: bytes, *, height: int, width: int, where: str = "depth"
+    data: _Data, *, height: int, width: int, where: str = "depth"
 ) -> UInt8[np.ndarray, "2 {height} {width}"]:
     """Undo only the compression: the low and the high bytes of the zigzag residuals, for a device to go on from."""
     raw = _decompress(data, size=2 * height * width, where=where)
@@ -271,8 +117,29 @@ def unpack_codes(
 
 def shrink(rgb: UInt8[np.ndarray, "h w 3"], spec: DiffSpec) -> Float32[np.ndarray, "dh dw 3"]:
     """Average a frame over areas of `spec.scale` x `spec.scale` pixels, in grey levels, without rounding."""
-    rows, columns = spec.size_of(*rgb.shape[:2])
+    height, width, _ = rgb.shape
+    rows, columns = spec.size_of(height, width)
+    if spec.scale <= _MAX_SUMMED_SCALE and (height, width) == (rows * spec.scale, columns * spec.scale):
+        return _block_means(np.ascontiguousarray(rgb), spec.scale)
     return cv2.resize(rgb.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+
+
+def _block_means(rgb: UInt8[np.ndarray, "h w 3"], side: int) -> Float32[np.ndarray, "dh dw 3"]:
+    """Average blocks of `side` x `side` pixels by sums of integers, whole lines at a time."""
+    height, width, _ = rgb.shape
+    lines = rgb.reshape(height // side, side, 3 * width)
+    down = lines[:, 0].astype(np.uint16)
+    for line in range(1, side):
+        down += lines[:, line]
+    values = down.ravel()
+    count = values.size - 3 * (side - 1)
+    along = values[:count].copy()  # of the values that begin a block all `side` are summed, of the others too
+    for pixel in range(1, side):
+        along += values[3 * pixel : 3 * pixel + count]
+    means = np.empty((height // side, width // side, 3), np.float32)
+    for channel in range(3):
+        np.multiply(along[channel :: 3 * side], np.float32(1 / side**2), out=means.reshape(-1, 3)[:, channel])
+    return means
 
 
 def encode_diff(
@@ -282,13 +149,15 @@ def encode_diff(
     if previous is None:
         steps = np.zeros(current.shape, np.float32)
     else:
-        steps = np.rint((current - previous) * np.float32(1 / spec.step))
-    quantised = np.clip(steps, -127, 127).astype(np.int8)
-    return _compress(np.ascontiguousarray(quantised.transpose(2, 0, 1)).data)
+        steps = current - previous
+        steps *= np.float32(1 / spec.step)
+        np.rint(steps, out=steps)
+    np.clip(steps, -127, 127, out=steps)
+    return _compress(np.ascontiguousarray(steps.astype(np.int8).transpose(2, 0, 1)).data)
 
 
 def decode_diff(
-    data: bytes, spec: DiffSpec, *, height: int, width: int, where: str = "difference"
+    data: _Data, spec: DiffSpec, *, height: int, width: int, where: str = "difference"
 ) -> Int8[np.ndarray, "3 dh dw"]:
     """Decode the difference of a frame of `height` x `width` pixels, in steps of `spec.step` grey levels.
 
@@ -309,11 +178,40 @@ def encode_rgb(rgb: UInt8[np.ndarray, "h w 3"], *, quality: int) -> bytes:
     return data.tobytes()
 
 
-def decode_rgb(data: bytes, *, where: str = "frame") -> UInt8[np.ndarray, "h w 3"]:
-    """Decode a JPEG. Raises ShardError naming `where` if it is cut short or is no JPEG."""
+def decode_rgb(data: _Data, *, size: tuple[int, int] | None = None, where: str = "frame") -> UInt8[np.ndarray, "h w 3"]:
+    """Decode a JPEG, if `size` (height, width) is given only one of that size: it is compared before anything is.
+
+    Raises ShardError naming `where` if the JPEG is cut short, is none or has another size.
+    """
     if data[:2] != b"\xff\xd8" or data[-2:] != b"\xff\xd9":  # cv2 fills what is missing with grey
         raise ShardError(f"{where}: not a whole JPEG; the shard is damaged.")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if size is not None:
+        _check_size(_jpeg_size(data), size, where=where)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise ShardError(f"{where}: the JPEG cannot be decoded; the shard is damaged.")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    rgb = image.astype(np.uint8, copy=False)
+    if size is not None:
+        _check_size(rgb.shape[:2], size, where=where)  # a note in the JPEG can turn it on its side
+    return rgb
+
+
+def _jpeg_size(data: _Data) -> tuple[int, int] | None:
+    """Return the height and width that a JPEG's frame header says; None if there is no such header."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # those are tables, not frames
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+        at += 1 if marker == 0xFF else 2 + length  # a marker may be padded in front
+    return None
+
+
+def _check_size(found: tuple[int, ...] | None, expected: tuple[int, int], *, where: str) -> None:
+    if found is None:
+        raise ShardError(f"{where}: the JPEG does not say its size; the shard is damaged.")
+    if found != expected:
+        raise ShardError(
+            f"{where}: is {found[1]}x{found[0]} pixels, its metadata says {expected[1]}x{expected[0]}; the shard is "
+            "damaged: convert it again."
+        )

@@ -1,19 +1,22 @@
 """Convert a raw data set into shards: encode what the plan says, in parallel, then say what was made."""
 
+import contextlib
 import hashlib
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vdaprep import manifest, shards, sources
 from vdaprep.archive import Reader
 from vdaprep.clips import PlannedShard
-from vdaprep.encode import ClipEncoder
-from vdaprep.errors import DataError, ShardError, UsageError
-from vdaprep.executors import Executor, Listener, Tick
-from vdaprep.outputs import Output, write_file
+from vdaprep.encode import ClipEncoder, EncodedClip
+from vdaprep.errors import DataError, OutputError, UsageError
+from vdaprep.outputs import PLAN_FILE, Output, write_file
 from vdaprep.plan import Plan
+from vdaprep.resume import finished, refuse_other_plans
+from vdaprep.saved_plan import refuse_another_plan, refuse_lost
 from vdaprep.schema import (
     DATASET_FILE,
     DatasetRecord,
@@ -22,18 +25,21 @@ from vdaprep.schema import (
     ShardSummary,
     record_name,
 )
+from vdaprep.tasks import Amount, Executor, Listener, Tick
+
+_LOOKS_S = (0.0, 0.5, 2.0, 5.0)  # pauses before another look for a shard that another machine made
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Who is told of a conversion: of frames as they are encoded, of shards as they are finished, of what went amiss.
+    """Who is told of a conversion: of work as it is done, of shards as they are finished, of what went amiss.
 
-    on_frames is told a negative number of the frames of a process that died. on_shard: the record, and whether an
-    earlier run made the shard.
+    on_work is told the negative of what a process did that died. on_shard: the shard's name below the output, its
+    record, and whether an earlier run made it.
     """
 
-    on_frames: Callable[[int], None] = lambda count: None
-    on_shard: Callable[[ShardRecord, bool], None] = lambda record, earlier: None
+    on_work: Tick = lambda amount: None
+    on_shard: Callable[[str, ShardRecord, bool], None] = lambda name, record, earlier: None
     on_notice: Callable[[str], None] = lambda sentence: None
 
 
@@ -56,6 +62,14 @@ class Part:
         return planned[self.number - 1 :: self.count]
 
 
+def parse_part(text: str) -> Part:
+    """Return what `--part i/n` says; raises UsageError."""
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()):
+        raise UsageError(f"--part {text}: expected i/n with i from 1 to n, for example 1/4.")
+    return Part(int(number), int(count))
+
+
 def convert(plan: Plan, *, output: Output, executor: Executor, progress: Progress) -> DatasetRecord:
     """Carry a plan out; shards that an earlier run finished are kept as they are, `dataset.json` comes last.
 
@@ -64,7 +78,7 @@ def convert(plan: Plan, *, output: Output, executor: Executor, progress: Progres
     """
     with output.lock():
         records = _encode_missing(plan, plan.shards, output=output, executor=executor, progress=progress)
-        return _conclude(plan, output, records)
+        return conclude(plan, output, records)
 
 
 def convert_part(
@@ -83,21 +97,23 @@ def convert_part(
 def finish(plan: Plan, *, output: Output, progress: Progress) -> DatasetRecord:
     """Write the `dataset.json` of shards that parts have made; raises UsageError, naming them, if some are missing."""
     with output.lock():
-        records = _finished(plan, plan.shards, output, progress)
+        records = take_over(plan, plan.shards, output, progress)
         missing = [shard.name for shard in plan.shards if shard.name not in records]
         if missing:
             raise UsageError(
                 f"{output.place()}: {len(missing)} of {len(plan.shards)} shards are not there, the first {missing[0]}; "
                 "run the parts that should have made them again, then --finish."
             )
-        return _conclude(plan, output, records)
+        return conclude(plan, output, records)
 
 
 # ------------------------------------------------------------------------------------------------------------- encoding
 
 
 @dataclass(frozen=True)
-class _Task:
+class ShardTask:
+    """A shard to make; `plan` is without its shards."""
+
     plan: Plan
     output: Output
     shard: PlannedShard
@@ -110,19 +126,48 @@ def _encode_missing(
     plan: Plan, wanted: tuple[PlannedShard, ...], *, output: Output, executor: Executor, progress: Progress
 ) -> dict[str, ShardRecord]:
     """Encode those of the wanted shards that no earlier run has finished; returns the records of all of them."""
-    _refuse_other_plans(plan, output)
-    records = _finished(plan, wanted, output, progress)
-    bare = replace(plan, shards=())  # every task is sent to a worker; it needs its own shard only
-    tasks = [_Task(bare, output, shard) for shard in wanted if shard.name not in records]
-    listener = Listener(on_tick=progress.on_frames, on_notice=progress.on_notice)
-    for name, record in executor.run(encode_shard, tasks, listener):
-        records[name] = record
-        progress.on_shard(record, False)
+    records = take_over(plan, wanted, output, progress)
+    missing = [shard for shard in wanted if shard.name not in records]
+    refuse_lost(plan, missing)
+    tasks = [ShardTask(replace(plan, shards=()), output, shard) for shard in missing]
+    listener = Listener(on_tick=progress.on_work, on_notice=progress.on_notice)
+    with contextlib.closing(executor.run(encode_shard, tasks, listener)) as results:  # no process outlives the lock
+        for name, record in results:
+            expect_here(output, name, record)
+            records[name] = record
+            progress.on_shard(name, record, False)
     return records
 
 
-def encode_shard(task: _Task, tick: Tick) -> tuple[str, ShardRecord]:
-    """Encode and write a shard; `tick(1)` after every frame. Returns its name and its record."""
+def take_over(
+    plan: Plan, wanted: tuple[PlannedShard, ...], output: Output, progress: Progress
+) -> dict[str, ShardRecord]:
+    """Return the records of those of the wanted shards that an earlier run finished; raises as `convert` does."""
+    refuse_another_plan(plan, output)
+    refuse_other_plans(plan, output)
+    records = finished(plan, wanted, output)
+    for name, record in records.items():
+        progress.on_shard(name, record, True)
+    return records
+
+
+def expect_here(output: Output, name: str, record: ShardRecord) -> None:
+    """Raise OutputError if a worker wrote a shard that cannot be seen from here."""
+    size: int | None = None
+    for pause_s in _LOOKS_S:  # network file systems may take a while to show it
+        time.sleep(pause_s)
+        size = output.size(name)
+        if size == record.tar_bytes:
+            return
+    found = "is not there" if size is None else f"has {size} bytes there"
+    raise OutputError(
+        f"{output.place(name)}: was written with {record.tar_bytes} bytes but {found}, seen from here; processes on "
+        "several machines need an --out that all of them share: a network file system or a URL."
+    )
+
+
+def encode_shard(task: ShardTask, tick: Tick) -> tuple[str, ShardRecord]:
+    """Encode and write a shard, ticking frames and bytes. Returns its name and its record."""
     plan, shard = task.plan, task.shard
     rejected: list[Rejection] = []
     with Reader(plan.raw) as reader:
@@ -133,10 +178,11 @@ def encode_shard(task: _Task, tick: Tick) -> tuple[str, ShardRecord]:
             options=plan.settings.source,
             encoding=plan.settings.encoding(manifest.load(plan.dataset)),
         )
+        ticks = _Ticks(reader, tick)
         clips = (
-            encoded
+            ticks.counted(encoded)
             for clip in shard.clips
-            for encoded in encoder.encode(clip, split=shard.split, rejected=rejected, on_frame=lambda: tick(1))
+            for encoded in encoder.encode(clip, split=shard.split, rejected=rejected, on_frame=ticks.frame)
         )
         record = shards.write_shard(
             task.output,
@@ -146,54 +192,86 @@ def encode_shard(task: _Task, tick: Tick) -> tuple[str, ShardRecord]:
             plan=shard.fingerprint(),
             rejected=rejected,
         )
+        ticks.written(record.tar_bytes)
     return shard.name, record
+
+
+class _Ticks:
+    """Tells of frames as they are encoded, with the bytes that were read for them, and of the bytes of clips."""
+
+    def __init__(self, reader: Reader, tick: Tick) -> None:
+        self._reader = reader
+        self._tick = tick
+        self._in = 0
+        self._out = 0
+
+    def frame(self) -> None:
+        """Tell of a frame."""
+        before, self._in = self._in, self._reader.bytes_read
+        self._tick(Amount(frames=1, bytes_in=self._in - before))
+
+    def counted(self, clip: EncodedClip) -> EncodedClip:
+        """Tell of a clip's bytes, roughly: what the tar adds is told of in the end."""
+        self.written(self._out + sum(len(data) for frame in clip.frames for _, data in frame))
+        return clip
+
+    def written(self, total: int) -> None:
+        """Tell of what there is beyond the bytes told of before."""
+        self._tick(Amount(bytes_out=total - self._out))
+        self._out = total
 
 
 # ------------------------------------------------------------------------------------------------------- dataset.json
 
 
-def _conclude(plan: Plan, output: Output, records: dict[str, ShardRecord]) -> DatasetRecord:
+def conclude(plan: Plan, output: Output, records: dict[str, ShardRecord]) -> DatasetRecord:
+    """Write `dataset.json`; raises DataError if the shards hold no frame."""
     _expect_frames(plan, output, records)
-    result = _summarise(plan, [records[shard.name] for shard in plan.shards])
+    result = summarise(plan, [records[shard.name] for shard in plan.shards])
     data = result.to_bytes()
     if output.size(DATASET_FILE) is None or output.read(DATASET_FILE) != data:
         write_file(output, DATASET_FILE, data)
     return result
 
 
-def _summarise(plan: Plan, records: list[ShardRecord]) -> DatasetRecord:
-    summaries: list[ShardSummary] = []
-    kinds: Counter[str] = Counter()
-    for shard, record in zip(plan.shards, records, strict=True):
-        kinds.update({kind: size for kind, (_, size) in record.kinds.items()})
-        summaries.append(
-            ShardSummary(
-                split=shard.split,
-                name=record.tar_name,
-                bytes=record.tar_bytes,
-                sha256=record.tar_sha256,
-                record_sha256=hashlib.sha256(record.to_bytes()).hexdigest(),
-                clips=len(record.clips),
-                frames=record.num_frames,
-            )
+def summarise(plan: Plan, records: list[ShardRecord]) -> DatasetRecord:
+    """Return what `dataset.json` holds of a plan whose shards have these records."""
+    summaries = [
+        ShardSummary(
+            split=shard.split,
+            name=record.tar_name,
+            bytes=record.tar_bytes,
+            sha256=record.tar_sha256,
+            record_sha256=hashlib.sha256(record.to_bytes()).hexdigest(),
+            clips=len(record.clips),
+            frames=record.num_frames,
         )
+        for shard, record in zip(plan.shards, records, strict=True)
+    ]
     rejected = [*plan.rejected, *(item for record in records for item in record.rejected)]
-    totals = {
-        "clips": sum(item.clips for item in summaries),
-        "frames": sum(item.frames for item in summaries),
-        "bytes": sum(item.bytes for item in summaries),
-        "bytes_by_kind": dict(kinds),
-        "clamped_near": sum(record.clamped_near for record in records),
-    }
     return DatasetRecord(
         dataset=plan.dataset,
         source=_source(plan.dataset),
         options=plan.options,
         splits=plan.splits,
-        totals=totals,
+        totals=totals(records),
         shards=tuple(summaries),
         rejected=tuple(rejected),
     )
+
+
+def totals(records: Sequence[ShardRecord]) -> dict[str, Any]:
+    """Add up shards: clips, frames, bytes of the tars, bytes by kind of member, depth pixels that were too near."""
+    kinds: Counter[str] = Counter()
+    for record in records:
+        kinds.update({kind: size for kind, (_, size) in record.kinds.items()})
+    return {
+        "clips": sum(len(record.clips) for record in records),
+        "frames": sum(record.num_frames for record in records),
+        "bytes": sum(record.tar_bytes for record in records),
+        "bytes_by_kind": dict(kinds),
+        "clamped_near": sum(record.clamped_near for record in records),
+    }
 
 
 def _source(dataset: str) -> dict[str, Any]:
@@ -213,60 +291,8 @@ def _expect_frames(plan: Plan, output: Output, records: dict[str, ShardRecord]) 
     for name in records:
         output.delete(record_name(name))
         output.delete(name)
+    if output.size(PLAN_FILE) is not None:
+        output.delete(PLAN_FILE)
     rejected = [item for record in records.values() for item in record.rejected]
     first = f"{rejected[0].file} {rejected[0].reason}" if rejected else "no reason is known"
     raise DataError(f"{plan.raw}: none of {plan.num_frames} frames can be used; the first: {first}.")
-
-
-# ---------------------------------------------------------------------------------------------- what is there already
-
-
-def _refuse_other_plans(plan: Plan, output: Output) -> None:
-    names = output.names()
-    if DATASET_FILE in names:
-        where = output.place(DATASET_FILE)
-        _compare_options(where, DatasetRecord.from_bytes(output.read(DATASET_FILE), where=where).options, plan)
-    planned = {shard.name for shard in plan.shards}
-    for name in (name for name in names if name.endswith(".tar") and name not in planned):
-        raise UsageError(
-            f"{output.place(name)}: is there but not in this run's plan; choose another --out, "
-            f"or delete {output.place()}."
-        )
-
-
-def _finished(
-    plan: Plan, wanted: tuple[PlannedShard, ...], output: Output, progress: Progress
-) -> dict[str, ShardRecord]:
-    """Read the records of those shards that an earlier run finished."""
-    found = {shard.name: _finished_record(plan, shard, output) for shard in wanted}
-    records = {name: record for name, record in found.items() if record is not None}
-    for record in records.values():
-        progress.on_shard(record, True)
-    return records
-
-
-def _finished_record(plan: Plan, shard: PlannedShard, output: Output) -> ShardRecord | None:
-    name = record_name(shard.name)
-    if output.size(name) is None:
-        return None
-    where = output.place(name)
-    record = ShardRecord.from_bytes(output.read(name), where=where)
-    _compare_options(where, record.options, plan)
-    if record.plan != shard.fingerprint():
-        raise UsageError(f"{where}: was made from other frames than {plan.raw} holds now; choose another --out.")
-    size = output.size(shard.name)
-    if size != record.tar_bytes:
-        found = "is missing" if size is None else f"has {size} bytes"
-        raise ShardError(
-            f"{output.place(shard.name)}: {found}, its record says {record.tar_bytes}; "
-            f"vdaprep repair {plan.dataset} makes it anew."
-        )
-    return record
-
-
-def _compare_options(where: str, found: Any, plan: Plan) -> None:
-    names = sorted(name for name in {*found, *plan.options} if found.get(name) != plan.options.get(name))
-    if names:
-        there = ", ".join(f"{name} = {found.get(name)}" for name in names)
-        here = ", ".join(f"{name} = {plan.options.get(name)}" for name in names)
-        raise UsageError(f"{where}: was made with {there}; this run has {here}; use the same options or another --out.")

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from vdaprep import codec
+from vdaprep.ahead import ReadAhead
 from vdaprep.archive import Reader
 from vdaprep.clips import PlannedClip
 from vdaprep.errors import FrameError
@@ -16,6 +17,7 @@ from vdaprep.schema import ClipMeta, DepthSpec, DiffSpec, Rejection, clip_key
 from vdaprep.sources import Source
 
 DIFF_STEP = 2
+_FRAMES_AHEAD = 3  # a slow file now and then holds nothing up; some 20 MiB of the largest frames
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class ClipEncoder:
     ) -> None:
         self._dataset = dataset
         self._source = source
-        self._reader = reader
+        self._reader = ReadAhead(reader)
         self._options = options
         self._encoding = encoding
         self._cameras: tuple[Trajectory, Cameras] | None = None
@@ -78,18 +80,32 @@ class ClipEncoder:
         So does a change of size within a trajectory. `on_frame` is called after every frame, used or not.
         """
         take: list[_EncodedFrame] = []
-        previous = None if clip.after_gap else self._frame_or_none(clip.trajectory, clip.start - 1, None, rejected=[])
-        for index in range(clip.start, clip.stop):
-            current = self._frame_or_none(clip.trajectory, index, previous, rejected=rejected)
-            if take and (current is None or current.size != take[-1].size):
-                yield self._clip(clip.trajectory, split, take)
-                take = []
-            if current is not None:
-                take.append(current)
-            previous = current
-            on_frame()
+        order = self._announced(clip)
+        try:
+            previous = None
+            if clip.before is not None:
+                previous = self._frame_or_none(clip.trajectory, next(order), None, rejected=[])
+            for index in order:
+                current = self._frame_or_none(clip.trajectory, index, previous, rejected=rejected)
+                if take and (current is None or current.size != take[-1].size):
+                    yield self._clip(clip.trajectory, split, take)
+                    take = []
+                if current is not None:
+                    take.append(current)
+                previous = current
+                on_frame()
+        finally:
+            self._reader.rest()
         if take:
             yield self._clip(clip.trajectory, split, take)
+
+    def _announced(self, clip: PlannedClip) -> Iterator[int]:
+        """Yield where a clip's frames are, after the one before it; files of those that follow are read meanwhile."""
+        order = [*clip.indices] if clip.before is None else [clip.before, *clip.indices]
+        for place, index in enumerate(order):
+            coming = [clip.trajectory.frames[near] for near in order[place : place + 1 + _FRAMES_AHEAD]]
+            self._reader.expect(file for files in coming for file in (files.rgb, files.depth) if file is not None)
+            yield index
 
     def _frame_or_none(
         self, trajectory: Trajectory, index: int, previous: _EncodedFrame | None, *, rejected: list[Rejection]

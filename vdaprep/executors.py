@@ -3,49 +3,22 @@
 import contextlib
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
-import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic
 
 import cv2
 
+from vdaprep import signals
 from vdaprep.errors import WorkerError
+from vdaprep.tasks import Amount, Deaths, Done, Failed, Listener, Result, Task, Work, outcome
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-Tick = Callable[[int], None]
-Work = Callable[[Task, Tick], Result]
-
-RETRIES = 2  # how often the task of a dead process is given to another
-_GRACE_S = 1.0  # between asking a process to end and ending it
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Who is told how tasks go: what they tick (taken back, as a negative number, of a process that died), notices."""
-
-    on_tick: Tick = lambda count: None
-    on_notice: Callable[[str], None] = lambda sentence: None
-
-
-@runtime_checkable
-class Executor(Protocol):
-    """Something that runs tasks."""
-
-    def run(self, work: Work[Task, Result], tasks: Sequence[Task], listener: Listener) -> Generator[Result]:
-        """Yield `work(task, tick)` of every task as it ends; `str(task)` names one.
-
-        An error of a task stops the others and is raised. The task of a process that dies is given to another, RETRIES
-        times; then WorkerError is raised. Closing the generator ends all processes.
-        """
-        ...
+_GRACE_S = 1.0  # for a process that has nothing left to do
 
 
 @dataclass(frozen=True)
@@ -62,11 +35,10 @@ class LocalExecutor:
                     yield work(task, listener.on_tick)
             return
         pool = _Pool(work, tasks, listener)
-        try:
+        with signals.unwinding() as begun:
+            begun.callback(pool.stop)
             pool.start(min(self.workers, len(tasks)))
             yield from pool.results()
-        finally:
-            pool.stop()
 
 
 # --------------------------------------------------------------------------------------- what processes tell each other
@@ -74,17 +46,7 @@ class LocalExecutor:
 
 @dataclass(frozen=True)
 class _Ticked:
-    count: int
-
-
-@dataclass(frozen=True)
-class _Done(Generic[Result]):
-    result: Result
-
-
-@dataclass(frozen=True)
-class _Failed:
-    error: BaseException
+    amount: Amount
 
 
 # ---------------------------------------------------------------------------------------------------- the first process
@@ -97,7 +59,7 @@ class _Worker(Generic[Task]):
     process: SpawnProcess
     pipe: Connection
     task: Task
-    ticks: int = 0
+    ticked: Amount = Amount()
 
 
 class _Pool(Generic[Task, Result]):
@@ -106,15 +68,17 @@ class _Pool(Generic[Task, Result]):
     def __init__(self, work: Work[Task, Result], tasks: Sequence[Task], listener: Listener) -> None:
         self._work = work
         self._waiting = deque(tasks)
-        self._deaths: dict[str, int] = {}
+        self._deaths = Deaths()
         self._listener = listener
-        self._workers: dict[Connection, _Worker[Task]] = {}
+        self._workers: dict[Connection, _Worker[Task]] = {}  # those that have a task
+        self._idle: list[_Worker[Task]] = []
         self._context: SpawnContext = multiprocessing.get_context("spawn")
 
     def start(self, count: int) -> None:
         """Start processes, each on a task of its own."""
-        for _ in range(count):
-            self._start_one(self._waiting.popleft())
+        # A task may be more than a pipe holds; it is read only when its process is up, by then the others are, too.
+        for worker in [self._start_one(self._waiting.popleft()) for _ in range(count)]:
+            self._send(worker, worker.task)
 
     def results(self) -> Iterator[Result]:
         """Yield results until no task is left."""
@@ -124,72 +88,73 @@ class _Pool(Generic[Task, Result]):
                 yield from self._hear(self._workers[pipe])
 
     def stop(self) -> None:
-        """End all processes, by force if asking does not help."""
-        workers = list(self._workers.values())
-        self._workers.clear()
-        for worker in workers:
-            worker.process.terminate()
-        for worker in workers:
+        """End all processes: those at work at once, as their output is of no use."""
+        for worker in self._workers.values():
+            worker.process.kill()
+        for worker in self._idle:
+            worker.pipe.close()  # which ends it
+        for worker in [*self._workers.values(), *self._idle]:
             worker.process.join(_GRACE_S)
             worker.process.kill()
             worker.process.join()
             worker.pipe.close()
+        self._workers.clear()
+        self._idle.clear()
 
-    def _start_one(self, task: Task) -> None:
-        ours, theirs = Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._work), daemon=True)
-        process.start()
-        theirs.close()  # the process's own end is the only one left, so its death closes the pipe
-        worker = _Worker(process, ours, task)
-        self._workers[ours] = worker
-        self._send(worker, task)
+    def _start_one(self, task: Task) -> _Worker[Task]:
+        with signals.deferred(), _blocked_signals():  # a process that is not in the list would not be ended
+            ours, theirs = Pipe()
+            process = self._context.Process(target=_serve, args=(theirs, self._work), daemon=True)
+            try:
+                process.start()
+            except OSError as error:
+                ours.close()
+                raise WorkerError(
+                    f"{task}: no process could be started for it ({error.strerror}); finished shards are kept: "
+                    "run the same command again, with fewer --workers."
+                ) from error
+            finally:
+                theirs.close()  # the process's own end is the only one left, so its death closes the pipe
+            worker = self._workers[ours] = _Worker(process, ours, task)
+        return worker
 
     def _hear(self, worker: _Worker[Task]) -> Iterator[Result]:
         try:
-            message: _Ticked | _Done[Result] | _Failed = worker.pipe.recv()
+            message: _Ticked | Done[Result] | Failed = worker.pipe.recv()
         except (EOFError, OSError):
             self._replace(worker)
             return
         match message:
-            case _Ticked(count):
-                worker.ticks += count
-                self._listener.on_tick(count)
-            case _Done():
+            case _Ticked(amount):
+                worker.ticked += amount
+                self._listener.on_tick(amount)
+            case Done():
                 self._next(worker)
                 yield message.result
-            case _Failed(error):
+            case Failed(error):
                 raise error
 
     def _next(self, worker: _Worker[Task]) -> None:
         if self._waiting:
-            worker.task, worker.ticks = self._waiting.popleft(), 0
+            worker.task, worker.ticked = self._waiting.popleft(), Amount()
             self._send(worker, worker.task)
             return
-        del self._workers[worker.pipe]
-        self._send(worker, None)
-        worker.process.join()
-        worker.pipe.close()
+        self._idle.append(self._workers.pop(worker.pipe))
 
     def _replace(self, worker: _Worker[Task]) -> None:
         """Give the task of a process that died to a new one, or give up."""
+        worker.process.kill()  # should it live: it is not heard any more
+        worker.process.join()
         del self._workers[worker.pipe]
         worker.pipe.close()
-        worker.process.join()
         name = str(worker.task)
-        deaths = self._deaths[name] = self._deaths.get(name, 0) + 1
-        self._listener.on_tick(-worker.ticks)
-        how = _cause_of_death(worker.process.exitcode)
-        if deaths > RETRIES:
-            raise WorkerError(
-                f"{name}: the process that made it died {deaths} times ({how}); finished shards are kept: "
-                "run the same command again, with fewer --workers if memory is short."
-            )
-        self._listener.on_notice(f"{name}: the process that made it died ({how}); another begins it anew.")
-        self._start_one(worker.task)
+        self._listener.on_tick(-worker.ticked)
+        self._listener.on_notice(self._deaths.add(name, _cause_of_death(worker.process.exitcode)))
+        self._send(self._start_one(worker.task), worker.task)
 
     @staticmethod
-    def _send(worker: _Worker[Task], task: Task | None) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it is dead; reading from it will say so
+    def _send(worker: _Worker[Task], task: Task) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead; reading from it will say so
             worker.pipe.send(task)
 
 
@@ -205,27 +170,15 @@ def _cause_of_death(code: int | None) -> str:
 
 def _serve(pipe: Connection, work: Work[Any, Any]) -> None:
     """Work on tasks until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the first decides
+    for number in signals.STOPPING:  # they reach every process of a terminal or a job; the first one decides
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # one worker, one core: the workers share the machine
-    while (task := pipe.recv()) is not None:
-        pipe.send(_outcome(work, task, lambda count: pipe.send(_Ticked(count))))
-
-
-def _outcome(work: Work[Task, Result], task: Task, tick: Tick) -> _Done[Result] | _Failed:
-    try:
-        return _Done(work(task, tick))
-    except Exception as error:  # noqa: BLE001 - the worker boundary: the first process raises it
-        error.add_note(traceback.format_exc())
-        return _Failed(error if _can_travel(error) else WorkerError(f"{task}: {error!r}"))
-
-
-def _can_travel(error: BaseException) -> bool:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 - whatever its own code does
-        return False
-    return True
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # nobody is there any more
+        while True:
+            task = pipe.recv()
+            pipe.send(outcome(work, task, lambda amount: pipe.send(_Ticked(amount))))
 
 
 def _die_with_parent() -> None:
@@ -234,6 +187,16 @@ def _die_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
+
+
+@contextlib.contextmanager
+def _blocked_signals() -> Generator[None]:
+    """Let a process that starts in this block be deaf to signals until it says what to do with them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from vdaprep.frames import scale_intrinsics
-from vdaprep.inspect import decode_clip, open_shard
+from vdaprep.inspect import decode_clip
 from vdaprep.schema import ClipMeta
+from vdaprep.shards import read_record
 
 _POINTS = 20_000  # pixels of a frame that are warped, about
 _FAR = 8  # frames between those that tell hypotheses apart: motion of one frame may be too small
@@ -77,11 +78,16 @@ class TrajectoryGeometry:
 
 
 def measure(tars: Iterable[Path], *, on_frame: Callable[[], None]) -> list[TrajectoryGeometry]:
-    """Measure all trajectories that have clips in these shards; raises ShardError if a shard is not whole."""
+    """Measure all trajectories that have clips in these shards, which `verify` found whole.
+
+    Raises ShardError if one has no record, or a member that cannot be decoded.
+    """
     found: dict[tuple[str, str], _Trajectory] = {}
     for tar in tars:
-        for entry in open_shard(tar).clips:
-            for meta, frame in _frames(decode_clip(tar, entry)):
+        record = read_record(tar)
+        stride = record.options.get("frame_stride") or 1
+        for entry in record.clips:
+            for meta, frame in _frames(decode_clip(tar, entry), stride=stride):
                 name = meta.dataset, meta.trajectory
                 trajectory = found.setdefault(name, _Trajectory(_hypotheses(meta.width)))
                 trajectory.add(frame)
@@ -151,9 +157,13 @@ def _scaled(scale: int | float) -> Hypothesis:
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """A frame of a clip: its number, its stored bytes, whether it is black, its depth, and how it was seen."""
+    """A frame of a clip: its number, its stored bytes, whether it is black, its depth, and how it was seen.
+
+    `stride` is what the numbers of the trajectory's frames go up by.
+    """
 
     number: int
+    stride: int
     rgb: bytes
     depth: bytes
     is_black: bool
@@ -162,7 +172,7 @@ class _Frame:
 
     def follows(self, other: "_Frame") -> bool:
         """Tell whether it comes right after another frame, and has its size."""
-        return self.number == other.number + 1 and self.depth_m.shape == other.depth_m.shape
+        return self.number == other.number + self.stride and self.depth_m.shape == other.depth_m.shape
 
     def stands_still_after(self, other: "_Frame") -> bool:
         """Tell whether the poses say that the camera did not move."""
@@ -171,7 +181,9 @@ class _Frame:
         return np.array_equal(self.view.camera_to_world, other.view.camera_to_world)
 
 
-def _frames(members: Iterable[tuple[str, bytes, np.ndarray | ClipMeta]]) -> Iterator[tuple[ClipMeta, _Frame]]:
+def _frames(
+    members: Iterable[tuple[str, bytes, np.ndarray | ClipMeta]], *, stride: int
+) -> Iterator[tuple[ClipMeta, _Frame]]:
     """Put the members of a clip together to frames."""
     meta, rgb, is_black, index = None, b"", False, 0
     for kind, data, value in members:
@@ -181,7 +193,7 @@ def _frames(members: Iterable[tuple[str, bytes, np.ndarray | ClipMeta]]) -> Iter
             rgb, is_black = data, bool(value.max() <= _BLACK)
         elif kind == "depth.zst":
             assert meta is not None  # it comes first
-            yield meta, _Frame(meta.frame_ids[index], rgb, data, is_black, value, _view(meta, index, value))
+            yield meta, _Frame(meta.frame_ids[index], stride, rgb, data, is_black, value, _view(meta, index, value))
             index += 1
 
 
@@ -251,7 +263,7 @@ class _Trajectory:
         self._has_poses = True
         if before is not None and before.view is not None:
             self._near.append(warp(before.view, frame.view))
-        if len(self._window) > _FAR and frame.number % _FAR_EVERY == 0:
+        if len(self._window) > _FAR and frame.number // frame.stride % _FAR_EVERY == 0:
             self._try_hypotheses()
 
     def result(self, dataset: str, trajectory: str) -> TrajectoryGeometry:

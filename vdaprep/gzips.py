@@ -1,26 +1,19 @@
-"""Random access inside a tar.gz: rapidgzip with seek points made once; zlib where a file is damaged.
-
-As a program (`python -m vdaprep.gzips ARCHIVE INDEX`) it makes the seek points and lists the members.
-"""
+"""Random access inside a tar.gz: rapidgzip with seek points made once; zlib where a file is damaged."""
 
 import atexit
 import io
-import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import rapidgzip  # pyright: ignore[reportMissingModuleSource]
-
-from vdaprep.containers import GzipSpan, Listing, TarSpan, list_tar, listing_to_json
+from vdaprep.containers import GzipSpan, Listing, TarSpan, list_tar
+from vdaprep.gzip_index import NoSeekPointsError, make_seek_points, open_rapidgzip
 from vdaprep.ranges import LocalFile, Ranges, buffered
 
 _CHUNK = 1 << 20  # inflated at once, at most
@@ -28,18 +21,27 @@ _BITE = 1 << 16
 _BUFFER = 1024
 _CHECKPOINTS = 256  # of some 45 KB each
 _CHECKPOINT_STEP = 4 << 20
-_INDEXING_THREADS = 4  # each more takes up to 30 MB
 
 
-def list_targz(path: str) -> Listing[GzipSpan]:
+def list_targz(path: str, on_bytes: Callable[[int], None] = lambda done: None) -> Listing[GzipSpan]:
     """List a tar.gz in one pass over it; of one that is cut short or damaged, what comes before.
 
-    Raises one of UNREADABLE if it is no tar.gz.
+    `on_bytes` is told, now and then, how many of the file's bytes were gone through; a file that has not changed since
+    the last time is not gone through again. Raises one of UNREADABLE if it is no tar.gz.
     """
+    state = Path(path).stat()
+    identity = (str(Path(path).absolute()), state.st_ino, state.st_size, state.st_mtime_ns)
+    known = _listed.get(identity)
+    if known is None or any(span.index and not Path(span.index).is_file() for _, span in known.members[:1]):
+        known = _listed[identity] = _list_targz(path, on_bytes)
+    return known
+
+
+def _list_targz(path: str, on_bytes: Callable[[int], None]) -> Listing[GzipSpan]:
     index = str(_index_folder() / f"{next(_numbers)}.index")
     try:
-        found = _list_in_child(path, index)
-    except _NoSeekPointsError as error:
+        found = make_seek_points(path, index, on_bytes)
+    except NoSeekPointsError as error:
         index, found = "", _list_damaged(path, reason=str(error))
     members = [(name, GzipSpan(span.offset, span.size, index)) for name, span in found.members]
     return Listing(members, found.problems)
@@ -47,14 +49,36 @@ def list_targz(path: str) -> Listing[GzipSpan]:
 
 def open_gzip(path: str, *, index: str) -> Ranges:
     """Open what a gzip holds; without its `index` every look backward or far ahead may take long."""
+    if index in _carried:
+        return IndexedGzip(path, io.BytesIO(_carried[index]))
     return IndexedGzip(path, index) if index and Path(index).is_file() else DamagedGzip(path)
+
+
+@dataclass(frozen=True)
+class SeekPoints:
+    """The seek points that a process has made, for processes on other machines, where its files are not."""
+
+    indexes: Mapping[str, bytes]
+
+    def __call__(self) -> None:
+        """Let `open_gzip` find them in this process."""
+        _carried.update(self.indexes)
+
+
+def made_seek_points() -> SeekPoints:
+    """Return the seek points that this process has made."""
+    return SeekPoints({str(path): path.read_bytes() for path in sorted(_index_folder().glob("*.index"))})
+
+
+_carried: dict[str, bytes] = {}
+_listed: dict[tuple[str, int, int, int], Listing[GzipSpan]] = {}
 
 
 class IndexedGzip:
     """What a healthy gzip holds, read by rapidgzip from the nearest seek point; some 40 to 130 MB of memory."""
 
-    def __init__(self, path: str, index: str) -> None:
-        self._file = _open_rapidgzip(path, threads=1)  # each thread would keep chunks of its own
+    def __init__(self, path: str, index: str | io.BytesIO) -> None:
+        self._file = open_rapidgzip(path, threads=1)  # each thread would keep chunks of its own
         try:
             self._file.import_index(index)
         except (OSError, ValueError, RuntimeError):
@@ -186,22 +210,6 @@ def _index_folder() -> Path:
     return folder
 
 
-class _NoSeekPointsError(Exception):
-    """The file is not a whole, healthy tar.gz; or, rarely, something else went wrong. The text is rapidgzip's."""
-
-
-def _list_in_child(path: str, index: str) -> Listing[TarSpan]:
-    """Make the seek points in a process that rapidgzip may end."""
-    command = [sys.executable, "-m", "vdaprep.gzips", path, index]
-    result = subprocess.run(command, capture_output=True, check=False)
-    if result.returncode != 0:
-        said = result.stderr.decode("utf-8", "replace").split("\n")
-        raise _NoSeekPointsError(next((line.strip() for line in reversed(said) if line.strip()), "no reason is known"))
-    value = json.loads(result.stdout)
-    members = [(name, TarSpan(offset, size)) for name, offset, size in value["members"]]
-    return Listing(members, [(member, reason) for member, reason in value["problems"]])
-
-
 def _list_damaged(path: str, *, reason: str) -> Listing[TarSpan]:
     content = DamagedGzip(path)
     try:
@@ -214,24 +222,3 @@ def _list_damaged(path: str, *, reason: str) -> Listing[TarSpan]:
         return Listing(found.members, [*found.problems, ("", problem)])
     finally:
         content.close()
-
-
-def _open_rapidgzip(path: str, *, threads: int) -> Any:
-    return cast(Any, rapidgzip).RapidgzipFile(path, parallelization=threads)
-
-
-def main(path: str, index: str) -> int:
-    """Write seek points and print the listing; 1 if the archive is not whole."""
-    file = _open_rapidgzip(path, threads=min(_INDEXING_THREADS, os.cpu_count() or 1))
-    with io.BufferedReader(file, _BUFFER) as stream:
-        listing = list_tar(stream)
-        if not listing.is_whole:
-            return 1
-        stream.seek(0, io.SEEK_END)  # what comes after the tar's end mark is checked too
-        file.export_index(index, cast(Any, rapidgzip).IndexFormat.GZTOOL)  # the one that keeps windows compressed
-    sys.stdout.write(listing_to_json(listing))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from vdaprep import codec, shards
 from vdaprep.errors import ShardError, UsageError
-from vdaprep.progress import human_bytes
 from vdaprep.schema import ClipEntry, ClipMeta, ShardRecord, member_kind
+from vdaprep.sizes import human_bytes
 
 _BINS = 12
 _BAR = 40

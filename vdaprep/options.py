@@ -3,8 +3,8 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 
@@ -46,6 +46,7 @@ class ConversionOptions:
     depth_error: Annotated[float, typer.Option(help="Relative error of depth at most, where it is not exact.")] = 0.0005
     diff_scale: Annotated[int, typer.Option(help="Pixels averaged, each way, for frame differences.")] = 4
     no_diffs: Annotated[bool, typer.Option("--no-diffs", help="Leave frame differences out.")] = False
+    frame_stride: Annotated[int, typer.Option(help="Take every Nth frame; differences are to the last taken.")] = 1
 
     def raw_of(self, dataset: str) -> str:
         """Return where the raw data lies."""
@@ -66,6 +67,7 @@ class ConversionOptions:
             source=SourceOptions(
                 camera=self.camera, intrinsics=_intrinsics(self.intrinsics), depth_unit_m=self.depth_unit
             ),
+            frame_stride=self.frame_stride,
         )
 
     def selection(self) -> "Selection":
@@ -73,6 +75,31 @@ class ConversionOptions:
         from vdaprep.plan import Selection
 
         return Selection(select=tuple(self.select or ()), splits=self.splits, val=tuple(self.val or ()))
+
+    def with_choice(self, settings: "Settings", selection: "Selection") -> "ConversionOptions":
+        """Return the options with what a budget chose: size, quality, differences, stride and trajectories."""
+        return replace(
+            self,
+            short_side="native" if settings.short_side is None else str(settings.short_side),
+            jpeg_quality=settings.jpeg_quality,
+            diff_scale=self.diff_scale if settings.diff_scale is None else settings.diff_scale,
+            frame_stride=settings.frame_stride,
+            select=list(selection.select) or None,
+        )
+
+    def arguments(self) -> list[str]:
+        """Return the options that are not at their default, as a command line has them."""
+        words: list[str] = []
+        for item in fields(self):
+            value, option = getattr(self, item.name), f"--{item.name.replace('_', '-')}"
+            if value == item.default or value == []:
+                continue
+            if value is True:
+                words.append(option)
+            else:
+                found = cast("list[str]", value) if isinstance(value, list) else [str(value)]
+                words += [word for one in found for word in (option, one)]
+        return words
 
 
 def with_conversion_options(command: Callable[..., None]) -> Callable[..., None]:

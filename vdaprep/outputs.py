@@ -1,7 +1,6 @@
 """A data set's folder of shards, where a file is complete under its name or not there."""
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -10,14 +9,18 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+from vdaprep import signals
+from vdaprep.disk import GuardedWriter, as_sentence, flush_folder, make_folder
 from vdaprep.errors import OutputError, UsageError
+from vdaprep.ranges import is_url
 from vdaprep.schema import DATASET_FILE
 
-_CHUNK = 1 << 20  # bytes between two looks at the free space
+PLAN_FILE = "plan.json"
 _TEMPORARY = ".vdaprep-tmp"
-_OWN_TEMPORARY = re.compile(r"(shard-\d+\.(tar|json)|dataset\.json)\.[0-9a-f]{8}\.vdaprep-tmp")
+_OWN_TEMPORARY = re.compile(r"(shard-\d+\.(tar|json)|dataset\.json|plan\.json)\.[0-9a-f]{8}\.vdaprep-tmp")
+_LOCK = ".vdaprep-lock"
 
 
 @runtime_checkable
@@ -63,10 +66,23 @@ class Output(Protocol):
     def lock(self, *, part: str | None = None) -> AbstractContextManager[None]:
         """Hold the only right to write here, or, sharing it with other parts, to write this part.
 
-        What a dead run left unfinished is removed first, unless parts may be writing it. Raises UsageError if another
-        process holds the right; it ends with its process, however that ends.
+        What dead runs left unfinished is removed first. Raises UsageError if another process holds the right; it ends
+        with its process, however that ends.
         """
         ...
+
+
+def open_output(place: str, *, min_free: int = 0, writers: int = 1) -> Output:
+    """Return the output at a path or URL that `writers` processes write into at once; see LocalOutput.
+
+    Raises UsageError for a URL that nothing can be written to.
+    """
+    place = place.removeprefix("file://")
+    if is_url(place):
+        from vdaprep.remote_output import RemoteOutput  # what it needs takes long to import
+
+        return RemoteOutput(place, min_free=min_free, writers=writers)
+    return LocalOutput(Path(place), min_free=min_free, writers=writers)
 
 
 def write_file(output: Output, name: str, data: bytes) -> None:
@@ -77,7 +93,11 @@ def write_file(output: Output, name: str, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class LocalOutput:
-    """A folder on a disk that is never filled beyond `min_free` bytes, even by `writers` processes at once."""
+    """A folder on a disk that is never filled beyond `min_free` bytes, even by `writers` processes at once.
+
+    Whoever writes holds a lock, on the folder's lock file as on each temporary file: a lock ends with its process, so
+    what nobody holds is of dead ones. Files are locked, not folders, which network file systems cannot lock.
+    """
 
     folder: Path
     min_free: int = 0
@@ -104,144 +124,98 @@ class LocalOutput:
 
     def delete(self, name: str) -> None:
         """See Output."""
-        (self.folder / name).unlink()
+        path = self.folder / name
+        with as_sentence(path):
+            path.unlink()
+            flush_folder(path.parent)
 
     @contextlib.contextmanager
     def new_file(self, name: str) -> Generator[Writer]:
         """See Output."""
         path = self.folder / name
-        # A name of its own: should two processes ever write the same file, each renames what it wrote itself.
-        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
-        try:
-            with _as_sentence(path):
-                _make_folder(path.parent)
-                file = temporary.open("xb", buffering=0)
-            with file:
-                writer = _GuardedWriter(file, path, floor=self.min_free, writers=self.writers)
-                yield writer
-                writer.flush()
-            with _as_sentence(path):
+        with as_sentence(path):
+            make_folder(path.parent)
+            _remove_unfinished(path.parent, f"{path.name}.*")  # of a worker that died on the same shard
+        with signals.unwinding() as held:
+            # A name of its own: should two processes ever write the same file, each renames what it wrote itself.
+            temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
+            held.callback(temporary.unlink, missing_ok=True)
+            with as_sentence(path):
+                handle = held.enter_context(_locked(temporary, fcntl.LOCK_EX))  # none but removers contend
+            writer = GuardedWriter(handle, path, floor=self.min_free, writers=self.writers)
+            yield writer
+            writer.flush()
+            with as_sentence(path):
                 temporary.replace(path)
-                _flush_folder(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+                flush_folder(path.parent)
 
     @contextlib.contextmanager
     def lock(self, *, part: str | None = None) -> Generator[None]:
-        """See Output. The lock is the folder's own; of a part also that of a file, which `convert --finish` removes."""
-        with _as_sentence(self.folder):
-            _make_folder(self.folder)
-        with contextlib.ExitStack() as held:
-            held.enter_context(_flock(self.folder, exclusive=part is None))
-            if part is None:
-                self._remove_unfinished()
-                for path in self.folder.glob("part-*.lock"):
-                    path.unlink()
-            else:
-                path = self.folder / f"part-{part}.lock"
-                path.touch()
-                held.enter_context(_flock(path, exclusive=True))
-            try:
-                yield
-            finally:
-                if part is None:
-                    self._remove_unfinished()  # of workers that were killed
+        """See Output. Those who write parts share the folder's lock, and each holds the one of its part."""
+        with as_sentence(self.folder):
+            make_folder(self.folder)
+        with signals.unwinding() as held:
+            with signals.deferred():
+                held.enter_context(_right_to_write(self.folder / _LOCK, exclusive=part is None))
+                if part is not None:
+                    held.enter_context(_right_to_write(self.folder / f"{_LOCK}-{part}", exclusive=True))
+            held.callback(self._clean)  # after workers that were killed
+            self._clean()
+            yield
 
-    def _remove_unfinished(self) -> None:
-        for path in [*self.folder.glob(f"*{_TEMPORARY}"), *self.folder.glob(f"*/*{_TEMPORARY}")]:
-            if _OWN_TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-                path.unlink()
+    def _clean(self) -> None:
+        with as_sentence(self.folder):
+            for folder in (self.folder, *(path for path in self.folder.iterdir() if path.is_dir())):
+                _remove_unfinished(folder, "*")
 
 
-class _GuardedWriter:
-    """Writes large pieces, looking at the free space before each; what goes wrong becomes a sentence."""
-
-    def __init__(self, file: BinaryIO, path: Path, *, floor: int, writers: int) -> None:
-        self._file = file
-        self._path = path
-        self._floor = floor
-        self._writers = writers
-        self._waiting: list[bytes] = []
-        self._size = 0
-
-    def write(self, data: bytes, /) -> None:
-        """Add bytes."""
-        self._waiting.append(data)
-        self._size += len(data)
-        if self._size >= _CHUNK:
-            self._write_waiting()
-
-    def flush(self) -> None:
-        """Bring everything to the disk."""
-        self._write_waiting()
-        with _as_sentence(self._path):
-            os.fsync(self._file.fileno())
-
-    def _write_waiting(self) -> None:
-        data = memoryview(b"".join(self._waiting))
-        self._waiting, self._size = [], 0
-        self._keep_floor(len(data))
-        with _as_sentence(self._path):
-            while data:
-                data = data[os.write(self._file.fileno(), data) :]
-
-    def _keep_floor(self, count: int) -> None:
-        """Refuse to write if every process doing so now could bring the disk below the floor."""
-        if not self._floor:
-            return
-        disk = os.statvfs(self._path.parent)
-        free = disk.f_bavail * disk.f_frsize
-        if free - count - (self._writers - 1) * _CHUNK < self._floor:
-            raise OutputError(
-                f"{self._path}: {free} bytes are free there and --min-free keeps {self._floor}; "
-                "free some space and run the same command again: finished shards are kept."
-            )
+def _remove_unfinished(folder: Path, pattern: str) -> None:
+    """Remove temporary files whose writers are dead."""
+    for path in folder.glob(f"{pattern}{_TEMPORARY}"):
+        if not _OWN_TEMPORARY.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+            continue
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), _opened(path) as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 @contextlib.contextmanager
-def _as_sentence(path: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "free some space" if full else "mend that"
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}); "
-            f"{advice} and run the same command again: finished shards are kept."
-        ) from error
+def _locked(path: Path, kind: int) -> Generator[int]:
+    """Make a file if it is not there, and hold its lock; `kind` is what flock takes, raises what it raises."""
+    with contextlib.ExitStack() as held:
+        while True:
+            handle = held.enter_context(_opened(path, os.O_CREAT))
+            fcntl.flock(handle, kind)
+            if os.fstat(handle).st_nlink:  # else it was taken away meanwhile, and the lock is of nothing
+                break
+            held.close()
+        yield handle
 
 
 @contextlib.contextmanager
-def _flock(path: Path, *, exclusive: bool) -> Generator[None]:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        with _as_sentence(path):
-            _take_lock(handle, path, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+def _right_to_write(path: Path, *, exclusive: bool) -> Generator[None]:
+    """Hold a lock file's lock; whoever holds it alone takes the file away in the end."""
+    kind = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
+    with contextlib.ExitStack() as held:
+        try:
+            with as_sentence(path):
+                held.enter_context(_locked(path, kind))
+        except OutputError as error:
+            if not isinstance(error.__cause__, BlockingIOError):
+                raise
+            place = path.parent
+            raise UsageError(
+                f"{place}: another vdaprep is writing there; wait for it, or choose another --out."
+            ) from error
+        if exclusive:
+            held.callback(path.unlink, missing_ok=True)
         yield
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int = 0) -> Generator[int]:
+    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | flags, 0o666)  # writable: NFS locks nothing else
+    try:
+        yield handle
     finally:
         os.close(handle)
-
-
-def _take_lock(handle: int, path: Path, kind: int) -> None:
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(f"{path}: another vdaprep is writing there; wait for it, or choose another --out.") from error
-
-
-def _make_folder(path: Path) -> None:
-    """Make a folder so that it is still there after the power fails."""
-    if path.is_dir():
-        return
-    _make_folder(path.parent)
-    path.mkdir(exist_ok=True)
-    _flush_folder(path.parent)
-
-
-def _flush_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -1,7 +1,9 @@
 """Files behind URLs, read by range requests through fsspec."""
 
+import errno
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import aiohttp
@@ -26,10 +28,44 @@ class _File(Protocol):
 
 
 @runtime_checkable
-class _Files(Protocol):
-    def open(self, path: str, mode: str, *, cache_type: str) -> _File: ...
-    def find(self, path: str) -> list[str]: ...
-    def unstrip_protocol(self, path: str) -> str: ...
+class Files(Protocol):
+    """What is used of a file system of fsspec's."""
+
+    def open(self, path: str, mode: str, *, cache_type: str) -> _File:
+        """Open a file."""
+        ...
+
+    def find(self, path: str) -> list[str]:
+        """List the files below a folder."""
+        ...
+
+    def unstrip_protocol(self, path: str) -> str:
+        """Return the URL of a path."""
+        ...
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        """Forget listings."""
+        ...
+
+    def info(self, path: str) -> Mapping[str, Any]:
+        """Return what is known of a file."""
+        ...
+
+    def cat_file(self, path: str) -> bytes:
+        """Return what a file holds."""
+        ...
+
+    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
+        """Store a local file."""
+        ...
+
+    def pipe_file(self, path: str, value: bytes, **options: Any) -> object:
+        """Store bytes."""
+        ...
+
+    def rm_file(self, path: str) -> None:
+        """Delete a file."""
+        ...
 
 
 class RemoteFile:
@@ -40,9 +76,9 @@ class RemoteFile:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        files, path = _connect(url)
+        files, path = connect(url)
         # Members are as long as frames and wanted once: any cache of fsspec's would fetch what nobody asked for.
-        self._file = _patiently(url, lambda: files.open(path, "rb", cache_type="none"))
+        self._file = patiently(url, lambda: files.open(path, "rb", cache_type="none"))
         if self._file.size is None or not self._file.seekable():
             self.close()
             raise OSError("the server does not serve parts of it, or its size; download it first")
@@ -55,7 +91,7 @@ class RemoteFile:
     def read(self, offset: int, size: int) -> bytes:
         """Return `size` bytes at `offset`, fewer only where the file ends."""
         wanted = min(size, self.size - offset)
-        return _patiently(self._url, lambda: self._read(offset, wanted)) if wanted > 0 else b""
+        return patiently(self._url, lambda: self._read(offset, wanted)) if wanted > 0 else b""
 
     def _read(self, offset: int, size: int) -> bytes:
         self._file.seek(offset)
@@ -71,14 +107,15 @@ def list_url(url: str) -> list[tuple[str, str]]:
 
     Raises OSError if it refuses, DataError if the server does not answer.
     """
-    files, path = _connect(url)
+    files, path = connect(url)
     folder = path.rstrip("/") + "/"
-    names = sorted(_patiently(url, lambda: files.find(path)))
+    names = sorted(patiently(url, lambda: files.find(path)))
     # Of a page without links fsspec finds the page itself.
     return [(name[len(folder) :], files.unstrip_protocol(name)) for name in names if len(name) > len(folder)]
 
 
-def _connect(url: str) -> tuple[_Files, str]:
+def connect(url: str) -> tuple[Files, str]:
+    """Return the file system of a URL and the path there; raises DataError if nothing installed knows such URLs."""
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=ANSWER_S)
@@ -90,17 +127,22 @@ def _connect(url: str) -> tuple[_Files, str]:
     except ValueError as error:
         known = ", ".join(("https", "s3", "gs", "az"))
         raise DataError(f"{url}: cannot be read ({error}); expected a URL that fsspec knows, like {known}.") from error
-    return cast(_Files, files), path
+    return cast(Files, files), path
 
 
-def _patiently(url: str, action: Callable[[], Result]) -> Result:
-    """Do it again if it failed on its way: a frame that a busy server did not send is not a bad frame."""
+def patiently(url: str, action: Callable[[], Result]) -> Result:
+    """Do it again if it failed on its way: a frame that a busy server did not send is not a bad frame.
+
+    Raises OSError if the server refuses, DataError if it does not answer.
+    """
     for wait_s in (*WAITS_S, None):
         try:
             return action()
-        except (OSError, aiohttp.ClientError) as error:
+        except (OSError, aiohttp.ClientError, *_others("BotoCoreError")) as error:
             failure = _cause(error)
             if not _may_pass(failure):
+                if failure is error and isinstance(error, OSError):
+                    raise
                 raise _as_os_error(failure) from error
             if wait_s is None:
                 reason = str(failure) or "it took too long"
@@ -114,14 +156,23 @@ def _patiently(url: str, action: Callable[[], Result]) -> Result:
 def _cause(error: Exception) -> Exception:
     """Look behind fsspec's FileNotFoundError, which it also raises where nothing could be asked."""
     cause = error.__cause__
-    return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error
+    told = isinstance(cause, (OSError, aiohttp.ClientError, *_others("BotoCoreError")))
+    return cause if isinstance(error, FileNotFoundError) and told else error
 
 
 def _may_pass(error: Exception) -> bool:
     if isinstance(error, aiohttp.ClientResponseError):
         return error.status >= 500 or error.status == 429
     kinds = (TimeoutError, ConnectionError, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
-    return isinstance(error, kinds)
+    if isinstance(error, (*kinds, *_others("HTTPClientError"))):
+        return True
+    return isinstance(error, OSError) and error.errno in (errno.EBUSY, errno.EREMOTEIO)  # as s3fs tells of 5xx
+
+
+def _others(name: str) -> tuple[type[Exception], ...]:
+    """Return an error of the library behind s3fs, if that was needed: the file system does not translate all."""
+    found = sys.modules.get("botocore.exceptions")
+    return () if found is None else (getattr(found, name),)
 
 
 def _as_os_error(error: Exception) -> OSError:

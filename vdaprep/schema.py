@@ -12,7 +12,7 @@ A clip's members, in this order, so that any window of frames is one contiguous 
     KEY.f000.diff.zst     codec.encode_diff of the frame and the one before it; absent without differences
     KEY.f001.rgb.jpg ...
 
-JSON is canonical: sorted keys, no spaces, ASCII, no nan or infinity.
+JSON is canonical: sorted keys, no spaces, ASCII, no nan or infinity. Both records hold a checksum of themselves.
 """
 
 import dataclasses
@@ -48,7 +48,9 @@ __all__ = [
     "member_kind",
     "member_name",
     "parse_json",
+    "parse_sealed_json",
     "record_name",
+    "sealed_json",
     "shard_name",
 ]
 
@@ -86,6 +88,25 @@ def parse_json(data: bytes, *, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ShardError(f"{where}: found a JSON {type(value).__name__}, expected an object.")
     return cast(dict[str, Any], value)
+
+
+def sealed_json(value: Mapping[str, Any]) -> bytes:
+    """Serialise as `canonical_json` does, with a `checksum`: the SHA-256 of all else, so that any change shows."""
+    return canonical_json({**value, "checksum": hashlib.sha256(canonical_json(value)).hexdigest()})
+
+
+def parse_sealed_json(data: bytes, *, where: str) -> dict[str, Any]:
+    """Undo `sealed_json`; raises ShardError naming `where` if this is no JSON of this version, or was changed."""
+    value = parse_json(data, where=where)
+    _check_version(value, where=where)
+    checksum = value.pop("checksum", None)
+    try:
+        found = hashlib.sha256(canonical_json(value)).hexdigest()
+    except ValueError as error:  # nan and infinity are no JSON, but Python reads them
+        raise ShardError(f"{where}: not valid JSON ({error}).") from error
+    if found != checksum:
+        raise ShardError(f"{where}: differs from the checksum that it holds; it was changed or damaged.")
+    return value
 
 
 def clip_key(dataset: str, trajectory: str, first_frame: int) -> str:
@@ -218,8 +239,9 @@ class ClipMeta:
 
     def to_bytes(self) -> bytes:
         """Serialise as the clip's `.json` member."""
-        value = dataclasses.asdict(self)
+        value = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}  # asdict copies every number
         value["depth"] = self.depth.to_json()
+        value["diff"] = None if self.diff is None else dataclasses.asdict(self.diff)
         return canonical_json(value)
 
     @classmethod
@@ -329,13 +351,12 @@ class ShardRecord:
         """Serialise as the `.json` beside the tar."""
         value = dataclasses.asdict(self)
         value["tar"] = {name: value.pop(f"tar_{name}") for name in ("name", "bytes", "sha256")}
-        return canonical_json(value)
+        return sealed_json(value)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> "ShardRecord":
         """Parse a record; raises ShardError naming `where` for anything the contract does not allow."""
-        value = parse_json(data, where=where)
-        _check_version(value, where=where)
+        value = parse_sealed_json(data, where=where)
         try:
             tar = value.pop("tar")
             fields: dict[str, Any] = {
@@ -380,13 +401,12 @@ class DatasetRecord:
 
     def to_bytes(self) -> bytes:
         """Serialise as `dataset.json`."""
-        return canonical_json(dataclasses.asdict(self))
+        return sealed_json(dataclasses.asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> "DatasetRecord":
         """Parse `dataset.json`; raises ShardError naming `where` for anything the contract does not allow."""
-        value = parse_json(data, where=where)
-        _check_version(value, where=where)
+        value = parse_sealed_json(data, where=where)
         try:
             fields: dict[str, Any] = {
                 **value,

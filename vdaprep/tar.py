@@ -9,6 +9,13 @@ from vdaprep.encode import EncodedClip
 from vdaprep.outputs import Writer
 from vdaprep.schema import ClipEntry, member_name
 
+_NAME_BYTES = 100
+# What surrounds a member's size in its header: mode, uid and gid; mtime; after the sum the type, the magic and nothing.
+_OWNER = b"0000644\x00" + 2 * b"0000000\x00"
+_TIME = b"00000000000\x00"
+_REST = (b"0" + bytes(100) + b"ustar\x00" + b"00").ljust(tarfile.BLOCKSIZE - 156, b"\x00")
+_FIXED_SUM = sum(_OWNER + _TIME + _REST) + 8 * ord(" ")  # a header's own sum counts as blanks
+
 
 class TarWriter:
     """Writes USTAR members with mtime, uid and gid 0 and mode 0644, so that equal clips are equal bytes.
@@ -20,7 +27,6 @@ class TarWriter:
         self._file = file
         self.offset = 0
         self._sha256 = hashlib.sha256()
-        self._crc32 = 0
         self.members: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
 
@@ -29,44 +35,47 @@ class TarWriter:
         """The SHA-256, in hexadecimal, of everything written so far."""
         return self._sha256.hexdigest()
 
-    def add(self, key: str, frame: int | None, kind: str, data: bytes) -> None:
-        """Append a member; raises what the file raises."""
-        info = tarfile.TarInfo(member_name(key, frame, kind))
-        info.size = len(data)
-        self._write(info.tobuf(tarfile.USTAR_FORMAT))
-        self._write(data)
-        self._write(bytes(-len(data) % tarfile.BLOCKSIZE))
-        self.members[kind] += 1
-        self.bytes[kind] += len(data)
+    def add(self, key: str, frame: int | None, members: tuple[tuple[str, bytes], ...]) -> int:
+        """Append members, (kind, bytes), of a frame or of the clip (None); raises what the file raises.
+
+        Returns the CRC-32 of the bytes that were written.
+        """
+        parts: list[bytes] = []
+        for kind, data in members:
+            parts += [header(member_name(key, frame, kind), len(data)), data, bytes(-len(data) % tarfile.BLOCKSIZE)]
+            self.members[kind] += 1
+            self.bytes[kind] += len(data)
+        return self._write(b"".join(parts))
 
     def finish(self) -> None:
         """Append what ends a tar."""
-        self._write(bytes(2 * tarfile.BLOCKSIZE))
-        self._write(bytes(-self.offset % tarfile.RECORDSIZE))
+        end = 2 * tarfile.BLOCKSIZE
+        self._write(bytes(end + -(self.offset + end) % tarfile.RECORDSIZE))
 
-    def take_crc32(self) -> int:
-        """Return the CRC-32 of what was written since the last call."""
-        taken, self._crc32 = self._crc32, 0
-        return taken
-
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> int:
         self._file.write(data)
         self._sha256.update(data)
-        self._crc32 = zlib.crc32(data, self._crc32)
         self.offset += len(data)
+        return zlib.crc32(data)
+
+
+def header(name: str, size: int) -> bytes:
+    """Return the block before a member, in a fraction of the time that `tarfile` takes for the same one."""
+    encoded, octal = name.encode("ascii"), b"%011o\x00" % size
+    assert len(encoded) <= _NAME_BYTES  # schema sees to it
+    assert len(octal) == 12  # no member has 8 GiB
+    total = _FIXED_SUM + sum(encoded) + sum(octal)
+    return b"%b%b%b%b%06o\x00 %b" % (encoded.ljust(_NAME_BYTES, b"\x00"), _OWNER, octal, _TIME, total, _REST)
 
 
 def write_clip(tar: TarWriter, clip: EncodedClip) -> tuple[ClipEntry, int]:
     """Append a clip; returns its entry in the record, and how many of its pixels were nearer than near_m."""
     start = tar.offset
-    tar.add(clip.key, None, "json", clip.meta.to_bytes())
+    checksums = [tar.add(clip.key, None, (("json", clip.meta.to_bytes()),))]
     frame_offsets: list[int] = []
-    checksums = [tar.take_crc32()]
     for number, members in enumerate(clip.frames):
         frame_offsets.append(tar.offset)
-        for kind, data in members:
-            tar.add(clip.key, number, kind, data)
-        checksums.append(tar.take_crc32())
+        checksums.append(tar.add(clip.key, number, members))
     entry = ClipEntry(
         clip.key, start, tar.offset - start, len(clip.frames), tuple(frame_offsets), crc32=tuple(checksums)
     )

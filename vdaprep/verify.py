@@ -1,9 +1,7 @@
 """Compare tars with their records, records with `dataset.json`, and each other; `deep` compares every member as well.
 
-What finds a flipped bit: in a tar the SHA-256 of its record; in a record its SHA-256 in `dataset.json` (without that
-file all is recomputed but `options`, `plan`, `rejected`, `clamped_near`); in `dataset.json` what is recomputed from
-records and clips. Its `source`, the rejections that were known before encoding and the names of trajectories that lost
-every frame stand nowhere else: they are only compared for being canonical JSON of the schema.
+What finds a flipped bit: in a tar the SHA-256 of its record; in a record, in `dataset.json` and in `plan.json` the
+checksum that each holds of itself, and for its spelling that JSON is canonical.
 """
 
 import hashlib
@@ -15,12 +13,14 @@ from typing import Any
 
 from vdaprep.check import CheckedShard, Finding, OnFrames, check_canonical, check_shard, finding_of, read_record
 from vdaprep.errors import ShardError
+from vdaprep.outputs import PLAN_FILE
 from vdaprep.schema import (
     DATASET_FILE,
     DatasetRecord,
     Rejection,
     ShardRecord,
     ShardSummary,
+    parse_sealed_json,
     record_name,
 )
 
@@ -91,6 +91,15 @@ def verify(paths: Iterable[Path], *, deep: bool, on_frames: OnFrames) -> Report:
     )
 
 
+def check_folder(folder: Path, *, deep: bool, on_frames: OnFrames) -> tuple[list[CheckedShard], list[Finding]]:
+    """Check a data set's folder; returns its shards and everything that is wrong with it, with no shards at all too."""
+    tars = {*folder.glob(f"*/{_TARS}"), *(record.with_suffix(".tar") for record in folder.glob(f"*/{_RECORDS}"))}
+    found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in sorted(tars)]
+    findings = [finding for shard in found for finding in shard.findings]
+    findings += _check_dataset(folder, found, whole=True)
+    return found, list(dict.fromkeys(findings))
+
+
 # ----------------------------------------------------------------------------------------------------------- data set
 
 
@@ -101,6 +110,7 @@ def _check_dataset(folder: Path, checked: Sequence[CheckedShard], *, whole: bool
         for left in sorted(folder.rglob(_LEFT_OVERS)):
             yield Finding(str(left), "was left by a run that died; run convert again.")
         yield from _check_across(checked)
+        yield from _check_plan(folder / PLAN_FILE)
     try:
         record = DatasetRecord.from_bytes(path.read_bytes(), where=str(path))
     except FileNotFoundError:
@@ -119,6 +129,18 @@ def _check_dataset(folder: Path, checked: Sequence[CheckedShard], *, whole: bool
     if whole and all(shard.record for shard in checked):
         yield from (Finding(str(path), what) for what in _check_totals(record, checked))
         yield from (Finding(str(path), what) for what in _check_splits(record, checked))
+
+
+def _check_plan(path: Path) -> Iterator[Finding]:
+    """Check the plan that `convert --consume` leaves, if it is there."""
+    if not path.is_file():
+        return
+    try:
+        parse_sealed_json(path.read_bytes(), where=str(path))
+    except ShardError as error:
+        yield finding_of(path, error)
+        return
+    yield from (Finding(str(path), what) for what in check_canonical(path))
 
 
 def _check_across(checked: Sequence[CheckedShard]) -> Iterator[Finding]:

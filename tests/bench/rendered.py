@@ -25,14 +25,16 @@ DEPTH_NOISE = 0.0004  # relative
 
 @dataclass(frozen=True)
 class Scale:
-    """How much a bench does; `rounds` is how often each figure is taken."""
+    """How much a bench does; `rounds` is how often each figure is taken, `peers`: whether other libraries take part."""
 
     width: int = 640
     height: int = 480
     frames: int = 64
     window: int = 32
     rounds: int = 7
+    converted_frames: int = 1536
     stream_windows: int = 10
+    peers: bool = True
     step_size: int = 112
     step_frames: int = 8
     steps: int = 24
@@ -49,7 +51,9 @@ QUICK = Scale(
     frames=8,
     window=4,
     rounds=2,
+    converted_frames=16,
     stream_windows=3,
+    peers=False,
     step_size=28,
     step_frames=2,
     steps=2,
@@ -93,6 +97,12 @@ class Rendered:
         [shard] = self.plan.shards
         frames = [frame for clip in shard.clips for frame in clip.trajectory.frames[clip.start : clip.stop]]
         return [(self.raw / str(frame.rgb), self.raw / str(frame.depth)) for frame in frames]
+
+    @property
+    def poses(self) -> Path:
+        """The file of the camera's poses."""
+        [path] = self.raw.rglob("pose_*.txt")
+        return path
 
     @cached_property
     def shards(self) -> Path:

@@ -304,7 +304,7 @@ def test_two_writers_are_refused(raw, vdaprep, tmp_path: Path) -> None:
     import os
 
     (tmp_path / "out" / "tartanair").mkdir(parents=True)
-    handle = os.open(tmp_path / "out" / "tartanair", os.O_RDONLY)
+    handle = os.open(tmp_path / "out" / "tartanair" / ".vdaprep-lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(handle, fcntl.LOCK_EX)
     result = vdaprep("convert", "tartanair", "--raw", raw.root, "--out", tmp_path / "out", "--workers", 1)
     os.close(handle)

@@ -1,5 +1,6 @@
 """Every code goes round within its promise, and damage is noticed."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,6 +107,31 @@ def test_shrinking_averages_areas() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     blocks = frame.reshape(2, 4, 3, 4, 3).mean(axis=(1, 3))
     assert np.allclose(codec.shrink(frame, DiffSpec(4, 2)), blocks, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [*range(1, 9), 15, 16, 17, 32])
+@pytest.mark.parametrize("odd", [0, 1])
+def test_shrinking_is_that_of_opencv(scale: int, odd: int) -> None:
+    shape = 3 * scale + odd * (scale // 3), 5 * scale + odd * (scale // 3)
+    frame = np.random.default_rng(scale).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    frame[: scale + 1, : scale + 1] = 255
+    rows, columns = DiffSpec(scale, 2).size_of(*shape)
+    expected = cv2.resize(frame.astype(np.float64), (columns, rows), interpolation=cv2.INTER_AREA)
+    assert np.allclose(codec.shrink(frame, DiffSpec(scale, 2)), expected, rtol=0, atol=1e-3)
+    mirrored = codec.shrink(frame[:, ::-1], DiffSpec(scale, 2))
+    assert np.allclose(mirrored[:, ::-1], expected, rtol=0, atol=1e-3) or odd
+
+
+@given(arrays(np.uint16, SHAPES))
+def test_packing_is_prediction_zigzag_and_planes(codes: np.ndarray) -> None:
+    height, width = codes.shape
+    padded = np.pad(codes.astype(np.int64), ((1, 0), (1, 0)))
+    residual = padded[1:, 1:] - padded[1:, :-1] - padded[:-1, 1:] + padded[:-1, :-1]
+    signed = (residual + 32768) % 65536 - 32768
+    zigzag = np.where(signed < 0, -2 * signed - 1, 2 * signed)
+    for array in (codes, np.asfortranarray(codes)):
+        low, high = codec.unpack_planes(codec.pack_codes(array), height=height, width=width)
+        assert np.array_equal(low + 256 * high.astype(np.int64), zigzag)
 
 
 def test_no_previous_frame_is_no_difference() -> None:

@@ -71,6 +71,20 @@ def test_npy_of_other_floats() -> None:
         assert np.array_equal(parse_npy(npy(np.array([[1.5, 2]], kind)), HERE), [[1.5, 2]])
 
 
+def test_npy_of_version_two() -> None:
+    array = np.array([[1.5, 2], [3, 4]], np.float32)
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, version=(2, 0))
+    assert np.array_equal(parse_npy(stream.getvalue(), HERE), array)
+    with pytest.raises(FrameError, match="has 15 bytes of numbers"):
+        parse_npy(stream.getvalue()[:-1], HERE)
+
+
+def test_npy_of_equal_headers_are_read_each() -> None:
+    arrays_ = [np.full((3, 4), number, np.float32) for number in range(3)]
+    assert all(np.array_equal(parse_npy(npy(array), HERE), array) for array in arrays_)
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [

@@ -12,9 +12,9 @@ from vdaprep import codec, shards
 from vdaprep.encode import EncodedClip
 from vdaprep.frames import Frame, RgbImage, scale_intrinsics
 from vdaprep.geometry import TrajectoryGeometry, View, invert, measure, warp
+from vdaprep.outputs import LocalOutput
 from vdaprep.render import pinhole, render_frame
 from vdaprep.scene import make_scene
-from vdaprep.outputs import LocalOutput
 from vdaprep.schema import ClipMeta, DepthSpec
 
 WIDTH, HEIGHT, FRAMES = 128, 96, 18

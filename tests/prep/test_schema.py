@@ -94,6 +94,17 @@ def test_records_come_back() -> None:
     assert ClipMeta.from_bytes(without_poses.to_bytes(), where="m") == without_poses
 
 
+@pytest.mark.parametrize("record", [RECORD, DATASET], ids=["shard", "data set"])
+def test_a_record_that_was_changed_is_refused(record: ShardRecord | DatasetRecord) -> None:
+    data = record.to_bytes()
+    for old, new in ((b'"clips":', b'"clipz":'), (b"0", b"1"), (b"}", b',"more":1}'), (b"1", b"NaN")):
+        assert old in data
+        with pytest.raises(
+            ShardError, match=r"^r: (differs from the checksum that it holds|not valid JSON|schema ver)"
+        ):
+            type(record).from_bytes(data.replace(old, new, 1), where="r")
+
+
 def test_shard_record_has_the_published_shape() -> None:
     value = json.loads(RECORD.to_bytes())
     assert value["tar"] == {"name": "shard-0001.tar", "bytes": 10240, "sha256": "ab"}

@@ -1,65 +1,197 @@
 """The command `vdaprep convert`."""
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vdaprep.console import console, errors
-from vdaprep.errors import VdakitError
+from vdaprep.errors import UsageError, VdakitError
 from vdaprep.options import ConversionOptions, Dataset, with_conversion_options
 
 if TYPE_CHECKING:
-    from vdaprep.schema import DatasetRecord
+    from vdaprep.consume import Consumer
+    from vdaprep.convert import Part
+    from vdaprep.live import Live
+    from vdaprep.outputs import Output
+    from vdaprep.plan import Plan
+    from vdaprep.saved_plan import Prepared
+    from vdaprep.summary import Summary
+    from vdaprep.tasks import Executor
 
 EXAMPLE = "vdaprep convert tartanair --raw raw/tartanair --out shards/ --workers 2"
+
+
+class Executors(StrEnum):
+    """Where processes run."""
+
+    local = "local"
+    ray = "ray"
 
 
 @with_conversion_options
 def command(
     dataset: Dataset,
-    out: Annotated[Path, typer.Option(help="Folder of the shards; they go into OUT/DATASET.", show_default=False)],
+    out: Annotated[
+        str, typer.Option(help="Folder of the shards, or s3:// URL; they go into OUT/DATASET.", show_default=False)
+    ],
     conversion: ConversionOptions,
     workers: Annotated[int, typer.Option(help="Processes.", show_default="one a core", min=0)] = 0,
+    executor: Annotated[Executors, typer.Option(help="Run on this machine, or on a Ray cluster.")] = Executors.local,
+    ray_address: Annotated[
+        str, typer.Option(help="The Ray cluster, as HOST:PORT.", show_default="the one that runs here")
+    ] = "",
+    part: Annotated[
+        str, typer.Option(help="Make only part i of n, beside other jobs; --finish comes last.", metavar="i/n")
+    ] = "",
+    finish: Annotated[bool, typer.Option("--finish", help="Complete what --part jobs have made.")] = False,
+    min_free: Annotated[
+        str, typer.Option(help="Leave this much of the disk free, for example 5GB.", metavar="SIZE")
+    ] = "0",
+    budget: Annotated[
+        str,
+        typer.Option(help="Choose settings so that the shards take at most this, as plan does.", metavar="SIZE"),
+    ] = "",
+    consume: Annotated[
+        bool, typer.Option("--consume", help="Delete raw data as soon as all shards made of it were read back.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --consume deletes anything.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any frame was rejected.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print events as they happen, a line of JSON each.")] = False,
 ) -> None:
     """Convert a raw data set, straight from its archives, into shards."""
-    from vdaprep.convert import Progress, convert
-    from vdaprep.executors import LocalExecutor
-    from vdaprep.outputs import LocalOutput
-    from vdaprep.plan import make_plan
-    from vdaprep.progress import frame_bar
+    from vdaprep.live import live
+    from vdaprep.outputs import open_output
+    from vdaprep.sizes import parse_bytes
 
-    workers = workers or os.cpu_count() or 1
-    plan = make_plan(
-        dataset, raw=conversion.raw_of(dataset), settings=conversion.settings(), selection=conversion.selection()
+    chosen = _part(part, finish=finish)
+    if consume and (part or finish):
+        raise UsageError("--consume: goes with a whole conversion only, not with --part or --finish.")
+    floor = parse_bytes(min_free, "--min-free")
+    limit = parse_bytes(budget, "--budget") if budget else None
+    if ray_address and executor is not Executors.ray:
+        raise UsageError(f"--ray-address {ray_address}: goes with --executor ray.")
+    everywhere = _absolute if executor is Executors.ray else str  # other machines have other working folders
+    conversion = replace(conversion, raw=everywhere(conversion.raw_of(dataset)))
+    place = f"{everywhere(out).rstrip('/')}/{dataset}"
+    with live(as_json=as_json) as teller:
+        if limit is not None:
+            conversion = _within(limit, conversion, dataset, output=open_output(place), teller=teller)
+        ready = _prepare(dataset, conversion, open_output(place), teller)
+        consumer = _consumer(ready, open_output(place), teller, yes=yes) if consume else None
+        with _executor(executor, workers=workers, ray_address=ray_address) as running:
+            output = open_output(place, min_free=floor, writers=running.workers)
+            if consumer is None:
+                summary = _carry_out(ready.plan, chosen, finish=finish, output=output, executor=running, teller=teller)
+            else:
+                summary = _consume(ready.plan, consumer, output=output, executor=running, teller=teller)
+        teller.on_done(summary)
+        if strict and summary.rejected:
+            raise VdakitError(f"{len(summary.rejected)} inputs were rejected, and --strict takes none.")
+
+
+def _part(text: str, *, finish: bool) -> "Part | None":
+    from vdaprep.convert import parse_part
+
+    if not text:
+        return None
+    if finish:
+        raise UsageError(f"--finish: completes what all parts have made; leave --part {text} out.")
+    return parse_part(text)
+
+
+def _absolute(place: str) -> str:
+    from vdaprep.ranges import is_url
+
+    return place if is_url(place) else str(Path(place).absolute())
+
+
+def _within(
+    limit: int, conversion: ConversionOptions, dataset: str, *, output: "Output", teller: "Live"
+) -> ConversionOptions:
+    from vdaprep.budget import Budget
+    from vdaprep.budgeted import within_budget
+
+    budget = Budget(limit, on_step=lambda step: teller.on_notice(str(step)))
+    return within_budget(
+        conversion,
+        dataset,
+        budget=budget,
+        output=output,
+        on_listing=teller.on_listing,
+        on_notice=teller.on_notice,
     )
-    with frame_bar("convert", total=plan.num_frames) as bar:
-        record = convert(
-            plan,
-            output=LocalOutput(out / dataset, writers=workers),
-            executor=LocalExecutor(workers),
-            progress=Progress(on_frames=bar.advance, on_shard=bar.on_shard, on_notice=bar.notice),
-        )
-    _summarise(record, out / dataset)
-    if strict and record.rejected:
-        raise VdakitError(f"{len(record.rejected)} inputs were rejected, and --strict takes none.")
 
 
-def _summarise(record: "DatasetRecord", folder: Path) -> None:
-    from vdaprep.progress import human_bytes
+def _prepare(dataset: str, conversion: ConversionOptions, output: "Output", teller: "Live") -> "Prepared":
+    from vdaprep.saved_plan import prepare
 
-    totals = record.totals
-    console.print(
-        f"{folder}: {totals['frames']} frames in {totals['clips']} clips, {len(record.shards)} shards, "
-        f"{human_bytes(totals['bytes'])} ({human_bytes(totals['bytes'] / totals['frames'])} a frame)",
-        highlight=False,
-        soft_wrap=True,
+    return prepare(
+        dataset,
+        raw=conversion.raw_of(dataset),
+        settings=conversion.settings(),
+        selection=conversion.selection(),
+        output=output,
+        on_listing=teller.on_listing,
     )
-    if totals["clamped_near"]:
-        console.print(
-            f"{totals['clamped_near']} depth pixels were nearer than the depth code goes; stored at its near end."
-        )
-    for item in record.rejected:
-        errors.print(f"rejected: {item.file}: {item.reason}", markup=False)
+
+
+def _consumer(ready: "Prepared", output: "Output", teller: "Live", *, yes: bool) -> "Consumer":
+    """Ask whether raw data may go; raises VdakitError if not."""
+    from vdaprep.consent import ask
+    from vdaprep.consume import Consumer, survey
+
+    consumption = survey(ready, output)
+    with teller.paused():
+        ask(consumption, yes=yes)
+    return Consumer(consumption, teller.on_notice)
+
+
+@contextmanager
+def _executor(kind: Executors, *, workers: int, ray_address: str) -> "Generator[Executor]":
+    """Provide what runs tasks; it knows of all seek points made so far."""
+    if kind is Executors.local:
+        from vdaprep.executors import LocalExecutor
+
+        yield LocalExecutor(workers or os.cpu_count() or 1)
+        return
+    from vdaprep.gzips import made_seek_points
+    from vdaprep.ray_executor import connect
+
+    with connect(ray_address, workers=workers, prepare=made_seek_points()) as executor:
+        yield executor
+
+
+def _carry_out(
+    plan: "Plan", part: "Part | None", *, finish: bool, output: "Output", executor: "Executor", teller: "Live"
+) -> "Summary":
+    from vdaprep import convert
+    from vdaprep.summary import Summary
+
+    shards = plan.shards if part is None else part.of(plan.shards)
+    teller.on_plan(plan, shards, out=output.place())
+    progress = teller.heard()
+    if part is not None:
+        records = convert.convert_part(plan, part, output=output, executor=executor, progress=progress)
+        return Summary.of_part(part, records, out=output.place(), meter=teller.meter)
+    if finish:
+        record = convert.finish(plan, output=output, progress=progress)
+    else:
+        record = convert.convert(plan, output=output, executor=executor, progress=progress)
+    return Summary.of_dataset(record, out=output.place(), meter=teller.meter)
+
+
+def _consume(
+    plan: "Plan", consumer: "Consumer", *, output: "Output", executor: "Executor", teller: "Live"
+) -> "Summary":
+    from vdaprep.summary import Summary
+    from vdaprep.verified import convert_and_consume
+
+    teller.on_plan(plan, plan.shards, out=output.place())
+    record = convert_and_consume(plan, consumer, output=output, executor=executor, progress=teller.heard())
+    teller.on_notice(consumer.summary())
+    return Summary.of_dataset(record, out=output.place(), meter=teller.meter)

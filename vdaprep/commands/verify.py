@@ -55,7 +55,7 @@ def command(
 
 
 def _praise(report: "Report", *, deep: bool) -> None:
-    from vdaprep.progress import human_bytes
+    from vdaprep.sizes import human_bytes
 
     how = "every member decoded" if deep else "sizes and SHA-256 compared, --deep decodes every member"
     console.print(

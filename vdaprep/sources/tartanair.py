@@ -188,9 +188,13 @@ def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
         raise FrameError(str(files.rgb), f"has no depth map beside it in {_beside(files.rgb, 'depth')}")
     parse = parse_npy if files.depth.member.lower().endswith(".npy") else parse_png_floats
     depth_m = parse(reader.read(files.depth), files.depth)
-    known = np.isfinite(depth_m) & (depth_m > 0)
-    depth_m = np.where(known, depth_m, np.float32(np.nan))
-    depth_m[known & (depth_m >= _SKY_M)] = np.inf
+    nearest, farthest = depth_m.min(), depth_m.max()  # nan if there is any; then no comparison holds
+    if nearest > 0 and farthest < _SKY_M:
+        return depth_m
+    depth_m = depth_m.copy()
+    if not (nearest > 0 and farthest < np.inf):
+        depth_m[~((depth_m > 0) & (depth_m < np.inf))] = np.nan
+    np.copyto(depth_m, np.float32(np.inf), where=depth_m >= _SKY_M)
     return depth_m
 
 

@@ -1,6 +1,10 @@
 """Conversion by stage, and as a whole against the library calls alone."""
 
+import io
 import itertools
+import tempfile
+import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +15,7 @@ import numpy as np
 import zstandard
 from rich.table import Table
 
+from tests.bench.converting import Conversion, lay_out, run
 from tests.bench.rendered import DATASET, Rendered
 from tests.bench.timing import Timing, Work, milliseconds, new_table, ratio, take_turns
 from vdaprep import codec, manifest, sources
@@ -26,26 +31,32 @@ from vdaprep.shards import write_shard
 Item = TypeVar("Item")
 
 WHOLE = "all of it"
+PROCESSOR = "all, processor time"
 
 
 def tables(rendered: Rendered, scratch: Path) -> Iterator[Table]:
-    plan, count = rendered.plan, rendered.scale.window
+    plan, count = rendered.plan, rendered.scale.frames
     with Reader(plan.raw) as reader:
         bench = _Conversion(plan, count, reader, rendered.raw_files[:count], scratch / "shard-0001.tar")
         works = {("ours", name): work for name, work in bench.stages().items()}
         works |= {("alone", name): work for name, work in bench.library_calls().items()}
         timings = take_turns(works, rounds=rendered.scale.rounds)
+        whole = {which: work for which, work in works.items() if which[1] == WHOLE}
+        processor = take_turns(whole, rounds=rendered.scale.rounds, clock=time.process_time)
+        timings |= {(whose, PROCESSOR): timing for (whose, _), timing in processor.items()}
         record = bench.write(bench.encode())
     yield _by_stage({which: timing.per(count) for which, timing in timings.items()}, rendered)
-    yield _by_kind(record, bench.raw_bytes(), rendered)
+    yield _by_kind(record, bench.raw_bytes(), bench.zip_bytes(), rendered)
+    yield _by_workers(rendered, scratch)
 
 
 def _by_stage(timings: dict[tuple[str, str], Timing], rendered: Rendered) -> Table:
     columns = ("ms, min", "median", "calls alone, min", "median", "calls / stage")
     caption = (
-        f"{rendered.note}, one thread. Calls alone: file reads, PNG decode, JPEG encode, zstd, nothing else. The ratio "
-        f"is the median of the rounds' own; 1: nothing is lost. The shard has {rendered.scale.window} frames, so its "
-        "flushes to the disk weigh more than in one of 1024."
+        f"{rendered.note}. Calls alone: file reads, PNG decode, JPEG encode, zstd, nothing else, in one thread. All of "
+        "it reads the next files in a second thread; its processor time is that of both. The ratio is the median of "
+        f"that of each round; 1: nothing is lost. The shard has {rendered.scale.frames} frames, so its flushes to the "
+        "disk weigh more than in one of 1024."
     )
     table = new_table("(a) conversion: ms a frame", "stage", columns, caption=caption)
     for name in [name for whose, name in timings if whose == "ours"]:
@@ -54,21 +65,56 @@ def _by_stage(timings: dict[tuple[str, str], Timing], rendered: Rendered) -> Tab
         if name == WHOLE:
             table.add_section()
         table.add_row(name, *milliseconds(stage), *milliseconds(alone), share)
-    whole = timings["ours", WHOLE]
-    table.add_row("frames/s", f"{1 / whole.minimum:.0f}", f"{1 / whole.median:.0f}", "", "", "")
+    ours, alone = (timings[whose, WHOLE] for whose in ("ours", "alone"))
+    rates = [f"{1 / seconds:.0f}" for timing in (ours, alone) for seconds in (timing.minimum, timing.median)]
+    table.add_row("frames/s", *rates, "")
     return table
 
 
-def _by_kind(record: ShardRecord, raw_bytes: int, rendered: Rendered) -> Table:
+def _by_kind(record: ShardRecord, raw_bytes: int, zip_bytes: int, rendered: Rendered) -> Table:
     frames = record.num_frames
-    caption = f"{rendered.note}; raw files: PNG and npy."
-    table = new_table("(a) conversion: size", "kind", ("KiB a frame", "of the raw files"), caption=caption)
+    caption = f"{rendered.note}; raw files: PNG and npy, in the download's zips deflated."
+    columns = ("KiB a frame", "bits a pixel", "of the raw files", "of the zips")
+    table = new_table("(a) conversion: size", "kind", columns, caption=caption)
     sizes = {kind: size for kind, (_, size) in record.kinds.items()}
     sizes["tar headers and padding"] = record.tar_bytes - sum(sizes.values())
-    for kind, size in [*sizes.items(), ("whole shard", record.tar_bytes), ("raw files", raw_bytes)]:
+    pixels = frames * rendered.scale.width * rendered.scale.height
+    rows = [*sizes.items(), ("whole shard", record.tar_bytes), ("raw files", raw_bytes), ("zips", zip_bytes)]
+    for kind, size in rows:
         if kind == "whole shard":
             table.add_section()
-        table.add_row(kind, f"{size / frames / 1024:.1f}", f"{size / raw_bytes:.1%}")
+        shares = f"{size / raw_bytes:.1%}", f"{size / zip_bytes:.1%}"
+        table.add_row(kind, f"{size / frames / 1024:.1f}", f"{8 * size / pixels:.3f}", *shares)
+    return table
+
+
+def _by_workers(rendered: Rendered, scratch: Path) -> Table:
+    """Convert the same number of frames with one worker and with two, as many short trajectories and as a long one."""
+    frames, clip = rendered.scale.converted_frames, rendered.scale.frames
+    shapes = {"short": (frames // clip, clip), "long": (1, frames)}
+    raw = {
+        name: lay_out(rendered.raw_files, rendered.poses, scratch / name, trajectories=trajectories, frames=length)
+        for name, (trajectories, length) in shapes.items()
+    }
+    taken: dict[tuple[str, int], list[Conversion]] = {}
+    for _ in range(2):
+        for which in (("short", 1), ("short", 2), ("long", 2)):
+            name, workers = which
+            with tempfile.TemporaryDirectory(dir=scratch) as out:
+                taken.setdefault(which, []).append(run(raw[name], Path(out), workers=workers, shard_frames=clip))
+    caption = (
+        f"{rendered.note}, repeated; {frames} frames in shards of {clip}, flushes and the start of the workers "
+        "included. The best of two runs each; the speed-up is that of the better pair. Peak: of the largest worker."
+    )
+    columns = ("frames/s", "speed-up", "peak MiB a worker")
+    table = new_table("(a) conversion: workers", "trajectories", columns, caption=caption)
+    for (name, workers), found in taken.items():
+        pairs = [alone.seconds / own.seconds for alone, own in zip(taken["short", 1], found, strict=True)]
+        peak = max(one.worker_kib if workers > 1 else one.own_kib for one in found) / 1024
+        rate = frames / min(one.seconds for one in found)
+        trajectories, length = shapes[name]
+        title = f"{trajectories} of {length} frames, {workers} worker{'s' if workers > 1 else ''}"
+        table.add_row(title, f"{rate:.0f}", f"{max(pairs):.2f}", f"{peak:.0f}")
     return table
 
 
@@ -99,6 +145,14 @@ class _Conversion:
     def raw_bytes(self) -> int:
         return sum(path.stat().st_size for pair in self.paths for path in pair)
 
+    def zip_bytes(self) -> int:
+        """Return what the raw files take in zips, as the download has them."""
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in itertools.chain.from_iterable(self.paths):
+                archive.write(path, path.name)
+        return stream.tell()
+
     def stages(self) -> dict[str, Work]:
         """Return each stage as `ClipEncoder` calls it, on the results of the stages before."""
         source, reader, spec, diff = sources.load(DATASET), self.reader, self._encoding.depth, self._encoding.diff
@@ -128,7 +182,7 @@ class _Conversion:
 
     def library_calls(self) -> dict[str, Work]:
         """Return what no converter to these formats can leave out, by the stage that it belongs to."""
-        images = [cv2.imread(str(rgb)) for rgb, _ in self.paths]
+        images = [cv2.imread(str(rgb), cv2.IMREAD_COLOR_RGB) for rgb, _ in self.paths]
         pack = zstandard.ZstdCompressor(level=codec.ZSTD_LEVEL, write_checksum=True).compress
         unpack = zstandard.ZstdDecompressor().decompress
         [clip] = self.encode()
@@ -138,7 +192,8 @@ class _Conversion:
         quality = [cv2.IMWRITE_JPEG_QUALITY, self._encoding.jpeg_quality]
         calls: dict[str, Work] = {
             "read, PNG decode": _each(
-                lambda pair: cv2.imdecode(np.frombuffer(pair[0].read_bytes(), np.uint8), cv2.IMREAD_COLOR), self.paths
+                lambda pair: cv2.imdecode(np.frombuffer(pair[0].read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB),
+                self.paths,
             ),
             "read, npy parse": _each(lambda pair: pair[1].read_bytes(), self.paths),
             "JPEG encode": _each(lambda image: cv2.imencode(".jpg", image, quality), images),

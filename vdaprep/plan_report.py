@@ -1,0 +1,132 @@
+"""A predicted conversion for the screen and as JSON."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from vdaprep.budget import Choice
+from vdaprep.predict import Prediction, Room
+from vdaprep.sizes import human_bytes
+
+
+def to_json(choice: Choice, place: Room | None, *, command: Sequence[str]) -> dict[str, Any]:
+    """Return the plan as JSON has it; `disk` is None where the output is remote."""
+    steps = [
+        {
+            "change": step.change,
+            "bytes": step.prediction.bytes,
+            "upper_bytes": step.prediction.upper_bytes,
+            "fits": step.fits,
+            "kept": step.kept,
+        }
+        for step in choice.steps
+    ]
+    return {
+        "dataset": choice.plan.dataset,
+        "options": choice.plan.options,
+        **choice.prediction.to_json(),
+        "listed": [asdict(item) for item in choice.plan.rejected],
+        "disk": None if place is None else {**asdict(place), "suffices": place.suffices},
+        "changes": list(choice.changes),
+        "steps": steps,
+        "command": list(command),
+    }
+
+
+def renderables(choice: Choice, place: Room | None, *, out: str) -> Iterator[RenderableType]:
+    """Lay the plan out for a terminal."""
+    prediction = choice.prediction
+    if choice.steps:
+        tried = _count(len(choice.steps), "step")
+        yield f"chosen to fit: {', '.join(choice.changes) or 'what was asked for'}; {tried} tried\n"
+    yield _split_table(choice)
+    yield _kind_table(prediction)
+    yield _how_sure(prediction)
+    yield _how_large(prediction, place, out=out)
+    yield (
+        f"time: about {_duration(prediction.seconds)} with {_count(prediction.workers, 'worker')} "
+        f"({1000 * prediction.seconds_per_frame:.1f} ms a frame and core, measured on the probes)"
+    )
+    if choice.plan.rejected:
+        first = choice.plan.rejected[0]
+        yield escape(f"{_count(len(choice.plan.rejected), 'gap')} in the raw data: {first.file}: {first.reason}")
+
+
+def _split_table(choice: Choice) -> Table:
+    table = _table(choice.plan.dataset, "split", "trajectories", "frames", "clips", "shards", "size")
+    splits = choice.prediction.splits
+    for name, split in splits.items():
+        counts = (split.trajectories, split.frames, split.clips, split.shards)
+        table.add_row(name, *(f"{count:,}" for count in counts), human_bytes(split.bytes))
+    return table
+
+
+def _kind_table(prediction: Prediction) -> Table:
+    table = _table("predicted bytes", "kind", "size", "KiB/frame", "share")
+    for kind, size in prediction.bytes_by_kind.items():
+        _add_size(table, _KINDS.get(kind, kind), size, prediction)
+    table.add_section()
+    _add_size(table, "all", prediction.bytes, prediction)
+    return table
+
+
+_KINDS = {"tar": "tar headers and padding", "records": "records beside the tars"}
+
+
+def _add_size(table: Table, name: str, size: int, prediction: Prediction) -> None:
+    each = size / prediction.frames / 1024
+    table.add_row(name, human_bytes(size), f"{each:.1f}", f"{size / prediction.bytes:.1%}")
+
+
+def _how_sure(prediction: Prediction) -> str:
+    sizes = ", ".join(f"{width}x{height}" for width, height in sorted(prediction.sizes))
+    error = prediction.standard_error
+    return (
+        f"predicted from {prediction.probe_frames} of {prediction.frames:,} frames, stored at {sizes}, "
+        f"at {_count(prediction.probes, 'place')}: standard error {human_bytes(error)} "
+        f"({error / prediction.bytes:.1%}), at most {human_bytes(prediction.upper_bytes)}"
+    )
+
+
+def _how_large(prediction: Prediction, place: Room | None, *, out: str) -> str:
+    at_once = min(prediction.workers, sum(split.shards for split in prediction.splits.values()))
+    text = (
+        f"disk: {human_bytes(prediction.bytes)}, {human_bytes(prediction.peak_bytes)} at the peak if "
+        f"{'a shard has' if at_once == 1 else f'{at_once} shards at once have'} to be made anew"
+    )
+    if place is None:
+        return escape(f"{text}; how much is free at {out} is not known")
+    there = f", {human_bytes(place.there)} of it is there" if place.there else ""
+    if place.suffices:
+        return escape(f"{text}{there}; {human_bytes(place.free)} are free at {out}: it fits")
+    free = f"{text}{there}; only {human_bytes(place.free)} are free at {out}: it does not fit"
+    return escape(f"{free}; --budget chooses settings that do, for example --budget {_round_down(place)}")
+
+
+def _round_down(place: Room) -> str:
+    """Propose nine tenths of what can be had, as a budget."""
+    least = 0.9 * (place.free + place.there)
+    unit, name = next(((unit, name) for unit, name in ((10**9, "GB"), (10**6, "MB")) if least >= unit), (1000, "KB"))
+    return f"{int(least / unit)}{name}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left", overflow="fold")
+    return table
