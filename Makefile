@@ -5,6 +5,9 @@ READY := .venv/.ready
 # uv brings its own certificates; behind a proxy with one of its own, only the system knows whom to trust.
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 SMOKE := --encoder tiny --frames 8 --size 112 --batch 2 --steps 150 --warmup 20 --ema 0.98 --eval-every 75 --workers 1
+PEERS := .venv/bench-peers
+PEER_PACKAGES := mosaicml-streaming litdata lightning-utilities "transformers<5" "huggingface-hub<1" "tokenizers<0.23" \
+	regex catalogue zstd brotli python-snappy cramjam xxhash tqdm obstore tifffile
 
 .PHONY: demo test check bench bench-gpu format clean
 
@@ -27,7 +30,7 @@ demo: $(READY)
 	@echo "Look at demo/sheet.png, demo/comparison.png and demo/report.html."
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -36,7 +39,16 @@ check: $(READY)
 
 bench: $(READY)
 	$(INSTALL) -e ".[train,dev,bench]"
+	-$(MAKE) --no-print-directory $(PEERS)/.ready
 	$(BIN)/python -m tests.bench
+
+# Other libraries' readers, in an environment of their own since they ask for old numpy; torch and the like are .venv's.
+$(PEERS)/.ready: $(READY)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(PEERS)
+	$(BIN)/uv pip install --quiet --no-deps --python $(PEERS)/bin/python $(PEER_PACKAGES)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> "$$($(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/vdakit.pth"
+	touch $@
 
 bench-gpu: $(READY)
 	$(BIN)/python -m tests.bench --gpu

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from vdaprep import cli as prep_cli
 from vdaprep import live, sources
@@ -19,6 +20,9 @@ from vdaprep.plan import Selection, Settings, make_plan
 
 # Before torch is imported: its threads wait for each other on tiny tensors, a hundredfold on a machine that is busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("here", deadline=None)  # machines are busy at times
+settings.load_profile("here")
 
 WIDTH, HEIGHT = 64, 48
 

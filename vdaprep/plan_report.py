@@ -87,8 +87,8 @@ def _how_sure(prediction: Prediction) -> str:
     sizes = ", ".join(f"{width}x{height}" for width, height in sorted(prediction.sizes))
     error = prediction.standard_error
     return (
-        f"predicted from {prediction.probe_frames} of {prediction.frames:,} frames, stored at {sizes}, "
-        f"at {_count(prediction.probes, 'place')}: standard error {human_bytes(error)} "
+        f"predicted from {_count(prediction.probes, 'frame')} of {prediction.frames:,}, each with the one before it, "
+        f"stored at {sizes}: standard error {human_bytes(error)} "
         f"({error / prediction.bytes:.1%}), at most {human_bytes(prediction.upper_bytes)}"
     )
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from vdaprep import codec
 from vdaprep.schema import DepthSpec
 from vdatrain.layers.difference import CELLS_PER_PATCH
 from vdatrain.layers.encoder import PATCH_SIZE
-from vdatrain.stream import Sample
+from vdatrain.reading import Sample
 from vdatrain.views import UNCHANGED, Colour, View, view_intrinsics, view_poses
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -29,7 +29,7 @@ class Batch:
     dw = 4 w / 14, zero where diff_valid is false; None if no sample has any. disparity: 0 at the clip's farthest known
     pixel and at sky, 1 at its nearest; 0 where mask is false, which is where the depth is unknown. intrinsics: fx, fy,
     cx, cy in pixels of the view. camera_to_world: metres, of the view; None unless all samples have poses. (Metrics
-    take both from the Sample, in float64.)
+    take both from the Sample, in float64.) images: single frames to train on beside these, with t = 1.
     """
 
     frames: Float32[Tensor, "b t 3 h w"]
@@ -41,13 +41,20 @@ class Batch:
     camera_to_world: Float32[Tensor, "b t 4 4"] | None
     datasets: tuple[str, ...]
     keys: tuple[str, ...]
+    images: "Batch | None" = None
 
 
-def make_batch(samples: Sequence[Sample], views: Sequence[View], *, device: torch.device) -> Batch:
+def make_batch(
+    samples: Sequence[Sample], views: Sequence[View], *, device: torch.device, windows: int | None = None
+) -> Batch:
     """Show each sample as its view says; the views agree in height and width, the samples in the number of frames.
 
-    Nothing waits for the device. To be called outside autocast.
+    After so many `windows` (None: all samples are) come single frames, which are shown as a batch of their own. Nothing
+    waits for the device. To be called outside autocast.
     """
+    if windows is not None and len(samples) > windows:
+        batch = make_batch(samples[:windows], views[:windows], device=device)
+        return replace(batch, images=make_batch(samples[windows:], views[windows:], device=device))
     pairs = list(zip(samples, views, strict=True))
     targets = [_show_disparity(sample, view, device) for sample, view in pairs]
     has_differences = any(sample.differences is not None for sample in samples)

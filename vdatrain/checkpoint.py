@@ -1,25 +1,39 @@
 """Checkpoints on disk: written whole or not at all, read without running anything that they hold."""
 
-import pickle
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError  # the exception alone: nothing here unpickles
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vdaprep.schema import DataError
 from vdatrain.files import new_file
+from vdatrain.sharding import whole
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors, numbers, strings and containers of them under a temporary name, flush, then rename."""
-    with new_file(path) as file:
-        torch.save(dict(state), file)
+    """Write tensors, numbers, strings and containers of them under a temporary name, flush, then rename.
+
+    Raises DataError if the disk does not take them; what stood under the name is then still there.
+    """
+    try:
+        with new_file(path) as file:
+            torch.save(dict(state), file)
+    except (OSError, RuntimeError) as error:
+        refused = _refusal(error)
+        if refused is None:
+            raise
+        raise DataError(
+            f"{path}: cannot be written ({refused.strerror or refused}); what was there before is whole: make room, "
+            "then go on with --resume."
+        ) from error
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint or a file of weights onto the CPU; raises DataError if it is missing, cut short or unsafe."""
+    """Read a checkpoint or a file of weights onto the CPU; raises DataError if it is missing, damaged or unsafe."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such checkpoint; `vdatrain run` writes last.pt and best.pt.")
     from safetensors import SafetensorError
@@ -28,38 +42,58 @@ def load(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return {"model": load_file(path)}
+        _check_sums(path)
         value = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (
+        SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, UnpicklingError, zipfile.BadZipFile,
+    ) as error:  # fmt: skip
         raise DataError(f"{path}: is no whole checkpoint of tensors ({_first_line(error)}).") from error
     if not isinstance(value, dict):
         raise DataError(f"{path}: holds a {type(value).__name__}, expected a dictionary of tensors.")
     return value if "model" in value else {"model": value}
 
 
-def load_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], *, where: str, may_miss: Sequence[str] = ()
-) -> list[str]:
-    """Copy weights into a model, all of them, by name and shape; returns the names that stay as they are.
+def to_host(value: Any) -> Any:
+    """Return a copy of a state, tensors on the CPU, that nothing else changes; waits for the device."""
+    return _map_tensors(value, lambda tensor: whole(tensor).detach().to("cpu", copy=True))
 
-    Raises DataError, naming up to five, if names are missing (but those that start as `may_miss` says), left over or
-    of another shape.
-    """
-    expected = model.state_dict()
-    missing = [name for name in expected if name not in weights]
-    problems = {
-        "missing": [name for name in missing if not name.startswith(tuple(may_miss) or ("\0",))],
-        "unexpected": [name for name in weights if name not in expected],
-        "of another shape": [
-            f"{name} {list(weights[name].shape)} for {list(value.shape)}"
-            for name, value in expected.items()
-            if name in weights and weights[name].shape != value.shape
-        ],
-    }
-    found = [f"{len(names)} {kind} ({', '.join(names[:5])})" for kind, names in problems.items() if names]
-    if found:
-        raise DataError(f"{where}: does not fit this model: {'; '.join(found)}; is it of another encoder or variant?")
-    model.load_state_dict({**{name: expected[name] for name in missing}, **weights}, strict=True)
-    return missing
+
+def help_to_host(value: Any) -> None:
+    """Give the rank that calls `to_host` this one's parts of a state that is spread over all of them."""
+
+    def give(tensor: Tensor) -> Tensor:
+        whole(tensor)
+        return tensor
+
+    _map_tensors(value, give)
+
+
+def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _map_tensors(item, change) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_map_tensors(item, change) for item in value)
+    return value
+
+
+def _check_sums(path: Path) -> None:
+    """Raise ValueError if a member's bytes differ from their checksum: torch reads past that without a word."""
+    if not zipfile.is_zipfile(path):
+        return  # torch's older format has none
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} differs from its checksum")
+
+
+def _refusal(error: BaseException) -> OSError | None:
+    """Return what the disk said, which torch.save wraps in an error of its own."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__cause__ or found.__context__
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,10 @@ import typer
 
 from vdaprep.schema import VdakitError
 from vdatrain import commands
-from vdatrain.console import errors
+from vdatrain.console import errors, warn
+from vdatrain.launch import speaks
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Train Video Depth Anything variants on shards, and compare them.",
@@ -20,12 +23,14 @@ for _name in commands.names():
 
 
 def main() -> None:
-    """Run the command line; a user's error is one sentence on stderr and exit 1 or 2."""
+    """Run the command line; a user's error is one sentence on stderr and exit 1 or 2, Ctrl-C one and 130."""
     try:
         app()
+    except SystemExit as exit_:  # which is all that typer leaves of a KeyboardInterrupt
+        if exit_.code == _INTERRUPTED and speaks():
+            errors.print("vdatrain: stopped; a run goes on from its last checkpoint with --resume.")
+        raise
     except VdakitError as error:
-        errors.print(f"vdatrain: {error}", markup=False)
+        if error.exit_code or speaks():
+            warn(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("vdatrain: stopped; a run goes on from its last checkpoint with --resume.")
-        sys.exit(130)

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from vdaprep.schema import DataError, UsageError
-from vdatrain.run import LOG_FILE
+from vdatrain.folder import LOG_FILE
 
 METRICS = {"absrel": -1, "delta1": 1, "tae": -1}  # -1: lower is better
 _TITLES = {"tae": "TAE"}

@@ -9,9 +9,22 @@ from types import MappingProxyType
 from typing import Any
 
 from vdaprep.schema import UsageError
+from vdatrain.cache import parse_size
 from vdatrain.layers.encoder import PATCH_SIZE
+from vdatrain.mix import parse_mix
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+RECOMPUTED = ("none", "head", "encoder", "all")
+TENSORBOARD, WANDB, NO_TRACKER = "tensorboard", "wandb", "none"
+
+# What a run may go on with otherwise than it began: where and how it is computed and kept, and how many windows a step
+# shows, since the position in the stream is stored. `shards` may have moved; their contents may not have changed.
+CHANGEABLE = frozenset(
+    {"shards", "batch", "accumulate", "recompute", "compile", "workers", "log_every", "save_every", "keep", "track"}
+    | {"cache", "cache_size", "cache_free", "skip_bad", "stall_timeout", "shard_model"}
+)
+
+_OPTIONAL: Mapping[Any, type] = MappingProxyType({float | None: float, str | None: str})
 
 # What a machine without a GPU trains in minutes, where nothing else is asked for: a smoke run, not a model to keep.
 WITHOUT_GPU: Mapping[str, Any] = MappingProxyType(
@@ -33,9 +46,17 @@ WITHOUT_GPU: Mapping[str, Any] = MappingProxyType(
 class Config:
     """The options of `vdatrain run`; the defaults are for a GPU, `WITHOUT_GPU` has the others.
 
-    A step shows `batch` x `accumulate` windows of `frames` frames of `size` x `size` pixels. `lr` None takes the
-    preset's. `recompute_head` computes the fine half of the head twice to save its memory. `ema` is the decay of the
-    averaged weights, 0 for none. `eval_windows` bounds an evaluation during training, 0 for all windows.
+    A step shows, on each rank, `batch` x `accumulate` windows of `frames` frames of `size` x `size` pixels. `lr` None
+    takes the preset's. `recompute` names the parts that are computed twice to save their memory: the fine half of the
+    head, the encoder's blocks, or both. `shard_model` spreads weights, gradients and moments over the ranks. `ema` is
+    the decay of the averaged weights, 0 for none. `eval_windows` bounds an evaluation during training, 0 for all
+    windows. Checkpoints are written every `save_every` steps, 0 for those that are evaluated only, and after every
+    evaluation; `keep` of them stay beside the last. `cache` is a folder for at most `cache_size` of whole shards, which
+    leaves `cache_free` of its disk free.
+
+    `mix` says how often each data set's windows come in an epoch, as `parse_mix` reads it. Beside each window a step
+    shows `images_per_clip` single frames. `skip_bad` windows that cannot be read are replaced by others; one that takes
+    longer than `stall_timeout` seconds, 0 for no limit, ends the run.
     """
 
     shards: str
@@ -56,19 +77,43 @@ class Config:
     ema: float = 0.999
     seed: int = 0
     precision: str = "fp32"
-    recompute_head: bool = False
+    recompute: str = "none"
+    compile: bool = False
+    shard_model: bool = False
+    mix: str = ""
+    images_per_clip: int = 0
+    skip_bad: int = 0
+    stall_timeout: float = 300.0
     workers: int = 2
     log_every: int = 10
     eval_every: int = 500
     eval_windows: int = 32
+    save_every: int = 0
+    keep: int = 1
     train_split: str = "train"
     eval_split: str = "val"
+    track: str = TENSORBOARD
+    cache: str | None = None
+    cache_size: str = "20GB"
+    cache_free: str = "1GB"
 
     def __post_init__(self) -> None:
         positive = ("frames", "stride", "batch", "accumulate", "steps", "log_every", "eval_every")
         for name in positive:
             _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("warmup", "weight_decay", "clip", "workers", "eval_windows", "seed"):
+        for name in (
+            "warmup",
+            "weight_decay",
+            "clip",
+            "workers",
+            "eval_windows",
+            "seed",
+            "save_every",
+            "keep",
+            "images_per_clip",
+            "skip_bad",
+            "stall_timeout",
+        ):
             _expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _expect(
             self.size >= PATCH_SIZE and self.size % PATCH_SIZE == 0, "size", self.size, f"a multiple of {PATCH_SIZE}"
@@ -76,6 +121,17 @@ class Config:
         _expect(self.lr is None or self.lr > 0, "lr", self.lr, "more than 0")
         _expect(0 <= self.ema < 1, "ema", self.ema, "0 to just under 1")
         _expect(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+        _expect(self.recompute in RECOMPUTED, "recompute", self.recompute, f"one of {', '.join(RECOMPUTED)}")
+        parse_mix(self.mix)
+        parse_size(self.cache_size, option="cache-size")
+        parse_size(self.cache_free, option="cache-free")
+        known = self.track == NO_TRACKER or set(self.track.split(",")) <= {TENSORBOARD, WANDB}
+        _expect(known, "track", self.track, "tensorboard, wandb, both with a comma between, or none")
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The trackers that `track` names, each once."""
+        return tuple(sorted({*self.track.split(",")} - {NO_TRACKER}))
 
     def to_json(self) -> dict[str, Any]:
         """Return the options by name."""
@@ -89,14 +145,14 @@ def from_mapping(values: dict[str, Any], *, where: str) -> Config:
     for name, value in values.items():
         if name not in kinds:
             raise UsageError(f"{where}: there is no option {name!r}; known: {', '.join(kinds)}.")
-        expected = float if kinds[name] == float | None else kinds[name]
+        expected = _OPTIONAL.get(kinds[name], kinds[name])
         if value is not None and expected is float and type(value) is int:
             value = float(value)
-        if type(value) is not expected and not (value is None and name == "lr"):
+        if type(value) is not expected and not (value is None and kinds[name] in _OPTIONAL):
             raise UsageError(f"{where}: {name} is {value!r}, expected {getattr(expected, '__name__', expected)}.")
         checked[name] = value
     if not checked.get("shards"):
-        raise UsageError(f"{where}: --shards is missing: the folder that `vdaprep convert` wrote.")
+        raise UsageError(f"{where}: --shards is missing: the folder, or its URL, that `vdaprep convert` wrote.")
     return Config(**checked)
 
 

@@ -1,39 +1,50 @@
 """The metrics of a model on the windows of a split: per data set, and averaged over them."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdaprep.schema import DataError
 from vdatrain.align import fit_scale_shift
 from vdatrain.batch import Batch, decode_depth, make_batch
+from vdatrain.distributed import Ranks
+from vdatrain.divide import divide
 from vdatrain.files import new_file, write_text
 from vdatrain.index import StoredClip
 from vdatrain.losses import video_loss
-from vdatrain.metrics import ClipMetrics, clip_metrics, mean_metrics
+from vdatrain.metrics import MIN_DISPARITY, ClipMetrics, clip_metrics, mean_metrics
 from vdatrain.precision import Precision
 from vdatrain.stream import Sample, stream_batches
 from vdatrain.views import fit_view
-from vdatrain.windows import EvaluationOrder, Excerpt, Share, WindowShape
+from vdatrain.windows import EvaluationOrder, Excerpt, Selection, Share, WindowShape
+
+WINDOWS_SHOWN = 4  # as pictures, each time during a training
+STILLS_PER_WINDOW = 4
+_COLUMNS = (*(field.name for field in fields(ClipMetrics)), "loss")  # of a window's row
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What is evaluated: windows of `shape` with a short side of `size` pixels, at most `windows` of them (0: all)."""
+    """What is evaluated: windows of `shape` with a short side of `size` pixels, at most `windows` of them (0: all).
+
+    The `ranks` share them; each calls `evaluate`.
+    """
 
     shape: WindowShape
     size: int
     windows: int = 0
     workers: int = 0
+    ranks: Ranks = Ranks()
 
     def order(self, clips: Sequence[StoredClip]) -> EvaluationOrder | Excerpt:
         """Return the order in which the windows of `clips` are evaluated."""
@@ -45,22 +56,35 @@ class EvaluationPlan:
 class Gallery:
     """A window of a data set as pictures: frames, true and predicted disparity, 0 to 255 over the true range.
 
-    Truth is 0 where it is unknown. The prediction is fitted to the truth by least squares over the window.
+    Truth is 0 where it is not known. The prediction is fitted to the truth by least squares over the window's pixels
+    that metrics are taken of.
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]
     truth: UInt8[np.ndarray, "t h w"]
     prediction: UInt8[np.ndarray, "t h w"]
+    known: Bool[np.ndarray, "t h w"]
+
+    def stills(self, count: int = STILLS_PER_WINDOW) -> "Gallery":
+        """Return at most `count` of the frames, spread evenly."""
+        total = len(self.frames)
+        count = min(count, total)
+        chosen = [(2 * number + 1) * total // (2 * count) for number in range(count)]
+        return Gallery(self.frames[chosen], self.truth[chosen], self.prediction[chosen], self.known[chosen])
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics and the training loss of each data set, each the mean over its windows, and one gallery each."""
+    """The metrics and the training loss of each data set, each the mean over its windows, and one gallery each.
+
+    stills: a few frames of a few windows, by a name that says which; the same ones whenever the same is evaluated.
+    """
 
     metrics: Mapping[str, ClipMetrics]
     losses: Mapping[str, float]
     windows: Mapping[str, int]
     galleries: Mapping[str, Gallery]
+    stills: Mapping[str, Gallery]
 
     def average(self) -> dict[str, float | None]:
         """Return the mean of every figure over the data sets, each of equal weight; TAE over those that have it."""
@@ -93,32 +117,82 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model on windows of `clips`; it is put into eval mode and back.
 
+    All ranks get the same figures, to the last bit those of one rank alone; the first gets the pictures. `on_window`
+    is called equally often on all of them.
+
     Raises ShardError as the stream does, DataError if no window has a pixel of known depth, VdakitError if the model
     predicts anything that is not finite.
     """
     order = plan.order(clips)
     limits = {clip.dataset: clip.evaluation_max_m for clip in clips}
-    metrics: defaultdict[str, list[ClipMetrics]] = defaultdict(list)
-    losses: defaultdict[str, list[float]] = defaultdict(list)
+    datasets = [clips[order.at(position).clip].dataset for position in range(order.total)]
     galleries: dict[str, Gallery] = {}
+    stills: dict[str, Gallery] = {}
+    shown = _windows_to_show(datasets)
+    pictured = shown | {datasets.index(name) for name in set(datasets)}
+    mine, most = divide(order.total, first_takes=pictured, ranks=plan.ranks)
+    rows = torch.zeros(order.total, len(_COLUMNS), dtype=torch.float64)
     was_training = model.training
     model.eval()
-    for [sample] in stream_batches(clips, order, share=Share(batch=1), workers=plan.workers):
+    samples = stream_batches(clips, Selection(order, mine), share=Share(batch=1), workers=plan.workers)
+    for position, [sample] in zip(mine, samples, strict=True):
         batch = make_batch([sample], [fit_view(sample.size, size=plan.size)], device=precision.device)
         with precision.autocast():
             prediction = model(batch.frames, batch.differences, batch.diff_valid)
-        losses[sample.dataset].append(video_loss(prediction, batch.disparity, batch.mask).total.item())
-        metrics[sample.dataset].append(_measure(prediction[0], sample, limits[sample.dataset]))
-        if sample.dataset not in galleries:
-            galleries[sample.dataset] = _picture(prediction, batch, sample)
+        loss = video_loss(prediction, batch.disparity, batch.mask).total.item()
+        rows[position] = _row(_measure(prediction[0], sample, limits[sample.dataset]), loss)
+        if position in pictured:
+            picture = _picture(prediction, batch, sample, limits[sample.dataset])
+            galleries.setdefault(sample.dataset, picture)
+            if position in shown:
+                stills[f"{sample.key}-{sample.window.first:03d}"] = picture.stills()
+        on_window()
+    for _ in range(most - len(mine)):
         on_window()
     model.train(was_training)
+    return _summary(plan.ranks.sum(rows), datasets, galleries, stills)
+
+
+def _row(metrics: ClipMetrics, loss: float) -> Float64[Tensor, " columns"]:
+    """Return the _COLUMNS of a window; one that it does not have is nan."""
+    figures = {**asdict(metrics), "loss": loss}
+    return torch.tensor(
+        [math.nan if figures[name] is None else figures[name] for name in _COLUMNS], dtype=torch.float64
+    )
+
+
+def _summary(
+    rows: Float64[Tensor, "windows columns"],
+    datasets: Sequence[str],
+    galleries: Mapping[str, Gallery],
+    stills: Mapping[str, Gallery],
+) -> Evaluation:
+    metrics: defaultdict[str, list[ClipMetrics]] = defaultdict(list)
+    losses: defaultdict[str, list[float]] = defaultdict(list)
+    for name, row in zip(datasets, rows.tolist(), strict=True):
+        figures = dict(zip(_COLUMNS, row, strict=True))
+        losses[name].append(figures.pop("loss"))
+        tae = figures.pop("tae")
+        metrics[name].append(ClipMetrics(**figures, tae=None if math.isnan(tae) else tae))
     return Evaluation(
         metrics={name: mean_of(name, values) for name, values in sorted(metrics.items())},
         losses={name: sum(values) / len(values) for name, values in sorted(losses.items())},
         windows={name: len(values) for name, values in sorted(metrics.items())},
         galleries=galleries,
+        stills=stills,
     )
+
+
+def _windows_to_show(datasets: Sequence[str]) -> frozenset[int]:
+    """Return the positions of some WINDOWS_SHOWN windows: as many of each data set, one at least, evenly spread."""
+    positions: defaultdict[str, list[int]] = defaultdict(list)
+    for position, name in enumerate(datasets):
+        positions[name].append(position)
+    shown: set[int] = set()
+    for found in positions.values():
+        count = min(len(found), max(1, WINDOWS_SHOWN // len(positions)))
+        shown.update(found[(2 * number + 1) * len(found) // (2 * count)] for number in range(count))
+    return frozenset(shown)
 
 
 def _measure(disparity: Float[Tensor, "t h w"], sample: Sample, max_depth_m: float) -> ClipMetrics:
@@ -143,9 +217,13 @@ def mean_of(dataset: str, values: Sequence[ClipMetrics]) -> ClipMetrics:
         raise DataError(f"{dataset}: {error}") from error
 
 
-def _picture(prediction: Float[Tensor, "1 t h w"], batch: Batch, sample: Sample) -> Gallery:
-    truth, mask = batch.disparity, batch.mask
-    scale, shift = fit_scale_shift(prediction.float().flatten(1), truth.flatten(1), mask.flatten(1))
+def _picture(prediction: Float[Tensor, "1 t h w"], batch: Batch, sample: Sample, max_depth_m: float) -> Gallery:
+    """Return a window as pictures, fitted over the pixels that `clip_metrics` fits over: no sky, nothing too far."""
+    truth = batch.disparity
+    true_disparity = sample.disparity_min + truth * (sample.disparity_max - sample.disparity_min)  # 1/m
+    fitted = batch.mask & (truth > 0) & (true_disparity > 1 / max_depth_m)
+    flat = [values.flatten(1) for values in (prediction.double().clamp(min=MIN_DISPARITY), truth.double(), fitted)]
+    scale, shift = fit_scale_shift(*flat)
     aligned = scale[:, None, None, None] * prediction + shift[:, None, None, None]
     height, width = prediction.shape[-2:]
     frames = F.interpolate(sample.rgb.permute(0, 3, 1, 2).float(), (height, width), mode="bilinear", antialias=True)
@@ -153,6 +231,7 @@ def _picture(prediction: Float[Tensor, "1 t h w"], batch: Batch, sample: Sample)
         frames=_bytes(frames.permute(0, 2, 3, 1)),
         truth=_bytes(255 * truth[0]),
         prediction=_bytes(255 * aligned[0]),
+        known=batch.mask[0].cpu().numpy(),
     )
 
 
@@ -167,7 +246,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, *, facts: Mapping[str
     """Write `evaluation.json`, the figures with `facts`, and one `gallery-DATASET.npz` a data set."""
     for name, gallery in evaluation.galleries.items():
         with new_file(folder / f"gallery-{name}.npz") as file:
-            np.savez_compressed(file, frames=gallery.frames, truth=gallery.truth, prediction=gallery.prediction)
+            np.savez_compressed(file, **asdict(gallery))
     write_text(folder / "evaluation.json", json.dumps({**evaluation.to_json(), **facts}, indent=2) + "\n")
 
 
@@ -175,6 +254,6 @@ def read_gallery(path: Path) -> Gallery:
     """Read a gallery that `write_evaluation` wrote; raises DataError if it is none."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Gallery(arrays["frames"], arrays["truth"], arrays["prediction"])
+            return Gallery(**{field.name: arrays[field.name] for field in fields(Gallery)})
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: is no gallery that `vdatrain run` wrote ({error}).") from error

@@ -15,7 +15,7 @@ from vdatrain.evaluate import mean_of
 from vdatrain.index import StoredClip
 from vdatrain.infer import Predictor, infer_frames
 from vdatrain.metrics import ClipMetrics, clip_metrics, mean_metrics
-from vdatrain.stream import read_meta
+from vdatrain.reading import read_meta
 from vdatrain.video_in import DEFAULT_DIFF, VideoFrame, by_trajectory, read_trajectory
 
 

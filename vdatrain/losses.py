@@ -6,10 +6,13 @@
 
 All is computed in float32 (float64 stays float64) with autocast off. `mask` marks the valid pixels; elsewhere the
 target may be anything, nan included. Sums over the batch are divided by its number of valid pixels, so a frame weighs
-as much as it shows. Nothing here waits for the device. The one departure from the published code: it takes masked
-pixels as zeros in its medians, which makes a perfect prediction cost something; here they take no part.
+as much as it shows. `mean` is that of a tensor over the ranks, where several share a step: sums are then divided by
+the pixels of all their batches, so that the mean of the ranks' losses is the loss of all windows as one batch. Nothing
+here waits for the device. The one departure from the published code: it takes masked pixels as zeros in its medians,
+which makes a perfect prediction cost something; here they take no part.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +26,11 @@ GRADIENT_WEIGHT = 0.5
 TEMPORAL_WEIGHT = 10.0
 STATIC_SHARE = 0.05  # of a frame's range of disparity; a pixel that changes by more has moved to another surface
 _MIN_DEVIATION = 1e-6
+_MIN_COUNT = 1e-6  # less than one valid pixel among any number of ranks; what it divides is then zero
+
+
+def _alone(values: Tensor) -> Tensor:
+    return values
 
 
 @dataclass(frozen=True)
@@ -35,16 +43,22 @@ class VideoLoss:
 
 
 def video_loss(
-    prediction: Float[Tensor, "b t h w"], target: Float[Tensor, "b t h w"], mask: Bool[Tensor, "b t h w"]
+    prediction: Float[Tensor, "b t h w"],
+    target: Float[Tensor, "b t h w"],
+    mask: Bool[Tensor, "b t h w"],
+    mean: Callable[[Tensor], Tensor] = _alone,
 ) -> VideoLoss:
     """Return the loss of predicted disparity, up to scale and shift, and its terms, each with its graph."""
-    spatial = spatial_loss(prediction, target, mask)
-    temporal = temporal_loss(prediction, target, mask)
+    spatial = spatial_loss(prediction, target, mask, mean)
+    temporal = temporal_loss(prediction, target, mask, mean)
     return VideoLoss(spatial=spatial, temporal=temporal, total=spatial + TEMPORAL_WEIGHT * temporal)
 
 
 def spatial_loss(
-    prediction: Float[Tensor, "b t h w"], target: Float[Tensor, "b t h w"], mask: Bool[Tensor, "b t h w"]
+    prediction: Float[Tensor, "b t h w"],
+    target: Float[Tensor, "b t h w"],
+    mask: Bool[Tensor, "b t h w"],
+    mean: Callable[[Tensor], Tensor] = _alone,
 ) -> Float[Tensor, ""]:
     """Return the scale- and shift-invariant L1 plus 0.5 x the gradients over four scales, frame by frame.
 
@@ -57,11 +71,14 @@ def spatial_loss(
         residual = _normalise(prediction, mask, weight) - _normalise(target, mask, weight)
         # The loss is homogeneous in the residual, f(a r) = a f(r), so f(r) is r times f's gradient (Euler). One closed
         # form thus gives value and gradient, and spares autograd its copies of the clip at every scale.
-        return (residual * _spatial_gradient(residual.detach(), weight)).sum()
+        return (residual * _spatial_gradient(residual.detach(), weight, mean)).sum()
 
 
 def temporal_loss(
-    prediction: Float[Tensor, "b t h w"], target: Float[Tensor, "b t h w"], mask: Bool[Tensor, "b t h w"]
+    prediction: Float[Tensor, "b t h w"],
+    target: Float[Tensor, "b t h w"],
+    mask: Bool[Tensor, "b t h w"],
+    mean: Callable[[Tensor], Tensor] = _alone,
 ) -> Float[Tensor, ""]:
     """Return the mean absolute difference of the changes from frame to frame, before its weight.
 
@@ -78,7 +95,7 @@ def temporal_loss(
         weight = counts.to(change.dtype)
         # The shift is gone in the difference of two frames.
         residual = (scale.view(-1, 1, 1, 1) * prediction.diff(dim=1) - change) * weight
-        return residual.abs().sum() / weight.sum().clamp(min=1)
+        return residual.abs().sum() / mean(weight.sum()).clamp(min=_MIN_COUNT)
 
 
 def _prepare(
@@ -111,12 +128,15 @@ def _median(disparity: Float[Tensor, "b t h w"], mask: Bool[Tensor, "b t h w"]) 
 
 
 @torch.no_grad()
-def _spatial_gradient(residual: Float[Tensor, "b t h w"], weight: Float[Tensor, "b t h w"]) -> Float[Tensor, "b t h w"]:
+def _spatial_gradient(
+    residual: Float[Tensor, "b t h w"], weight: Float[Tensor, "b t h w"], mean: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "b t h w"]:
     """Return the gradient of the spatial loss with respect to the masked residual."""
-    gradient = residual.sgn() / weight.sum().clamp(min=1)
-    for scale in range(GRADIENT_SCALES):
-        step = (..., slice(None, None, 2**scale), slice(None, None, 2**scale))
-        share = GRADIENT_WEIGHT / weight[step].sum().clamp(min=1)
+    steps = [(..., slice(None, None, 2**scale), slice(None, None, 2**scale)) for scale in range(GRADIENT_SCALES)]
+    counts = mean(torch.stack([weight[step].sum() for step in steps])).clamp(min=_MIN_COUNT)
+    gradient = residual.sgn() / counts[0]
+    for step, count in zip(steps, counts, strict=True):
+        share = GRADIENT_WEIGHT / count
         for dim in (-1, -2):
             _add_gradient_of_changes(gradient[step], residual[step], weight[step], share, dim)
     return gradient

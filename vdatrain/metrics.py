@@ -18,7 +18,7 @@ from vdaprep.schema import DataError, VdakitError
 from vdatrain.align import fit_scale_shift
 
 DELTA1_LIMIT = 1.25
-_MIN_DISPARITY = 1e-3
+MIN_DISPARITY = 1e-3
 _MIN_DEPTH_M = 1e-3
 
 
@@ -102,10 +102,10 @@ def _aligned_depth(
     max_depth_m: float,
 ) -> Float64[Tensor, "t h w"]:
     """Return the prediction as depth in metres, after one fit in disparity over the clip."""
-    disparity = disparity.clamp(min=_MIN_DISPARITY)
+    disparity = disparity.clamp(min=MIN_DISPARITY)
     true_disparity = 1 / (depth_m + 1e-8)
     scale, shift = fit_scale_shift(disparity.flatten(), true_disparity.flatten(), mask.flatten())
-    aligned = (scale * disparity + shift).clamp(min=_MIN_DISPARITY)
+    aligned = (scale * disparity + shift).clamp(min=MIN_DISPARITY)
     return (1 / aligned).clamp(_MIN_DEPTH_M, max_depth_m)
 
 

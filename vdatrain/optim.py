@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterable, Mapping
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from vdaprep.schema import UsageError
 from vdatrain.recipes import Recipe
+from vdatrain.sharding import part_like, whole
 
 _NO_DECAY = ("pos_embed", "cls_token", "mask_token", "gamma", "bias")  # last parts of names; norms are 1-D as well
 _FINAL_SHARE = 0.05  # of the peak, where the cosine ends
@@ -38,8 +40,11 @@ def parameter_groups(
 
 
 def make_optimiser(groups: list[dict[str, object]], *, device: torch.device) -> torch.optim.AdamW:
-    """Return AdamW, fused where the device has it: on the CPU that is four times as fast."""
-    return torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=device.type in ("cpu", "cuda"))
+    """Return AdamW, fused: `step_where` needs that, and on the CPU it is four times as fast.
+
+    Where the device has no fused kernel torch says so in a RuntimeError.
+    """
+    return torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
 
 
 def rate_factor(step: int, *, warmup: int, steps: int) -> float:
@@ -56,6 +61,17 @@ def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak_lr"] * factor
 
 
+def step_where(optimiser: torch.optim.AdamW, wanted: Bool[Tensor, ""]) -> None:
+    """Take the optimiser's step if `wanted`, which only the device knows: nothing waits for it.
+
+    A fused optimiser looks at `found_inf` itself, as torch.amp.GradScaler uses it: where that is 1 neither weights nor
+    moments nor the count of steps change, whatever the gradients hold.
+    """
+    optimiser.found_inf = (~wanted).to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
+    optimiser.step()
+    del optimiser.found_inf  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class AveragedWeights:
     """An exponential moving average of a model's trainable parameters, younger in the beginning.
 
@@ -69,12 +85,13 @@ class AveragedWeights:
         }
 
     @torch.no_grad()
-    def update(self, model: nn.Module, *, step: int) -> None:
-        """Move the average towards the model's weights."""
-        decay = min(self._decay, (1 + step) / (10 + step))
+    def update(self, model: nn.Module, *, step: int, taken: Bool[Tensor, ""] | None = None) -> None:
+        """Move the average towards the model's weights, unless the step was not `taken`; waits for nothing."""
+        share = 1 - min(self._decay, (1 + step) / (10 + step))
+        weight = share if taken is None else taken * share
         current = dict(model.named_parameters())
         for name, average in self._average.items():
-            average.lerp_(current[name], 1 - decay)
+            average.lerp_(current[name], weight)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the averages by parameter name."""
@@ -83,7 +100,7 @@ class AveragedWeights:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take averages over, by parameter name; raises KeyError if one is missing."""
         for name, average in self._average.items():
-            average.copy_(state[name])
+            average.copy_(part_like(state[name], average))
 
     def swap(self, model: nn.Module) -> None:
         """Exchange the model's weights for the averages; a second call puts them back."""
@@ -98,4 +115,4 @@ class AveragedWeights:
 def gradient_norm(parameters: Iterable[nn.Parameter], *, clip: float) -> Tensor:
     """Clip the gradients to a total norm of `clip` (0: leave them) and return the norm before; waits for nothing."""
     limit = clip if clip > 0 else math.inf
-    return nn.utils.clip_grad_norm_(list(parameters), limit)
+    return whole(nn.utils.clip_grad_norm_(list(parameters), limit))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Precision:
         """Return the context that a forward pass runs in."""
         if self.name == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=_TYPES[self.name])
+        return torch.autocast(self.device.type, dtype=TYPES[self.name])
 
     def scaler(self) -> torch.amp.GradScaler:
         """Return what keeps small fp16 gradients from vanishing; it does nothing at other precisions."""

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from vdatrain.compare import AVERAGE, FinishedRun, Row, heading, verdict
 from vdatrain.evaluate import Gallery, read_gallery
 from vdatrain.files import write_text
+from vdatrain.pictures import ERROR_RANGE, error_colours, near_is_bright
 
 _COLOURS = ("#3366cc", "#dd4b39", "#109618", "#990099", "#ff9900", "#0099c6")
 _TILE_HEIGHT = 168
@@ -94,8 +95,8 @@ def _side_by_side(galleries: Mapping[str, Gallery]) -> tuple[UInt8[np.ndarray, "
     for t in range(len(first.frames)):
         top = [
             first.frames[t],
-            _coloured(first.truth[t]),
-            *(_coloured(galleries[name].prediction[t]) for name in names),
+            near_is_bright(first.truth[t]),
+            *(near_is_bright(galleries[name].prediction[t]) for name in names),
         ]
         blank = np.full_like(first.frames[t], 255)
         below = [blank, blank, *(_error(galleries[name], t) for name in names)]
@@ -104,17 +105,11 @@ def _side_by_side(galleries: Mapping[str, Gallery]) -> tuple[UInt8[np.ndarray, "
             for title, a, b in zip(titles, top, below, strict=True)
         ]
         sheets.append(np.concatenate(columns, axis=1))
-    return np.stack(sheets), f"{', '.join(titles)}; below, the absolute error in disparity"
-
-
-def _coloured(grey: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return np.stack(sheets), f"{', '.join(titles)}; below, the error, brightest at {ERROR_RANGE:.0%} of the range"
 
 
 def _error(gallery: Gallery, t: int) -> UInt8[np.ndarray, "h w 3"]:
-    difference = np.abs(gallery.prediction[t].astype(np.int16) - gallery.truth[t])
-    shown = (2 * difference).clip(0, 255).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(shown, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    return error_colours(gallery.prediction[t], gallery.truth[t], gallery.known[t])
 
 
 def _scaled(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "th tw 3"]:

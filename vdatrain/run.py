@@ -1,56 +1,68 @@
-"""A run and its folder: begun, resumed, logged, its weights kept."""
+"""A run: begun, resumed, and what of it a checkpoint holds."""
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vdaprep.schema import DataError, UsageError
 from vdatrain import checkpoint, variants
 from vdatrain.config import Config, from_mapping
-from vdatrain.files import write_text
+from vdatrain.console import warn
+from vdatrain.distributed import Ranks
+from vdatrain.facts import git_state, versions
+from vdatrain.folder import CONFIG_FILE, forget_log_after, read_facts, write_facts
+from vdatrain.forward import Forward
 from vdatrain.index import fingerprint
+from vdatrain.keeper import LAST_FILE, candidates
 from vdatrain.layers.dpt import TemporalDPTHead
+from vdatrain.layers.encoder import Encoder
 from vdatrain.layers.temporal import PUBLISHED_FRAMES
+from vdatrain.meter import Meter
 from vdatrain.optim import AveragedWeights, make_optimiser, parameter_groups
 from vdatrain.precision import Precision
 from vdatrain.recipes import recipe
-from vdatrain.weights import PUBLISHED_ENCODER, LoadReport, fetch_encoder, load_into, read_weights
-
-CONFIG_FILE, LOG_FILE = "config.json", "log.jsonl"
-LAST_FILE, BEST_FILE = "last.pt", "best.pt"
+from vdatrain.sharding import shard, spread_moments, whole
+from vdatrain.weights import PUBLISHED_ENCODER, LoadReport, Weights, fetch_encoder, load_into, read_weights
 
 
 @dataclass
 class Run:
     """A run under way: what a checkpoint holds, and what it was started with.
 
-    loaded: what became of the weights that it was begun with; None if there were none, or when it is resumed.
+    position: of the stream, at which the next step begins. evaluated: the last step that was, -1 before any.
+    last_step: the step of `last.pt` as it is in the folder; None if there is none, or a damaged one. resumed: whether
+    it goes on from a checkpoint, so that its log has a beginning. loaded: what became of the weights that it was begun
+    with; None if there were none, or when it is resumed.
     """
 
     config: Config
     folder: Path
     precision: Precision
-    data: str
     model: nn.Module
+    forward: Forward
     optimiser: torch.optim.AdamW
     scaler: torch.amp.GradScaler
     average: AveragedWeights | None
-    loaded: LoadReport | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    meter: Meter = field(default_factory=Meter)
     step: int = 0
+    position: int = 0
+    evaluated: int = -1
     best: float = math.inf
-    skipped: int = 0
-    figures: dict[str, list[Tensor]] = field(default_factory=dict[str, list[Tensor]])
+    last_step: int | None = None
+    resumed: bool = False
+    loaded: LoadReport | None = None
 
     @property
-    def position(self) -> int:
-        """The position in the stream at which the next step begins."""
-        return self.step * self.config.batch * self.config.accumulate
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that learn, in the optimiser's order."""
+        return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
 
 
 def build_model(config: Config) -> nn.Module:
@@ -61,7 +73,9 @@ def build_model(config: Config) -> nn.Module:
         model = variants.build(config.variant, encoder=config.encoder, max_frames=max_frames)
     for module in model.modules():
         if isinstance(module, TemporalDPTHead):
-            module.recompute_fine = config.recompute_head
+            module.recompute_fine = config.recompute in ("head", "all")
+        if isinstance(module, Encoder):
+            module.recompute = config.recompute in ("encoder", "all")
     return model
 
 
@@ -77,36 +91,161 @@ def initialise(model: nn.Module, config: Config) -> LoadReport | None:
     return load_into(model, weights, may_miss=variants.own_prefixes(config.variant))
 
 
-def start(config: Config, folder: Path, *, precision: Precision) -> Run:
-    """Begin a run in a new folder; raises UsageError if a run is there already."""
-    if (folder / CONFIG_FILE).exists():
+# ---------------------------------------------------------------------------------------------------- begin and resume
+
+
+def start(config: Config, folder: Path, *, precision: Precision, ranks: Ranks = Ranks()) -> Run:  # noqa: B008 - frozen
+    """Begin a run in a new folder, which only the first rank reads and writes.
+
+    Raises UsageError if a run is there already.
+    """
+    if ranks.is_first and (folder / CONFIG_FILE).exists():
         raise UsageError(f"{folder}: holds a run; give --resume to go on with it, or another --out.")
-    run = _make_run(config, folder, precision, init=initialise)
-    facts = {"config": config.to_json(), "data": run.data, "torch": torch.__version__}
-    write_text(folder / CONFIG_FILE, json.dumps(facts, indent=2) + "\n")
+    data = fingerprint(config.shards)  # before the model: a folder without shards is said at once
+    run = _begin(config, folder, precision, ranks)
+    if ranks.is_first:
+        facts = {"config": config.to_json(), "data": data, "versions": versions(), "git": git_state(Path())}
+        write_facts(folder, facts)
     return run
 
 
-def resume(folder: Path, *, precision: Precision) -> Run:
-    """Go on with a run from its last checkpoint; raises DataError if there is none, or if the shards have changed."""
-    facts = _read_facts(folder)
-    run = _make_run(stored_config(folder), folder, precision, init=lambda model, config: None)
-    if run.data != facts["data"]:
-        raise DataError(f"{run.config.shards}: are not the shards that {folder} began with; train anew on these.")
-    state = checkpoint.load(folder / LAST_FILE)
-    checkpoint.load_weights(run.model, state["model"], where=str(folder / LAST_FILE))
-    run.optimiser.load_state_dict(state["optimiser"])
+def resume(config: Config, folder: Path, *, precision: Precision, ranks: Ranks = Ranks()) -> Run:  # noqa: B008 - frozen
+    """Go on with a run from the newest checkpoint that is whole, or from its beginning if it never wrote one.
+
+    config: as it began, but for what is CHANGEABLE. Only the first rank reads and writes the folder; the others may be
+    fewer or more than before. Raises DataError if there is no run, if the shards have changed, or if no checkpoint is
+    whole.
+    """
+    found = ranks.share(_find_checkpoint(config, folder) if ranks.is_first else None)
+    if found is None:
+        if ranks.is_first:
+            forget_log_after(folder, -1, evaluated=-1)
+        return _begin(config, folder, precision, ranks)
+    name, state = found
+    model = build_model(config)
+    load_into(model, Weights(name, "weights of a run", state["model"]))
+    run = _make_run(config, folder, precision, model=model, ranks=ranks)
+    _take_over(run, state)
+    run.resumed = True
+    run.last_step = run.step if Path(name).name == LAST_FILE else None
+    if ranks.is_first:
+        forget_log_after(folder, run.step, evaluated=run.evaluated)
+    return run
+
+
+def _find_checkpoint(config: Config, folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return the name and the state that a run goes on from, None if it begins again; raises as `resume`."""
+    facts = read_facts(folder)
+    if fingerprint(config.shards) != facts["data"]:
+        raise DataError(f"{config.shards}: are not the shards that {folder} began with; train anew on these.")
+    if facts["config"] != config.to_json():
+        write_facts(folder, {**facts, "config": config.to_json()})
+    found = _newest_whole(folder)
+    if found is None:
+        warn(f"{folder}: holds no checkpoint yet, so the run begins again.")
+        return None
+    path, state = found
+    return str(path), state
+
+
+def snapshot(run: Run) -> dict[str, Any] | None:
+    """Return a copy, on the host, of everything that the run needs to go on from here; waits for the device.
+
+    All ranks have to ask for it, the first one alone gets it; it is the same for any number of them, sharded or not.
+    """
+    run.meter.settle(run.ranks.mean)
+    state = {
+        "model": run.model.state_dict(),
+        "average": {} if run.average is None else run.average.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "meter": run.meter.state_dict(),
+        "step": run.step,
+        "position": run.position,
+        "evaluated": run.evaluated,
+        "best": run.best,
+        "config": run.config.to_json(),
+        "versions": versions(),
+    }
+    if run.ranks.is_first:
+        return checkpoint.to_host(state)
+    checkpoint.help_to_host(state)
+    return None
+
+
+def _begin(config: Config, folder: Path, precision: Precision, ranks: Ranks) -> Run:
+    model = build_model(config)
+    loaded = initialise(model, config) if ranks.is_first else None
+    if ranks.world > 1:
+        model.load_state_dict(ranks.share(model.state_dict()))
+    run = _make_run(config, folder, precision, model=model, ranks=ranks)
+    run.loaded = loaded
+    return run
+
+
+def _make_run(config: Config, folder: Path, precision: Precision, *, model: nn.Module, ranks: Ranks) -> Run:
+    model.to(precision.device)
+    if config.shard_model:
+        _check_sharding(config, ranks)
+        shard(model, world=ranks.world, device=precision.device)
+    groups = parameter_groups(model, recipe(config.preset), lr=config.lr, weight_decay=config.weight_decay)
+    for module in model.modules():
+        if isinstance(module, Encoder):
+            module.frozen = not any(parameter.requires_grad for parameter in module.parameters())
+    return Run(
+        config=config,
+        folder=folder,
+        precision=precision,
+        model=model,
+        forward=Forward(
+            model if config.shard_model else ranks.join_gradients(model), compiled=config.compile, warn=warn
+        ),
+        optimiser=make_optimiser(groups, device=precision.device),
+        scaler=precision.scaler(),
+        average=AveragedWeights(model, decay=config.ema) if config.ema else None,
+        ranks=ranks,
+    )
+
+
+def _check_sharding(config: Config, ranks: Ranks) -> None:
+    if ranks.world == 1:
+        raise UsageError(
+            "--shard-model: there is one process alone; start several with torchrun, or give --no-shard-model."
+        )
+    if config.compile:
+        raise UsageError("--shard-model does not go together with --compile; give --no-compile or --no-shard-model.")
+
+
+def _newest_whole(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Read the newest checkpoint that is whole and say which ones are not; None if there is none at all."""
+    paths = candidates(folder)
+    damaged: list[str] = []
+    for path in paths:
+        try:
+            state = checkpoint.load(path)
+        except DataError as error:
+            damaged.append(str(error))
+            continue
+        for sentence in damaged:
+            warn(f"{sentence.rstrip('.')}; the run goes on from {path.name}, step {state['step']}.")
+        return path, state
+    if damaged:
+        raise DataError(f"{damaged[0].rstrip('.')}, nor is any before it; begin the run anew elsewhere.")
+    return None
+
+
+def _take_over(run: Run, state: Mapping[str, Any]) -> None:
+    run.optimiser.load_state_dict(spread_moments(state["optimiser"], run.trained))
     run.scaler.load_state_dict(state["scaler"])
+    run.meter.load_state_dict(state["meter"])
     if run.average is not None:
         run.average.load_state_dict(state["average"])
-    run.step, run.best, run.skipped = state["step"], state["best"], state["skipped"]
-    _forget_log_after(folder / LOG_FILE, run.step)
-    return run
+    run.step, run.position, run.evaluated, run.best = (
+        state[name] for name in ("step", "position", "evaluated", "best")
+    )
 
 
-def stored_config(folder: Path) -> Config:
-    """Return the configuration that a run began with; raises DataError if there is no run."""
-    return from_mapping(_read_facts(folder)["config"], where=str(folder / CONFIG_FILE))
+# ------------------------------------------------------------------------------------------------ weights, to use them
 
 
 def load_model(path: Path) -> tuple[nn.Module, Config]:
@@ -119,76 +258,37 @@ def load_model(path: Path) -> tuple[nn.Module, Config]:
         )
     config = from_mapping(state["config"], where=str(path))
     model = build_model(config)
-    checkpoint.load_weights(model, {**state["model"], **state["average"]}, where=str(path))
+    load_averaged(model, state, where=str(path))
     return model, config
 
 
-def keep(run: Run, *, score: float | None) -> None:
-    """Write `last.pt`, and `best.pt` if `score` (lower is better) is better than any before."""
-    if score is not None and score < run.best:
-        run.best = score
-        checkpoint.save(run.folder / BEST_FILE, _state(run))
-    checkpoint.save(run.folder / LAST_FILE, _state(run))
-
-
-def log(run: Run, figures: Mapping[str, Any]) -> None:
-    """Add a line to the run's log."""
-    with (run.folder / LOG_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": run.step, **figures}) + "\n")
-
-
-def _forget_log_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that the checkpoint does not know of, and a line that was cut short."""
-    kept: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+@contextmanager
+def averaged_model(run: Run) -> Generator[nn.Module]:
+    """Lend the run's model with its averaged weights; where it is sharded, a copy that each rank has all of."""
+    if run.config.shard_model:
+        average = run.average.state_dict() if run.average is not None else {}
+        parts = {"model": run.model.state_dict(), "average": average}
+        state = {part: {name: whole(value) for name, value in values.items()} for part, values in parts.items()}
+        yield whole_model(run.config, state, where=str(run.folder)).to(run.precision.device)
+    elif run.average is None:
+        yield run.model
+    else:
+        run.average.swap(run.model)
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:
-            break
-    write_text(path, "".join(kept))
+            yield run.model
+        finally:
+            run.average.swap(run.model)
 
 
-def _state(run: Run) -> dict[str, Any]:
-    return {
-        "model": run.model.state_dict(),
-        "average": {} if run.average is None else run.average.state_dict(),
-        "optimiser": run.optimiser.state_dict(),
-        "scaler": run.scaler.state_dict(),
-        "step": run.step,
-        "best": run.best,
-        "skipped": run.skipped,
-        "config": run.config.to_json(),
-    }
+def whole_model(config: Config, state: Mapping[str, Any], *, where: str) -> nn.Module:
+    """Build a model that no rank shares, on the CPU, with the averaged weights of a run's state."""
+    with torch.device("meta"):
+        model = build_model(config)
+    model.to_empty(device="cpu")
+    load_averaged(model, state, where=where)
+    return model
 
 
-def _make_run(
-    config: Config, folder: Path, precision: Precision, *, init: Callable[[nn.Module, Config], LoadReport | None]
-) -> Run:
-    shards = Path(config.shards)
-    data = fingerprint(shards)  # before the model: a folder without shards is said at once
-    model = build_model(config)
-    loaded = init(model, config)
-    model.to(precision.device)
-    groups = parameter_groups(model, recipe(config.preset), lr=config.lr, weight_decay=config.weight_decay)
-    return Run(
-        config=config,
-        folder=folder,
-        precision=precision,
-        data=data,
-        model=model,
-        optimiser=make_optimiser(groups, device=precision.device),
-        scaler=precision.scaler(),
-        average=AveragedWeights(model, decay=config.ema) if config.ema else None,
-        loaded=loaded,
-    )
-
-
-def _read_facts(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}: holds no run to resume; leave --resume out to begin one.") from error
-    except ValueError as error:
-        raise DataError(f"{path}: is damaged ({error}); begin the run anew elsewhere.") from error
+def load_averaged(model: nn.Module, state: Mapping[str, Any], *, where: str) -> None:
+    """Copy a checkpoint's weights, the averaged ones where there are any, into a model; raises as `load_into`."""
+    load_into(model, Weights(where, "weights of a run", {**state["model"], **state["average"]}))

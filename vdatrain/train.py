@@ -1,178 +1,216 @@
 """The training loop: batches in, weights, figures and evaluations out."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import closing
+from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
 from vdaprep.schema import VdakitError
 from vdatrain import checkpoint
-from vdatrain.batch import Batch, make_batch
-from vdatrain.config import Config
 from vdatrain.evaluate import Evaluation, EvaluationPlan, evaluate, write_evaluation
-from vdatrain.index import StoredClip, read_index, splits_of
-from vdatrain.losses import VideoLoss, video_loss
-from vdatrain.optim import gradient_norm, rate_factor, set_rates
-from vdatrain.run import BEST_FILE, Run, keep, log
-from vdatrain.stream import Sample, stream_batches
-from vdatrain.views import Augmentation, draw_views
-from vdatrain.windows import Share, TrainingOrder, WindowShape
+from vdatrain.feed import Feed
+from vdatrain.feeding import held_out_clips, open_feed
+from vdatrain.folder import log
+from vdatrain.gauge import peak_memory_bytes
+from vdatrain.index import StoredClip
+from vdatrain.keeper import BEST_FILE, Keeper
+from vdatrain.listener import Listener
+from vdatrain.run import Run, averaged_model, snapshot, whole_model
+from vdatrain.shortage import is_shortage, shortage
+from vdatrain.step import accumulate_gradient, take_step
+from vdatrain.stopping import Stop, Stopped
+from vdatrain.utilisation import utilisation
+from vdatrain.windows import WindowShape
 
 SELECTED_BY = "absrel"  # the average over the data sets decides which weights are the best; lower is better
-_MAX_SKIPPED = 20  # steps without a finite gradient, in a row, before a run gives up
 
 
-@dataclass(frozen=True)
-class Listener:
-    """Who is told of a run: of every logged step and of every evaluation."""
+def train(run: Run, listener: Listener, *, stop: Stop | None = None) -> tuple[int, Evaluation] | None:
+    """Train to the last step; returns the best weights' step and evaluation, None without held-out clips.
 
-    on_step: Callable[[int, Mapping[str, float]], None] = lambda step, figures: None
-    on_evaluation: Callable[[int, Evaluation], None] = lambda step, evaluation: None
-
-
-def train(run: Run, listener: Listener) -> tuple[int, Evaluation] | None:
-    """Train to the last step; returns the best weights' step and evaluation, None without held-out clips."""
-    config = run.config
-    batches = _batches(run)
-    held_out = _held_out(config)
-    if run.step == 0:
-        log(run, {"parameters": sum(parameter.numel() for parameter in run.model.parameters())})
-        _evaluate_and_keep(run, held_out, listener)
-    trained = [parameter for group in run.optimiser.param_groups for parameter in group["params"]]
-    run.model.train()
-    started = time.perf_counter()
-    waited = 0.0
-    while run.step < config.steps:
-        waited += _step(run, batches, trained)
-        run.step += 1
-        if run.step % config.log_every == 0 or run.step == config.steps:
-            _report(run, listener, seconds=time.perf_counter() - started, waited=waited)
-            started, waited = time.perf_counter(), 0.0
-        if run.step % config.eval_every == 0 or run.step == config.steps:
-            _evaluate_and_keep(run, held_out, listener)
-            started = time.perf_counter()
-    return _evaluate_best(run, held_out)
+    Where `stop` asks for it the run is saved between two steps, then it raises Stopped, or KeyboardInterrupt after
+    Ctrl-C. Raises VdakitError if memory runs out, if the gradient stays not finite, if a shard cannot be read or a
+    checkpoint not written.
+    """
+    stop = stop or Stop()
+    devices = [run.precision.device] if run.precision.device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        stop.watching(),
+        Keeper(run.folder, earlier=run.config.keep, last_step=run.last_step) as keeper,
+        closing(open_feed(run)) as feed,
+    ):
+        training = _Training(run, listener, stop, keeper, held_out_clips(run.config), feed)
+        try:
+            training.go()
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+            raise shortage(run.config, step=run.step, device=run.precision.device) from error
+    return _evaluate_best(run, training.held_out)
 
 
-def _held_out(config: Config) -> tuple[StoredClip, ...]:
-    shards = Path(config.shards)
-    return read_index(shards, split=config.eval_split) if config.eval_split in splits_of(shards) else ()
+class _Asked(Exception):
+    """The run was asked to leave."""
 
 
-def _batches(run: Run) -> Iterator[list[Sample]]:
-    config = run.config
-    clips = read_index(Path(config.shards), split=config.train_split)
-    shape = WindowShape(config.frames, config.stride)
-    order = TrainingOrder(tuple(clip.num_frames for clip in clips), shape, seed=config.seed)
-    log(run, {"clips": len(clips), "clips_too_short": order.clips_left_out, "windows": order.windows_per_epoch})
-    share = Share(batch=config.batch, start=run.position)
-    return stream_batches(clips, order, share=share, workers=config.workers)
+@dataclass
+class _Interval:
+    """Since when the next line of the log counts."""
+
+    step: int
+    waited: float
+    began: float = field(default_factory=time.perf_counter)
 
 
-# ------------------------------------------------------------------------------------------------------------- a step
+class _Training:
+    """A run from where it stands to its last step, and those who take part in it."""
 
+    def __init__(
+        self,
+        run: Run,
+        listener: Listener,
+        stop: Stop,
+        keeper: Keeper,
+        held_out: tuple[StoredClip, ...],
+        feed: Feed,
+    ) -> None:
+        self.held_out = held_out
+        self._run, self._listener, self._stop, self._keeper, self._feed = run, listener, stop, keeper, feed
+        self._utilisation = utilisation(run.config, run.precision) if run.precision.device.type == "cuda" else None
+        self._interval = _Interval(run.step, feed.waited)
+        self._saved: tuple[int, int] | None = None  # step and evaluation of the newest checkpoint, if it is ours
 
-def _step(run: Run, batches: Iterator[list[Sample]], trained: list[nn.Parameter]) -> float:
-    """Take one optimiser step; returns the seconds spent waiting for data."""
-    config = run.config
-    set_rates(run.optimiser, rate_factor(run.step, warmup=config.warmup, steps=config.steps))
-    waited = 0.0
-    keys: list[str] = []
-    for _ in range(config.accumulate):
-        before = time.perf_counter()
-        samples = next(batches)
-        waited += time.perf_counter() - before
-        batch = _show(run, samples)
-        keys += batch.keys
-        loss = _loss(run, batch)
-        run.scaler.scale(loss.total / config.accumulate).backward()
-        for name in ("total", "spatial", "temporal"):
-            run.figures.setdefault(name, []).append(getattr(loss, name).detach())
-    run.scaler.unscale_(run.optimiser)
-    norm = gradient_norm(trained, clip=config.clip)
-    run.figures.setdefault("gradient_norm", []).append(norm)
-    _apply(run, finite=bool(norm.isfinite()), keys=keys)
-    run.optimiser.zero_grad(set_to_none=True)
-    return waited
+    def go(self) -> None:
+        """Train to the last step, evaluating and saving on the way; raises as `train`."""
+        run, config = self._run, self._run.config
+        if not run.resumed:
+            _log(run, {"parameters": sum(parameter.numel() for parameter in run.model.parameters())})
+        try:
+            self._between_steps()
+            run.model.train()
+            if run.step < config.steps:
+                run.forward.try_out(lambda: accumulate_gradient(run, self._feed.peek()))
+            while run.step < config.steps:
+                self._step()
+                self._between_steps()
+        except _Asked:
+            self._leave()
+        self._keeper.flush()
 
+    def _step(self) -> None:
+        run = self._run
+        try:
+            take_step(run, self._feed)
+            if run.step < run.config.steps:
+                self._feed.prepare()  # while the device is still at work, and before the host waits for it
+        except VdakitError as error:
+            if (
+                self._stop.reason is None or self._run.ranks.world > 1
+            ):  # else it is the readers, which were asked to leave as well
+                raise
+            raise _Asked from error
+        if run.step % run.config.log_every == 0 or run.step == run.config.steps:
+            self._report()
 
-def _show(run: Run, samples: list[Sample]) -> Batch:
-    size = (run.config.size, run.config.size)
-    views = draw_views(samples, size, augmentation=Augmentation(), seed=run.config.seed)
-    return make_batch(samples, views, device=run.precision.device)
+    def _between_steps(self) -> None:
+        """Evaluate and save where it is due; raises _Asked where it is to leave."""
+        run, config = self._run, self._run.config
+        self._keeper.check()
+        if self._run.ranks.agree(self._stop.reason is not None):
+            raise _Asked
+        evaluating = (run.step % config.eval_every == 0 or run.step == config.steps) and run.evaluated < run.step
+        if evaluating:
+            self._evaluate()
+        elif config.save_every and run.step % config.save_every == 0:
+            self._save()
 
-
-def _loss(run: Run, batch: Batch) -> VideoLoss:
-    with run.precision.autocast():
-        prediction = run.model(batch.frames, batch.differences, batch.diff_valid)
-    return video_loss(prediction, batch.disparity, batch.mask)
-
-
-def _apply(run: Run, *, finite: bool, keys: list[str]) -> None:
-    """Update the weights, unless the gradient is not finite; raises VdakitError after too many such steps in a row."""
-    run.skipped = 0 if finite else run.skipped + 1
-    if run.skipped >= _MAX_SKIPPED:
-        raise VdakitError(
-            f"the gradient was not finite for {run.skipped} steps in a row, the last with {', '.join(keys)}; "
-            "try a lower --lr or --precision fp32."
+    def _leave(self) -> None:
+        """Save, then raise Stopped or KeyboardInterrupt."""
+        run, stop = self._run, self._stop
+        if self._saved != (run.step, run.evaluated):
+            self._save()
+        self._keeper.flush()
+        if stop.by_keyboard:
+            raise KeyboardInterrupt
+        raise Stopped(
+            f"{run.folder}: saved and left {stop.reason or 'as another rank was asked to'}, "
+            f"{run.step} of {run.config.steps} steps done; "
+            f"vdatrain run --resume --out {run.folder} goes on."
         )
-    if finite:
-        run.scaler.step(run.optimiser)
-        if run.average is not None:
-            run.average.update(run.model, step=run.step)
-    run.scaler.update()
+
+    def _report(self) -> None:
+        """Log and tell what the steps since the last line measured."""
+        run, config, interval = self._run, self._run.config, self._interval
+        run.meter.settle(run.ranks.mean)
+        seconds = time.perf_counter() - interval.began
+        step_s = seconds / (run.step - interval.step)
+        figures = {
+            **run.meter.take(),
+            "lr": max(group["lr"] for group in run.optimiser.param_groups),
+            "frames_per_s": config.batch * config.accumulate * run.ranks.world * config.frames / step_s,
+            "waiting": (self._feed.waited - interval.waited) / seconds,
+            "step_s": step_s,
+            "memory_bytes": peak_memory_bytes(run.precision.device),
+            **({} if self._utilisation is None else {"mfu": self._utilisation.of(step_s)}),
+        }
+        _log(run, figures)
+        self._listener.on_step(run.step, figures)
+        self._interval = _Interval(run.step, self._feed.waited)
+
+    def _evaluate(self) -> None:
+        """Evaluate the averaged weights on some windows, log it, and save."""
+        run = self._run
+        before = time.perf_counter()
+        is_best = False
+        if self.held_out:
+            evaluation = self._evaluate_average()
+            score = evaluation.average()[SELECTED_BY]
+            is_best = score is not None and score < run.best
+            run.best = score if is_best and score is not None else run.best
+            _log(run, {"evaluation": evaluation.to_json()})
+            self._listener.on_evaluation(run.step, evaluation)
+        run.evaluated = run.step
+        self._save(is_best=is_best)
+        self._interval.began += time.perf_counter() - before
+
+    def _evaluate_average(self) -> Evaluation:
+        run, plan = self._run, _evaluation_plan(self._run, windows=self._run.config.eval_windows)
+        with averaged_model(run) as model:
+            return evaluate(model, self.held_out, plan, precision=run.precision, on_window=self._interrupt_evaluation)
+
+    def _interrupt_evaluation(self) -> None:
+        if self._run.ranks.agree(self._stop.reason is not None):
+            raise _Asked
+
+    def _save(self, *, is_best: bool = False) -> None:
+        state = snapshot(self._run)
+        if state is not None:
+            self._keeper.save(state, is_best=is_best)
+        self._saved = (self._run.step, self._run.evaluated)
 
 
-# ---------------------------------------------------------------------------------------------------- log and weights
+def _log(run: Run, figures: dict[str, object]) -> None:
+    if run.ranks.is_first:
+        log(run.folder, run.step, figures)
 
 
-def _report(run: Run, listener: Listener, *, seconds: float, waited: float) -> None:
-    config = run.config
-    figures = {name: torch.stack(values).mean().item() for name, values in run.figures.items()}
-    steps = len(run.figures["gradient_norm"])
-    run.figures.clear()
-    figures["lr"] = max(group["lr"] for group in run.optimiser.param_groups)
-    figures["frames_per_s"] = steps * config.batch * config.accumulate * config.frames / seconds
-    figures["waiting"] = waited / seconds
-    log(run, figures)
-    listener.on_step(run.step, figures)
-
-
-def _evaluate_and_keep(run: Run, clips: tuple[StoredClip, ...], listener: Listener) -> None:
-    """Evaluate the averaged weights on some windows, log it, and write the checkpoints."""
-    evaluation = None
-    if clips:
-        evaluation = _evaluate_average(run, clips, windows=run.config.eval_windows)
-        log(run, {"evaluation": evaluation.to_json()})
-        listener.on_evaluation(run.step, evaluation)
-    keep(run, score=None if evaluation is None else evaluation.average()[SELECTED_BY])
-
-
-def _evaluate_average(run: Run, clips: tuple[StoredClip, ...], *, windows: int) -> Evaluation:
+def _evaluation_plan(run: Run, *, windows: int = 0) -> EvaluationPlan:
     config = run.config
     shape = WindowShape(config.frames, config.stride)
-    plan = EvaluationPlan(shape, size=config.size, windows=windows, workers=config.workers)
-    if run.average is not None:
-        run.average.swap(run.model)
-    try:
-        return evaluate(run.model, clips, plan, precision=run.precision)
-    finally:
-        if run.average is not None:
-            run.average.swap(run.model)
+    return EvaluationPlan(shape, size=config.size, windows=windows, workers=config.workers, ranks=run.ranks)
 
 
 def _evaluate_best(run: Run, clips: tuple[StoredClip, ...]) -> tuple[int, Evaluation] | None:
     """Evaluate the best weights on every held-out window and write that beside them."""
-    if not clips or not (run.folder / BEST_FILE).is_file():
+    path = run.folder / BEST_FILE
+    state = run.ranks.share(checkpoint.load(path) if clips and run.ranks.is_first and path.is_file() else None)
+    if state is None:
         return None
-    config = run.config
-    state = checkpoint.load(run.folder / BEST_FILE)
-    checkpoint.load_weights(run.model, {**state["model"], **state["average"]}, where=str(run.folder / BEST_FILE))
-    plan = EvaluationPlan(WindowShape(config.frames, config.stride), size=config.size, workers=config.workers)
-    evaluation = evaluate(run.model, clips, plan, precision=run.precision)
-    facts = {"step": state["step"], "split": config.eval_split, "config": config.to_json()}
-    write_evaluation(run.folder, evaluation, facts=facts)
+    model = whole_model(run.config, state, where=str(path)).to(run.precision.device)
+    evaluation = evaluate(model, clips, _evaluation_plan(run), precision=run.precision)
+    if run.ranks.is_first:
+        facts = {"step": state["step"], "split": run.config.eval_split, "config": run.config.to_json()}
+        write_evaluation(run.folder, evaluation, facts=facts)
     return state["step"], evaluation

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from vdaprep.schema import DataError, DiffSpec, ShardRecord, UsageError, record_name
 from vdatrain.index import StoredClip
-from vdatrain.stream import Sample, read_meta, read_window
+from vdatrain.reading import Sample, read_meta, read_window
 from vdatrain.windows import Window, WindowShape
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 
 from vdaprep.schema import UsageError
 from vdatrain.layers.encoder import PATCH_SIZE
-from vdatrain.stream import Sample
+from vdatrain.reading import Sample
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as JPEG has it
 _MID_GREY = 0.5

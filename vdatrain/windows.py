@@ -1,5 +1,6 @@
-"""The window of frames at each position of a stream, and the positions that fall to a rank and its workers."""
+"""The window of frames at each position of a stream, and the positions that fall to a rank."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from vdaprep.schema import UsageError
+from vdatrain.mix import Part
 
 MAX_STRIDE = 258  # as many int8 differences as always add up within int16
 
@@ -59,20 +61,25 @@ class TrainingOrder:
 
     In an epoch a clip of L frames gives floor(L / span) windows; their first frames are drawn at random, each from a
     stretch of its own, so that they spread over the clip and every epoch cuts differently. A clip shorter than the span
-    gives none; UsageError if all are. lengths: frames of each clip.
+    gives none; UsageError if all are. lengths: frames of each clip. parts: how often the clips come, stretch by stretch
+    of them; none: all of them once.
     """
 
     lengths: tuple[int, ...]
     shape: WindowShape
     seed: int = 0
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         _check_lengths(self.lengths, self.shape)
+        assert sum(part.clips for part in self.parts) == (len(self.lengths) if self.parts else 0)
+        if not self.windows_per_epoch:
+            raise UsageError("no window is left to train on; let a data set with long enough clips come more often.")
 
-    @property
+    @functools.cached_property
     def windows_per_epoch(self) -> int:
         """Windows of an epoch; position // this is the epoch."""
-        return sum(length // self.shape.span for length in self.lengths)
+        return sum(part.count(int(windows.sum())) for part, windows in _windows_by_part(self))
 
     @property
     def clips_left_out(self) -> int:
@@ -89,6 +96,13 @@ class TrainingOrder:
         epoch, row = divmod(position, self.windows_per_epoch)
         clip, first = _shuffled_epoch(self, epoch)[row].tolist()
         return Window(position, clip, first, self.shape)
+
+    def of_images(self) -> "TrainingOrder":
+        """Return an order of all frames instead, each a window of its own.
+
+        Frame f's difference is to frame f - 1 at stride 1; at others, which add differences up, it has none.
+        """
+        return dataclasses.replace(self, shape=dataclasses.replace(self.shape, num_frames=1))
 
 
 @dataclass(frozen=True)
@@ -139,7 +153,24 @@ class Excerpt:
         return self.order.at((2 * position + 1) * self.order.total // (2 * self.total))
 
 
-Order = TrainingOrder | EvaluationOrder | Excerpt
+@dataclass(frozen=True)
+class Selection:
+    """Some positions of an evaluation, as a rank takes them over."""
+
+    order: EvaluationOrder | Excerpt
+    positions: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        """The number of windows."""
+        return len(self.positions)
+
+    def at(self, position: int) -> Window:
+        """Return the window at a position from 0 to `total - 1`; its own `position` is that in the whole order."""
+        return self.order.at(self.positions[position])
+
+
+Order = TrainingOrder | EvaluationOrder | Excerpt | Selection
 
 
 def _check_lengths(lengths: tuple[int, ...], shape: WindowShape) -> None:
@@ -161,13 +192,35 @@ def _shuffled_epoch(order: TrainingOrder, epoch: int) -> Int64[np.ndarray, "n 2"
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([order.seed, epoch])))
     span = order.shape.span
     lengths = np.array(order.lengths, np.int64)
-    counts = lengths // span
-    clips = np.repeat(np.arange(len(lengths), dtype=np.int64), counts)
-    nth = np.arange(len(clips)) - np.repeat(np.cumsum(counts) - counts, counts)
-    stretch = (lengths[clips] - span + 1) / counts[clips]
+    clips, nth = _chosen_windows(order, rng).T
+    stretch = (lengths[clips] - span + 1) / (lengths[clips] // span)
     firsts = np.minimum(np.floor((nth + rng.random(len(clips))) * stretch), lengths[clips] - span).astype(np.int64)
     windows = np.stack([clips, firsts], axis=1)
     return windows[np.argsort(rng.random(len(windows)), kind="stable")]
+
+
+def _chosen_windows(order: TrainingOrder, rng: np.random.Generator) -> Int64[np.ndarray, "n 2"]:
+    """Return (clip, which of its windows) of all windows of an epoch, as often as they come, unshuffled."""
+    chosen: list[np.ndarray] = []
+    first = 0
+    for part, counts in _windows_by_part(order):
+        clips = np.repeat(np.arange(first, first + len(counts)), counts)
+        nth = np.arange(len(clips)) - np.repeat(np.cumsum(counts) - counts, counts)
+        windows = np.stack([clips, nth], axis=1)
+        whole, rest = divmod(part.count(len(windows)), max(1, len(windows)))
+        chosen += [windows] * whole
+        if rest:
+            chosen.append(windows[np.argsort(rng.random(len(windows)), kind="stable")[:rest]])
+        first += len(counts)
+    return np.concatenate(chosen)
+
+
+def _windows_by_part(order: TrainingOrder) -> list[tuple[Part, Int64[np.ndarray, " clips"]]]:
+    """Return each part with the number of windows of each of its clips."""
+    counts = np.array(order.lengths, np.int64) // order.shape.span
+    parts = order.parts or (Part(len(counts)),)
+    ends = np.cumsum([part.clips for part in parts])
+    return list(zip(parts, np.split(counts, ends[:-1]), strict=True))
 
 
 @functools.lru_cache(maxsize=4)
@@ -210,15 +263,15 @@ class Share:
         """Return the position to resume from after so many batches: the stream's whole state but for the seed."""
         return self.start + batches * self.batch * self.world
 
-    def positions(self, *, total: int | None, worker: int = 0, workers: int = 1) -> Iterator[int]:
-        """Yield the positions that one of the rank's workers reads: those of batches worker, worker + workers, ...
+    def of_images(self, per_clip: int) -> "Share":
+        """Return the share in an order of images, so many beside each window of this one."""
+        return dataclasses.replace(self, batch=self.batch * per_clip, start=self.start * per_clip)
+
+    def positions(self, *, total: int | None) -> Iterator[int]:
+        """Yield the rank's positions, batch after batch.
 
         Ends before `total`, unless that is None; then only the last batch of a rank can be short, and a rank can have
         one batch fewer than another.
         """
-        for number in itertools.count(worker, workers):
-            first = self.start_after(number) + self.rank
-            for position in range(first, self.start_after(number + 1), self.world):
-                if total is not None and position >= total:
-                    return
-                yield position
+        positions = itertools.count(self.start + self.rank, self.world)
+        return positions if total is None else itertools.takewhile(lambda position: position < total, positions)

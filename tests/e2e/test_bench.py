@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 ROWS = {
     "a": ("read, PNG decode", "depth pack", "tar, hash", "all of it", "frames/s", "depth.zst", "raw files"),
     "b": (f"{codec.ZSTD_LEVEL} (ours)", "6", "19"),
-    "c": ("stream, 0 workers", "stream, 2 workers", "raw PNG + npy, 2 workers"),
+    "c": ("stream, 0 workers", "stream, 2 workers", "raw PNG + npy, 2 workers", "webdataset, our bytes"),
     "d": ("wait", "encoder", "branch", "loss", "backward", "step without wait"),
     "e": ("plain L1", "spatial", "temporal", "video_loss"),
 }

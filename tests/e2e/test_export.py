@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vdatrain import checkpoint, export, run, variants
 from vdatrain.config import Config
+from vdatrain.folder import stored_config
 from vdatrain.layers.difference import CELLS_PER_PATCH
 from vdatrain.precision import Precision
 
@@ -154,7 +155,8 @@ def test_a_run_reports_what_it_began_with(toy_shards: Path, vdatrain, tmp_path: 
     assert "missing: " in result.err
     assert "branch (branch.embed." in result.err
     (tmp_path / "best.pt").unlink()  # going on needs it no longer
-    again = run.resume(tmp_path / "run", precision=Precision(torch.device("cpu")))
+    stored = stored_config(tmp_path / "run")
+    again = run.resume(stored, tmp_path / "run", precision=Precision(torch.device("cpu")))
     assert (again.step, again.loaded) == (1, None)
     refused(vdatrain(*arguments, "dinov2", "--out", tmp_path / "b"), 2, "choose one of vits, vitb, vitl")
 

@@ -252,7 +252,9 @@ def test_a_damaged_header_ends_a_tar(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"<html>no</html>" * 99, b"\x1f\x8b", gzip.compress(b"no tar" * 999), b"\x1f\x8b" * 999]
+    "data",
+    [b"", b"<html>no</html>" * 99, b"\x1f\x8b", gzip.compress(b"no tar" * 999), b"\x1f\x8b" * 999],
+    ids=["empty", "page", "two bytes", "gzip", "no gzip"],
 )
 def test_what_is_no_tar_is_listed_with_advice(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(data)

@@ -55,6 +55,7 @@ def client() -> Iterator[Any]:
     import boto3
     from moto.server import ThreadedMotoServer
 
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # of other tests' servers
     with pytest.MonkeyPatch.context() as patch:
         server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         server.start()

@@ -1,14 +1,20 @@
-"""Checkpoints go round, are strict, and never run anything."""
+"""Checkpoints go round, are whole or said not to be, and never run anything; the keeper writes and keeps them."""
 
+import contextlib
+import errno
+import io
+import os
 import pickle
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from vdaprep.schema import DataError
 from vdatrain import checkpoint
+from vdatrain.keeper import Keeper, candidates
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -66,16 +72,110 @@ def test_every_cut_is_a_sentence(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "none.pt")
 
 
-def test_loading_is_strict_and_names_what_does_not_fit() -> None:
-    model = nn.ModuleDict({"head": nn.Linear(2, 3), "branch": nn.Linear(2, 2)})
-    weights = {"head.weight": torch.ones(3, 2), "head.bias": torch.ones(3)}
-    with pytest.raises(DataError, match=r"w.pt: does not fit this model: 2 missing \(branch.weight, branch.bias\)"):
-        checkpoint.load_weights(model, weights, where="w.pt")
-    assert checkpoint.load_weights(model, weights, where="w.pt", may_miss=["branch."]) == [
-        "branch.weight",
-        "branch.bias",
-    ]
-    assert torch.equal(model["head"].weight, torch.ones(3, 2))
-    bad = {**weights, "head.bias": torch.ones(4), "tail": torch.ones(1)}
-    with pytest.raises(DataError, match=r"1 unexpected \(tail\); 1 of another shape \(head.bias \[4\] for \[3\]\)"):
-        checkpoint.load_weights(model, bad, where="w.pt", may_miss=["branch."])
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.7])
+def test_a_flipped_bit_is_a_sentence(at: float, tmp_path: Path) -> None:
+    """torch reads past a wrong checksum and hands out other weights."""
+    checkpoint.save(tmp_path / "flipped.pt", {"model": {"weight": torch.ones(10_000)}})
+    data = bytearray((tmp_path / "flipped.pt").read_bytes())
+    data[int(at * len(data))] ^= 1
+    (tmp_path / "flipped.pt").write_bytes(data)
+    with pytest.raises(DataError, match=r"flipped.pt: is no whole checkpoint of tensors \(.*differs from its checksum"):
+        checkpoint.load(tmp_path / "flipped.pt")
+
+
+def test_weights_in_torchs_older_format_have_no_checksum_and_load(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(checkpoint.load(tmp_path / "old.pth")["model"]["weight"], torch.ones(2))
+
+
+def test_a_copy_on_the_host_does_not_follow() -> None:
+    weight = torch.zeros(2, requires_grad=True)
+    state = {"model": {"weight": weight}, "groups": [{"lr": 0.1, "betas": (0.9, 0.99)}], "step": 3}
+    copy = checkpoint.to_host(state)
+    with torch.no_grad():
+        weight += 1
+    state["groups"][0]["lr"] = 0.2
+    assert torch.equal(copy["model"]["weight"], torch.zeros(2))
+    assert copy["groups"] == [{"lr": 0.1, "betas": (0.9, 0.99)}]
+
+
+# ---------------------------------------------------------------------------------------------------------- the keeper
+
+
+def state(step: int) -> dict[str, object]:
+    return {"model": {"weight": torch.full((3,), float(step))}, "average": {}, "optimiser": {}, "step": step}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("earlier", [0, 1, 3])
+def test_the_latest_checkpoints_are_kept(earlier: int, tmp_path: Path) -> None:
+    with Keeper(tmp_path, earlier=earlier, last_step=None) as keeper:
+        for step in range(0, 50, 10):
+            keeper.save(state(step), is_best=step == 20)
+        keeper.flush()
+    numbers = [30, 20, 10][:earlier]
+    assert names(tmp_path) == {"last.pt", "best.pt", *(f"step-{number:06d}.pt" for number in numbers)}
+    assert [checkpoint.load(path)["step"] for path in candidates(tmp_path)] == [40, *numbers]
+    assert set(checkpoint.load(tmp_path / "best.pt")) == {"model", "average", "step"}
+    assert checkpoint.load(tmp_path / "best.pt")["step"] == 20
+
+
+def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", link)
+    with Keeper(tmp_path, earlier=1, last_step=None) as keeper:
+        for step in range(3):
+            keeper.save(state(step), is_best=False)
+    assert names(tmp_path) == {"last.pt", "step-000001.pt"}
+    assert [checkpoint.load(path)["step"] for path in candidates(tmp_path)] == [2, 1]
+
+
+def test_a_damaged_last_checkpoint_is_not_kept_as_an_earlier_one(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "step-000005.pt", state(5))
+    (tmp_path / "last.pt").write_bytes(b"damaged")
+    with Keeper(tmp_path, earlier=1, last_step=None) as keeper:
+        keeper.save(state(6), is_best=False)
+    assert [checkpoint.load(path)["step"] for path in candidates(tmp_path)] == [6, 5]
+
+
+def test_the_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, real = threading.Event(), checkpoint.save
+
+    def slow(path: Path, value: dict[str, object]) -> None:
+        assert go_on.wait(20)
+        real(path, value)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    with Keeper(tmp_path, earlier=1, last_step=None) as keeper:
+        keeper.save(state(1), is_best=False)
+        keeper.check()
+        assert not (tmp_path / "last.pt").exists()
+        go_on.set()
+        keeper.flush()
+        assert checkpoint.load(tmp_path / "last.pt")["step"] == 1
+
+
+def test_a_disk_that_is_full_is_said_at_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.RawIOBase):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    @contextlib.contextmanager
+    def full(path: Path) -> Iterator[Full]:
+        yield Full()
+
+    with Keeper(tmp_path, earlier=1, last_step=None) as keeper:
+        keeper.save(state(1), is_best=False)
+        keeper.flush()
+        monkeypatch.setattr(checkpoint, "new_file", full)
+        keeper.save(state(2), is_best=False)
+        with pytest.raises(DataError, match=r"next.pt: cannot be written \(No space left on device\).*--resume"):
+            while True:
+                keeper.check()
+        keeper.check()
+    assert checkpoint.load(tmp_path / "last.pt")["step"] == 1

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from vdaprep.schema import UsageError
-from vdatrain.config import WITHOUT_GPU, Config, from_file, from_mapping
+from vdatrain.config import CHANGEABLE, WITHOUT_GPU, Config, from_file, from_mapping
+from vdatrain.stopping import Stop, parse_duration
 
 
 def test_a_configuration_comes_back_from_its_json() -> None:
@@ -27,6 +28,9 @@ def test_a_configuration_comes_back_from_its_json() -> None:
         ({"shards": "s", "eval_every": 0}, "--eval-every 0: expected at least 1"),
         ({"shards": "s", "lr": -1.0}, "--lr -1.0: expected more than 0"),
         ({"shards": "s", "ema": 1.0}, "--ema 1.0: expected 0 to just under 1"),
+        ({"shards": "s", "recompute": "some"}, "--recompute some: expected one of none, head, encoder, all"),
+        ({"shards": "s", "keep": -1}, "--keep -1: expected 0 or more"),
+        ({"shards": "s", "save_every": -1}, "--save-every -1: expected 0 or more"),
         ({"shards": "s", "precision": "int8"}, "--precision int8: expected one of fp32, bf16, fp16"),
     ],
 )
@@ -43,3 +47,30 @@ def test_a_file_of_options(tmp_path: Path) -> None:
         from_file(tmp_path / "bad.toml")
     with pytest.raises(UsageError, match="there is no such file"):
         from_file(tmp_path / "none.toml")
+
+
+def test_what_may_change_are_options() -> None:
+    assert set(Config(shards="s").to_json()) > CHANGEABLE
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("3600", 3600), ("90m", 5400), ("11h30m", 41400), ("2h", 7200), ("1h0m5s", 3605), ("45s", 45)]
+)
+def test_times(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "soon", "1d", "-5", "5m5h", "1.5h"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--time-limit .*: expected a time such as 11h30m, 90m or 3600"):
+        parse_duration(text)
+
+
+def test_a_limit_counts_from_the_beginning() -> None:
+    now = 100.0
+    stop = Stop(60, now=lambda: now)
+    assert stop.reason is None
+    now = 160.0
+    assert stop.reason == "at its time limit of 60 s"
+    assert not stop.by_keyboard
+    assert Stop(now=lambda: 1e9).reason is None

@@ -8,7 +8,15 @@ from torch import nn
 
 from vdaprep.schema import UsageError
 from vdatrain import variants
-from vdatrain.optim import AveragedWeights, gradient_norm, make_optimiser, parameter_groups, rate_factor, set_rates
+from vdatrain.optim import (
+    AveragedWeights,
+    gradient_norm,
+    make_optimiser,
+    parameter_groups,
+    rate_factor,
+    set_rates,
+    step_where,
+)
 from vdatrain.recipes import RECIPES, Recipe, recipe
 
 
@@ -90,3 +98,47 @@ def test_gradients_are_clipped_to_a_norm() -> None:
     assert gradient_norm([parameter], clip=0.0).item() == 5
     assert gradient_norm([parameter], clip=1.0).item() == 5
     assert math.isclose(parameter.grad.norm().item(), 1, rel_tol=1e-5)
+
+
+def test_a_step_that_is_not_wanted_changes_nothing() -> None:
+    model = nn.Linear(2, 2)
+    groups = parameter_groups(model, Recipe("", (("", 1e-2),)), lr=None, weight_decay=0.1)
+    optimiser = make_optimiser(groups, device=torch.device("cpu"))
+    average = AveragedWeights(model, decay=0.5)
+
+    def step(value: float, *, wanted: bool) -> tuple[list[torch.Tensor], float]:
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, value)
+        step_where(optimiser, torch.tensor(wanted))
+        average.update(model, step=9, taken=torch.tensor(wanted))
+        moments = [item for values in optimiser.state.values() for item in values.values()]
+        everything = [*model.parameters(), *moments, *average.state_dict().values()]
+        return [item.detach().clone() for item in everything], float(optimiser.state[model.weight]["step"])
+
+    first, _ = step(1.0, wanted=True)
+    skipped, count = step(math.nan, wanted=False)
+    assert count == 1
+    assert all(torch.equal(before, after) for before, after in zip(first, skipped, strict=True))
+    second, count = step(1.0, wanted=True)
+    assert count == 2
+    assert not any(torch.equal(before, after) for before, after in zip(first, second, strict=True) if before.ndim)
+    assert all(item.isfinite().all() for item in second)
+
+
+@pytest.mark.parametrize(
+    ("preset", "encoder", "head", "branch"),
+    [
+        ("paper", 0.0, 1e-4, 1e-4),
+        ("finetune", 1e-6, 1e-5, 1e-4),
+        ("adapter", 0.0, 0.0, 1e-4),
+        ("scratch", 3e-4, 3e-4, 3e-4),
+    ],
+)
+def test_presets(preset: str, encoder: float, head: float, branch: float) -> None:
+    model = variants.build("conv", encoder="tiny")
+    groups = parameter_groups(model, recipe(preset), lr=None, weight_decay=0.1)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        expected = {"pretrained": encoder, "head": head, "branch": branch}[name.partition(".")[0]]
+        idle = name == "pretrained.mask_token" or name.startswith("head.scratch.refinenet4.resConfUnit1.")
+        assert rates.get(id(parameter), 0.0) == (0.0 if idle else expected), name

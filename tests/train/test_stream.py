@@ -1,11 +1,9 @@
-"""The same batches for any number of workers and ranks, and damage as a sentence."""
+"""The same batches for any number of workers and ranks, and what a window holds."""
 
 import itertools
-import multiprocessing
-import os
-import shutil
-import signal
+import threading
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,15 +11,14 @@ import torch
 import webdataset
 
 from vdaprep import codec
-from vdaprep.schema import ClipMeta, ShardError, VdakitError, member_kind
+from vdaprep.schema import ClipMeta, member_kind
 from vdaprep.shards import read_members
-from vdatrain import stream
+from vdatrain import reading
 from vdatrain.index import read_index
-from vdatrain.stream import read_window, stream_batches
+from vdatrain.mix import parse_mix, parts_of
+from vdatrain.reading import read_meta, read_window
+from vdatrain.stream import stream_batches
 from vdatrain.windows import MAX_STRIDE, EvaluationOrder, Share, TrainingOrder, Window, WindowShape
-
-# torch counts the processors it may use and advises against more workers than those.
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +54,57 @@ def test_positions_run_on_over_epochs(whole, order):
     assert order.windows_per_epoch < 24
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_the_order_does_not_depend_on_the_number_of_workers(clips, order, whole, workers):
-    assert _take(clips, order, share=Share(4), workers=workers) == whole
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_ranks_and_workers_do_not_change_the_global_batches(clips, order, whole, ranks, workers):
+    shares = [Share(4 // ranks, rank, world=ranks) for rank in range(ranks)]
+    parts = [_take(clips, order, share=share, workers=workers) for share in shares]
+    assert [_interleave(batches) for batches in zip(*parts, strict=True)] == whole
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_two_ranks_interleave_to_the_global_batch(clips, order, whole, workers):
-    ranks = [_take(clips, order, share=Share(2, rank, world=2), workers=workers) for rank in range(2)]
-    assert [[a, b, c, d] for (a, c), (b, d) in zip(*ranks, strict=True)] == whole
+def _interleave(batches):
+    return [item for items in zip(*batches, strict=True) for item in items]
 
 
-@pytest.mark.parametrize(("start", "workers"), [(4, 2), (7, 0), (7, 1), (20, 0)])
+def test_nor_do_they_with_a_mix_and_images_beside(clips, order):
+    mixed = replace(order, parts=parts_of(clips, parse_mix("alpha=0.5,beta=3")))
+    images = mixed.of_images()
+
+    def steps(ranks, workers, start=0, count=5):
+        shares = [Share(4 // ranks, rank, world=ranks, start=start) for rank in range(ranks)]
+        found = [
+            (
+                _take(clips, mixed, share=share, workers=workers, count=count),
+                _take(clips, images, share=share.of_images(2), workers=workers, count=count),
+            )
+            for share in shares
+        ]
+        return [
+            (_interleave(windows[n] for windows, _ in found), _interleave(stills[n] for _, stills in found))
+            for n in range(count)
+        ]
+
+    whole = steps(1, 0)
+    assert {(len(windows), len(stills)) for windows, stills in whole} == {(4, 8)}
+    assert [window.position for _, stills in whole for _, window, _ in stills] == list(range(40))
+    assert {window.shape.num_frames for _, stills in whole for _, window, _ in stills} == {1}
+    for ranks, workers in [(1, 3), (2, 0), (2, 1), (4, 3)]:
+        assert steps(ranks, workers) == whole
+    assert steps(2, 1, start=8, count=3) == whole[2:]
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_every_rank_gets_whole_batches_for_ever_however_little_there_is(tmp_path, write_dataset, ranks):
+    write_dataset(tmp_path / "a", lengths=(5, 2))
+    write_dataset(tmp_path / "b", lengths=(9,))
+    clips = read_index(tmp_path, split="train")
+    order = TrainingOrder((5, 2, 9), WindowShape(4))
+    for rank in range(ranks):
+        batches = _take(clips, order, share=Share(2, rank, world=ranks), workers=2, count=9)
+        assert [len(batch) for batch in batches] == [2] * 9
+
+
+@pytest.mark.parametrize(("start", "workers"), [(4, 2), (7, 0), (7, 1), (20, 3)])
 def test_resuming_continues_the_sequence(clips, order, whole, start, workers):
     flat = [item for batch in whole for item in batch]
     resumed = _take(clips, order, share=Share(2, start=start), workers=workers, count=2)
@@ -84,11 +120,11 @@ def test_evaluation_ends_after_the_last_window(clips, workers):
     assert [len(batch) for batch in batches[:-1]] == [4] * (len(batches) - 1)
 
 
-def test_the_global_generator_is_left_alone_and_workers_end(clips, order):
+def test_the_global_generator_is_left_alone_and_threads_end(clips, order):
     before = torch.get_rng_state()
     _take(clips, order, share=Share(1), workers=2, count=2)
     assert torch.equal(torch.get_rng_state(), before)
-    assert not multiprocessing.active_children()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
 
 
 # ---------------------------------------------------------------------------------------------------------- a window
@@ -151,9 +187,9 @@ def test_sums_of_differences_are_not_clipped(clips, monkeypatch):
 def test_a_stride_over_an_invalid_difference_is_invalid(tmp_path, write_dataset, monkeypatch):
     write_dataset(tmp_path / "a", lengths=(9,))
     (clip,) = read_index(tmp_path, split="train")
-    meta = stream.read_meta(clip)
+    meta = read_meta(clip)
     holed = ClipMeta(**{**vars(meta), "diff_valid": tuple(frame != 3 for frame in range(9))})
-    monkeypatch.setattr(stream, "read_meta", lambda _: holed)
+    monkeypatch.setattr(reading, "read_meta", lambda _: holed)
     sample = read_window(clip, Window(0, 0, 0, WindowShape(5, stride=2)))
     assert sample.diff_valid.tolist() == [False, True, False, True, True]
     assert not sample.differences[2].any()
@@ -167,9 +203,33 @@ def test_without_differences_and_poses(clips):
     assert not sample.diff_valid.any()
 
 
-def test_a_single_frame(clips):
+def test_a_single_frame_has_the_difference_to_the_frame_before(clips):
     sample = read_window(clips[1], Window(0, 1, 2, WindowShape(1)))
+    pair = read_window(clips[1], Window(0, 1, 1, WindowShape(2)))
     assert sample.rgb.shape == (1, 60, 80, 3)
+    assert sample.diff_valid.tolist() == [True]
+    assert torch.equal(sample.differences[0], pair.differences[1])
+    assert not read_window(clips[1], Window(0, 1, 2, WindowShape(1, stride=2))).diff_valid.any()
+
+
+def test_large_arrays_are_unpacked_into_page_locked_memory_if_asked(clips, monkeypatch):
+    """Such memory needs a GPU, so here torch is only asked for it."""
+    pinned = []
+
+    def empty(shape, *, dtype, pin_memory):
+        pinned.append((shape, dtype, pin_memory))
+        return torch.zeros(shape, dtype=dtype)
+
+    plain = read_window(clips[0], Window(0, 0, 1, WindowShape(3)))
+    monkeypatch.setattr(reading.torch, "empty", empty)
+    sample = read_window(clips[0], Window(0, 0, 1, WindowShape(3)), pin=True)
+    assert pinned == [
+        ((3, 60, 80, 3), torch.uint8, True),
+        ((3, 2, 60, 80), torch.uint8, True),
+        ((3, 3, 15, 20), torch.int8, True),
+    ]
+    for name in ("rgb", "depth_planes", "differences"):
+        assert torch.equal(getattr(sample, name), getattr(plain, name))
 
 
 def test_a_batch_may_mix_sizes(whole):
@@ -192,84 +252,3 @@ def test_a_plain_webdataset_reads_the_same_tars(toy_shards, clips):
         rgb = codec.decode_rgb(sample["f002.rgb.jpg"])
         depth_m = codec.decode_depth(sample["f002.depth.zst"], meta.depth, height=meta.height, width=meta.width)
         assert rgb.shape == (*depth_m.shape, 3)
-
-
-# -------------------------------------------------------------------------------------------------------------- damage
-
-
-@pytest.fixture
-def copied(tmp_path, toy_shards):
-    shutil.copytree(toy_shards, tmp_path / "shards")
-    return read_index(tmp_path / "shards", split="train")
-
-
-def _flip_byte(path, offset):
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("where", ["frame", "metadata"])
-def test_a_flipped_byte_is_named_when_its_batch_comes(copied, order, where, workers):
-    window = order.at(2)
-    clip = copied[window.clip]
-    start, stop = clip.entry.frame_range(window.first + 1, 1) if where == "frame" else clip.entry.meta_range()
-    _flip_byte(clip.tar, (start + stop) // 2)
-    bad = [i for i in range(3) if order.at(i).clip == window.clip] if where == "metadata" else [2]
-    with closing(stream_batches(copied, order, share=Share(1), workers=workers)) as batches:
-        for _ in range(bad[0]):
-            next(batches)
-        with pytest.raises(ShardError, match="differs from its checksum") as caught:
-            next(batches)
-    text = str(caught.value)
-    assert str(clip.tar) in text
-    assert clip.entry.key in text
-    assert "\n" not in text
-    assert type(caught.value) is ShardError
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_tar_that_is_gone_or_shrinks_while_training(copied, order, workers):
-    clip = copied[order.at(0).clip]
-    data = clip.tar.read_bytes()
-    clip.tar.unlink()
-    with pytest.raises(ShardError, match=r"cannot be read for clip .* \(No such file or directory\)\.$"):
-        _take(copied, order, share=Share(1), workers=workers)
-    clip.tar.write_bytes(data[: clip.entry.frame_range(order.at(0).first, 4)[1] - 100])
-    with pytest.raises(ShardError, match=f"{clip.tar}: ends inside clip {clip.entry.key}"):
-        _take(copied, order, share=Share(1), workers=workers)
-
-
-def test_members_that_break_the_contract_are_named(copied, monkeypatch):
-    clip, window = copied[0], Window(0, 0, 0, WindowShape(2))
-    whole = stream._members
-
-    def without(kind):
-        def members(clip, data):
-            found = whole(clip, data)
-            return stream._Members(
-                found.key, found.where, {name: data for name, data in found.contents.items() if kind not in name}
-            )
-
-        return members
-
-    for kind in ("f001.rgb.jpg", "f001.depth.zst", "f001.diff.zst"):
-        monkeypatch.setattr(stream, "_members", without(kind))
-        with pytest.raises(ShardError, match=f"has no member {clip.entry.key}.{kind}; convert it again"):
-            read_window(clip, window)
-    monkeypatch.setattr(stream, "_members", whole)
-    monkeypatch.setattr(codec, "decode_rgb", lambda data, where: np.zeros((60, 82, 3), np.uint8))
-    with pytest.raises(ShardError, match=r"frame 0 is 82x60 pixels, its metadata says 80x60"):
-        read_window(clip, window)
-
-
-def test_a_killed_worker_is_one_sentence(clips, order):
-    with closing(stream_batches(clips, order, share=Share(1), workers=1)) as batches:
-        next(batches)
-        (worker,) = multiprocessing.active_children()
-        os.kill(worker.pid, signal.SIGKILL)
-        with pytest.raises(VdakitError, match="a process that reads shards was killed") as caught:
-            for _ in range(20):
-                next(batches)
-    assert "\n" not in str(caught.value)

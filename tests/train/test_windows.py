@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vdaprep.schema import DATASET_FILE, DataError, ShardError, UsageError
 from vdatrain.index import read_index
+from vdatrain.mix import Part, parse_mix, parts_of
 from vdatrain.windows import MAX_STRIDE, EvaluationOrder, Share, TrainingOrder, WindowShape
 
 shapes = st.builds(WindowShape, num_frames=st.integers(1, 6), stride=st.integers(1, 4))
@@ -77,6 +78,88 @@ def test_a_window_without_an_answer_is_refused():
             WindowShape(num_frames, stride)
 
 
+# ----------------------------------------------------------------------------------------------------------------- mix
+
+
+def _counts(order, epoch):
+    windows = _epoch(order, epoch)
+    return [sum(window.clip == clip for window in windows) for clip in range(len(order.lengths))]
+
+
+def test_repeats_show_windows_more_often_each_time_cut_anew():
+    once = TrainingOrder((40, 23, 17), WindowShape(4), seed=5)
+    order = TrainingOrder((40, 23, 17), WindowShape(4), seed=5, parts=(Part(2), Part(1, 3)))
+    assert _counts(once, 0) == [10, 5, 4]
+    for epoch in (0, 1, 7):
+        assert _counts(order, epoch) == [10, 5, 12]
+    assert len({window.first for window in _epoch(order, 0) if window.clip == 2}) > 4
+    clips = [window.clip for window in _epoch(order, 0)]
+    assert clips != sorted(clips)
+
+
+@given(lengths, st.integers(0, 30), st.integers(0, 99))
+def test_a_fraction_is_that_share_of_the_windows_another_one_each_epoch(lengths, tenths, seed):
+    shape = WindowShape(2)
+    total = sum(length // 2 for length in lengths)
+    count = int(tenths / 10 * total + 0.5)
+    if not count:
+        return
+    order = TrainingOrder(lengths, shape, seed, parts=(Part(len(lengths), tenths / 10),))
+    assert order.windows_per_epoch == count
+    for epoch in (0, 3):
+        found = _counts(order, epoch)
+        assert sum(found) == count
+        whole = count // total
+        assert all(whole * (n // 2) <= k <= (whole + 1) * (n // 2) for n, k in zip(lengths, found, strict=True))
+
+
+def test_halves_differ_between_epochs_and_are_the_same_on_every_machine():
+    order = TrainingOrder((12, 12, 12), WindowShape(4), seed=1, parts=(Part(1), Part(2, 0.5)))
+    assert [_starts(_epoch(order, epoch)) for epoch in (0, 1)] == [
+        [(2, 5), (0, 7), (0, 2), (2, 7), (1, 6), (0, 4)],
+        [(2, 8), (0, 8), (0, 0), (0, 4), (2, 0), (1, 1)],
+    ]
+
+
+def test_a_data_set_may_be_left_out():
+    order = TrainingOrder((12, 12), WindowShape(4), parts=(Part(1, 0), Part(1)))
+    assert _counts(order, 0) == [0, 3]
+    with pytest.raises(UsageError, match="no window is left to train on"):
+        TrainingOrder((12, 3), WindowShape(4), parts=(Part(1, 0), Part(1)))
+
+
+@pytest.mark.parametrize(("text", "mix"), [("", {}), ("a=1", {"a": 1}), ("a=1.5, b-c = 0", {"a": 1.5, "b-c": 0})])
+def test_a_mix_is_read(text, mix):
+    assert parse_mix(text) == mix
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a=", "=2", "a=x", "a=1,a=2", "a=-1", "a=nan", "a=inf", "a=1,,b=2", "a=1001", ","]
+)
+def test_a_mix_that_is_none_is_one_sentence(text):
+    with pytest.raises(UsageError, match="is not understood; expected each data set once") as caught:
+        parse_mix(text)
+    assert str(caught.value).startswith(f"--mix {text}: ")
+
+
+def test_a_mix_names_data_sets_that_are_there(toy_shards):
+    clips = read_index(toy_shards, split="train")
+    assert parts_of(clips, {"beta": 2.5}) == (Part(5), Part(2, 2.5))
+    with pytest.raises(UsageError, match=r"--mix gamma=2: the shards have alpha, beta only\.$"):
+        parts_of(clips, {"beta": 1.0, "gamma": 2.0})
+
+
+# -------------------------------------------------------------------------------------------------------------- images
+
+
+def test_images_are_all_frames_once_an_epoch():
+    order = TrainingOrder((9, 3, 12), WindowShape(4, stride=2), seed=2).of_images()
+    assert order.windows_per_epoch == 24
+    assert {(w.clip, *w.frame_numbers) for w in _epoch(order, 1)} == {
+        (clip, frame) for clip, length in enumerate((9, 3, 12)) for frame in range(length)
+    }
+
+
 # ---------------------------------------------------------------------------------------------------------- evaluation
 
 
@@ -99,23 +182,27 @@ def test_evaluation_sees_every_frame_once_but_for_repeats(lengths, shape):
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 9), st.one_of(st.none(), st.integers(0, 60)))
-def test_ranks_and_workers_interleave_to_one_sequence(batch, world, start, total):
-    def batches(share, workers):
-        streams = [share.positions(total=total, worker=worker, workers=workers) for worker in range(workers)]
-        grouped = [list(itertools.islice(stream, 5 * share.batch)) for stream in streams]
-        for number in range(5):
-            at = number // workers * share.batch
-            yield grouped[number % workers][at : at + share.batch]
+def test_ranks_interleave_to_one_sequence(batch, world, start, total):
+    def batches(share):
+        positions = share.positions(total=total)
+        return [list(itertools.islice(positions, share.batch)) for _ in range(5)]
 
-    whole = list(batches(Share(batch * world, start=start), 1))
+    whole = batches(Share(batch * world, start=start))
     expected = range(start, start + 5 * batch * world)
     assert [p for group in whole for p in group] == [p for p in expected if total is None or p < total]
-    for workers in (1, 2, 3):
-        ranks = [list(batches(Share(batch, rank, world, start), workers)) for rank in range(world)]
-        for number, group in enumerate(whole):
-            parts = [rank[number] for rank in ranks]
-            assert [parts[i % world][i // world] for i in range(len(group))] == group
+    ranks = [batches(Share(batch, rank, world, start)) for rank in range(world)]
+    for number, group in enumerate(whole):
+        parts = [rank[number] for rank in ranks]
+        assert [parts[i % world][i // world] for i in range(len(group))] == group
     assert Share(batch, 0, world, start).start_after(2) == start + 2 * batch * world
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 9), st.integers(1, 5))
+def test_so_many_images_belong_to_each_window(batch, world, start, per_clip):
+    """Those beside the global batch of positions a to b - 1 are images a * per_clip to b * per_clip - 1."""
+    shares = [Share(batch, rank, world, start).of_images(per_clip) for rank in range(world)]
+    found = sorted(p for share in shares for p in itertools.islice(share.positions(total=None), share.batch))
+    assert found == list(range(start * per_clip, (start + batch * world) * per_clip))
 
 
 def test_a_share_without_sense_is_refused():

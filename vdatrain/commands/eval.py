@@ -15,7 +15,7 @@ EXAMPLE = "vdatrain eval --shards shards/ --checkpoint runs/conv/best.pt"
 
 
 def command(
-    shards: Annotated[Path, typer.Option(help="Folder that vdaprep convert wrote.", metavar="DIR")],
+    shards: Annotated[str, typer.Option(help="What vdaprep convert wrote, or its URL.", metavar="DIR")],
     checkpoint: Annotated[Path, typer.Option(help="best.pt or last.pt of a run.", metavar="FILE")],
     split: Annotated[str, typer.Option(help="Which clips.")] = "val",
     long: Annotated[bool, typer.Option("--long", help="Whole trajectories, as infer sees them.")] = False,
@@ -23,6 +23,9 @@ def command(
     size: Annotated[int | None, typer.Option(help="Pixels of the short side.", show_default="as trained")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="as trained")] = None,
     workers: Annotated[int, typer.Option(help="Processes that read.")] = 2,
+    cache: Annotated[str | None, typer.Option(help="Keep whole shards here.", metavar="DIR")] = None,
+    cache_size: Annotated[str, typer.Option(help="Most that it holds.")] = "20GB",
+    cache_free: Annotated[str, typer.Option(help="Room it leaves on its disk.")] = "1GB",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure absrel, delta1, rmse and TAE of a checkpoint, per data set and on average."""
@@ -31,6 +34,7 @@ def command(
     from dataclasses import replace
 
     from vdatrain import run as runs
+    from vdatrain.cache import open_cache
     from vdatrain.evaluate import EvaluationPlan, evaluate
     from vdatrain.evaluate_long import evaluate_long
     from vdatrain.index import read_index
@@ -40,7 +44,7 @@ def command(
     from vdatrain.video_in import DEFAULT_DIFF
     from vdatrain.windows import WindowShape
 
-    clips = read_index(shards, split=split)
+    clips = read_index(shards, split=split, cache=open_cache(cache, size=cache_size, free=cache_free))
     model, config = runs.load_model(checkpoint)
     asked = {"frames": frames, "size": size, "precision": precision}
     config = replace(config, **{name: value for name, value in asked.items() if value is not None})

@@ -1,23 +1,27 @@
 """The command `vdatrain run`."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vdaprep.schema import UsageError
-from vdatrain.console import console, errors
+from vdatrain.console import console, errors, warn
 from vdatrain.tables import evaluation_table
 
 if TYPE_CHECKING:
     from vdatrain.config import Config
+    from vdatrain.evaluate import Evaluation
+    from vdatrain.listener import Listener
+    from vdatrain.run import Run
 
 EXAMPLE = "vdatrain run --shards shards/ --variant conv --encoder tiny --size 112 --frames 8"
 
 
 def command(
-    shards: Annotated[str | None, typer.Option(help="Folder that vdaprep convert wrote.", metavar="DIR")] = None,
+    shards: Annotated[str | None, typer.Option(help="What vdaprep convert wrote, or its URL.", metavar="DIR")] = None,
     variant: Annotated[str | None, typer.Option(help="See vdatrain variants.", show_default="basic")] = None,
     encoder: Annotated[
         str | None, typer.Option(help="tiny, vits, vitb or vitl.", show_default="vits; tiny on a CPU")
@@ -31,7 +35,7 @@ def command(
     size: Annotated[
         int | None, typer.Option(help="Pixels of a side, n x 14.", show_default="518; 112 on a CPU")
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Windows at a time.", show_default="1")] = None,
+    batch: Annotated[int | None, typer.Option(help="Windows at a time, on each rank.", show_default="1")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches a step.", show_default="1")] = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps of the optimiser.", show_default="10000; 200 on a CPU")
@@ -41,47 +45,119 @@ def command(
     ema: Annotated[float | None, typer.Option(help="Decay of averaged weights; 0: none.", show_default="0.999")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order, crops.", show_default="0")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="fp32")] = None,
-    recompute_head: Annotated[
-        bool | None, typer.Option("--recompute-head", help="Save the head's memory, at the price of time.")
+    recompute: Annotated[
+        str | None, typer.Option(help="Save memory of none, head, encoder or all, for time.", show_default="none")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that read.", show_default="2")] = None,
+    compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = None,
+    shard_model: Annotated[
+        bool | None, typer.Option("--shard-model/--no-shard-model", help="Spread the model over the ranks (FSDP2).")
+    ] = None,
+    mix: Annotated[
+        str | None, typer.Option(help="How often each data set comes: tartanair=1,vkitti=3.", show_default="all once")
+    ] = None,
+    images_per_clip: Annotated[
+        int | None, typer.Option(help="Single frames beside each window.", show_default="0")
+    ] = None,
+    skip_bad: Annotated[
+        int | None, typer.Option(help="Windows that may be unreadable, each replaced by another.", show_default="0")
+    ] = None,
+    stall_timeout: Annotated[
+        float | None, typer.Option(help="Seconds until a read counts as stalled; 0: never.", show_default="300")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that read.", show_default="2")] = None,
     log_every: Annotated[int | None, typer.Option(help="Steps.", show_default="10")] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps.", show_default="500")] = None,
     eval_windows: Annotated[int | None, typer.Option(help="Windows of those; 0: all.", show_default="32")] = None,
+    save_every: Annotated[
+        int | None, typer.Option(help="Steps; 0: where it evaluates. It saves there anyway.", show_default="0")
+    ] = None,
+    keep: Annotated[int | None, typer.Option(help="Checkpoints kept beside the last.", show_default="1")] = None,
+    track: Annotated[
+        str | None, typer.Option(help="tensorboard, wandb, both with a comma, or none.", show_default="tensorboard")
+    ] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="Keep whole shards here, for slow disks and URLs.", metavar="DIR")
+    ] = None,
+    cache_size: Annotated[str | None, typer.Option(help="Most that it holds.", show_default="20GB")] = None,
+    cache_free: Annotated[str | None, typer.Option(help="Room it leaves on its disk.", show_default="1GB")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with any of these.", metavar="FILE")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/VARIANT")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    time_limit: Annotated[
+        str | None, typer.Option(help="Save and leave after 11h30m, 90m or 3600 (seconds).", metavar="TIME")
+    ] = None,
 ) -> None:
     """Train a variant; weights, log and the final evaluation go to the folder of the run."""
     options = dict(locals())  # the options that Config knows, None where nothing was given
     from vdatrain import run as runs
     from vdatrain import train
-    from vdatrain.config import from_file, from_mapping
-    from vdatrain.live import LiveView
+    from vdatrain.config import Config
+    from vdatrain.distributed import joined
     from vdatrain.precision import Precision, default_device
+    from vdatrain.stopping import Stop, parse_duration
 
-    own = ("config", "out", "resume")
+    stop = Stop(parse_duration(time_limit) if time_limit else None)
+    own = ("config", "out", "resume", "time_limit")
     given = {name: value for name, value in options.items() if value is not None and name not in own}
+    with joined() as ranks:
+        # The first rank alone reads the folder and says what it makes of the options.
+        known = _settle(given, config, out, resume=resume) if ranks.is_first else None
+        options, place = ranks.share(known)
+        settings, folder = Config(**options), Path(place)
+        here = Precision(default_device(), settings.precision)
+        begin = (runs.resume if resume else runs.start)(settings, folder, precision=here, ranks=ranks)
+        with _told(begin) as listener:
+            result = train.train(begin, listener, stop=stop)
+        if ranks.is_first:
+            _print_result(begin, result)
+
+
+def _settle(
+    given: Mapping[str, Any], config: Path | None, out: Path | None, *, resume: bool
+) -> tuple[dict[str, Any], str]:
+    """Return the options of a run and its folder; raises UsageError as Config does."""
+    from vdatrain.config import from_file, from_mapping
+    from vdatrain.folder import stored_config
+
     if resume:
-        folder = out or Path("runs", variant or "basic")
-        settings = runs.stored_config(folder)
-        _refuse_changes(settings, given)
+        folder = out or Path("runs", given.get("variant", "basic"))
+        settings = _changed(stored_config(folder), given)
     else:
         asked = {**(from_file(config) if config else {}), **given}
         settings = from_mapping({**_defaults(asked), **asked}, where="vdatrain run")
         folder = out or Path("runs", settings.variant)
-    here = Precision(default_device(), settings.precision)
-    begin = runs.resume(folder, precision=here) if resume else runs.start(settings, folder, precision=here)
-    if begin.loaded is not None:
-        errors.print(str(begin.loaded), markup=False)
-    with LiveView(settings, errors) as view:
-        result = train.train(begin, view.listener())
+    return settings.to_json(), str(folder)
+
+
+@contextmanager
+def _told(run: "Run") -> "Generator[Listener]":
+    """Show and track the run while the block goes on, on the first rank alone."""
+    from vdatrain.listener import Listener, tell_all
+    from vdatrain.live import LiveView
+    from vdatrain.tracking import start_tracking
+
+    if not run.ranks.is_first:
+        yield Listener()
+        return
+    if run.loaded is not None:
+        errors.print(str(run.loaded), markup=False)
+    with (
+        start_tracking(run.config, run.folder, step=run.step, warn=warn) as tracking,
+        LiveView(run.config, errors, begun=run.step) as view,
+    ):
+        yield tell_all(view.listener(), tracking.listener())
+
+
+def _print_result(run: "Run", result: "tuple[int, Evaluation] | None") -> None:
+    from vdatrain.keeper import BEST_FILE
+
     if result is None:
-        errors.print(f"{folder}: done; the shards have no split {settings.eval_split!r}, so nothing was evaluated.")
+        split = run.config.eval_split
+        errors.print(f"{run.folder}: done; the shards have no split {split!r}, so nothing was evaluated.")
         return
     step, evaluation = result
     console.print(evaluation_table(evaluation))
-    console.print(f"{folder / runs.BEST_FILE}: the best weights, of step {step}", highlight=False, soft_wrap=True)
+    console.print(f"{run.folder / BEST_FILE}: the best weights, of step {step}", highlight=False, soft_wrap=True)
 
 
 def _defaults(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,8 +173,16 @@ def _defaults(asked: Mapping[str, Any]) -> dict[str, Any]:
     return smaller
 
 
-def _refuse_changes(config: "Config", given: Mapping[str, Any]) -> None:
+def _changed(config: "Config", given: Mapping[str, Any]) -> "Config":
+    """Return the run's configuration with what may be otherwise when it goes on; raises UsageError for the rest."""
+    from vdatrain.config import CHANGEABLE, from_mapping
+
     stored = config.to_json()
-    changed = [f"--{name} {stored[name]} to {value}" for name, value in given.items() if stored[name] != value]
-    if changed:
-        raise UsageError(f"--resume goes on as the run began; leave out what would change {', '.join(changed)}.")
+    refused = [
+        f"--{name.replace('_', '-')} {stored[name]} to {value}"
+        for name, value in given.items()
+        if stored[name] != value and name not in CHANGEABLE
+    ]
+    if refused:
+        raise UsageError(f"--resume goes on as the run began; leave out what would change {', '.join(refused)}.")
+    return from_mapping({**stored, **given}, where="vdatrain run --resume")

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vdaprep.schema import UsageError
 
@@ -100,7 +101,14 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 class Encoder(nn.Module):
-    """DINOv2 (arXiv:2304.07193) with the published names of its weights."""
+    """DINOv2 (arXiv:2304.07193) with the published names of its weights.
+
+    recompute: training keeps only what goes into each block and computes the rest again on the way back. frozen: it
+    stays in eval mode whatever the model is in, and leaves no graph.
+    """
+
+    recompute = False
+    frozen = False
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
@@ -127,15 +135,24 @@ class Encoder(nn.Module):
         self.blocks = vit.blocks
         self.norm = vit.norm
 
+    def train(self, mode: bool = True) -> "Encoder":
+        """Change to training or to eval mode; frozen it is always in the latter."""
+        return super().train(mode and not self.frozen)
+
     def forward(self, frames: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n p c"], ...]:
         """Return the tapped blocks' patch tokens after the final norm, p = rows x columns of patches."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self._levels(frames)
+
+    def _levels(self, frames: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n p c"], ...]:
+        recompute = torch.is_grad_enabled() and self.recompute
         grid = patch_grid(*frames.shape[-2:])
         patches = self.patch_embed.proj(frames).flatten(2).transpose(1, 2)
         cls_token = self.cls_token.expand(len(frames), -1, -1)
         tokens = torch.cat([cls_token, patches], dim=1) + self._positions(grid)
         levels: list[Tensor] = []
         for index, block in enumerate(self.blocks):
-            tokens = block(tokens)
+            tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
             if index in self.taps:
                 levels.append(self.norm(tokens)[:, 1:])
         return tuple(levels)

@@ -106,15 +106,16 @@ def _by_workers(rendered: Rendered, scratch: Path) -> Table:
         f"{rendered.note}, repeated; {frames} frames in shards of {clip}, flushes and the start of the workers "
         "included. The best of two runs each; the speed-up is that of the better pair. Peak: of the largest worker."
     )
-    columns = ("frames/s", "speed-up", "peak MiB a worker")
+    columns = ("frames/s", "speed-up", "processor ms a frame", "peak MiB a worker")
     table = new_table("(a) conversion: workers", "trajectories", columns, caption=caption)
     for (name, workers), found in taken.items():
         pairs = [alone.seconds / own.seconds for alone, own in zip(taken["short", 1], found, strict=True)]
         peak = max(one.worker_kib if workers > 1 else one.own_kib for one in found) / 1024
         rate = frames / min(one.seconds for one in found)
+        busy = 1000 * min(one.processor_s for one in found) / frames
         trajectories, length = shapes[name]
         title = f"{trajectories} of {length} frames, {workers} worker{'s' if workers > 1 else ''}"
-        table.add_row(title, f"{rate:.0f}", f"{max(pairs):.2f}", f"{peak:.0f}")
+        table.add_row(title, f"{rate:.0f}", f"{max(pairs):.2f}", f"{busy:.1f}", f"{peak:.0f}")
     return table
 
 

@@ -1,108 +1,117 @@
-"""The stream alone, against raw files read as research code does."""
+"""The stream alone, against other libraries' readers and against raw files read as research code does."""
 
 import contextlib
-import time
-from collections.abc import Callable, Generator, Iterator
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
-import torch
 from rich.table import Table
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from tests.bench.readers import FAMILIES, RAW
 from tests.bench.rendered import Rendered
 from tests.bench.timing import Timing, new_table, ratio
-from vdatrain.index import read_index
-from vdatrain.stream import stream_batches
-from vdatrain.windows import Share, TrainingOrder, WindowShape
 
-RAW = "raw PNG + npy, 2 workers"
-WORKERS = (2, 1, 0)  # two first: their first batch is the one for which the fork server has to be started
-
-Batches = Generator[object]
+ROOT = Path(__file__).parents[3]
+PEERS = ROOT / ".venv" / "bench-peers" / "bin" / "python"  # `make bench` makes it
+NEED_PEERS = ("streaming", "litdata")
+COLUMNS = ("windows/s, best", "median", "frames/s, best", "median", "first batch s, min", "median", "MB", "x raw")
 
 
 def tables(rendered: Rendered, scratch: Path) -> Iterator[Table]:
-    readers = _readers(rendered)
-    count = rendered.scale.stream_windows
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
-    for _ in range(1 + rendered.scale.rounds // 2):
-        for name, start in readers.items():
-            taken[name].append(_time(start, count))
-    cold, _ = taken[_name(WORKERS[0])][0]
+    taken: dict[str, list[tuple[float, float]]] = {}
+    with contextlib.ExitStack() as stack:
+        readers = _start(rendered, scratch, stack)
+        for _ in range(1 + rendered.scale.rounds // 2):
+            for name, child in readers.items():
+                first, each = child.ask(name, "time")
+                taken.setdefault(name, []).append((first, each))
+        megabytes = {name: child.ask(name, "memory") / 1e6 for name, child in readers.items()}
+    yield _table(taken, megabytes, rendered)
+
+
+def _table(taken: Mapping[str, list[tuple[float, float]]], megabytes: Mapping[str, float], rendered: Rendered) -> Table:
+    """Fill the table; the first round of each reader does not count."""
     first = {name: Timing(tuple(first for first, _ in pairs[1:])) for name, pairs in taken.items()}
     window = {name: Timing(tuple(each for _, each in pairs[1:])) for name, pairs in taken.items()}
-    yield _table(first, window, rendered, cold=cold)
-
-
-def _table(first: dict[str, Timing], window: dict[str, Timing], rendered: Rendered, *, cold: float) -> Table:
-    length = rendered.scale.window
-    columns = ("windows/s, best", "median", "frames/s, best", "median", "first batch s, min", "median", "x raw")
-    caption = (
-        f"{rendered.note}, windows of {length}, {len(window[RAW].seconds)} rounds of {rendered.scale.stream_windows} "
-        "windows; all files are in the page cache. The ratio is the median of the rounds' own. Raw: a DataLoader of 2 "
-        "processes that call cv2.imread, cvtColor and np.load for each frame, without a difference or a disparity. The "
-        "stream leaves the last of depth decoding to the device. Very first batch of 2 workers, starting the fork "
-        f"server: {cold:.2f} s."
-    )
-    table = new_table("(c) the stream alone", "reader", columns, caption=caption)
-    for name in sorted(window):
+    table = new_table("(c) the stream alone", "reader", COLUMNS, caption=_caption(rendered, window))
+    for name in sorted(window, key=lambda name: window[name].median):
         each = window[name]
-        rates = [rate for frames in (1, length) for rate in (frames / each.minimum, frames / each.median)]
+        counts = (1, rendered.scale.window)
+        rates = [rate for count in counts for rate in (count / each.minimum, count / each.median)]
         starts = (f"{first[name].minimum:.2f}", f"{first[name].median:.2f}")
-        table.add_row(name, *(f"{rate:.1f}" for rate in rates), *starts, f"{ratio(window[RAW], each):.1f}")
+        speed = f"{ratio(window[RAW], each):.1f}"
+        table.add_row(name, *(f"{rate:.1f}" for rate in rates), *starts, f"{megabytes[name]:.0f}", speed)
+    for family in NEED_PEERS:
+        if not any(name.startswith(f"{family},") for name in window):
+            table.add_row(
+                f"{family}: {'not installed' if rendered.scale.peers else 'left out'}", *("-" for _ in COLUMNS)
+            )
     return table
 
 
-def _time(start: Callable[[], Batches], count: int) -> tuple[float, float]:
-    """Return the seconds to the first batch and those of each of `count` after what was read ahead is used up."""
-    began = time.perf_counter()
-    with contextlib.closing(start()) as batches:
-        next(batches)
-        first = time.perf_counter() - began
-        for _ in range(max(WORKERS)):
-            next(batches)
-        began = time.perf_counter()
-        for _ in range(count):
-            next(batches)
-        return first, (time.perf_counter() - began) / count
-
-
-def _name(workers: int) -> str:
-    return f"stream, {workers} worker{'' if workers == 1 else 's'}"
-
-
-def _readers(rendered: Rendered) -> dict[str, Callable[[], Batches]]:
-    clips = read_index(rendered.shards, split="train")
-    order = TrainingOrder(tuple(clip.num_frames for clip in clips), WindowShape(rendered.scale.window))
-
-    def stream(workers: int) -> Batches:
-        yield from stream_batches(clips, order, share=Share(batch=1), workers=workers)
-
-    def raw() -> Batches:
-        windows = _RawWindows(rendered.raw_files, rendered.scale.window)
-        yield from DataLoader(windows, batch_size=None, num_workers=2, multiprocessing_context="forkserver")
-
-    return {**{_name(workers): lambda workers=workers: stream(workers) for workers in WORKERS}, RAW: raw}
+def _caption(rendered: Rendered, window: Mapping[str, Timing]) -> str:
+    return (
+        f"{rendered.note}, windows of {rendered.scale.window}, {len(window[RAW].seconds)} rounds of "
+        f"{rendered.scale.stream_windows} windows in which the readers took turns, each in a process of its own; all "
+        "files are in the page cache. The others have 2 worker processes and decode by the calls that the stream makes "
+        "(our bytes), or JPEG and 16-bit PNG of the depth codes, without differences (JPEG + PNG). Raw: cv2.imread, "
+        "cvtColor and np.load of each frame. MB: the most memory of all processes of a reader, shared pages once. The "
+        "ratio is the median of the rounds' own. The stream leaves the last of depth decoding to the device."
+    )
 
 
 @dataclass(frozen=True)
-class _RawWindows(Dataset[tuple[Tensor, Tensor]]):
-    """Windows of raw frames, as often as one likes."""
+class _Child:
+    """A process that reads and times."""
 
-    files: list[tuple[Path, Path]]
-    window: int
+    process: subprocess.Popen[str]
+    log: Path
 
-    def __len__(self) -> int:
-        return 1_000_000
+    def receive(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.process.args}: {self.log.read_text()}")
+        return json.loads(line)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        cv2.setNumThreads(1)
-        first = index % (len(self.files) - self.window + 1)
-        files = self.files[first : first + self.window]
-        rgb = [cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB) for image, _ in files]
-        depth_m = [np.load(depth) for _, depth in files]
-        return torch.from_numpy(np.stack(rgb)), torch.from_numpy(np.stack(depth_m))
+    def ask(self, name: str, what: str) -> Any:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([name, what]) + "\n")
+        self.process.stdin.flush()
+        return self.receive()
+
+
+def _start(rendered: Rendered, scratch: Path, stack: contextlib.ExitStack) -> dict[str, _Child]:
+    """Start the process of each family; returns which of them has which reader."""
+    spec = scratch / "readers.json"
+    value = {
+        "shards": str(rendered.shards),
+        "raw_files": [(str(image), str(depth)) for image, depth in rendered.raw_files],
+        "scratch": str(scratch),
+        "window": rendered.scale.window,
+        "count": rendered.scale.stream_windows,
+    }
+    spec.write_text(json.dumps(value))
+    has_peers = rendered.scale.peers and PEERS.is_file()
+    families = [family for family in FAMILIES if has_peers or family not in NEED_PEERS]
+    children = [stack.enter_context(_running(family, spec)) for family in families]
+    return {name: child for child in children for name in child.receive()}
+
+
+@contextlib.contextmanager
+def _running(family: str, spec: Path) -> Iterator[_Child]:
+    python = str(PEERS) if family in NEED_PEERS else sys.executable
+    log = spec.with_name(f"{family}.log")
+    command = [python, "-m", "tests.bench.readers", family, str(spec)]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    with process:
+        yield _Child(process, log)
+        assert process.stdin is not None
+        process.stdin.close()

@@ -1,0 +1,87 @@
+"""Results in order whatever the threads do, errors when their turn comes, and never a wait without an end."""
+
+import itertools
+import threading
+import time
+from contextlib import closing
+
+import pytest
+
+from vdatrain.ahead import Pace, Stalled, map_ahead
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("ahead", [0, 1, 7])
+def test_results_come_in_order(threads, ahead):
+    def work(number):
+        time.sleep(0.002 * (number % 3))
+        return number * number
+
+    assert list(map_ahead(work, iter(range(30)), pace=Pace(threads, ahead))) == [n * n for n in range(30)]
+
+
+def test_nothing_is_begun_farther_ahead_than_was_said():
+    begun = []
+    idle = threading.Event()
+
+    def work(number):
+        begun.append(number)
+        if number == 5:
+            idle.set()
+
+    with closing(map_ahead(work, itertools.count(), pace=Pace(2, ahead=3))) as results:
+        for _ in range(3):
+            next(results)
+        assert idle.wait(10)
+        time.sleep(0.05)
+        assert sorted(begun) == list(range(6))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
+
+
+def test_one_that_is_not_to_go_ahead_waits_to_be_asked():
+    begun = []
+    with closing(map_ahead(begun.append, itertools.count(), pace=Pace(1, ahead=0))) as results:
+        for count in range(1, 4):
+            next(results)
+            time.sleep(0.02)
+            assert begun == list(range(count))
+
+
+@pytest.mark.parametrize("error", [ValueError("seven"), SystemExit(3), KeyboardInterrupt()])
+def test_whatever_is_raised_is_raised_in_its_turn(error):
+    def work(number):
+        if number == 7:
+            raise error
+        return number
+
+    results = map_ahead(work, iter(range(9)), pace=Pace(3, ahead=5))
+    assert [next(results) for _ in range(7)] == list(range(7))
+    with pytest.raises(type(error)):
+        next(results)
+
+
+def test_an_error_of_the_items_themselves_is_raised_in_its_turn():
+    def items():
+        yield from range(3)
+        raise ValueError("no fourth")
+
+    results = map_ahead(lambda number: number, items(), pace=Pace(2, ahead=5))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="no fourth"):
+        next(results)
+
+
+def test_what_does_not_come_back_is_named_and_left_alone():
+    release = threading.Event()
+
+    def work(number):
+        return number if number != 2 else release.wait(60)
+
+    results = map_ahead(work, iter(range(5)), pace=Pace(2, ahead=2, patience_s=0.2))
+    assert [next(results), next(results)] == [0, 1]
+    before = time.monotonic()
+    with pytest.raises(Stalled) as caught:
+        next(results)
+    assert caught.value.item == 2
+    assert time.monotonic() - before < 3
+    release.set()

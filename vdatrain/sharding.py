@@ -1,0 +1,71 @@
+"""A model whose weights, gradients and moments are spread over the ranks."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vdatrain.layers.dpt import TemporalDPTHead
+from vdatrain.layers.encoder import Encoder
+
+
+def shard(model: nn.Module, *, world: int, device: torch.device) -> None:
+    """Leave each rank a part of every parameter; all of a block are there only while it computes (FSDP2).
+
+    The weights have to be the same on all ranks. Names and modes stay; gradients become the mean over the ranks.
+    """
+    from torch.distributed.device_mesh import init_device_mesh  # with the rest, seconds that few need
+    from torch.distributed.fsdp import fully_shard
+
+    # The model's output is a view; torch warns of what changing it in place would do, which nothing does.
+    warnings.filterwarnings("ignore", message=".*returned a view tensor", category=UserWarning)
+    model.to(memory_format=torch.contiguous_format)  # fully_shard takes no other
+    mesh = init_device_mesh(device.type, (world,))
+    for module in model.modules():
+        if isinstance(module, Encoder):
+            for block in module.blocks:
+                fully_shard(block, mesh=mesh)
+        if isinstance(module, TemporalDPTHead):
+            for part in module.motion_modules:
+                fully_shard(part, mesh=mesh)
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor; of one that is spread over the ranks, if all of them call this."""
+    return tensor.full_tensor() if _is_spread(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def part_like(tensor: Tensor, example: Tensor) -> Tensor:
+    """Return a tensor that all ranks have spread and laid out in memory as `example` is.
+
+    A fused optimiser takes weights and moments for laid out alike, and does not look.
+    """
+    if not _is_spread(example):
+        return torch.empty_like(example, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(example, DTensor)
+    return distribute_tensor(tensor.contiguous().to(example.device), example.device_mesh, example.placements)
+
+
+def _is_spread(tensor: Tensor) -> bool:
+    """Say whether it is a DTensor, without importing what that is."""
+    return hasattr(tensor, "full_tensor")
+
+
+def spread_moments(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> dict[str, Any]:
+    """Return an optimiser's state with whatever has a parameter's shape spread and laid out as that parameter is."""
+
+    def spread(value: Any, parameter: nn.Parameter) -> Any:
+        fits = isinstance(value, Tensor) and value.shape == parameter.shape
+        return part_like(value, parameter) if fits else value
+
+    moments = {
+        number: {name: spread(value, parameters[number]) for name, value in moments.items()}
+        for number, moments in state["state"].items()
+    }
+    return {**state, "state": moments}
