@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from rich.console import Console
 
 from vdaprep import cli as prep_cli
+from vdaprep import console as prep_console
 from vdaprep import live, sources
 from vdaprep.convert import Progress, convert
 from vdaprep.executors import LocalExecutor
@@ -92,10 +94,13 @@ class Outcome:
 Run = Callable[..., Outcome]
 
 
-def runner(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def runner(
+    main: Callable[[], None], console: Console, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "160")
+        monkeypatch.setattr(console, "width", 160)
         capsys.readouterr()
         code = 0
         try:
@@ -112,12 +117,12 @@ def runner(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: py
 def vdaprep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Run vdaprep with arguments; returns its exit code and what it printed."""
     monkeypatch.setattr(live, "LINE_S", 1e9)  # on a busy machine a short conversion is none
-    yield runner(prep_cli.main, monkeypatch, capsys)
+    yield runner(prep_cli.main, prep_console.console, monkeypatch, capsys)
 
 
 @pytest.fixture
 def vdatrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Run vdatrain with arguments; returns its exit code and what it printed."""
-    from vdatrain import cli
+    from vdatrain import cli, console
 
-    yield runner(cli.main, monkeypatch, capsys)
+    yield runner(cli.main, console.console, monkeypatch, capsys)
