@@ -35,7 +35,8 @@ def test_a_plan_is_shown_and_its_command_line_converts(raw, vdaprep, tmp_path: P
     shown = vdaprep("plan", "tartanair", *options)
     assert (shown.code, shown.err) == (0, "")
     assert not out.exists()
-    for text in ("train", "18", "val", "6", "rgb.jpg", "depth.zst", "diff.zst", "json", "tar headers", "frames of 24, each"):
+    said = ("train", "18", "val", "6", "rgb.jpg", "depth.zst", "diff.zst", "json", "tar headers", "frames of 24, each")
+    for text in said:
         assert text in shown.out
     for text in ("standard error", "at the peak", "it fits", "with 2 workers"):
         assert text in shown.out
