@@ -16,7 +16,7 @@ from vdatrain.reading import Sample
 from vdatrain.run import Run
 from vdatrain.stream import Faults, stream_batches
 from vdatrain.views import Augmentation, draw_views
-from vdatrain.windows import Share, TrainingOrder, WindowShape
+from vdatrain.windows import TrainingOrder, WindowShape
 
 
 def held_out_clips(config: Config) -> tuple[StoredClip, ...]:
@@ -52,7 +52,7 @@ def _batches(run: Run) -> Generator[list[Sample]]:
             run.step,
             {"clips": len(clips), "clips_too_short": order.clips_left_out, "windows": order.windows_per_epoch},
         )
-    share = Share(batch=config.batch, rank=run.ranks.rank, world=run.ranks.world, start=run.position)
+    share = run.share
     read = functools.partial(
         stream_batches,
         clips,

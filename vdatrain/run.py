@@ -29,6 +29,7 @@ from vdatrain.precision import Precision
 from vdatrain.recipes import recipe
 from vdatrain.sharding import shard, spread_moments, whole
 from vdatrain.weights import PUBLISHED_ENCODER, LoadReport, Weights, fetch_encoder, load_into, read_weights
+from vdatrain.windows import Share
 
 
 @dataclass
@@ -58,6 +59,11 @@ class Run:
     last_step: int | None = None
     resumed: bool = False
     loaded: LoadReport | None = None
+
+    @property
+    def share(self) -> Share:
+        """What this rank reads of the stream from the next step on."""
+        return Share(batch=self.config.batch, rank=self.ranks.rank, world=self.ranks.world, start=self.position)
 
     @property
     def trained(self) -> list[nn.Parameter]:

@@ -33,7 +33,7 @@ def take_step(run: Run, feed: Feed) -> None:
     norm = _apply(run)
     run.meter.add(torch.cat([torch.stack(losses).mean(0), norm[None]]), keys)
     run.step += 1
-    run.position += config.batch * config.accumulate * run.ranks.world
+    run.position = run.share.start_after(config.accumulate)
 
 
 def accumulate_gradient(run: Run, batch: Batch, *, joining: bool = False) -> Tensor:
