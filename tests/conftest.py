@@ -84,6 +84,11 @@ def toy_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "shards"
 
 
+def tree_bytes(folder: Path) -> dict[str, bytes]:
+    """What every file below a folder holds, by its path there."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @dataclass(frozen=True)
 class Outcome:
     code: int

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.conftest import tree_bytes
 from vdaprep.outputs import PLAN_FILE
 from vdaprep.verify import check_folder
 
@@ -37,8 +38,7 @@ class Clean:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    folder = out / "tartanair"
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return tree_bytes(out / "tartanair")
 
 
 def arguments(raw: Path, out: Path, *more: object, workers: int = 1) -> list[str]:

@@ -10,15 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.conftest import tree_bytes
 from vdaprep import cli, codec, shards
 from vdaprep.inspect import decode_clip
 from vdaprep.schema import ClipMeta, DatasetRecord
 
 TRAJECTORY = "abandonedfactory/Easy/P000"
-
-
-def tree_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def dataset(out: Path) -> DatasetRecord:

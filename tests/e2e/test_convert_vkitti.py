@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.conftest import tree_bytes
 from vdaprep import codec
 from vdaprep.sample import SampleSpec, write_sample
 from vdaprep.schema import ClipMeta, DatasetRecord
@@ -36,10 +37,6 @@ def convert(vdaprep, tmp_path: Path):
         return vdaprep("convert", "vkitti", "--raw", raw, "--out", tmp_path / out, "--workers", 1, *options)
 
     return run
-
-
-def tree_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def record(out: Path) -> DatasetRecord:

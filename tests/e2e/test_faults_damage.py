@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import tree_bytes
 from vdaprep.check import check_shard
 from vdaprep.convert import Progress, convert
 from vdaprep.executors import LocalExecutor
@@ -37,10 +38,6 @@ def out(small: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small / "shards", tmp_path / "shards"))
 
 
-def files(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-
-
 def problems(out: Path) -> list[str]:
     return [str(item) for item in check_folder(out / "tartanair", deep=True, on_frames=lambda count: None)[1]]
 
@@ -49,7 +46,7 @@ def problems(out: Path) -> list[str]:
 def test_two_hundred_flipped_bits(small: Path, out: Path, vdaprep) -> None:
     rng = random.Random(4)
     paths = sorted((out / "tartanair").glob("*/shard-*"))
-    clean = files(out)
+    clean = tree_bytes(out)
     for turn in range(200):
         path = paths[turn % len(paths)]
         whole = path.read_bytes()
@@ -60,7 +57,7 @@ def test_two_hundred_flipped_bits(small: Path, out: Path, vdaprep) -> None:
         if turn % 20 == 7:
             result = vdaprep("repair", *ARGUMENTS, "--raw", small / "raw", "--out", out)
             assert (result.code, result.err) == (0, "")
-            assert files(out) == clean
+            assert tree_bytes(out) == clean
         path.write_bytes(whole)
     assert problems(out) == []
 
@@ -70,7 +67,7 @@ def test_two_hundred_flipped_bits(small: Path, out: Path, vdaprep) -> None:
 def test_a_tar_cut_at_every_boundary_of_its_members(with_record: bool, small: Path, out: Path, vdaprep) -> None:
     tar = out / "tartanair" / "train" / "shard-0001.tar"
     record = tar.with_suffix(".json")
-    whole, clean = tar.read_bytes(), files(out)
+    whole, clean = tar.read_bytes(), tree_bytes(out)
     with tarfile.open(tar) as archive:
         members = archive.getmembers()
     boundaries = sorted(
@@ -97,11 +94,11 @@ def test_a_tar_cut_at_every_boundary_of_its_members(with_record: bool, small: Pa
             record.unlink()
             clean_now = {**clean}
             clean_now.pop("tartanair/train/shard-0001.json")
-            assert files(out) == clean_now
+            assert tree_bytes(out) == clean_now
             continue
-        assert files(out) == clean
+        assert tree_bytes(out) == clean
     vdaprep("repair", *ARGUMENTS, "--raw", small / "raw", "--out", out)
-    assert files(out) == clean
+    assert tree_bytes(out) == clean
 
 
 def test_a_tar_that_goes_on_after_its_end(out: Path) -> None:
@@ -114,7 +111,7 @@ def test_a_tar_that_goes_on_after_its_end(out: Path) -> None:
 
 
 def test_a_flipped_bit_in_a_record_stops_convert_and_is_repaired(small: Path, out: Path, vdaprep) -> None:
-    clean = files(out)
+    clean = tree_bytes(out)
     record = out / "tartanair" / "train" / "shard-0002.json"
     data = bytearray(record.read_bytes())
     data[100] ^= 1
@@ -124,4 +121,4 @@ def test_a_flipped_bit_in_a_record_stops_convert_and_is_repaired(small: Path, ou
     assert "shard-0002.json: " in result.err
     assert "vdaprep repair tartanair makes it anew." in result.err
     assert vdaprep("repair", *ARGUMENTS, "--raw", small / "raw", "--out", out).code == 0
-    assert files(out) == clean
+    assert tree_bytes(out) == clean

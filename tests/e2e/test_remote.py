@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from tests.conftest import write_raw
+from tests.conftest import tree_bytes, write_raw
 from vdaprep import remote
 from vdaprep.archive import Reader, open_tree
 from vdaprep.errors import DataError, FrameError
@@ -107,10 +107,6 @@ def pack_level(root: Path, out: Path) -> None:
             for path in sorted(root.rglob("*.*")):
                 if f"{other}_left" not in path.parts:
                     file.write(path, path.relative_to(root).as_posix())
-
-
-def tree_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.parametrize("listed", [True, False])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Outcome, RawTree, Run
+from tests.conftest import Outcome, RawTree, Run, tree_bytes
 from vdaprep import gzips
 from vdaprep.archive import Reader, open_tree
 from vdaprep.convert import Part
@@ -19,10 +19,6 @@ from vdaprep.outputs import LocalOutput
 
 VDAPREP = (sys.executable, "-c", "from vdaprep.cli import main; main()")
 OPTIONS = ("--frames-per-shard", "3", "--clip-frames", "3")
-
-
-def tree_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def succeeded(result: Outcome) -> None:

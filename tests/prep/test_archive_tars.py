@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import tree_bytes
 from vdaprep import gzips
 from vdaprep.archive import Reader, Tree, open_tree
 from vdaprep.containers import GzipSpan, list_tar
@@ -370,10 +371,6 @@ def test_memory_does_not_grow_with_the_archive(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- shards
-
-
-def tree_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.conftest import tree_bytes
 from vdaprep import consent, consume, verified
 from vdaprep.convert import Progress, convert
 from vdaprep.errors import DataError, ShardError, UsageError
@@ -23,10 +24,6 @@ from vdaprep.verify import verify
 SMALL = Settings(short_side=24, clip_frames=3, frames_per_shard=6)
 EASY = "abandonedfactory/Easy"
 ALL = Selection()
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def pack(raw: Path, out: Path, *, more: dict[str, bytes] | None = None) -> Path:
@@ -73,11 +70,11 @@ def run(
 def plain(raw: Path, out: Path, *, selection: Selection = ALL) -> dict[str, bytes]:
     ready = prepared(raw, out, selection=selection)
     convert(ready.plan, output=LocalOutput(out / "tartanair"), executor=LocalExecutor(1), progress=Progress())
-    return files(out)
+    return tree_bytes(out)
 
 
 def same(out: Path, clean: dict[str, bytes]) -> None:
-    found = files(out)
+    found = tree_bytes(out)
     assert f"tartanair/{PLAN_FILE}" in found
     assert {name: data for name, data in found.items() if name != f"tartanair/{PLAN_FILE}"} == clean
     assert verify([out], deep=True, on_frames=lambda count: None).findings == ()
@@ -89,10 +86,10 @@ def test_folders_go_and_the_shards_are_those_of_a_run_that_keeps_them(workers: i
     (raw.root / "notes.txt").write_text("mine")
     (raw.root / EASY / "P001" / "flow").mkdir()
     (raw.root / EASY / "P001" / "flow" / "000000_000001_flow.npy").write_bytes(b"flow")
-    size = sum(len(data) for name, data in files(raw.root).items() if name.endswith(("png", "npy"))) - 4
+    size = sum(len(data) for name, data in tree_bytes(raw.root).items() if name.endswith(("png", "npy"))) - 4
     _, said = run(raw.root, tmp_path / "out", workers=workers)
     same(tmp_path / "out", clean)
-    assert sorted(files(raw.root)) == [
+    assert sorted(tree_bytes(raw.root)) == [
         f"{EASY}/P001/flow/000000_000001_flow.npy",
         f"{EASY}/P001/pose_left.txt",  # it may belong to what is left
         "notes.txt",
@@ -107,7 +104,7 @@ def test_archives_go_and_another_kind_stays(raw, tmp_path: Path) -> None:
     (zips / EASY / "flow_flow.zip").write_bytes(_zip_of_flow())
     run(zips, tmp_path / "out")
     same(tmp_path / "out", clean)
-    assert list(files(zips)) == [f"{EASY}/flow_flow.zip"]
+    assert list(tree_bytes(zips)) == [f"{EASY}/flow_flow.zip"]
 
 
 def _zip_of_flow() -> bytes:
@@ -151,8 +148,8 @@ def test_an_archive_that_holds_more_stays(kind: str, raw, tmp_path: Path) -> Non
     reasons = dict(found.kept)
     assert STAYS[kind] in reasons[f"{EASY}/image_left.zip"]
     run(zips, tmp_path / "out", selection=selection)
-    assert f"{EASY}/image_left.zip" in files(zips)
-    assert (f"{EASY}/depth_left.zip" in files(zips)) == (kind == "not selected")
+    assert f"{EASY}/image_left.zip" in tree_bytes(zips)
+    assert (f"{EASY}/depth_left.zip" in tree_bytes(zips)) == (kind == "not selected")
 
 
 def test_what_a_rejected_frame_concerns_stays(raw, tmp_path: Path) -> None:
@@ -160,13 +157,13 @@ def test_what_a_rejected_frame_concerns_stays(raw, tmp_path: Path) -> None:
     image.write_bytes(image.read_bytes()[:-30])
     (raw.root / EASY / "P011" / "image_left" / "000002_left.png").unlink()
     (raw.root / EASY / "P011" / "depth_left" / "000002_left_depth.npy").unlink()
-    before = {name for name in files(raw.root) if "P001" not in name}
+    before = {name for name in tree_bytes(raw.root) if "P001" not in name}
     found = dict(surveyed(raw.root, tmp_path / "out").kept)
     assert found == {f"{EASY}/P011": f"{EASY}/P011 has no files of frames 2 to 2; clips are cut there"}
     _, said = run(raw.root, tmp_path / "out")
     assert f"{raw.root / EASY / 'P000'}: stays: frames of it were rejected." in said
     assert said[-1].endswith("; 2 archives and folders stay")
-    assert set(files(raw.root)) == before
+    assert set(tree_bytes(raw.root)) == before
 
 
 def test_links_are_never_followed(raw, tmp_path: Path) -> None:
@@ -192,7 +189,7 @@ def test_a_folder_swapped_for_a_link_meanwhile_is_not_entered(raw, tmp_path: Pat
             folder.symlink_to(moved)
 
     _, said = run(raw.root, tmp_path / "out", progress=Progress(on_shard=swap))
-    assert len(files(moved)) == 11
+    assert len(tree_bytes(moved)) == 11
     assert any("P011" in line and "stays: it has changed since it was listed" in line for line in said)
 
 
@@ -203,19 +200,19 @@ def test_a_file_that_has_changed_stays(raw, tmp_path: Path) -> None:
         os.utime(zips / EASY / "depth_left.zip", ns=(1, 1))
 
     _, said = run(zips, tmp_path / "out", progress=Progress(on_shard=touch))
-    assert list(files(zips)) == [f"{EASY}/depth_left.zip"]
+    assert list(tree_bytes(zips)) == [f"{EASY}/depth_left.zip"]
     assert any("depth_left.zip: stays: it has changed since it was listed" in line for line in said)
 
 
 def test_of_a_trajectory_with_a_changed_file_nothing_goes(raw, tmp_path: Path) -> None:
     image = raw.root / EASY / "P000" / "image_left" / "000012_left.png"
-    whole = {name for name in files(raw.root) if "P000" in name}
+    whole = {name for name in tree_bytes(raw.root) if "P000" in name}
 
     def touch(name: str, record: object, earlier: bool) -> None:
         os.utime(image, ns=(1, 1))
 
     run(raw.root, tmp_path / "out", progress=Progress(on_shard=touch))
-    assert set(files(raw.root)) == whole
+    assert set(tree_bytes(raw.root)) == whole
 
 
 def test_urls_are_refused(raw, tmp_path: Path) -> None:
@@ -246,21 +243,21 @@ def consumed(dataset: str, raw: Path, out: Path) -> Said:
 
 def test_what_another_camera_needs_stays(tmp_path: Path) -> None:
     raw = sample("vkitti", tmp_path / "raw", archives=False)
-    before = set(files(raw))
+    before = set(tree_bytes(raw))
     consumed("vkitti", raw, tmp_path / "out")
-    gone = before - set(files(raw))
+    gone = before - set(tree_bytes(raw))
     assert len(gone) == 2 * 2 * 3
     assert all("/Camera_0/" in name for name in gone)
-    tables = {name for name in files(raw) if name.endswith(".txt")}
+    tables = {name for name in tree_bytes(raw) if name.endswith(".txt")}
     assert len(tables) == len({name for name in before if name.endswith(".txt")}) > 0
 
 
 def test_archives_of_two_cameras_and_of_tables_stay(tmp_path: Path) -> None:
     raw = sample("vkitti", tmp_path / "raw", archives=True)
-    before = files(raw)
+    before = tree_bytes(raw)
     said = consumed("vkitti", raw, tmp_path / "out")
     assert len([line for line in said if "stays: this run does not use all that it holds, for example " in line]) == 2
-    assert files(raw) == before
+    assert tree_bytes(raw) == before
 
 
 @pytest.mark.parametrize("archives", [False, True])
@@ -268,23 +265,23 @@ def test_archives_of_two_cameras_and_of_tables_stay(tmp_path: Path) -> None:
 def test_other_data_sets_go_whole(dataset: str, archives: bool, tmp_path: Path) -> None:
     raw = sample(dataset, tmp_path / "raw", archives=archives)
     consumed(dataset, raw, tmp_path / "out")
-    assert files(raw) == {}
+    assert tree_bytes(raw) == {}
     assert verify([tmp_path / "out"], deep=True, on_frames=lambda count: None).findings == ()
 
 
 def test_a_user_is_asked_or_must_have_said_yes(raw, vdaprep, tmp_path: Path) -> None:
     arguments = ("convert", "tartanair", "--raw", raw.root, "--out", tmp_path / "out", "--workers", 1)
-    before = files(raw.root)
+    before = tree_bytes(raw.root)
     result = vdaprep(*arguments, "--consume")
     assert result.code == 2
     assert f"{raw.root / EASY / 'P000'}: " in result.err
     assert f"of raw data below {raw.root}; say --yes to allow it" in result.err
     assert "--part or --finish" in vdaprep(*arguments, "--consume", "--yes", "--part", "1/2").err
-    assert files(raw.root) == before
+    assert tree_bytes(raw.root) == before
     result = vdaprep(*arguments, "--consume", "--yes")
     assert result.code == 0
     assert "of raw data freed" in result.err
-    assert files(raw.root) == {}
+    assert tree_bytes(raw.root) == {}
     again = vdaprep(*arguments)
     assert (again.code, again.err) == (0, "")
 
@@ -301,7 +298,7 @@ def test_the_answer_counts(answer: bool, raw, vdaprep, tmp_path: Path, monkeypat
     [question] = asked
     assert question.startswith("Delete ")
     assert question.endswith(" of raw data, each part when its shards were read back?")
-    assert (files(raw.root) == {}) == answer
+    assert (tree_bytes(raw.root) == {}) == answer
     assert ("nothing was done; without --consume raw data stays" in result.err) != answer
 
 
@@ -327,10 +324,10 @@ def stop_after(count: int) -> Progress:
 def test_a_run_goes_on_though_raw_data_is_gone(packed: bool, raw, tmp_path: Path) -> None:
     clean = plain(raw.root, tmp_path / "clean")
     root = pack(raw.root, tmp_path / "zips") if packed else raw.root
-    whole = len(files(root))
+    whole = len(tree_bytes(root))
     with pytest.raises(StopError):
         run(root, tmp_path / "out", progress=stop_after(4))
-    assert packed or len(files(root)) < whole
+    assert packed or len(tree_bytes(root)) < whole
     with pytest.raises(StopError):
         run(root, tmp_path / "out", progress=stop_after(5))
     # Also without --consume: what is finished is taken over, what is not finds its frames.
@@ -339,7 +336,7 @@ def test_a_run_goes_on_though_raw_data_is_gone(packed: bool, raw, tmp_path: Path
     convert(ready.plan, output=LocalOutput(tmp_path / "out/tartanair"), executor=LocalExecutor(1), progress=Progress())
     same(tmp_path / "out", clean)
     _, said = run(root, tmp_path / "out")
-    assert files(root) == {}
+    assert tree_bytes(root) == {}
     assert "freed" in said[-1]
     same(tmp_path / "out", clean)
     # All is done and nothing is left: again, with and without.
@@ -366,9 +363,9 @@ def test_what_is_left_of_a_deletion_that_was_cut_short_goes_too(raw, tmp_path: P
     with pytest.raises(StopError):
         run(raw.root, tmp_path / "out")
     monkeypatch.undo()
-    assert files(raw.root)
+    assert tree_bytes(raw.root)
     run(raw.root, tmp_path / "out")
-    assert files(raw.root) == {}
+    assert tree_bytes(raw.root) == {}
     same(tmp_path / "out", clean)
 
 
@@ -376,13 +373,13 @@ def test_raw_data_that_is_needed_and_gone_is_a_sentence(raw, tmp_path: Path) -> 
     with pytest.raises(StopError):
         run(raw.root, tmp_path / "out", progress=stop_after(4))
     shutil.rmtree(raw.root / EASY / "P011")
-    before = files(raw.root)
+    before = tree_bytes(raw.root)
     match = (
         rf"does not hold trajectory {EASY}/P011 as it did when the conversion began, so \d shards cannot be made: val/"
     )
     with pytest.raises(DataError, match=match):
         run(raw.root, tmp_path / "out")
-    assert files(raw.root) == before
+    assert tree_bytes(raw.root) == before
     with pytest.raises(DataError, match=match):
         ready = prepared(raw.root, tmp_path / "out")
         output = LocalOutput(tmp_path / "out/tartanair")
@@ -401,10 +398,10 @@ def test_a_shard_that_does_not_read_back_keeps_its_raw_data(raw, tmp_path: Path)
     data = bytearray(tar.read_bytes())
     data[3000] ^= 1
     tar.write_bytes(data)
-    before = files(raw.root)
+    before = tree_bytes(raw.root)
     with pytest.raises(ShardError, match=r"shard-0002.tar: .* Found when it was read back; vdaprep repair makes it"):
         run(raw.root, tmp_path / "out")
-    assert files(raw.root) == before
+    assert tree_bytes(raw.root) == before
 
 
 def test_a_damaged_plan_is_noticed(raw, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from tests.conftest import Outcome, Run, write_raw
+from tests.conftest import Outcome, Run, tree_bytes, write_raw
 from vdaprep import lease, remote, remote_output, stores
 from vdaprep.errors import OutputError, UsageError
 from vdaprep.lease import Lease
@@ -78,10 +78,6 @@ def bucket(client: Any, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     monkeypatch.setattr(lease, "SETTLE_S", 0.0)
     monkeypatch.setattr(remote, "WAITS_S", (0.01, 0.01))
     return Bucket(client)
-
-
-def tree_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def succeeded(result: Outcome) -> None:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.conftest import tree_bytes
 from vdaprep import consume, verified
 from vdaprep.convert import Progress, convert
 from vdaprep.executors import LocalExecutor
@@ -42,10 +43,6 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def out(clean: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(clean / "shards", tmp_path / "shards"))
-
-
-def files(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
 def times(out: Path) -> dict[str, int]:
@@ -139,7 +136,7 @@ def test_only_what_is_wrong_is_made_anew(harm, clean: Path, out: Path, vdaprep) 
     before = times(out)
     result = vdaprep("repair", "tartanair", "--raw", clean / "raw", "--out", out, "--workers", 1)
     assert (result.code, result.err) == (0, "")
-    assert files(out) == files(clean / "shards")
+    assert tree_bytes(out) == tree_bytes(clean / "shards")
     changed = {name for name, time in times(out).items() if before.get(name) != time}
     written = {f"{name}{suffix}" for name in HARM[harm] for suffix in (".tar", ".json")}
     assert {name for name in changed if "." in name} == written | ({"dataset.json"} & changed)
@@ -168,7 +165,7 @@ def test_the_options_are_read_from_what_is_there(clean: Path, out: Path, vdaprep
     assert "--no-diffs: the shards in " in result.err
     drop_dataset(out / "tartanair")
     assert vdaprep(*arguments, "--jpeg-quality", 90, "--depth-error", 0.001).code == 0
-    assert files(out) == files(clean / "shards")
+    assert tree_bytes(out) == tree_bytes(clean / "shards")
 
 
 def test_extra_shards_are_named_and_go_if_asked(clean: Path, out: Path, vdaprep) -> None:
@@ -179,12 +176,12 @@ def test_extra_shards_are_named_and_go_if_asked(clean: Path, out: Path, vdaprep)
     result = vdaprep(*arguments)
     assert result.code == 1
     assert "val/shard-0002.tar: not part of this data set; --remove-extra deletes what does not belong" in result.err
-    assert files(out).keys() - files(clean / "shards").keys() == {
+    assert tree_bytes(out).keys() - tree_bytes(clean / "shards").keys() == {
         "tartanair/val/shard-0002.tar",
         "tartanair/val/shard-0002.json",
     }
     assert vdaprep(*arguments, "--remove-extra").code == 0
-    assert files(out) == files(clean / "shards")
+    assert tree_bytes(out) == tree_bytes(clean / "shards")
 
 
 def test_files_of_others_stay(clean: Path, out: Path, vdaprep) -> None:
@@ -197,24 +194,24 @@ def test_files_of_others_stay(clean: Path, out: Path, vdaprep) -> None:
 
 def test_without_raw_data_the_shards_are_named_and_nothing_is_touched(out: Path, vdaprep, tmp_path: Path) -> None:
     flip_tar(out / "tartanair")
-    before = files(out)
+    before = tree_bytes(out)
     result = vdaprep("repair", "tartanair", "--raw", tmp_path / "gone", "--out", out)
     assert result.code == 1
     assert f"cannot be repaired without raw data: {SECOND}.tar; {tmp_path / 'gone'}: there is no such folder" in (
         result.err
     )
-    assert files(out) == before
+    assert tree_bytes(out) == before
 
 
 def test_other_raw_data_is_refused(clean: Path, out: Path, vdaprep, tmp_path: Path) -> None:
     flip_tar(out / "tartanair")
-    before = files(out)
+    before = tree_bytes(out)
     raw = shutil.copytree(clean / "raw", tmp_path / "raw")
     shutil.rmtree(raw / "abandonedfactory" / "Easy" / "P000")
     result = vdaprep("repair", "tartanair", "--raw", raw, "--out", out)
     assert result.code == 2
     assert "shard-0001.json: is whole, but was made from other frames than" in result.err
-    assert files(out) == before
+    assert tree_bytes(out) == before
 
 
 def test_raw_data_whose_bytes_differ_is_noticed(clean: Path, out: Path, vdaprep, tmp_path: Path) -> None:
@@ -240,9 +237,9 @@ def test_after_consume_what_has_raw_data_is_made_anew_and_the_rest_is_named(
     arguments = ("repair", "tartanair", "--raw", raw, "--out", tmp_path / "shards", "--workers", 1)
     flip(output.folder / f"{FIRST}.tar", 5000)
     assert vdaprep(*arguments).code == 0
-    found = files(tmp_path / "shards")
+    found = tree_bytes(tmp_path / "shards")
     assert found.pop(f"tartanair/{PLAN_FILE}")
-    assert found == files(clean / "shards")
+    assert found == tree_bytes(clean / "shards")
     flip(output.folder / f"{HELD_OUT}.tar", 5000)
     result = vdaprep(*arguments)
     assert result.code == 1
@@ -279,7 +276,7 @@ def test_frames_that_can_be_read_now_are_taken_in(clean: Path, out: Path, vdapre
     fresh = tmp_path / "fresh"
     plan = make_plan("tartanair", raw=raw, settings=SETTINGS, selection=Selection())
     convert(plan, output=LocalOutput(fresh / "tartanair"), executor=LocalExecutor(1), progress=Progress())
-    assert files(out) == files(fresh)
+    assert tree_bytes(out) == tree_bytes(fresh)
 
 
 def test_options_go_round() -> None:
