@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
+from vdaprep.inflate import RAW_BITS, InflateError, Inflater, crc32
 from vdaprep.ranges import MAX_FILE_BYTES, Ranges
 
 _ZIP_HEADER = struct.Struct("<4s22xHH")
@@ -19,7 +20,7 @@ _ZIP_EXTRA_BYTES = 64  # a local header may have more extra fields than the dire
 _BLOCK = 512
 UNREADABLE = (
     OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError, IndexError,
-    zipfile.BadZipFile, zlib.error, tarfile.TarError,
+    zipfile.BadZipFile, zlib.error, InflateError, tarfile.TarError,
 )  # fmt: skip
 """What the readers of archives raise at damaged ones."""
 
@@ -83,12 +84,12 @@ class ZipSpan:
     def _unpack(self, stored: bytes) -> bytes:
         if len(stored) < self.stored:
             raise EOFError("the zip ends in the middle of it")
-        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        data = inflate.decompress(stored, self.size + 1) if self.method == zipfile.ZIP_DEFLATED else stored
+        packed = self.method == zipfile.ZIP_DEFLATED
+        data = Inflater(RAW_BITS).inflate(stored, limit=self.size + 1) if packed else stored
         if len(data) != self.size:
             found = f"more than {self.size}" if len(data) > self.size else str(len(data))
             raise ValueError(f"holds {found} bytes, the zip's directory says {self.size}")
-        if zlib.crc32(data) != self.crc32:
+        if crc32(data) != self.crc32:
             raise ValueError("its bytes are not those that the zip's CRC-32 is of")
         return data
 

@@ -8,7 +8,6 @@ import functools
 import io
 import logging
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from jaxtyping import Float, Float16
 
 from vdaprep.archive import MAX_FILE_BYTES, Location
 from vdaprep.errors import FrameError
+from vdaprep.inflate import InflateError, Inflater
 
 _MAGIC = b"\x76\x2f\x31\x01"
 _NOT_SCAN_LINES = 0x1A00  # flags: tiles, deep pixels, several parts
@@ -171,10 +171,10 @@ def _check_blocks(data: bytes, header: _Header, location: Location) -> None:
 
 
 def _check_zlib(block: bytes, size: int, location: Location, offset: int) -> None:
-    unpacker = zlib.decompressobj()
+    inflater = Inflater()
     try:
-        whole = len(unpacker.decompress(block, size + 1)) == size  # compares the checksum when it meets the end
-    except zlib.error:
+        whole = len(inflater.inflate(block, limit=size + 1)) == size  # compares the checksum when it meets the end
+    except InflateError:
         whole = False
-    if not whole or not unpacker.eof or unpacker.unused_data:
+    if not whole or not inflater.is_done:
         raise FrameError(str(location), f"the EXR is damaged near byte {offset}")

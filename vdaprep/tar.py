@@ -2,10 +2,10 @@
 
 import hashlib
 import tarfile
-import zlib
 from collections import Counter
 
 from vdaprep.encode import EncodedClip
+from vdaprep.inflate import crc32
 from vdaprep.outputs import Writer
 from vdaprep.schema import ClipEntry, member_name
 
@@ -56,7 +56,7 @@ class TarWriter:
         self._file.write(data)
         self._sha256.update(data)
         self.offset += len(data)
-        return zlib.crc32(data)
+        return crc32(data)
 
 
 def header(name: str, size: int) -> bytes:

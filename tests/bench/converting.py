@@ -58,15 +58,22 @@ def main(raw: str, out: str, workers: str, shard_frames: str) -> None:
     before, busy = time.perf_counter(), time.process_time()
     record = convert(plan, output=output, executor=executor, progress=Progress())
     seconds, busy = time.perf_counter() - before, time.process_time() - busy
-    own, of_workers = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    of_workers = resource.getrusage(resource.RUSAGE_CHILDREN)
     conversion = Conversion(
         seconds=seconds,
         processor_s=busy + of_workers.ru_utime + of_workers.ru_stime,
         frames=record.totals["frames"],
-        own_kib=own.ru_maxrss,
+        own_kib=_peak_kib(),
         worker_kib=of_workers.ru_maxrss,
     )
     sys.stdout.write(json.dumps(asdict(conversion)))
+
+
+def _peak_kib() -> int:
+    """Return the most memory that this program had; getrusage counts the parent's, which forked it, too."""
+    status = Path("/proc/self/status").read_text("ascii")
+    [peak] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(peak)
 
 
 if __name__ == "__main__":

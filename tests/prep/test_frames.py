@@ -1,9 +1,8 @@
-"""Reading of PNG, npy and tables, scaling of frames and cameras."""
+"""Reading of npy and tables, scaling of frames and cameras."""
 
 import io
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,18 +11,8 @@ from hypothesis.extra.numpy import arrays
 
 from vdaprep.archive import Location
 from vdaprep.errors import FrameError
-from vdaprep.frames import (
-    Cameras,
-    Frame,
-    FrameFiles,
-    RgbImage,
-    fit_short_side,
-    make_frame,
-    parse_npy,
-    parse_png,
-    parse_table,
-    scale_intrinsics,
-)
+from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, fit_short_side, make_frame, scale_intrinsics
+from vdaprep.parsing import parse_npy, parse_table
 
 HERE = Location("", "x")
 
@@ -32,32 +21,6 @@ def npy(array: np.ndarray, **options: bool) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array, **options)
     return stream.getvalue()
-
-
-def png() -> tuple[np.ndarray, bytes]:
-    rgb = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    return rgb, cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
-
-
-def test_png_is_rgb() -> None:
-    rgb, data = png()
-    assert np.array_equal(parse_png(data, HERE), rgb)
-
-
-def test_every_cut_of_a_png_is_noticed() -> None:
-    _, data = png()
-    for length in range(0, len(data), 7):
-        with pytest.raises(FrameError, match="x: (is not a PNG|the PNG is cut short after)"):
-            parse_png(data[:length], HERE)
-
-
-def test_every_damaged_byte_of_a_png_is_noticed() -> None:
-    _, data = png()
-    for position in range(0, len(data), 11):
-        damaged = bytearray(data)
-        damaged[position] ^= 0x10
-        with pytest.raises(FrameError, match="x: (is not a PNG|the PNG is (cut short|damaged))"):
-            parse_png(bytes(damaged), HERE)
 
 
 @given(arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 5))), st.booleans())

@@ -12,19 +12,9 @@ from jaxtyping import Float32, Float64
 
 from vdaprep.archive import Location, Reader, Tree
 from vdaprep.errors import FrameError, UsageError
-from vdaprep.frames import (
-    Cameras,
-    Frame,
-    FrameFiles,
-    RgbImage,
-    SourceOptions,
-    Trajectory,
-    parse_jpeg,
-    parse_npy,
-    parse_png,
-    parse_png16,
-    parse_table,
-)
+from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory
+from vdaprep.parsing import parse_jpeg, parse_npy, parse_table
+from vdaprep.png import parse_png, parse_png16
 
 EXPECTED = (
     "NAME/rgb/000000.png or .jpg with NAME/depth/000000.npy (metres) or .png (16 bits, with --depth-unit), "

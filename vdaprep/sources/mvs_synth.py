@@ -19,16 +19,8 @@ from vdaprep import manifest
 from vdaprep.archive import Location, Reader, Tree
 from vdaprep.errors import FrameError
 from vdaprep.exr import encode_exr, parse_exr
-from vdaprep.frames import (
-    Cameras,
-    Frame,
-    FrameFiles,
-    RgbImage,
-    SourceOptions,
-    Trajectory,
-    parse_png,
-    png_size,
-)
+from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory
+from vdaprep.png import parse_png, png_size
 
 EXPECTED = (
     "GTAV_{540,720,1080}/0000/{images/0000.png,depths/0000.exr,poses/0000.json}, in folders or in GTAV_540.tar.gz"

@@ -15,19 +15,9 @@ from jaxtyping import Float32, Float64
 from vdaprep import manifest
 from vdaprep.archive import Location, Reader, Tree
 from vdaprep.errors import FrameError, UsageError
-from vdaprep.frames import (
-    Cameras,
-    Frame,
-    FrameFiles,
-    RgbImage,
-    SourceOptions,
-    Trajectory,
-    parse_npy,
-    parse_png,
-    parse_png_floats,
-    parse_table,
-    scale_intrinsics,
-)
+from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory, scale_intrinsics
+from vdaprep.parsing import parse_npy, parse_table
+from vdaprep.png import parse_png, parse_png_floats
 
 EXPECTED = (
     "ENV/{Easy,Hard}/P000/image_left/000000_left.png (v1) or "

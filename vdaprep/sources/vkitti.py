@@ -14,18 +14,9 @@ from jaxtyping import Float32, Float64, UInt16
 from vdaprep import codec, manifest
 from vdaprep.archive import Location, Reader, Tree
 from vdaprep.errors import FrameError, UsageError
-from vdaprep.frames import (
-    Cameras,
-    Frame,
-    FrameFiles,
-    RgbImage,
-    SourceOptions,
-    Trajectory,
-    parse_jpeg,
-    parse_png,
-    parse_png16,
-    parse_table,
-)
+from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory
+from vdaprep.parsing import parse_jpeg, parse_table
+from vdaprep.png import parse_png, parse_png16
 
 EXPECTED = (
     "Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg (2.0.3) or vkitti_1.3.1_rgb/0001/clone/00000.png (1.3.1), "
