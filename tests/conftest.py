@@ -1,6 +1,8 @@
 """What tests of all parts share: a small raw data set made without the renderer, the command lines in-process."""
 
+import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from rich.console import Console
 
 from vdaprep import cli as prep_cli
@@ -19,11 +21,20 @@ from vdaprep.executors import LocalExecutor
 from vdaprep.frames import Frame, RgbImage
 from vdaprep.outputs import LocalOutput
 from vdaprep.plan import Selection, Settings, make_plan
+from vdaprep.schema import DatasetRecord
 
-# Before torch is imported: its threads wait for each other on tiny tensors, a hundredfold on a machine that is busy.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before torch is imported: its threads wait for each other on tiny tensors, a hundredfold on a machine that is busy;
+# and a copy of a process that has such threads waits for them for ever.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-settings.register_profile("here", deadline=None)  # machines are busy at times
+# Who starts the tests in the background of a script starts them deaf to Ctrl-C, and so all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Machines are busy at times, so no clock decides; nor does chance. `--hypothesis-profile=search` looks for more.
+BUSY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("here", derandomize=True, **BUSY)
+settings.register_profile("search", max_examples=2000, **BUSY)
 settings.load_profile("here")
 
 WIDTH, HEIGHT = 64, 48
@@ -47,6 +58,12 @@ def toy_frame(trajectory: int, number: int, *, width: int = WIDTH, height: int =
     return Frame(number, RgbImage(rgb), depth_m, intrinsics, pose)
 
 
+def pinhole(*, width: int, height: int, fov_deg: float = 80.0) -> tuple[float, float, float, float]:
+    """fx, fy, cx, cy of a centred camera that is `fov_deg` wide."""
+    focal_px = width / 2 / math.tan(math.radians(fov_deg) / 2)
+    return focal_px, focal_px, (width - 1) / 2, (height - 1) / 2
+
+
 @dataclass(frozen=True)
 class RawTree:
     """A TartanAir tree: its root and the frames that were written, by trajectory."""
@@ -65,6 +82,20 @@ def write_raw(root: Path, *, lengths: dict[str, int]) -> RawTree:
     return RawTree(root, frames)
 
 
+def make_shards(
+    dataset: str,
+    *,
+    raw: Path,
+    out: Path,
+    settings: Settings | None = None,
+    selection: Selection | None = None,
+    workers: int = 1,
+) -> DatasetRecord:
+    """Convert a raw tree into OUT/DATASET, without the command line."""
+    plan = make_plan(dataset, raw=raw, settings=settings or Settings(), selection=selection or Selection())
+    return convert(plan, output=LocalOutput(out / dataset), executor=LocalExecutor(workers), progress=Progress())
+
+
 @pytest.fixture
 def raw(tmp_path: Path) -> RawTree:
     """Three trajectories, the last of which the default split holds out."""
@@ -78,9 +109,7 @@ def toy_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     lengths = {"abandonedfactory/Easy/P000": 13, "abandonedfactory/Easy/P001": 6, "abandonedfactory/Easy/P011": 7}
     tree = write_raw(folder / "raw", lengths=lengths)
-    plan = make_plan("tartanair", raw=tree.root, settings=Settings(), selection=Selection())
-    output = LocalOutput(folder / "shards" / "tartanair")
-    convert(plan, output=output, executor=LocalExecutor(1), progress=Progress())
+    make_shards("tartanair", raw=tree.root, out=folder / "shards")
     return folder / "shards"
 
 

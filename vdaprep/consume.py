@@ -1,23 +1,21 @@
 """Raw data that goes once every shard made of it was read back and found whole.
 
-What may go is an archive all of whose frames the plan uses, or the loose files of a trajectory. What stays, always:
-archives that hold anything else or no frames, whatever a rejected frame or a listing problem concerns, what lies behind
-a link, and what has changed since it was listed.
+What may go is an archive all of whose frames the plan uses, or the loose files of a trajectory; an archive that holds
+more only if the user says so. What stays, always: archives without frames of the plan, whatever a rejected frame or a
+listing problem concerns, what lies behind a link, and what has changed since it was listed.
 """
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from vdaprep.archive import Location
-from vdaprep.check import check_shard
 from vdaprep.clips import PlannedShard
 from vdaprep.deletion import FileState, delete, delete_empty_folders, has_changed, state_of
-from vdaprep.errors import ShardError, UsageError
+from vdaprep.errors import UsageError
 from vdaprep.frames import Trajectory
-from vdaprep.outputs import LocalOutput, Output
 from vdaprep.plan import Plan
 from vdaprep.ranges import is_url
 from vdaprep.saved_plan import LostTrajectory, Prepared
@@ -29,12 +27,16 @@ _BESIDE_FRAMES = (".txt", ".json", ".csv", ".md")  # what an archive of frames m
 
 @dataclass(frozen=True)
 class RawItem:
-    """An archive, or a trajectory's loose files; `tables` are those that other cameras' frames may need, too."""
+    """An archive, or a trajectory's loose files; `tables` are those that other cameras' frames may need, too.
+
+    `unused` says what an archive holds besides frames of the plan.
+    """
 
     name: str
     trajectories: frozenset[str]
     files: tuple[FileState, ...]
     tables: tuple[FileState, ...] = ()
+    unused: str = ""
 
     @property
     def bytes(self) -> int:
@@ -51,23 +53,38 @@ class Consumption:
     items: tuple[RawItem, ...]
     kept: tuple[tuple[str, str], ...]
 
-    def lines(self) -> Iterator[str]:
-        """Yield the list that a user is asked about."""
+    def going(self) -> Iterator[str]:
+        """Say what goes that holds nothing but what is converted."""
         for item in self.items:
-            yield f"{self.root / item.name}: {human_bytes(item.bytes)} in {len(item.files)} files goes"
-        for name, reason in self.kept:
-            yield f"{self.root / name}: stays: {reason}"
+            if not item.unused:
+                files = f" in {len(item.files)} files" if len(item.files) > 1 else ""
+                yield f"{self.root / item.name}: {human_bytes(item.bytes)}{files} goes"
+
+    def going_unused(self) -> Iterator[str]:
+        """Say what goes that was not converted."""
+        for item in self.items:
+            if item.unused:
+                yield (
+                    f"{self.root / item.name}: {human_bytes(item.bytes)} goes, and with it frames that are not "
+                    f"converted: it also holds {item.unused}"
+                )
         if self.plan.settings.frame_stride > 1:
             yield "the frames that --frame-stride leaves out go with the others"
 
+    def staying(self) -> Iterator[str]:
+        """Say what stays, and why."""
+        for name, reason in self.kept:
+            yield f"{self.root / name}: stays: {reason}"
 
-def survey(prepared: Prepared, output: Output) -> Consumption:
-    """Find what may go; raises UsageError if raw data or shards are not on this machine."""
+
+def survey(prepared: Prepared, *, take_unused: bool = False) -> Consumption:
+    """Find what may go, with `take_unused` also archives that hold more than what is converted.
+
+    Raises UsageError if raw data is not on this machine.
+    """
     plan, found = prepared.plan, prepared.found
     if is_url(plan.raw):
         raise UsageError(f"--consume: deletes raw data of this machine; {plan.raw} is a URL.")
-    if not isinstance(output, LocalOutput):
-        raise UsageError(f"--consume: reads shards back before it deletes anything; {output.place()} is a URL.")
     if found is None:
         return Consumption(Path(plan.raw), plan, (), ())
     uses = _uses(_planned(plan, found.trajectories))
@@ -75,10 +92,13 @@ def survey(prepared: Prepared, output: Output) -> Consumption:
     items: list[RawItem] = []
     kept: list[tuple[str, str]] = []
     for use in (*_archives(uses, found.files), *_loose(uses)):
-        item = RawItem(use.name, frozenset(use.trajectories), *(_states(found.raw, names) for names in use.names))
-        reason = use.reason or _problem(item, problems, use.names[0])
+        states = (_states(found.raw, names) for names in use.names)
+        item = RawItem(use.name, frozenset(use.trajectories), *states, unused=use.unused)
+        reason = _problem(item, problems, use.names[0])
         if len(item.files) < len(use.names[0]):
             reason = reason or "a link leads there, or it is no plain file"
+        if item.unused and not take_unused:
+            reason = reason or f"this run does not use {item.unused} in it; --consume-unused lets it go all the same"
         if reason:
             kept.append((item.name, reason))
         else:
@@ -96,14 +116,14 @@ def _planned(plan: Plan, found: Iterable[Trajectory]) -> list[Trajectory]:
 
 @dataclass
 class _Use:
-    """Something that may go: who uses it, the files that it is, files beside them, and why it must stay."""
+    """Something that may go: who uses it, the files that it is, files beside them, what else it holds."""
 
     name: str
     trajectories: set[str] = field(default_factory=set[str])
     frames: set[str] = field(default_factory=set[str])
     tables: set[str] = field(default_factory=set[str])
     is_archive: bool = False
-    reason: str = ""
+    unused: str = ""
 
     @property
     def names(self) -> tuple[list[str], list[str]]:
@@ -132,7 +152,7 @@ def _uses(trajectories: Iterable[Trajectory]) -> list[_Use]:
 
 
 def _archives(uses: Iterable[_Use], files: Mapping[str, Location]) -> Iterator[_Use]:
-    """Yield the archives; those that hold no frames stay without a word, others with a reason if they hold more."""
+    """Yield the archives that hold frames, and what else they hold; the others stay without a word."""
     held: defaultdict[str, list[str]] = defaultdict(list)
     for location in files.values():
         if location.container:
@@ -144,8 +164,14 @@ def _archives(uses: Iterable[_Use], files: Mapping[str, Location]) -> Iterator[_
                 for member in held[use.name]
                 if member not in use.frames and not member.lower().endswith(_BESIDE_FRAMES)
             ]
-            use.reason = f"this run does not use all that it holds, for example {more[0]}" if more else ""
+            use.unused = _counted(more)
             yield use
+
+
+def _counted(files: Sequence[str]) -> str:
+    if len(files) < 2:
+        return "".join(files)
+    return f"{len(files)} files like {files[0]}"
 
 
 def _loose(uses: Iterable[_Use]) -> Iterator[_Use]:
@@ -257,15 +283,3 @@ def _holds_only(root: Path, item: RawItem) -> bool:
     top = Path(os.path.commonpath([path.parent for path in paths]))
     below = (Path(folder, name) for folder, _, names in os.walk(root / top) for name in names)
     return all(path.relative_to(root).as_posix() in tables for path in below)
-
-
-def reread(output: Output, name: str, record: ShardRecord) -> None:
-    """Read a shard back from the disk, every member; raises ShardError if it is not what its record says."""
-    tar = Path(output.place(name))
-    with tar.open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what lies in memory proves nothing
-    checked = check_shard(tar, deep=True, on_frames=lambda count: None)
-    if checked.findings:
-        raise ShardError(f"{checked.findings[0]} Found when it was read back; vdaprep repair makes it anew.")
-    if checked.record != record:
-        raise ShardError(f"{tar}: its record is not the one that was written; vdaprep repair makes it anew.")

@@ -1,31 +1,20 @@
-"""Convert a raw data set into shards: encode what the plan says, in parallel, then say what was made."""
+"""Convert a raw data set into shards: encode, in parallel, what the plan says and no earlier run has finished."""
 
 import contextlib
-import hashlib
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
-from vdaprep import manifest, shards, sources
-from vdaprep.archive import Reader
 from vdaprep.clips import PlannedShard
-from vdaprep.encode import ClipEncoder, EncodedClip
-from vdaprep.errors import DataError, OutputError, UsageError
-from vdaprep.outputs import PLAN_FILE, Output, write_file
+from vdaprep.conclude import conclude
+from vdaprep.errors import OutputError, UsageError
+from vdaprep.outputs import Output
 from vdaprep.plan import Plan
 from vdaprep.resume import finished, refuse_other_plans
 from vdaprep.saved_plan import refuse_another_plan, refuse_lost
-from vdaprep.schema import (
-    DATASET_FILE,
-    DatasetRecord,
-    Rejection,
-    ShardRecord,
-    ShardSummary,
-    record_name,
-)
-from vdaprep.tasks import Amount, Executor, Listener, Tick
+from vdaprep.schema import DatasetRecord, ShardRecord
+from vdaprep.shard_task import ShardTask, encode_shard
+from vdaprep.tasks import Executor, Listener, Tick
 
 _LOOKS_S = (0.0, 0.5, 2.0, 5.0)  # pauses before another look for a shard that another machine made
 
@@ -107,21 +96,6 @@ def finish(plan: Plan, *, output: Output, progress: Progress) -> DatasetRecord:
         return conclude(plan, output, records)
 
 
-# ------------------------------------------------------------------------------------------------------------- encoding
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """A shard to make; `plan` is without its shards."""
-
-    plan: Plan
-    output: Output
-    shard: PlannedShard
-
-    def __str__(self) -> str:
-        return self.output.place(self.shard.name)
-
-
 def _encode_missing(
     plan: Plan, wanted: tuple[PlannedShard, ...], *, output: Output, executor: Executor, progress: Progress
 ) -> dict[str, ShardRecord]:
@@ -164,135 +138,3 @@ def expect_here(output: Output, name: str, record: ShardRecord) -> None:
         f"{output.place(name)}: was written with {record.tar_bytes} bytes but {found}, seen from here; processes on "
         "several machines need an --out that all of them share: a network file system or a URL."
     )
-
-
-def encode_shard(task: ShardTask, tick: Tick) -> tuple[str, ShardRecord]:
-    """Encode and write a shard, ticking frames and bytes. Returns its name and its record."""
-    plan, shard = task.plan, task.shard
-    rejected: list[Rejection] = []
-    with Reader(plan.raw) as reader:
-        encoder = ClipEncoder(
-            dataset=plan.dataset,
-            source=sources.load(plan.dataset),
-            reader=reader,
-            options=plan.settings.source,
-            encoding=plan.settings.encoding(manifest.load(plan.dataset)),
-        )
-        ticks = _Ticks(reader, tick)
-        clips = (
-            ticks.counted(encoded)
-            for clip in shard.clips
-            for encoded in encoder.encode(clip, split=shard.split, rejected=rejected, on_frame=ticks.frame)
-        )
-        record = shards.write_shard(
-            task.output,
-            shard.name,
-            clips,
-            options=plan.options,
-            plan=shard.fingerprint(),
-            rejected=rejected,
-        )
-        ticks.written(record.tar_bytes)
-    return shard.name, record
-
-
-class _Ticks:
-    """Tells of frames as they are encoded, with the bytes that were read for them, and of the bytes of clips."""
-
-    def __init__(self, reader: Reader, tick: Tick) -> None:
-        self._reader = reader
-        self._tick = tick
-        self._in = 0
-        self._out = 0
-
-    def frame(self) -> None:
-        """Tell of a frame."""
-        before, self._in = self._in, self._reader.bytes_read
-        self._tick(Amount(frames=1, bytes_in=self._in - before))
-
-    def counted(self, clip: EncodedClip) -> EncodedClip:
-        """Tell of a clip's bytes, roughly: what the tar adds is told of in the end."""
-        self.written(self._out + sum(len(data) for frame in clip.frames for _, data in frame))
-        return clip
-
-    def written(self, total: int) -> None:
-        """Tell of what there is beyond the bytes told of before."""
-        self._tick(Amount(bytes_out=total - self._out))
-        self._out = total
-
-
-# ------------------------------------------------------------------------------------------------------- dataset.json
-
-
-def conclude(plan: Plan, output: Output, records: dict[str, ShardRecord]) -> DatasetRecord:
-    """Write `dataset.json`; raises DataError if the shards hold no frame."""
-    _expect_frames(plan, output, records)
-    result = summarise(plan, [records[shard.name] for shard in plan.shards])
-    data = result.to_bytes()
-    if output.size(DATASET_FILE) is None or output.read(DATASET_FILE) != data:
-        write_file(output, DATASET_FILE, data)
-    return result
-
-
-def summarise(plan: Plan, records: list[ShardRecord]) -> DatasetRecord:
-    """Return what `dataset.json` holds of a plan whose shards have these records."""
-    summaries = [
-        ShardSummary(
-            split=shard.split,
-            name=record.tar_name,
-            bytes=record.tar_bytes,
-            sha256=record.tar_sha256,
-            record_sha256=hashlib.sha256(record.to_bytes()).hexdigest(),
-            clips=len(record.clips),
-            frames=record.num_frames,
-        )
-        for shard, record in zip(plan.shards, records, strict=True)
-    ]
-    rejected = [*plan.rejected, *(item for record in records for item in record.rejected)]
-    return DatasetRecord(
-        dataset=plan.dataset,
-        source=_source(plan.dataset),
-        options=plan.options,
-        splits=plan.splits,
-        totals=totals(records),
-        shards=tuple(summaries),
-        rejected=tuple(rejected),
-    )
-
-
-def totals(records: Sequence[ShardRecord]) -> dict[str, Any]:
-    """Add up shards: clips, frames, bytes of the tars, bytes by kind of member, depth pixels that were too near."""
-    kinds: Counter[str] = Counter()
-    for record in records:
-        kinds.update({kind: size for kind, (_, size) in record.kinds.items()})
-    return {
-        "clips": sum(len(record.clips) for record in records),
-        "frames": sum(record.num_frames for record in records),
-        "bytes": sum(record.tar_bytes for record in records),
-        "bytes_by_kind": dict(kinds),
-        "clamped_near": sum(record.clamped_near for record in records),
-    }
-
-
-def _source(dataset: str) -> dict[str, Any]:
-    facts = manifest.load(dataset)
-    return {
-        "title": facts.title,
-        "home": facts.home,
-        "licence": facts.licence,
-        "evaluation_max_m": facts.evaluation_max_m,
-    }
-
-
-def _expect_frames(plan: Plan, output: Output, records: dict[str, ShardRecord]) -> None:
-    """Raise DataError if no frame could be used; the empty shards go, so that a run with better options can begin."""
-    if any(record.clips for record in records.values()):
-        return
-    for name in records:
-        output.delete(record_name(name))
-        output.delete(name)
-    if output.size(PLAN_FILE) is not None:
-        output.delete(PLAN_FILE)
-    rejected = [item for record in records.values() for item in record.rejected]
-    first = f"{rejected[0].file} {rejected[0].reason}" if rejected else "no reason is known"
-    raise DataError(f"{plan.raw}: none of {plan.num_frames} frames can be used; the first: {first}.")

@@ -20,6 +20,11 @@ class FrameFiles:
     depth: Location | None
 
 
+def pair_files(rgb: Mapping[int, Location], depth: Mapping[int, Location]) -> tuple[FrameFiles, ...]:
+    """Pair images and depth maps, found by frame number, in order; a frame that has only one of them counts too."""
+    return tuple(FrameFiles(number, rgb.get(number), depth.get(number)) for number in sorted(rgb.keys() | depth.keys()))
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """One camera's path: frames in order of their numbers, and the files they share (poses, intrinsics)."""

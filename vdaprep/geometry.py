@@ -1,53 +1,29 @@
-"""Depth, poses and intrinsics against each other: frames warped onto later ones must fall on their depth.
-
-A pixel of frame a is lifted with its depth, moved with the two poses and projected into frame b; the depth that it has
-there is compared with b's own (disparity is interpolated, which is exact on planes). Medians are taken, so that what
-moves or is hidden does not count as long as most of a frame stands still.
-"""
+"""Depth, poses and intrinsics of trajectories against each other: what fits, and what would fit better."""
 
 import math
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Float64
 
+from vdaprep.flaws import DecodedFrame, Flaws, decoded_frames
 from vdaprep.frames import scale_intrinsics
 from vdaprep.inspect import decode_clip
-from vdaprep.schema import ClipMeta
+from vdaprep.places import Place
+from vdaprep.poses import invert
 from vdaprep.shards import read_record
+from vdaprep.warp import Fit, View, warp
 
-_POINTS = 20_000  # pixels of a frame that are warped, about
 _FAR = 8  # frames between those that tell hypotheses apart: motion of one frame may be too small
 _FAR_EVERY = 4
 _DISAGREE = 0.05  # a median error between neighbours that no good data has
 _UNDECIDED = 0.005  # a median error, _FAR frames apart, that leaves nothing to explain
 _BETTER = 0.5  # another hypothesis fits clearly better with at most this share of the error
-_BLACK = 12  # grey levels: JPEG does not keep zeros
 _RAW_WIDTHS = (640, 1024, 1242, 1280, 1920)
 _AS_GIVEN, _INVERSE = "as given", "inverse"
 
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """What a camera saw: metres along z (nan unknown, inf sky), fx, fy, cx, cy in pixels, and its pose."""
-
-    depth_m: Float32[np.ndarray, "h w"]
-    intrinsics: Float64[np.ndarray, "4"]
-    camera_to_world: Float64[np.ndarray, "4 4"]
-
-
 Hypothesis = Callable[[View], View]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How well a view falls onto another: median relative error of depth (inf: nothing met), share of known pixels."""
-
-    error: float
-    share: float
 
 
 @dataclass(frozen=True)
@@ -77,7 +53,7 @@ class TrajectoryGeometry:
         return "; ".join([f"{self.trajectory}: {self.frames} frames, {measured}", *self.findings])
 
 
-def measure(tars: Iterable[Path], *, on_frame: Callable[[], None]) -> list[TrajectoryGeometry]:
+def measure(tars: Iterable[Place], *, on_frame: Callable[[], None]) -> list[TrajectoryGeometry]:
     """Measure all trajectories that have clips in these shards, which `verify` found whole.
 
     Raises ShardError if one has no record, or a member that cannot be decoded.
@@ -87,57 +63,12 @@ def measure(tars: Iterable[Path], *, on_frame: Callable[[], None]) -> list[Traje
         record = read_record(tar)
         stride = record.options.get("frame_stride") or 1
         for entry in record.clips:
-            for meta, frame in _frames(decode_clip(tar, entry), stride=stride):
+            for meta, frame in decoded_frames(decode_clip(tar, entry), stride=stride):
                 name = meta.dataset, meta.trajectory
                 trajectory = found.setdefault(name, _Trajectory(_hypotheses(meta.width)))
                 trajectory.add(frame)
                 on_frame()
     return [trajectory.result(*name) for name, trajectory in sorted(found.items())]
-
-
-def warp(view: View, onto: View) -> Fit:
-    """Warp a view's known pixels onto another view and compare their depth with what is there."""
-    height, width = view.depth_m.shape
-    step = max(1, math.isqrt(height * width // _POINTS))
-    rows, columns = np.mgrid[step // 2 : height : step, step // 2 : width : step].reshape(2, -1)
-    depth_m = view.depth_m[rows, columns].astype(np.float64)
-    known = np.isfinite(depth_m)
-    fx, fy, cx, cy = view.intrinsics
-    rays = np.stack([(columns[known] - cx) / fx, (rows[known] - cy) / fy, np.ones(int(known.sum()))])
-    motion = invert(onto.camera_to_world) @ view.camera_to_world
-    points = motion[:3, :3] @ (rays * depth_m[known]) + motion[:3, 3:]
-    x, y, z = points[:, points[2] > 1e-6]
-    fx, fy, cx, cy = onto.intrinsics
-    there_m = _sample(onto.depth_m, x / z * fx + cx, y / z * fy + cy)
-    met = np.isfinite(there_m)
-    if not met.any():
-        return Fit(math.inf, 0.0)
-    return Fit(float(np.median(np.abs(z[met] / there_m[met] - 1))), float(met.sum() / known.sum()))
-
-
-def invert(pose: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 4"]:
-    """Invert a rotation and translation."""
-    result = np.eye(4)
-    result[:3, :3] = pose[:3, :3].T
-    result[:3, 3] = -pose[:3, :3].T @ pose[:3, 3]
-    return result
-
-
-def _sample(
-    depth_m: Float32[np.ndarray, "h w"], x: Float64[np.ndarray, " p"], y: Float64[np.ndarray, " p"]
-) -> Float64[np.ndarray, " p"]:
-    """Interpolate disparity between pixels, return metres: nan outside and where one of the four is not known."""
-    height, width = depth_m.shape
-    inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
-    column = np.where(inside, x, 0).astype(np.intp).clip(0, width - 2)
-    row = np.where(inside, y, 0).astype(np.intp).clip(0, height - 2)
-    right, down = np.where(inside, x, 0) - column, np.where(inside, y, 0) - row
-    disparity = np.where(inside, 0, np.nan)
-    for r, by_row in ((row, 1 - down), (row + 1, down)):
-        for c, by_column in ((column, 1 - right), (column + 1, right)):
-            metres = depth_m[r, c].astype(np.float64)
-            disparity += by_row * by_column / np.where(np.isfinite(metres), metres, np.nan)
-    return 1 / disparity
 
 
 def _hypotheses(width: int) -> dict[str, Hypothesis]:
@@ -155,102 +86,19 @@ def _scaled(scale: int | float) -> Hypothesis:
     return lambda view: replace(view, intrinsics=scale_intrinsics(view.intrinsics, x=float(scale), y=float(scale)))
 
 
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    """A frame of a clip: its number, its stored bytes, whether it is black, its depth, and how it was seen.
-
-    `stride` is what the numbers of the trajectory's frames go up by.
-    """
-
-    number: int
-    stride: int
-    rgb: bytes
-    depth: bytes
-    is_black: bool
-    depth_m: Float32[np.ndarray, "h w"]
-    view: View | None
-
-    def follows(self, other: "_Frame") -> bool:
-        """Tell whether it comes right after another frame, and has its size."""
-        return self.number == other.number + self.stride and self.depth_m.shape == other.depth_m.shape
-
-    def stands_still_after(self, other: "_Frame") -> bool:
-        """Tell whether the poses say that the camera did not move."""
-        if self.view is None or other.view is None:
-            return False
-        return np.array_equal(self.view.camera_to_world, other.view.camera_to_world)
-
-
-def _frames(
-    members: Iterable[tuple[str, bytes, np.ndarray | ClipMeta]], *, stride: int
-) -> Iterator[tuple[ClipMeta, _Frame]]:
-    """Put the members of a clip together to frames."""
-    meta, rgb, is_black, index = None, b"", False, 0
-    for kind, data, value in members:
-        if isinstance(value, ClipMeta):
-            meta = value
-        elif kind == "rgb.jpg":
-            rgb, is_black = data, bool(value.max() <= _BLACK)
-        elif kind == "depth.zst":
-            assert meta is not None  # it comes first
-            yield meta, _Frame(meta.frame_ids[index], stride, rgb, data, is_black, value, _view(meta, index, value))
-            index += 1
-
-
-def _view(meta: ClipMeta, index: int, depth_m: Float32[np.ndarray, "h w"]) -> View | None:
-    if meta.camera_to_world is None:
-        return None
-    return View(depth_m, np.array(meta.intrinsics[index]), np.array(meta.camera_to_world[index]))
-
-
-class _Flaws:
-    """Counts the frames of a trajectory that cannot be as they should, and keeps the first of each sort."""
-
-    def __init__(self) -> None:
-        self._numbers: defaultdict[str, list[int]] = defaultdict(list)
-        self._flat = 0
-        self._stuck = 0
-
-    def look(self, frame: _Frame, before: _Frame | None) -> None:
-        """Look at a frame, and at the one that it follows."""
-        known = frame.depth_m[np.isfinite(frame.depth_m)]
-        self._flat += bool(known.size and known.min() == known.max())
-        flaws = {
-            "are black": frame.is_black,
-            "are nothing but sky": bool(np.isposinf(frame.depth_m).all()),
-            "have no known depth": bool(np.isnan(frame.depth_m).all()),
-        }
-        if before is not None and not frame.stands_still_after(before):
-            same_rgb, same_depth = frame.rgb == before.rgb, frame.depth == before.depth
-            flaws["repeat the frame before, though the camera moves"] = same_rgb and same_depth
-            self._stuck += same_depth and not same_rgb
-        for text, holds in flaws.items():
-            if holds:
-                self._numbers[text].append(frame.number)
-
-    def sentences(self, frames: int) -> Iterator[str]:
-        """Say what is wrong with a trajectory of that many frames."""
-        for text, numbers in self._numbers.items():
-            yield f"{len(numbers)} of {frames} frames {text} (the first: {numbers[0]})"
-        if self._flat == frames:
-            yield "depth never varies within a frame"
-        if frames > 1 and self._stuck == frames - 1:
-            yield "depth never varies from frame to frame, though the images do"
-
-
 class _Trajectory:
     """Gathers what is measured of a trajectory, frame by frame; keeps the last few frames."""
 
     def __init__(self, hypotheses: Mapping[str, Hypothesis]) -> None:
         self._hypotheses = hypotheses
-        self._window: deque[_Frame] = deque(maxlen=_FAR + 1)
+        self._window: deque[DecodedFrame] = deque(maxlen=_FAR + 1)
         self._frames = 0
         self._has_poses = False
         self._near: list[Fit] = []
         self._far: list[dict[str, Fit]] = []
-        self._flaws = _Flaws()
+        self._flaws = Flaws()
 
-    def add(self, frame: _Frame) -> None:
+    def add(self, frame: DecodedFrame) -> None:
         """Measure the next frame."""
         if self._window and not frame.follows(self._window[-1]):
             self._window.clear()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from vdaprep import codec, shards
 from vdaprep.errors import ShardError, UsageError
+from vdaprep.places import Place, size_of
 from vdaprep.schema import ClipEntry, ClipMeta, ShardRecord, member_kind
 from vdaprep.sizes import human_bytes
 
@@ -93,16 +93,16 @@ class ShardReport:
         return {"state": "whole: size and SHA-256 are those of the record", **asdict(self)}
 
 
-def open_shard(tar: Path) -> ShardRecord:
+def open_shard(tar: Place) -> ShardRecord:
     """Read a shard's record and compare the tar with it; raises ShardError, naming what is wrong."""
-    if not tar.is_file():
+    if size_of(tar) is None:
         raise ShardError(f"{tar}: there is no such shard; vdaprep convert makes them.")
     record = shards.read_record(tar)
     shards.check_tar(tar, record)
     return record
 
 
-def choose_clips(tar: Path, record: ShardRecord, *, key: str | None) -> list[ClipEntry]:
+def choose_clips(tar: Place, record: ShardRecord, *, key: str | None) -> list[ClipEntry]:
     """Return the clips to look at: all, or the one called `key`; raises UsageError if there is none."""
     clips = [clip for clip in record.clips if key is None or clip.key == key]
     if not clips:
@@ -111,7 +111,9 @@ def choose_clips(tar: Path, record: ShardRecord, *, key: str | None) -> list[Cli
     return clips
 
 
-def examine(tar: Path, record: ShardRecord, clips: Sequence[ClipEntry], *, on_frame: Callable[[], None]) -> ShardReport:
+def examine(
+    tar: Place, record: ShardRecord, clips: Sequence[ClipEntry], *, on_frame: Callable[[], None]
+) -> ShardReport:
     """Decode every member of `clips` and gather the facts; raises ShardError if one does not decode."""
     kinds = _kinds()
     histogram = DepthHistogram(clips[0].key)
@@ -142,7 +144,7 @@ def examine(tar: Path, record: ShardRecord, clips: Sequence[ClipEntry], *, on_fr
     )
 
 
-def decode_clip(tar: Path, clip: ClipEntry) -> Iterator[tuple[str, bytes, "np.ndarray | ClipMeta"]]:
+def decode_clip(tar: Place, clip: ClipEntry) -> Iterator[tuple[str, bytes, "np.ndarray | ClipMeta"]]:
     """Yield the members of a clip in order: kind, bytes, and the metadata or the array they decode to.
 
     Depth is in metres (nan unknown, inf sky), differences are in steps of `meta.diff.step` grey levels.

@@ -81,9 +81,9 @@ class Meter:
         seconds = self._clock() - since
         return self.mean_speed() if seconds < _SAMPLE_S else _speed(self.work - before, seconds)
 
-    def mean_speed(self) -> Speed:
-        """Return the speed since the begin."""
-        return _speed(self.work, self.seconds)
+    def mean_speed(self, seconds: float | None = None) -> Speed:
+        """Return the speed since the begin, which is so many seconds ago: by default what the clock says now."""
+        return _speed(self.work, self.seconds if seconds is None else seconds)
 
     def seconds_left(self) -> float | None:
         """Return how long it will take at the speed of late; None while that is not known."""

@@ -1,4 +1,4 @@
-"""PNGs to pixels, inflated faster than libpng does it.
+"""PNGs to pixels and back, inflated faster than libpng does it.
 
 libpng spends four fifths of its time in zlib. So the stream of the pixels is inflated by ISA-L and handed to OpenCV
 stored, which deflate allows: what is left for libpng is to undo the filters. The pixels are the same.
@@ -34,6 +34,11 @@ def parse_png(data: bytes, location: Location) -> UInt8[np.ndarray, "h w 3"]:
     return decode_image(_stored(data, location), location, cv2.IMREAD_COLOR_RGB)
 
 
+def encode_png(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """Undo `parse_png`."""
+    return _encode(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+
+
 def parse_png16(data: bytes, location: Location) -> UInt16[np.ndarray, "h w"]:
     """Decode a PNG of one channel of 16 bits; raises FrameError for any other, and as `parse_png` does."""
     image = decode_image(_stored(data, location), location, cv2.IMREAD_UNCHANGED)
@@ -42,6 +47,11 @@ def parse_png16(data: bytes, location: Location) -> UInt16[np.ndarray, "h w"]:
         found = f"{channels} of {8 * image.itemsize} bits"
         raise FrameError(str(location), f"is a PNG of {found}, expected one channel of 16 bits")
     return image
+
+
+def encode_png16(values: UInt16[np.ndarray, "h w"]) -> bytes:
+    """Undo `parse_png16`."""
+    return _encode(values)
 
 
 def parse_png_floats(data: bytes, location: Location) -> Float32[np.ndarray, "h w"]:
@@ -58,6 +68,12 @@ def png_size(data: bytes, location: Location) -> tuple[int, int]:
     if data[:8] != _SIGNATURE or len(data) < 24:
         raise FrameError(str(location), "is not a PNG")
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+def _encode(image: UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w"]) -> bytes:
+    ok, data = cv2.imencode(".png", image)
+    assert ok  # cv2 encodes any image of these kinds
+    return data.tobytes()
 
 
 # -------------------------------------------------------------------------------------------------------------- chunks

@@ -5,6 +5,7 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -15,11 +16,13 @@ from typing import Any, Generic
 
 import cv2
 
-from vdaprep.errors import UsageError, WorkerError
+from vdaprep import signals
+from vdaprep.errors import UsageError, VdakitError, WorkerError
 from vdaprep.tasks import Amount, Deaths, Done, Failed, Listener, Result, Task, Tick, Work, outcome
 
 _LOOK_S = 0.3  # between two looks at what workers have done
-_GRACE_S = 1.0  # for workers that are told to end
+_ANSWER_S = 10.0  # for a machine to take a connection
+_GRACE_S = 0.7  # for workers that are told to end; `signals` leaves that much and what Ray takes to disconnect
 
 
 @contextlib.contextmanager
@@ -27,18 +30,15 @@ def connect(address: str, *, workers: int, prepare: Callable[[], None]) -> Gener
     """Use the cluster at an address; if that is empty, at RAY_ADDRESS, or the one that this machine is part of.
 
     `workers` bounds the tasks at once, 0 is one a CPU of the cluster. `prepare` is called in every process before its
-    first task. Raises UsageError if there is no cluster, or no Ray.
+    first task; what it raises ends the run. Raises UsageError if there is no cluster, or no Ray.
     """
     ray = _import_ray()
-    before = signal.getsignal(signal.SIGTERM)
-    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it has to say of dead workers
-        _init(ray, address)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # it has a handler of its own
-        try:
-            yield RayExecutor(ray, workers or _cpus(ray), grows=not workers, prepare=prepare)
-        finally:
-            ray.shutdown()
+    with contextlib.redirect_stdout(sys.stderr), signals.unwinding() as begun:  # Ray prints what dead workers said
+        with signals.deferred(), _keeping_sigterm():
+            begun.callback(ray.shutdown)
+            _init(ray, address)
+            workers, grows = workers or _cpus(ray), not workers
+        yield RayExecutor(ray, workers, grows=grows, prepare=prepare)
 
 
 def _import_ray() -> Any:
@@ -48,9 +48,27 @@ def _import_ray() -> Any:
         raise UsageError("--executor ray: Ray is not installed; pip install 'vdakit[ray]'.") from error
 
 
+@contextlib.contextmanager
+def _keeping_sigterm() -> Generator[None]:
+    """Keep the handler of SIGTERM: that of Ray leaves with another exit code, saying nothing."""
+    real, before = signal.signal, signal.getsignal(signal.SIGTERM)
+
+    def without_it(number: int, handler: Any) -> Any:
+        return before if number == signal.SIGTERM else real(number, handler)
+
+    signal.signal = without_it
+    try:
+        yield
+    finally:
+        signal.signal = real
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # once more: Ray's C++ has put one of its own below Python's
+
+
 def _init(ray: Any, address: str) -> None:
     where = address or os.environ.get("RAY_ADDRESS", "auto")
     try:
+        _expect_listener(where)
         ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         found = f"no Ray cluster answers at {where}" if where != "auto" else "this machine is part of no Ray cluster"
@@ -59,6 +77,13 @@ def _init(ray: Any, address: str) -> None:
             f"--executor ray: {found} ({reason}); begin one with ray start, or name one with --ray-address; "
             "on one machine alone --executor local does the same."
         ) from error
+
+
+def _expect_listener(where: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT, where Ray would knock for many minutes."""
+    host, _, port = where.rpartition(":")
+    if port.isdecimal() and "://" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
 
 
 def _cpus(ray: Any) -> int:
@@ -76,11 +101,11 @@ class RayExecutor:
 
     def run(self, work: Work[Task, Result], tasks: Sequence[Task], listener: Listener) -> Generator[Result]:
         """See Executor."""
-        run = _Run(self, work, tasks, listener)
-        try:
+        with signals.unwinding() as begun:
+            with signals.deferred():
+                run = _Run(self, work, tasks, listener)
+                begun.callback(run.stop)
             yield from run.results()
-        finally:
-            run.stop()
 
     def limit(self) -> int:
         """Return how many tasks to hand out: of a cluster that may grow more than it can run, so that it does."""
@@ -98,7 +123,11 @@ class _Attempt(Generic[Task]):
 
 @dataclass
 class _Run(Generic[Task, Result]):
-    """Tasks that wait and tasks that were handed out."""
+    """Tasks that wait and tasks that were handed out.
+
+    No signal is raised while Ray's own code runs, which would make an error of another kind of it; none of the calls
+    waits for long, so that one that came is raised soon.
+    """
 
     executor: RayExecutor
     work: Work[Task, Result]
@@ -116,6 +145,7 @@ class _Run(Generic[Task, Result]):
         affinity = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
         # It lives where the driver does: were its machine lost, so would the driver be.
         self.board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=affinity(here, soft=False)).remote()
+        self.asked = self.board.take.remote()
         self.perform = ray.remote(_perform).options(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")
         # In a list it is fetched by those processes only that ask for it.
         self.prepare = [ray.put(self.executor.prepare)]
@@ -124,12 +154,17 @@ class _Run(Generic[Task, Result]):
     def results(self) -> Iterator[Result]:
         """Yield results until no task is left."""
         while self.waiting or self.attempts:
-            while self.waiting and len(self.attempts) < self.executor.limit():
-                self._hand_out(self.waiting.popleft())
-            ended, _ = self.ray.wait(list(self.attempts), num_returns=1, timeout=_LOOK_S)
-            self._hear()
-            for reference in ended:
-                yield from self._end(reference)
+            with signals.deferred():
+                came = self._look()
+            yield from came
+
+    def _look(self) -> list[Result]:
+        """Hand tasks out as far as there is room, wait a moment, and return what came."""
+        while self.waiting and len(self.attempts) < self.executor.limit():
+            self._hand_out(self.waiting.popleft())
+        ended, _ = self.ray.wait(list(self.attempts), num_returns=1, timeout=_LOOK_S)
+        self._hear()
+        return [result for reference in ended for result in self._end(reference)]
 
     def stop(self) -> None:
         """End what is still running."""
@@ -147,9 +182,12 @@ class _Run(Generic[Task, Result]):
         self.attempts[self.perform.remote(self.shared_work, task, self.prepare, told)] = attempt
 
     def _hear(self) -> None:
-        """Pass on what workers have told."""
+        """Pass on what workers have told; the board's process may not be up yet, or never be."""
+        if not self.ray.wait([self.asked], timeout=0)[0]:
+            return
+        asked, self.asked = self.asked, self.board.take.remote()
         try:
-            news: dict[int, Amount] = self.ray.get(self.board.take.remote())
+            news: dict[int, Amount] = self.ray.get(asked)
         except self.errors.RayActorError:  # nothing but the progress is lost
             return
         for attempt in self.attempts.values():
@@ -214,7 +252,10 @@ def _perform(
     """Do a task, telling a board under a number; returns what came of it, and all that it ticked."""
     number, board = told
     if not _prepared:
-        importlib.import_module("ray").get(prepare[0])()
+        try:
+            importlib.import_module("ray").get(prepare[0])()
+        except VdakitError as error:
+            return Failed(error), Amount()
         cv2.setNumThreads(1)  # a task has one CPU
         _prepared.append(True)
     ticks = _Ticks(lambda amount: board.add.remote(number, amount))

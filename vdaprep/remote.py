@@ -164,7 +164,7 @@ def _may_pass(error: Exception) -> bool:
     if isinstance(error, aiohttp.ClientResponseError):
         return error.status >= 500 or error.status == 429
     kinds = (TimeoutError, ConnectionError, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
-    if isinstance(error, (*kinds, *_others("HTTPClientError"))):
+    if isinstance(error, (*kinds, *_others("HTTPClientError"), *_others("ConnectionError"))):
         return True
     return isinstance(error, OSError) and error.errno in (errno.EBUSY, errno.EREMOTEIO)  # as s3fs tells of 5xx
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from vdaprep.disk import GuardedWriter, as_sentence
 from vdaprep.errors import UsageError
 from vdaprep.lease import Lease, abandoned
-from vdaprep.outputs import Writer
+from vdaprep.outputs import PLAN_FILE, Writer
 from vdaprep.stores import Digest, Store
 
 _OURS = re.compile(r"[^/]+/shard-\d+\.(tar|json)|dataset\.json|plan\.json")
@@ -35,7 +35,7 @@ class RemoteOutput:
 
     def names(self) -> list[str]:
         """See Output."""
-        return [name for name in self._store().names() if _OURS.fullmatch(name)]
+        return [name for name in self._store().names() if _OURS.fullmatch(name) and name != PLAN_FILE]
 
     def size(self, name: str) -> int | None:
         """See Output."""

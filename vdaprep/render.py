@@ -1,6 +1,5 @@
 """A scene to pixels: one ray a pixel, tried on each solid inside the rectangle that the solid covers."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +45,6 @@ class _View:
     sun: Float32[np.ndarray, "3 n"]
     bounds: Int64[np.ndarray, "n 4"]
     nearest_m: Float64[np.ndarray, " n"]
-
-
-def pinhole(*, width: int, height: int, fov_deg: float = 80.0) -> Intrinsics:
-    """Return the intrinsics of a centred camera that is `fov_deg` wide."""
-    focal_px = width / 2 / math.tan(math.radians(fov_deg) / 2)
-    return focal_px, focal_px, (width - 1) / 2, (height - 1) / 2
 
 
 def render_frame(

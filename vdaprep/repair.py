@@ -8,9 +8,11 @@ from typing import Any
 
 from vdaprep.check import CheckedShard, Finding, OnFrames
 from vdaprep.clips import PlannedShard
-from vdaprep.convert import Progress, conclude, summarise
+from vdaprep.conclude import conclude, summarise
+from vdaprep.convert import Progress
 from vdaprep.errors import DataError, ShardError, UsageError
-from vdaprep.outputs import PLAN_FILE, LocalOutput, Output
+from vdaprep.outputs import PLAN_FILE, Output
+from vdaprep.places import place_of
 from vdaprep.plan import Plan
 from vdaprep.saved_plan import refuse_lost, save_plan
 from vdaprep.schema import DATASET_FILE, DatasetRecord, ShardRecord, parse_sealed_json, record_name
@@ -54,7 +56,7 @@ class Wishes:
 
 
 def repair(
-    output: LocalOutput, make_plan: Callable[[], Plan], *, executor: Executor, watch: Watch, wishes: Wishes
+    output: Output, make_plan: Callable[[], Plan], *, executor: Executor, watch: Watch, wishes: Wishes
 ) -> Diagnosis:
     """Check every shard in depth, make those anew that are broken or missing, then read these back.
 
@@ -63,7 +65,7 @@ def repair(
     made from, or if another process is writing there; ShardError if what was made is not what `dataset.json` lists.
     """
     with output.lock():
-        checked, findings = check_folder(output.folder, deep=True, on_frames=watch.on_checked)
+        checked, findings = check_folder(place_of(output.place()), deep=True, on_frames=watch.on_checked)
         if wishes.retry_rejected:
             checked = [_as_broken(shard) for shard in checked]
             findings = list(dict.fromkeys([*(what for shard in checked for what in shard.findings), *findings]))
@@ -108,9 +110,7 @@ def _plan_for(checked: Sequence[CheckedShard], findings: Sequence[Finding], make
         raise DataError(f"cannot be repaired without raw data: {', '.join(files)}; {error}") from error
 
 
-def diagnose(
-    plan: Plan, output: LocalOutput, checked: Sequence[CheckedShard], findings: Sequence[Finding]
-) -> Diagnosis:
+def diagnose(plan: Plan, output: Output, checked: Sequence[CheckedShard], findings: Sequence[Finding]) -> Diagnosis:
     """Decide what to do; raises UsageError if the raw data of the plan is not what whole shards were made from."""
     by_name = {shard.name: shard for shard in checked}
     planned = {shard.name: shard for shard in plan.shards}
@@ -136,12 +136,12 @@ def diagnose(
     )
 
 
-def _is_stale(plan: Plan, output: LocalOutput, records: Mapping[str, ShardRecord]) -> bool:
+def _is_stale(plan: Plan, output: Output, records: Mapping[str, ShardRecord]) -> bool:
     expected = summarise(plan, [records[shard.name] for shard in plan.shards]).to_bytes()
     return output.read(DATASET_FILE) != expected
 
 
-def _dataset_record(output: LocalOutput) -> DatasetRecord | None:
+def _dataset_record(output: Output) -> DatasetRecord | None:
     """Read `dataset.json`; None if it is missing or damaged."""
     try:
         return DatasetRecord.from_bytes(output.read(DATASET_FILE), where=output.place(DATASET_FILE))
@@ -149,7 +149,7 @@ def _dataset_record(output: LocalOutput) -> DatasetRecord | None:
         return None
 
 
-def _rebuild(plan: Plan, found: Diagnosis, *, output: LocalOutput, executor: Executor, progress: Progress) -> None:
+def _rebuild(plan: Plan, found: Diagnosis, *, output: Output, executor: Executor, progress: Progress) -> None:
     refuse_lost(plan, found.broken)
     listed = _dataset_record(output)
     for shard in found.broken:  # a shard without record is none: should this run die, the next finds what is to do
@@ -167,7 +167,7 @@ def _rebuild(plan: Plan, found: Diagnosis, *, output: LocalOutput, executor: Exe
     conclude(plan, output, records)
 
 
-def _compare(listed: DatasetRecord, made: DatasetRecord, output: LocalOutput) -> None:
+def _compare(listed: DatasetRecord, made: DatasetRecord, output: Output) -> None:
     """Raise ShardError if shards were not made as they were before: the raw data is not the same."""
     if listed == made:
         return

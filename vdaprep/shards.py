@@ -1,15 +1,16 @@
-"""Shards on disk: a tar written whole or not at all, then its record; and the reading of both."""
+"""Shards: a tar written whole or not at all, then its record; and the reading of both."""
 
 import hashlib
+import io
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vdaprep.encode import EncodedClip
 from vdaprep.errors import ShardError
 from vdaprep.outputs import Output, write_file
+from vdaprep.places import PIECE_BYTES, Place, opened, read_bytes, size_of
 from vdaprep.schema import Rejection, ShardRecord, member_kind, record_name
 from vdaprep.tar import TarWriter, write_clip
 
@@ -56,44 +57,100 @@ def write_shard(
     return record
 
 
-def read_record(tar: Path) -> ShardRecord:
+def read_record(tar: Place) -> ShardRecord:
     """Read the record beside a tar; raises ShardError if there is none or it is damaged."""
+    return ShardRecord.from_bytes(record_bytes(tar), where=str(tar.with_name(record_name(tar.name))))
+
+
+def record_bytes(tar: Place) -> bytes:
+    """Return what the record beside a tar holds; raises ShardError if there is none."""
     path = tar.with_name(record_name(tar.name))
     try:
-        return ShardRecord.from_bytes(path.read_bytes(), where=str(path))
+        return read_bytes(path)
     except FileNotFoundError as error:
         raise ShardError(
             f"{tar}: has no record {path.name} beside it, so it was never finished; run convert again."
         ) from error
 
 
-def check_tar(tar: Path, record: ShardRecord) -> None:
+def check_tar(tar: Place, record: ShardRecord) -> None:
     """Compare a tar with its record, size and SHA-256; raises ShardError if they differ."""
-    if not tar.is_file():
+    check_size(tar, record)
+    with opened(tar) as file:
+        check_sum(TarPass(tar, file), record)
+
+
+def check_size(tar: Place, record: ShardRecord) -> None:
+    """Compare a tar's size with its record; raises ShardError if it differs or if there is no tar."""
+    size = size_of(tar)
+    if size is None:
         raise ShardError(f"{tar}: is missing, though its record is there; run convert again.")
-    size = tar.stat().st_size
     if size != record.tar_bytes:
         raise ShardError(f"{tar}: has {size} bytes, its record says {record.tar_bytes}; the shard is cut or damaged.")
-    with tar.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != record.tar_sha256:
-        raise ShardError(f"{tar}: its SHA-256 is not the one in its record; the shard is damaged.")
 
 
-def read_members(tar: Path, *, start: int = 0, stop: int | None = None) -> Iterator[Member]:
+class TarPass:
+    """One way through a tar, front to back, on which every byte is summed up, those that nobody asks for too."""
+
+    def __init__(self, tar: Place, file: io.BufferedReader) -> None:
+        self.tar = tar
+        self._file = file
+        self._position = 0
+        self._sha256 = hashlib.sha256()
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return the bytes from one offset to another, fewer where the tar ends; raises ShardError to go back."""
+        if start < self._position:
+            raise ShardError(f"{self.tar}: two clips of the record share byte {start}.")
+        self.go_to(start)
+        return self._take(stop - start)
+
+    def go_to(self, offset: int) -> None:
+        """Pass over what lies before an offset; nothing happens if it was passed already."""
+        while self._position < offset and self._take(min(PIECE_BYTES, offset - self._position)):
+            pass
+
+    def sha256(self) -> str:
+        """Go on to the end; returns the SHA-256 of everything, in hexadecimal."""
+        while self._take(PIECE_BYTES):
+            pass
+        return self._sha256.hexdigest()
+
+    def _take(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._position += len(data)
+        self._sha256.update(data)
+        return data
+
+
+def check_sum(reading: TarPass, record: ShardRecord) -> None:
+    """Read a tar to its end and compare its SHA-256 with its record; raises ShardError if they differ."""
+    if reading.sha256() != record.tar_sha256:
+        raise ShardError(f"{reading.tar}: its SHA-256 is not the one in its record; the shard is damaged.")
+
+
+def read_members(tar: Place, *, start: int = 0, stop: int | None = None) -> Iterator[Member]:
     """Yield the members of a tar between two offsets, in order; raises ShardError where it is no tar of ours."""
-    with tar.open("rb") as file:
-        file.seek(start)
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                for info in archive:
-                    if stop is not None and info.offset >= stop:
-                        return
-                    content = archive.extractfile(info)
-                    data = b"" if content is None else content.read()
-                    if len(data) != info.size:
-                        raise ShardError(f"{tar}: is cut short inside member {info.name}.")
-                    member_kind(info.name)
-                    yield Member(info.name, info.offset, data)
-        except tarfile.TarError as error:
-            raise ShardError(f"{tar}: is not readable as a tar ({error}).") from error
+    with opened(tar, start=start, stop=stop) as file:
+        yield from _members(file, stop=stop, where=str(tar))
+
+
+def members_in(data: bytes, *, where: str) -> Iterator[Member]:
+    """Yield the members that a part of a tar holds, offsets being those in it; raises ShardError as `read_members`."""
+    return _members(io.BytesIO(data), stop=len(data), where=where)
+
+
+def _members(file: io.BufferedReader | io.BytesIO, *, stop: int | None, where: str) -> Iterator[Member]:
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            for info in archive:
+                content = archive.extractfile(info)
+                data = b"" if content is None else content.read()
+                if len(data) != info.size:
+                    raise ShardError(f"{where}: is cut short inside member {info.name}.")
+                member_kind(info.name)
+                yield Member(info.name, info.offset, data)
+                if stop is not None and info.offset_data + len(data) + -len(data) % tarfile.BLOCKSIZE >= stop:
+                    return  # without a look at what comes next: it would have to be fetched
+    except tarfile.TarError as error:
+        raise ShardError(f"{where}: is not readable as a tar ({error}).") from error

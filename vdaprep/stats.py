@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,13 @@ from jaxtyping import Float64, Int64
 
 from vdaprep import codec, shards
 from vdaprep.errors import ShardError
+from vdaprep.places import Place
 from vdaprep.schema import ClipEntry, ClipMeta, ShardRecord, member_kind
 
 CAP = 400  # frames of a data set that are read unless all are asked for
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 DEPTH_EDGES_M = np.geomspace(1e-3, 1e5, 4097)  # half a percent apart
-_Clip = tuple[Path, ClipEntry]
+_Clip = tuple[Place, ClipEntry]
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,13 @@ class DatasetStats:
         }
 
 
-def gather(tars: Iterable[Path], *, read_all: bool, on_frame: Callable[[], None]) -> list[DatasetStats]:
+def gather(tars: Iterable[Place], *, read_all: bool, on_frame: Callable[[], None]) -> list[DatasetStats]:
     """Look at shards, data set by data set; raises ShardError if one cannot be read, or if they hold no frame.
 
     Unless `read_all`, CAP frames of a data set are read at most, at equal distances.
     """
     records = [(tar, shards.read_record(tar)) for tar in tars]
-    found: defaultdict[str, list[tuple[Path, ShardRecord]]] = defaultdict(list)
+    found: defaultdict[str, list[tuple[Place, ShardRecord]]] = defaultdict(list)
     for tar, record in records:
         if record.clips:
             found[_meta(tar, record.clips[0]).dataset].append((tar, record))
@@ -111,7 +111,7 @@ def gather(tars: Iterable[Path], *, read_all: bool, on_frame: Callable[[], None]
 
 
 def _of_dataset(
-    name: str, records: Sequence[tuple[Path, ShardRecord]], cap: int | None, on_frame: Callable[[], None]
+    name: str, records: Sequence[tuple[Place, ShardRecord]], cap: int | None, on_frame: Callable[[], None]
 ) -> DatasetStats:
     stats = DatasetStats(name, shards=len(records))
     for _, record in records:
@@ -145,7 +145,7 @@ def _sample(clips: Sequence[_Clip], *, total: int, cap: int | None) -> Iterator[
             yield clip, frames
 
 
-def _meta(tar: Path, clip: ClipEntry) -> ClipMeta:
+def _meta(tar: Place, clip: ClipEntry) -> ClipMeta:
     start, stop = clip.meta_range()
     member = next(shards.read_members(tar, start=start, stop=stop), None)
     if member is None or member.name != f"{clip.key}.json":
@@ -174,7 +174,7 @@ def motion(
     return translations_m, rotations_deg
 
 
-def _add_frame(stats: DatasetStats, tar: Path, clip: ClipEntry, meta: ClipMeta, frame: int) -> None:
+def _add_frame(stats: DatasetStats, tar: Place, clip: ClipEntry, meta: ClipMeta, frame: int) -> None:
     stats.frames_read += 1
     start, stop = clip.frame_range(frame, 1)
     shape = {"height": meta.height, "width": meta.width}

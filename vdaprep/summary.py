@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from vdaprep.convert import Part, totals
+from vdaprep.conclude import totals
+from vdaprep.convert import Part
 from vdaprep.meter import Meter, Speed
 from vdaprep.schema import DatasetRecord, Rejection, ShardRecord
 from vdaprep.sizes import human_bytes
@@ -82,4 +83,5 @@ class Summary:
 
 
 def _done(meter: Meter) -> dict[str, Any]:
-    return {"work": meter.work, "seconds": meter.seconds, "speed": meter.mean_speed()}
+    seconds = meter.seconds
+    return {"work": meter.work, "seconds": seconds, "speed": meter.mean_speed(seconds)}

@@ -1,16 +1,23 @@
 """Shards made and read back from the disk, for those who delete or replace something on the strength of it."""
 
 import contextlib
+import os
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from vdaprep.check import check_shard
 from vdaprep.clips import PlannedShard
-from vdaprep.consume import Consumer, reread
-from vdaprep.convert import Progress, ShardTask, conclude, encode_shard, expect_here, take_over
+from vdaprep.conclude import conclude
+from vdaprep.consume import Consumer
+from vdaprep.convert import Progress, expect_here, take_over
+from vdaprep.errors import ShardError
 from vdaprep.outputs import Output
+from vdaprep.places import place_of
 from vdaprep.plan import Plan
 from vdaprep.saved_plan import refuse_lost, save_plan
 from vdaprep.schema import DatasetRecord, ShardRecord
+from vdaprep.shard_task import ShardTask, encode_shard
 from vdaprep.tasks import Executor, Listener, Tick
 
 
@@ -51,8 +58,21 @@ def make_verified(
 
 def _make_and_reread(job: _Job, tick: Tick) -> tuple[str, ShardRecord]:
     name, record = (job.task.shard.name, job.record) if job.record is not None else encode_shard(job.task, tick)
-    reread(job.task.output, name, record)
+    _reread(job.task.output, name, record)
     return name, record
+
+
+def _reread(output: Output, name: str, record: ShardRecord) -> None:
+    """Read a shard back from disk or store, every member; raises ShardError if it is not what its record says."""
+    tar = place_of(output.place(name))
+    if isinstance(tar, Path):
+        with tar.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what lies in memory proves nothing
+    checked = check_shard(tar, deep=True, on_frames=lambda count: None)
+    if checked.findings:
+        raise ShardError(f"{checked.findings[0]} Found when it was read back; vdaprep repair makes it anew.")
+    if checked.record != record:
+        raise ShardError(f"{tar}: its record is not the one that was written; vdaprep repair makes it anew.")
 
 
 def convert_and_consume(

@@ -4,16 +4,18 @@ What finds a flipped bit: in a tar the SHA-256 of its record; in a record, in `d
 checksum that each holds of itself, and for its spelling that JSON is canonical.
 """
 
-import hashlib
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vdaprep.check import CheckedShard, Finding, OnFrames, check_canonical, check_shard, finding_of, read_record
+from vdaprep import shards
+from vdaprep.check import CheckedShard, Finding, OnFrames, check_canonical, check_shard, finding_of
 from vdaprep.errors import ShardError
 from vdaprep.outputs import PLAN_FILE
+from vdaprep.places import Place, files_below, in_order, read_bytes, size_of
 from vdaprep.schema import (
     DATASET_FILE,
     DatasetRecord,
@@ -42,42 +44,57 @@ class Report:
         return {"whole": not self.findings, **asdict(self)}
 
 
-def find_shards(path: Path) -> list[Path]:
+def find_shards(path: Place) -> list[Place]:
     """List the tars that `path` stands for: a shard, or all below a folder; raises ShardError if there are none.
 
     A tar whose record alone is there is listed too.
     """
+    return _find(path)[0]
+
+
+def _find(path: Place) -> tuple[list[Place], list[Place]]:
+    """Return the tars that `path` stands for, and the folders of data sets below it; raises ShardError if none."""
     if path.suffix == ".tar":
-        found = {path} if path.is_file() or path.with_name(record_name(path.name)).is_file() else set[Path]()
+        found = [file for file in (path, path.with_name(record_name(path.name))) if size_of(file) is not None]
     else:
-        found = {*path.rglob(_TARS), *(record.with_suffix(".tar") for record in path.rglob(_RECORDS))}
-    if not found and not list(path.rglob(DATASET_FILE)):
+        found = files_below(path, _TARS, _RECORDS, DATASET_FILE)
+    if not found:
         raise ShardError(f"{path}: there are no shards here; vdaprep convert makes them.")
+    folders = [file.parent for file in found if file.name == DATASET_FILE]
     # The split is the name of the folder, so there must be one.
-    return sorted(tar.resolve() if tar.parent.name in ("", "..") else tar for tar in found)
+    tars = [tar.resolve() if isinstance(tar, Path) and tar.parent.name in ("", "..") else tar for tar in _tars(found)]
+    return tars, folders
 
 
-def count_frames(paths: Iterable[Path]) -> int:
+def _tars(files: Iterable[Place]) -> list[Place]:
+    """List the tars among files, and those whose records are, sorted."""
+    names = ((file, file.name.removesuffix(".json") + ".tar") for file in files if file.name != DATASET_FILE)
+    return in_order({file if file.suffix == ".tar" else file.with_name(name) for file, name in names})
+
+
+def count_frames(paths: Iterable[Place]) -> int:
     """Count the frames that the readable records below `paths` list, for a progress bar."""
     frames = 0
     for tar in (tar for path in paths for tar in find_shards(path)):
-        record, _ = read_record(tar)
-        frames += 0 if record is None else record.num_frames
+        with contextlib.suppress(ShardError):
+            frames += shards.read_record(tar).num_frames
     return frames
 
 
-def verify(paths: Iterable[Path], *, deep: bool, on_frames: OnFrames) -> Report:
-    """Check shards folders, data sets' folders and single shards; raises ShardError only where there is nothing."""
+def verify(paths: Iterable[Place], *, deep: bool, on_frames: OnFrames) -> Report:
+    """Check shards folders, data sets' folders and single shards.
+
+    Raises ShardError only where there is nothing or no list is to be had, DataError if a server does not answer.
+    """
     checked: list[CheckedShard] = []
     findings: list[Finding] = []
     for path in paths:
-        by_folder: defaultdict[Path, list[Path]] = defaultdict(list)
-        for tar in find_shards(path):
-            by_folder[tar.parent.parent].append(tar)
-        for record in path.rglob(DATASET_FILE):
-            by_folder[record.parent] = by_folder[record.parent]
-        for folder, tars in sorted(by_folder.items()):
-            found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in tars]
+        tars, folders = _find(path)
+        by_folder: dict[Place, list[Place]] = {folder: [] for folder in folders}
+        for tar in tars:
+            by_folder.setdefault(tar.parent.parent, []).append(tar)
+        for folder in in_order(by_folder):
+            found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in by_folder[folder]]
             checked += found
             findings += (finding for shard in found for finding in shard.findings)
             findings += _check_dataset(folder, found, whole=folder == path or path in folder.parents)
@@ -91,10 +108,10 @@ def verify(paths: Iterable[Path], *, deep: bool, on_frames: OnFrames) -> Report:
     )
 
 
-def check_folder(folder: Path, *, deep: bool, on_frames: OnFrames) -> tuple[list[CheckedShard], list[Finding]]:
+def check_folder(folder: Place, *, deep: bool, on_frames: OnFrames) -> tuple[list[CheckedShard], list[Finding]]:
     """Check a data set's folder; returns its shards and everything that is wrong with it, with no shards at all too."""
-    tars = {*folder.glob(f"*/{_TARS}"), *(record.with_suffix(".tar") for record in folder.glob(f"*/{_RECORDS}"))}
-    found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in sorted(tars)]
+    tars = [tar for tar in _tars(files_below(folder, _TARS, _RECORDS)) if tar.parent.parent == folder]
+    found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in tars]
     findings = [finding for shard in found for finding in shard.findings]
     findings += _check_dataset(folder, found, whole=True)
     return found, list(dict.fromkeys(findings))
@@ -103,16 +120,17 @@ def check_folder(folder: Path, *, deep: bool, on_frames: OnFrames) -> tuple[list
 # ----------------------------------------------------------------------------------------------------------- data set
 
 
-def _check_dataset(folder: Path, checked: Sequence[CheckedShard], *, whole: bool) -> Iterator[Finding]:
+def _check_dataset(folder: Place, checked: Sequence[CheckedShard], *, whole: bool) -> Iterator[Finding]:
     """Compare shards with `dataset.json` and with each other; `whole`: these are all that the data set has."""
     path = folder / DATASET_FILE
     if whole:
-        for left in sorted(folder.rglob(_LEFT_OVERS)):
+        for left in files_below(folder, _LEFT_OVERS):
             yield Finding(str(left), "was left by a run that died; run convert again.")
         yield from _check_across(checked)
         yield from _check_plan(folder / PLAN_FILE)
     try:
-        record = DatasetRecord.from_bytes(path.read_bytes(), where=str(path))
+        data = read_bytes(path)
+        record = DatasetRecord.from_bytes(data, where=str(path))
     except FileNotFoundError:
         if whole:
             yield Finding(str(path), "is missing: the conversion was not finished; run convert again.")
@@ -123,7 +141,7 @@ def _check_dataset(folder: Path, checked: Sequence[CheckedShard], *, whole: bool
     if not all(isinstance(value, dict) for value in (record.options, record.source, record.splits, record.totals)):
         yield Finding(str(path), "its options, source, splits and totals are not all objects.")
         return
-    yield from (Finding(str(path), what) for what in check_canonical(path))
+    yield from (Finding(str(path), what) for what in check_canonical(data, where=str(path)))
     yield from _check_summaries(folder, record, checked, whole=whole)
     yield from (Finding(str(path), what) for what in _check_clips_of(record, checked))
     if whole and all(shard.record for shard in checked):
@@ -131,16 +149,16 @@ def _check_dataset(folder: Path, checked: Sequence[CheckedShard], *, whole: bool
         yield from (Finding(str(path), what) for what in _check_splits(record, checked))
 
 
-def _check_plan(path: Path) -> Iterator[Finding]:
+def _check_plan(path: Place) -> Iterator[Finding]:
     """Check the plan that `convert --consume` leaves, if it is there."""
-    if not path.is_file():
-        return
     try:
-        parse_sealed_json(path.read_bytes(), where=str(path))
+        data = read_bytes(path)
+        parse_sealed_json(data, where=str(path))
+        yield from (Finding(str(path), what) for what in check_canonical(data, where=str(path)))
+    except FileNotFoundError:
+        return
     except ShardError as error:
         yield finding_of(path, error)
-        return
-    yield from (Finding(str(path), what) for what in check_canonical(path))
 
 
 def _check_across(checked: Sequence[CheckedShard]) -> Iterator[Finding]:
@@ -161,7 +179,7 @@ def _check_across(checked: Sequence[CheckedShard]) -> Iterator[Finding]:
 
 
 def _check_summaries(
-    folder: Path, record: DatasetRecord, checked: Sequence[CheckedShard], *, whole: bool
+    folder: Place, record: DatasetRecord, checked: Sequence[CheckedShard], *, whole: bool
 ) -> Iterator[Finding]:
     listed = {f"{item.split}/{item.name}": item for item in record.shards}
     if len(listed) != len(record.shards):
@@ -171,27 +189,27 @@ def _check_summaries(
         if item is None:
             yield Finding(str(shard.tar), f"is not listed in {DATASET_FILE}: it does not belong here.")
         elif shard.record is not None:
-            yield from (Finding(str(shard.tar), what) for what in _compare(item, shard.tar, shard.record))
+            yield from (Finding(str(shard.tar), what) for what in _compare(item, _summary(shard, shard.record)))
             if shard.record.options != record.options:
                 yield Finding(str(shard.tar), f"was made with other options than {DATASET_FILE} says.")
     for name in listed if whole else ():
         yield Finding(str(folder / name), f"is missing, {DATASET_FILE} lists it.")
 
 
-def _compare(listed: ShardSummary, tar: Path, record: ShardRecord) -> Iterator[str]:
-    found = asdict(_summary(tar, record))
+def _compare(listed: ShardSummary, found: ShardSummary) -> Iterator[str]:
+    there = asdict(found)
     for name, value in asdict(listed).items():
-        if value != found[name]:
-            yield f"{DATASET_FILE} says {name} {value}, found {found[name]}."
+        if value != there[name]:
+            yield f"{DATASET_FILE} says {name} {value}, found {there[name]}."
 
 
-def _summary(tar: Path, record: ShardRecord) -> ShardSummary:
+def _summary(shard: CheckedShard, record: ShardRecord) -> ShardSummary:
     return ShardSummary(
-        split=tar.parent.name,
-        name=tar.name,
+        split=shard.tar.parent.name,
+        name=shard.tar.name,
         bytes=record.tar_bytes,
         sha256=record.tar_sha256,
-        record_sha256=hashlib.sha256(tar.with_name(record_name(tar.name)).read_bytes()).hexdigest(),
+        record_sha256=shard.record_sha256,
         clips=len(record.clips),
         frames=record.num_frames,
     )

@@ -26,14 +26,14 @@ class Batch:
     """What a training step takes, on one device.
 
     frames: normalised with ImageNet's mean and deviation. differences: signed, in grey levels / 255, dh = 4 h / 14 and
-    dw = 4 w / 14, zero where diff_valid is false; None if no sample has any. disparity: 0 at the clip's farthest known
-    pixel and at sky, 1 at its nearest; 0 where mask is false, which is where the depth is unknown. intrinsics: fx, fy,
-    cx, cy in pixels of the view. camera_to_world: metres, of the view; None unless all samples have poses. (Metrics
-    take both from the Sample, in float64.) images: single frames to train on beside these, with t = 1.
+    dw = 4 w / 14, zero where diff_valid is false, so in all of a sample without any. disparity: 0 at the clip's
+    farthest known pixel and at sky, 1 at its nearest; 0 where mask is false, which is where the depth is unknown.
+    intrinsics: fx, fy, cx, cy in pixels of the view. camera_to_world: metres, of the view; None unless all samples have
+    poses. (Metrics take both from the Sample, in float64.) images: single frames to train on beside these, with t = 1.
     """
 
     frames: Float32[Tensor, "b t 3 h w"]
-    differences: Float32[Tensor, "b t 3 dh dw"] | None
+    differences: Float32[Tensor, "b t 3 dh dw"]
     diff_valid: Bool[Tensor, "b t"]
     disparity: Float32[Tensor, "b t h w"]
     mask: Bool[Tensor, "b t h w"]
@@ -57,11 +57,10 @@ def make_batch(
         return replace(batch, images=make_batch(samples[windows:], views[windows:], device=device))
     pairs = list(zip(samples, views, strict=True))
     targets = [_show_disparity(sample, view, device) for sample, view in pairs]
-    has_differences = any(sample.differences is not None for sample in samples)
     poses = [view_poses(view, sample.camera_to_world) for sample, view in pairs if sample.camera_to_world is not None]
     return Batch(
         frames=normalise(torch.stack([_show_frames(sample, view, device) for sample, view in pairs])),
-        differences=torch.stack([_show_differences(*pair, device) for pair in pairs]) if has_differences else None,
+        differences=torch.stack([_show_differences(sample, view, device) for sample, view in pairs]),
         diff_valid=_upload(np.stack([sample.diff_valid for sample in samples]), device),
         disparity=torch.stack([disparity for disparity, _ in targets]),
         mask=torch.stack([mask for _, mask in targets]),

@@ -10,8 +10,8 @@ from typing import Any
 
 from vdaprep.schema import UsageError
 from vdatrain.cache import parse_size
-from vdatrain.layers.encoder import PATCH_SIZE
 from vdatrain.mix import parse_mix
+from vdatrain.places import without_secrets
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 RECOMPUTED = ("none", "head", "encoder", "all")
@@ -98,6 +98,8 @@ class Config:
     cache_free: str = "1GB"
 
     def __post_init__(self) -> None:
+        from vdatrain.layers.encoder import PATCH_SIZE  # here: --help, which says the defaults, does without torch
+
         positive = ("frames", "stride", "batch", "accumulate", "steps", "log_every", "eval_every")
         for name in positive:
             _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
@@ -122,6 +124,10 @@ class Config:
         _expect(0 <= self.ema < 1, "ema", self.ema, "0 to just under 1")
         _expect(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
         _expect(self.recompute in RECOMPUTED, "recompute", self.recompute, f"one of {', '.join(RECOMPUTED)}")
+        if self.shard_model and self.compile:
+            raise UsageError(
+                "--shard-model does not go together with --compile; give --no-compile or --no-shard-model."
+            )
         parse_mix(self.mix)
         parse_size(self.cache_size, option="cache-size")
         parse_size(self.cache_free, option="cache-free")
@@ -129,13 +135,22 @@ class Config:
         _expect(known, "track", self.track, "tensorboard, wandb, both with a comma between, or none")
 
     @property
+    def frames_per_step(self) -> int:
+        """Frames that go through the model in a step of one rank: those of the windows and the single ones beside."""
+        return self.batch * self.accumulate * (self.frames + self.images_per_clip)
+
+    @property
     def trackers(self) -> tuple[str, ...]:
         """The trackers that `track` names, each once."""
         return tuple(sorted({*self.track.split(",")} - {NO_TRACKER}))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the options by name."""
+    def options(self) -> dict[str, Any]:
+        """Return the options by name, for this run alone: `shards` may hold a password."""
         return dataclasses.asdict(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options by name, as they may be kept and shown: `shards` without a URL's user or query."""
+        return {**self.options(), "shards": without_secrets(self.shards)}
 
 
 def from_mapping(values: dict[str, Any], *, where: str) -> Config:
@@ -149,7 +164,8 @@ def from_mapping(values: dict[str, Any], *, where: str) -> Config:
         if value is not None and expected is float and type(value) is int:
             value = float(value)
         if type(value) is not expected and not (value is None and kinds[name] in _OPTIONAL):
-            raise UsageError(f"{where}: {name} is {value!r}, expected {getattr(expected, '__name__', expected)}.")
+            found = repr(value) if name != "shards" else type(value).__name__  # which may hold a password
+            raise UsageError(f"{where}: {name} is {found}, expected {getattr(expected, '__name__', expected)}.")
         checked[name] = value
     if not checked.get("shards"):
         raise UsageError(f"{where}: --shards is missing: the folder, or its URL, that `vdaprep convert` wrote.")

@@ -1,12 +1,13 @@
 """The processes that train one model together."""
 
 import io
+import json
 import os
 import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -39,7 +40,10 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes and reports."""
+        """Whether this process is the one that writes and reports: a run's folder is on the disks of its machine.
+
+        The launcher may choose another machine for it when the run goes on, so all of them should share that disk.
+        """
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
@@ -61,6 +65,10 @@ class Ranks:
     def share(self, value: Any) -> Any:
         """Return what the first rank has: numbers, strings, tensors on the host and containers of them."""
         return value
+
+    def gather(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the texts that each rank has, the first rank's first."""
+        return [list(texts)]
 
     def join_gradients(self, model: nn.Module) -> nn.Module:
         """Return what to call in place of a model so that every rank gets the mean of all ranks' gradients."""
@@ -115,6 +123,16 @@ class JoinedRanks(Ranks):
                 # Of the others' tensors, which are new and so contiguous, this is a view.
                 dist.broadcast(tensor.contiguous().view(-1).view(torch.uint8), 0)
         return value
+
+    def gather(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the texts that each rank has: they go round as JSON, all as long as the longest."""
+        mine = torch.frombuffer(bytearray(json.dumps(list(texts)).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        dist.all_gather(sizes, torch.tensor([len(mine)]))
+        longest = max(int(size.item()) for size in sizes)
+        forms = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
+        dist.all_gather(forms, nn.functional.pad(mine, (0, longest - len(mine)), value=ord(" ")))
+        return [json.loads(form.numpy().tobytes()) for form in forms]
 
     def join_gradients(self, model: nn.Module) -> nn.Module:
         """Return the model as torch's DistributedDataParallel: every parameter that learns has a gradient each step."""

@@ -24,9 +24,10 @@ from vdatrain.index import StoredClip
 from vdatrain.losses import video_loss
 from vdatrain.metrics import MIN_DISPARITY, ClipMetrics, clip_metrics, mean_metrics
 from vdatrain.precision import Precision
+from vdatrain.shares import Share
 from vdatrain.stream import Sample, stream_batches
 from vdatrain.views import fit_view
-from vdatrain.windows import EvaluationOrder, Excerpt, Selection, Share, WindowShape
+from vdatrain.windows import EvaluationOrder, Excerpt, Selection, WindowShape
 
 WINDOWS_SHOWN = 4  # as pictures, each time during a training
 STILLS_PER_WINDOW = 4

@@ -23,7 +23,7 @@ from vdatrain.files import new_file, write_text
 from vdatrain.layers.difference import CELLS_PER_PATCH
 from vdatrain.layers.encoder import PATCH_SIZE
 from vdatrain.layers.temporal import PUBLISHED_FRAMES
-from vdatrain.run import load_model
+from vdatrain.trained import load_model
 
 ONNX_TOLERANCE = 1e-3  # greatest difference from the model, as a share of its greatest output
 _OWN_TOOLS = ("vdakit", "torch", "timm")

@@ -1,20 +1,24 @@
 """From the shards of a run to what it trains on and what it is judged by."""
 
 import functools
+import socket
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
+from vdaprep.schema import DataError
 from vdatrain.batch import Batch, make_batch
 from vdatrain.cache import open_cache
 from vdatrain.config import Config
 from vdatrain.console import warn
 from vdatrain.feed import Feed
 from vdatrain.folder import log
-from vdatrain.index import StoredClip, read_index, splits_of
+from vdatrain.index import StoredClip, fingerprint, read_index, splits_of
 from vdatrain.mix import parse_mix, parts_of
-from vdatrain.reading import Sample
+from vdatrain.places import without_secrets
+from vdatrain.reading import Sample, read_meta
 from vdatrain.run import Run
 from vdatrain.stream import Faults, stream_batches
+from vdatrain.variants import own_prefixes
 from vdatrain.views import Augmentation, draw_views
 from vdatrain.windows import TrainingOrder, WindowShape
 
@@ -25,7 +29,12 @@ def held_out_clips(config: Config) -> tuple[StoredClip, ...]:
 
 
 def open_feed(run: Run) -> Feed:
-    """Begin to read the windows from the run's position on; to be closed."""
+    """Begin to read the windows from the run's position on; to be closed.
+
+    All ranks have to call it. Raises DataError where this one would read other shards than the first, or where the
+    variant looks at differences and there are none.
+    """
+    _expect_the_same_shards(run)
 
     def show(samples: Sequence[Sample]) -> Batch:
         size = (run.config.size, run.config.size)
@@ -33,6 +42,18 @@ def open_feed(run: Run) -> Feed:
         return make_batch(samples, views, device=run.precision.device, windows=run.config.batch)
 
     return Feed(_batches(run), show, device=run.precision.device)
+
+
+def _expect_the_same_shards(run: Run) -> None:
+    """Raise DataError if what lies under `shards` here is not what the first rank, on its machine, finds there."""
+    if run.ranks.world == 1:
+        return
+    mine = fingerprint(run.config.shards)
+    if run.ranks.share(mine) != mine:
+        raise DataError(
+            f"{without_secrets(run.config.shards)}: are other shards on {socket.gethostname()} than rank 0 has on its "
+            "machine; copy the same ones to all machines, or give a folder or URL that all of them share."
+        )
 
 
 def _clips(config: Config, split: str) -> tuple[StoredClip, ...]:
@@ -43,6 +64,7 @@ def _clips(config: Config, split: str) -> tuple[StoredClip, ...]:
 def _batches(run: Run) -> Generator[list[Sample]]:
     config = run.config
     clips = _clips(config, config.train_split)
+    _expect_differences(config, clips)
     shape = WindowShape(config.frames, config.stride)
     parts = parts_of(clips, parse_mix(config.mix))
     order = TrainingOrder(tuple(clip.num_frames for clip in clips), shape, seed=config.seed, parts=parts)
@@ -64,6 +86,17 @@ def _batches(run: Run) -> Generator[list[Sample]]:
     if not config.images_per_clip:
         return windows
     return _beside(windows, read(order.of_images(), share=share.of_images(config.images_per_clip)))
+
+
+def _expect_differences(config: Config, clips: Sequence[StoredClip]) -> None:
+    """Raise DataError if the variant looks at differences and no data set has any; one that has suffices."""
+    first_of_each = {str(clip.tar).rpartition("/")[0]: clip for clip in reversed(clips)}.values()
+    if not own_prefixes(config.variant) or any(read_meta(clip).diff for clip in first_of_each):
+        return
+    raise DataError(
+        f"{without_secrets(config.shards)}: have no frame differences, which {config.variant} looks at; convert again "
+        "without --no-diffs, or train --variant basic."
+    )
 
 
 def _beside(windows: Generator[list[Sample]], images: Generator[list[Sample]]) -> Generator[list[Sample]]:

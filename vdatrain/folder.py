@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from vdaprep.schema import DataError
 from vdatrain.config import Config, from_mapping
 from vdatrain.files import write_text
+from vdatrain.launch import spans_machines
 
 CONFIG_FILE, LOG_FILE = "config.json", "log.jsonl"
 
@@ -20,6 +22,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if spans_machines():  # the first rank may be on another one than when the run began
+            raise DataError(
+                f"{folder}: holds no run to resume on {socket.gethostname()}, where rank 0 is now; give an --out that "
+                "all machines share, or leave --resume out to begin a run."
+            ) from error
         raise DataError(f"{folder}: holds no run to resume; leave --resume out to begin one.") from error
     except ValueError as error:
         raise DataError(f"{path}: is damaged ({error}); begin the run anew elsewhere.") from error

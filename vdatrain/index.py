@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,23 +52,12 @@ class StoredClip:
             if not isinstance(self.tar, CachedTar):
                 return read_range(self.tar, start, stop)
             data = self.tar.read_range(start, stop)
-            if _is_right(self.entry, start, stop, data):
+            if self.entry.is_whole(data, start=start, stop=stop):
                 return data
             self.tar.refetch()
             return self.tar.read_range(start, stop)
         except OSError as error:
             raise ShardError(f"{self.tar}: cannot be read for clip {self.entry.key} ({error.strerror}).") from error
-
-
-def _is_right(entry: ClipEntry, start: int, stop: int, data: bytes) -> bool:
-    """Tell whether the parts of a clip that lie between two offsets of its tar have their checksums."""
-    parts = itertools.pairwise((entry.offset, *entry.frame_offsets, entry.offset + entry.bytes))
-    view = memoryview(data)
-    return len(data) == stop - start and all(
-        zlib.crc32(view[a - start : b - start]) == crc32
-        for (a, b), crc32 in zip(parts, entry.crc32, strict=True)
-        if start <= a and b <= stop
-    )
 
 
 def read_index(shards: Path | str, *, split: str, cache: Cache | None = None) -> tuple[StoredClip, ...]:

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from vdaprep import codec
 from vdaprep.schema import DataError, DiffSpec, UsageError
-from vdatrain import run as runs
 from vdatrain import variants, weights
 from vdatrain.batch import normalise, resample_differences
 from vdatrain.layers.encoder import PATCH_SIZE
 from vdatrain.layers.temporal import remember_frames
 from vdatrain.long_video import infer_windows
 from vdatrain.precision import Precision
+from vdatrain.trained import load_model
 from vdatrain.video_in import Video, VideoFrame
 from vdatrain.video_out import Spool, check_output, write_output
 from vdatrain.views import View, fit_view
@@ -171,7 +171,7 @@ def load(path: Path, *, encoder: str | None = None) -> TrainedModel:
     Raises DataError if the file is missing, damaged, does not fit or has no head, UsageError for an unknown encoder.
     """
     if encoder is None:
-        model, config = runs.load_model(path)
+        model, config = load_model(path)
         return TrainedModel(model.eval(), config.size, config.precision)
     model = variants.build("basic", encoder=encoder)
     found = weights.read_weights(path)

@@ -53,6 +53,12 @@ def launched() -> Launch | None:
         ) from error
 
 
+def spans_machines() -> bool:
+    """Whether these processes run on several machines, each with disks of its own, as far as the launcher says."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    return os.environ.get("LOCAL_WORLD_SIZE", world) != world
+
+
 def speaks() -> bool:
     """Whether this process is the one that says what all of them would say."""
     return not who_speaks()

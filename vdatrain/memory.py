@@ -26,8 +26,9 @@ from vdatrain.optim import parameter_groups
 from vdatrain.precision import Precision
 from vdatrain.recipes import recipe
 from vdatrain.run import build_model
+from vdatrain.sharding import gathered_bytes, kept_bytes
 
-WEIGHTS, OPTIMISER, AVERAGE, BATCH = "weights", "optimiser", "averaged weights", "batch"
+WEIGHTS, OPTIMISER, AVERAGE, BATCH, GATHERED = "weights", "optimiser", "averaged weights", "batch", "gathered blocks"
 ENCODER, BRANCH, HEAD, LOSS, GRADIENTS, BACKWARD = "encoder", "branch", "head", "loss", "gradients", "way back"
 MODULES: Mapping[str, str] = {"pretrained": ENCODER, "branch": BRANCH, "head": HEAD}
 # What CUDA's autocast computes in float32, of the functions that the variants call.
@@ -36,9 +37,10 @@ FULL_PRECISION_ON_GPU = (F.layer_norm, F.group_norm, F.interpolate, torch.sum, T
 
 @dataclass(frozen=True)
 class Footprint:
-    """What lies in memory at a step's fullest moment, in bytes, and the arithmetic of the step.
+    """What lies in a rank's memory at a step's fullest moment, in bytes, and the arithmetic of the step.
 
-    parts: the first four all the time; of the others what is left, at that moment, of what each of them made.
+    parts: the first four all the time, gathered blocks only where the model is spread over ranks; of the others what is
+    left, at that moment, of what each of them made.
     """
 
     parts: Mapping[str, int]
@@ -50,13 +52,19 @@ class Footprint:
         return sum(self.parts.values())
 
 
-def footprint(config: Config, *, on_gpu: bool) -> Footprint:
+def footprint(config: Config, *, on_gpu: bool, ranks: int = 1) -> Footprint:
     """Go through a step forward and back on tensors that have shapes but no numbers, and keep account of their bytes.
 
     on_gpu: with the types that autocast chooses there. Not seen is what kernels use inside themselves, and what the
     allocator cannot give out again; what `recompute` takes is overestimated by a few per cent. Takes as long for any
     size of batch.
+
+    ranks: that share the model, where the configuration has `shard_model`. Then weights, moments, averages and
+    gradients are exactly those that the first rank keeps of them. The gathered blocks are an estimate: the most weights
+    that are whole at a time, as if they were so at the fullest moment, and as much again for their gradients, which are
+    whole until their block is through. Not seen is what is fetched ahead of its use, and what the ranks hand round.
     """
+    ranks = ranks if config.shard_model else 1
     with torch.device("meta"):
         model = build_model(config)
     parameter_groups(model, recipe(config.preset), lr=None, weight_decay=0.0)
@@ -65,16 +73,19 @@ def footprint(config: Config, *, on_gpu: bool) -> Footprint:
         _give_shapes(model)
         batch = Inputs.of(config)
         # What is recomputed on fake tensors ends in cycles of references; on real ones it does not.
-        ledger = Ledger() if config.recompute == "none" else Ledger(before_new_peak=gc.collect)
+        tidy_up = (lambda: None) if config.recompute == "none" else gc.collect
+        ledger = Ledger(before_new_peak=tidy_up, kept=partial(kept_bytes, ranks=ranks))
         with FlopCounterMode(display=False) as counter, ledger, ledger.watching(model):
             for _ in range(min(2, config.accumulate)):  # the second meets the gradients of the first
                 go_through(model.train(), batch, autocast=autocast, begin=ledger.begin)
-    learnt = _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
+    kept = {parameter: kept_bytes(parameter, ranks=ranks) for parameter in model.parameters()}
+    learnt = sum(size for parameter, size in kept.items() if parameter.requires_grad)
     always = {
-        WEIGHTS: _bytes(model.parameters()) + _bytes(model.buffers()),
+        WEIGHTS: sum(kept.values()) + _bytes(model.buffers()),
         OPTIMISER: 2 * learnt,  # AdamW's two moments
         AVERAGE: learnt if config.ema else 0,
         BATCH: batch.bytes,
+        GATHERED: 2 * gathered_bytes(model) if ranks > 1 else 0,
     }
     rounds = config.accumulate / min(2, config.accumulate)
     return Footprint({**always, **ledger.fullest}, round(counter.get_total_flops() * rounds))
@@ -130,13 +141,19 @@ class Ledger(TorchDispatchMode):
 
     `alive` is what there is now, `fullest` what there was when it was most. A tensor's memory counts once, however many
     views it has, until the last of them is gone; what existed before is not counted. before_new_peak: called on the way
-    back, before more is found alive than ever.
+    back, before more is found alive than ever. kept: the bytes that stay of a gradient once there is all of it.
     """
 
-    def __init__(self, *, before_new_peak: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        *,
+        before_new_peak: Callable[[], object] = lambda: None,
+        kept: Callable[[Tensor], int] = lambda gradient: gradient.untyped_storage().nbytes(),
+    ) -> None:
         super().__init__()
         self.part = ENCODER
         self._before_new_peak = before_new_peak
+        self._kept = kept
         self.alive: Counter[str] = Counter()
         self.fullest: Counter[str] = Counter()
         self._storages: dict[int, tuple[weakref.ref[torch.UntypedStorage], str, int]] = {}
@@ -149,7 +166,8 @@ class Ledger(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and _key(leaf) not in given:
-                self._note(leaf.untyped_storage(), self.part)
+                storage = leaf.untyped_storage()
+                self._note(storage, self.part, storage.nbytes())
         return result
 
     @contextmanager
@@ -174,15 +192,13 @@ class Ledger(TorchDispatchMode):
 
     def _rename_gradient(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        storage = parameter.grad.untyped_storage()
         self._forget(_key(parameter.grad))
-        self._note(storage, GRADIENTS)
+        self._note(parameter.grad.untyped_storage(), GRADIENTS, self._kept(parameter.grad))
 
-    def _note(self, storage: torch.UntypedStorage, part: str) -> None:
+    def _note(self, storage: torch.UntypedStorage, part: str, size: int) -> None:
         key = storage._cdata
         if key in self._storages:
             return
-        size = storage.nbytes()
         if self.part == BACKWARD and self.alive.total() + size > self.fullest.total():
             self._before_new_peak()
         self._storages[key] = weakref.ref(storage, lambda _: self._forget(key)), part, size

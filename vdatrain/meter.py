@@ -1,7 +1,8 @@
 """What the steps since the last line of the log measured, the steps that had to be skipped among them."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vdaprep.schema import VdakitError
+from vdatrain.distributed import Ranks
 
 FIGURES = ("total", "spatial", "temporal", "gradient_norm")
 MAX_SKIPPED = 20  # steps in a row without a finite gradient before a run gives up
@@ -32,17 +34,23 @@ class Meter:
         """Take a step's FIGURES, on the device, and the keys of its clips; waits for nothing."""
         self._waiting.append((figures, tuple(keys)))
 
-    def settle(self, mean: Callable[[Tensor], Tensor] = lambda rows: rows) -> None:
-        """Wait for the device and take all figures over, as `mean` gives them over the processes that train together.
+    def settle(self, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - it is frozen
+        """Wait for the device and take all figures over, their means over the ranks, which all have to call this.
 
-        Raises VdakitError if MAX_SKIPPED steps in a row had no finite gradient.
+        Raises VdakitError, on all of them and with the clips of all of them, if MAX_SKIPPED steps in a row had no
+        finite gradient.
         """
         if not self._waiting:
             return
-        rows = mean(torch.stack([figures for figures, _ in self._waiting])).tolist()
+        rows = ranks.mean(torch.stack([figures for figures, _ in self._waiting])).tolist()
         for row, (_, keys) in zip(rows, self._waiting, strict=True):
             self._count(dict(zip(FIGURES, row, strict=True))["gradient_norm"], keys)
             self._rows.append(row)
+            if self._in_a_row >= MAX_SKIPPED:  # so it is on every rank: the mean is the same, and not finite if any is
+                raise VdakitError(
+                    f"the gradient was not finite for {self._in_a_row} steps in a row, with "
+                    f"{_named(ranks.gather(self._suspects))}; try a lower --lr or --precision fp32."
+                )
         self._waiting.clear()
 
     def take(self) -> dict[str, int | float]:
@@ -78,17 +86,14 @@ class Meter:
         self.skipped += 1
         self._in_a_row += 1
         self._suspects += keys
-        if self._in_a_row >= MAX_SKIPPED:
-            raise VdakitError(
-                f"the gradient was not finite for {self._in_a_row} steps in a row, with {self._named()}; "
-                "try a lower --lr or --precision fp32."
-            )
 
-    def _named(self) -> str:
-        """Name the clips of those steps, the latest first and each once."""
-        clips = list(dict.fromkeys(reversed(self._suspects)))
-        more = f" and {len(clips) - _NAMED} more clips" if len(clips) > _NAMED else ""
-        return ", ".join(clips[:_NAMED]) + more
+
+def _named(suspects: Iterable[list[str]]) -> str:
+    """Name the clips of some ranks' steps, the latest first and each once."""
+    latest = itertools.zip_longest(*(reversed(clips) for clips in suspects))
+    clips = [clip for clip in dict.fromkeys(itertools.chain.from_iterable(latest)) if clip is not None]
+    more = f" and {len(clips) - _NAMED} more clips" if len(clips) > _NAMED else ""
+    return ", ".join(clips[:_NAMED]) + more
 
 
 def _mean(values: Iterable[float]) -> float:

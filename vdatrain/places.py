@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 _PIECE_BYTES = 1 << 20
 _SEPARATOR = re.compile(r",\s*(?=[a-z0-9]+://)")  # only before a URL: a folder's name may have commas
+_URL = re.compile(r"^(?P<scheme>[^/?#]*://)(?:[^/?#]*@)?(?P<place>[^?#]*)", re.DOTALL)
 
 
 @runtime_checkable
@@ -51,6 +52,14 @@ def places_of(text: str | Path) -> list[Place]:
     from vdatrain.remote import RemotePath  # here, since it takes half a second that local shards need not
 
     return [RemotePath(url.strip()) for url in _SEPARATOR.split(text)]
+
+
+def without_secrets(text: str) -> str:
+    """Return what `--shards` names as it may be shown and kept: of URLs neither user, password, query nor fragment."""
+    if "://" not in text:
+        return text
+    matches = [(_URL.match(url.strip()), url) for url in _SEPARATOR.split(text)]
+    return ",".join(match["scheme"] + match["place"] if match else url for match, url in matches)
 
 
 def folders_of(place: Place) -> list[Place]:

@@ -28,10 +28,14 @@ Measure = Callable[[Config], Footprint]
 
 @dataclass(frozen=True)
 class Room:
-    """The memory of a device, in bytes: all of it, and what of that a step may take."""
+    """The memory of a device, in bytes: all of it, and what of that a step may take.
+
+    ranks: how many such devices share a model that is spread over them.
+    """
 
     total: int
     on_gpu: bool
+    ranks: int = 1
 
     @property
     def limit(self) -> int:
@@ -48,16 +52,16 @@ class Change:
     takes: Footprint
 
 
-def room_of(device: torch.device) -> Room:
-    """Return the memory that a device has."""
+def room_of(device: torch.device, *, ranks: int = 1) -> Room:
+    """Return the memory that a device has, each of so many alike."""
     if device.type == "cuda":
-        return Room(torch.cuda.get_device_properties(device).total_memory, on_gpu=True)
-    return Room(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), on_gpu=False)
+        return Room(torch.cuda.get_device_properties(device).total_memory, on_gpu=True, ranks=ranks)
+    return Room(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), on_gpu=False, ranks=ranks)
 
 
 def largest_batch(config: Config, room: Room, *, measure: Measure | None = None) -> int:
     """Return the most windows at a time that fit, 0 if not even one does; above a hundred to 1 %."""
-    measure = measure or (lambda changed: footprint(changed, on_gpu=room.on_gpu))
+    measure = measure or (lambda changed: footprint(changed, on_gpu=room.on_gpu, ranks=room.ranks))
 
     def takes(batch: int) -> int:
         return measure(replace(config, batch=batch)).total
@@ -79,7 +83,7 @@ def largest_batch(config: Config, room: Room, *, measure: Measure | None = None)
 
 def change_to_fit(config: Config, room: Room, *, measure: Measure | None = None) -> Change | None:
     """Return the first that fits of changes that add up, those first that alter least what is learnt; None if none."""
-    measure = measure or (lambda changed: footprint(changed, on_gpu=room.on_gpu))
+    measure = measure or (lambda changed: footprint(changed, on_gpu=room.on_gpu, ranks=room.ranks))
     changes = list(_changes(config))
     found: Change | None = None
     low, high = 0, len(changes)

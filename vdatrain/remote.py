@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 
+from vdatrain.places import without_secrets
 from vdatrain.transports import PIECE_BYTES, HttpServer, ObjectStore, connect
 
 _MAY_PASS = (408, 429)  # answers that ask for patience, beside all from 500 on
@@ -55,8 +56,7 @@ class RemotePath:
 
     def __str__(self) -> str:
         """Return the URL without what may be secret: a user's name and password, and the query."""
-        parts = urlsplit(self.url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return without_secrets(self.url)
 
     def __truediv__(self, name: str) -> "RemotePath":
         if not self.url.startswith(("http://", "https://")):
@@ -117,12 +117,11 @@ class RemotePath:
 
     def _wait_or_raise(self, error: BaseException, failures: int) -> None:
         final = _final(error)
-        if final is not None:
-            raise final from error
-        if failures == len(self.patience.waits_s):
-            raise OSError(
-                errno.EIO, f"the server does not answer: {_reason(error)}; it was asked {failures + 1} times"
-            ) from error
+        if final is None and failures == len(self.patience.waits_s):
+            reason = f"the server does not answer: {_reason(error)}; it was asked {failures + 1} times"
+            final = OSError(errno.EIO, reason)
+        if final is not None:  # some repeat the URL as it is
+            raise OSError(final.errno, str(final.strerror).replace(self.url, str(self))) from error
         time.sleep(self.patience.waits_s[failures])
 
 

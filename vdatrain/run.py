@@ -1,8 +1,7 @@
 """A run: begun, resumed, and what of it a checkpoint holds."""
 
 import math
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 
 from vdaprep.schema import DataError, UsageError
 from vdatrain import checkpoint, variants
-from vdatrain.config import Config, from_mapping
+from vdatrain.config import Config
 from vdatrain.console import warn
 from vdatrain.distributed import Ranks
 from vdatrain.facts import git_state, versions
@@ -25,11 +24,12 @@ from vdatrain.layers.encoder import Encoder
 from vdatrain.layers.temporal import PUBLISHED_FRAMES
 from vdatrain.meter import Meter
 from vdatrain.optim import AveragedWeights, make_optimiser, parameter_groups
+from vdatrain.places import without_secrets
 from vdatrain.precision import Precision
 from vdatrain.recipes import recipe
-from vdatrain.sharding import shard, spread_moments, whole
+from vdatrain.sharding import shard, spread_moments
+from vdatrain.shares import Share
 from vdatrain.weights import PUBLISHED_ENCODER, LoadReport, Weights, fetch_encoder, load_into, read_weights
-from vdatrain.windows import Share
 
 
 @dataclass
@@ -142,8 +142,10 @@ def resume(config: Config, folder: Path, *, precision: Precision, ranks: Ranks =
 def _find_checkpoint(config: Config, folder: Path) -> tuple[str, dict[str, Any]] | None:
     """Return the name and the state that a run goes on from, None if it begins again; raises as `resume`."""
     facts = read_facts(folder)
-    if fingerprint(config.shards) != facts["data"]:
-        raise DataError(f"{config.shards}: are not the shards that {folder} began with; train anew on these.")
+    if _fingerprint_again(config.shards) != facts["data"]:
+        raise DataError(
+            f"{without_secrets(config.shards)}: are not the shards that {folder} began with; train anew on these."
+        )
     if facts["config"] != config.to_json():
         write_facts(folder, {**facts, "config": config.to_json()})
     found = _newest_whole(folder)
@@ -154,12 +156,25 @@ def _find_checkpoint(config: Config, folder: Path) -> tuple[str, dict[str, Any]]
     return str(path), state
 
 
+def _fingerprint_again(shards: str) -> str:
+    """Return the fingerprint of shards whose URL may be one that a run kept; raises DataError as `fingerprint`."""
+    try:
+        return fingerprint(shards)
+    except DataError as error:
+        if "://" not in shards or shards != without_secrets(shards):
+            raise
+        raise DataError(
+            f"{str(error).rstrip('.')}; a run keeps neither user, password nor query (?token=...) of --shards: "
+            "if the URL had any, give it again."
+        ) from error
+
+
 def snapshot(run: Run) -> dict[str, Any] | None:
     """Return a copy, on the host, of everything that the run needs to go on from here; waits for the device.
 
     All ranks have to ask for it, the first one alone gets it; it is the same for any number of them, sharded or not.
     """
-    run.meter.settle(run.ranks.mean)
+    run.meter.settle(run.ranks)
     state = {
         "model": run.model.state_dict(),
         "average": {} if run.average is None else run.average.state_dict(),
@@ -192,7 +207,10 @@ def _begin(config: Config, folder: Path, precision: Precision, ranks: Ranks) -> 
 def _make_run(config: Config, folder: Path, precision: Precision, *, model: nn.Module, ranks: Ranks) -> Run:
     model.to(precision.device)
     if config.shard_model:
-        _check_sharding(config, ranks)
+        if ranks.world == 1:
+            raise UsageError(
+                "--shard-model: there is one process alone; start several with torchrun, or give --no-shard-model."
+            )
         shard(model, world=ranks.world, device=precision.device)
     groups = parameter_groups(model, recipe(config.preset), lr=config.lr, weight_decay=config.weight_decay)
     for module in model.modules():
@@ -211,15 +229,6 @@ def _make_run(config: Config, folder: Path, precision: Precision, *, model: nn.M
         average=AveragedWeights(model, decay=config.ema) if config.ema else None,
         ranks=ranks,
     )
-
-
-def _check_sharding(config: Config, ranks: Ranks) -> None:
-    if ranks.world == 1:
-        raise UsageError(
-            "--shard-model: there is one process alone; start several with torchrun, or give --no-shard-model."
-        )
-    if config.compile:
-        raise UsageError("--shard-model does not go together with --compile; give --no-compile or --no-shard-model.")
 
 
 def _newest_whole(folder: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -249,52 +258,3 @@ def _take_over(run: Run, state: Mapping[str, Any]) -> None:
     run.step, run.position, run.evaluated, run.best = (
         state[name] for name in ("step", "position", "evaluated", "best")
     )
-
-
-# ------------------------------------------------------------------------------------------------ weights, to use them
-
-
-def load_model(path: Path) -> tuple[nn.Module, Config]:
-    """Build the model of a run's checkpoint with its averaged weights; raises DataError if the file is none."""
-    state = checkpoint.load(path)
-    if "config" not in state:
-        raise DataError(
-            f"{path}: holds weights but no configuration; expected last.pt or best.pt of `vdatrain run`, "
-            "or, to infer with bare weights, --encoder."
-        )
-    config = from_mapping(state["config"], where=str(path))
-    model = build_model(config)
-    load_averaged(model, state, where=str(path))
-    return model, config
-
-
-@contextmanager
-def averaged_model(run: Run) -> Generator[nn.Module]:
-    """Lend the run's model with its averaged weights; where it is sharded, a copy that each rank has all of."""
-    if run.config.shard_model:
-        average = run.average.state_dict() if run.average is not None else {}
-        parts = {"model": run.model.state_dict(), "average": average}
-        state = {part: {name: whole(value) for name, value in values.items()} for part, values in parts.items()}
-        yield whole_model(run.config, state, where=str(run.folder)).to(run.precision.device)
-    elif run.average is None:
-        yield run.model
-    else:
-        run.average.swap(run.model)
-        try:
-            yield run.model
-        finally:
-            run.average.swap(run.model)
-
-
-def whole_model(config: Config, state: Mapping[str, Any], *, where: str) -> nn.Module:
-    """Build a model that no rank shares, on the CPU, with the averaged weights of a run's state."""
-    with torch.device("meta"):
-        model = build_model(config)
-    model.to_empty(device="cpu")
-    load_averaged(model, state, where=where)
-    return model
-
-
-def load_averaged(model: nn.Module, state: Mapping[str, Any], *, where: str) -> None:
-    """Copy a checkpoint's weights, the averaged ones where there are any, into a model; raises as `load_into`."""
-    load_into(model, Weights(where, "weights of a run", {**state["model"], **state["average"]}))

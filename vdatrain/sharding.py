@@ -1,7 +1,8 @@
 """A model whose weights, gradients and moments are spread over the ranks."""
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,15 +24,44 @@ def shard(model: nn.Module, *, world: int, device: torch.device) -> None:
     warnings.filterwarnings("ignore", message=".*returned a view tensor", category=UserWarning)
     model.to(memory_format=torch.contiguous_format)  # fully_shard takes no other
     mesh = init_device_mesh(device.type, (world,))
+    for block in blocks(model):
+        fully_shard(block, mesh=mesh)
+
+
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the parts of a model whose weights are gathered together, a part inside another before that one."""
     for module in model.modules():
         if isinstance(module, Encoder):
-            for block in module.blocks:
-                fully_shard(block, mesh=mesh)
+            yield from module.blocks
         if isinstance(module, TemporalDPTHead):
-            for part in module.motion_modules:
-                fully_shard(part, mesh=mesh)
-            fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+            yield from module.motion_modules
+            yield module
+    yield model
+
+
+def kept_bytes(tensor: Tensor, *, ranks: int) -> int:
+    """Return the bytes that the first of so many ranks keeps of a tensor, which is cut along its first axis.
+
+    The others keep as much, or less where the axis is shorter than all their parts: a row is never cut.
+    """
+    rows = max(1, tensor.shape[0] if tensor.ndim else 1)
+    return math.ceil(rows / ranks) * (tensor.nbytes // rows)
+
+
+def gathered_bytes(model: nn.Module) -> int:
+    """Return the bytes of all weights that are whole at the same time, where they are most.
+
+    Those are a block's, those of the parts around it and, throughout a step, those that are in no smaller part.
+    """
+    parts = list(blocks(model))
+    own: list[int] = []
+    counted: set[nn.Parameter] = set()
+    for part in parts:
+        mine = set(part.parameters()) - counted
+        counted |= mine
+        own.append(sum(parameter.nbytes for parameter in mine))
+    around = [[part in set(outer.modules()) for outer in parts] for part in parts]
+    return max(sum(size for size, holds in zip(own, row, strict=True) if holds) for row in around)
 
 
 def whole(tensor: Tensor) -> Tensor:

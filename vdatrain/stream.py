@@ -11,7 +11,8 @@ from vdaprep.schema import UsageError, VdakitError
 from vdatrain.ahead import Pace, Stalled, map_ahead
 from vdatrain.index import StoredClip
 from vdatrain.reading import Sample, read_window
-from vdatrain.windows import Order, Share, TrainingOrder, Window
+from vdatrain.shares import Share
+from vdatrain.windows import Order, TrainingOrder, Window
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ import contextlib
 import importlib
 import os
 import secrets
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ from jaxtyping import UInt8
 
 from vdaprep.schema import UsageError
 from vdatrain.files import write_text
+from vdatrain.places import without_secrets
 
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_ID_FILE = "wandb-id.txt"
@@ -116,15 +118,16 @@ class WeightsAndBiases:
         offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled")
         quiet = wandb.Settings(console="off", silent=True, finish_timeout=_FINISH_TIMEOUT_S)
         try:
-            self._run = wandb.init(
-                project=os.environ.get("WANDB_PROJECT", "vdatrain"),
-                name=folder.resolve().name,
-                id=_stored_id(folder),
-                dir=folder,
-                config=dict(options),
-                resume=None if offline else "allow",  # offline, only the id ties the parts together
-                settings=quiet,
-            )
+            with _discreet_command_line():
+                self._run = wandb.init(
+                    project=os.environ.get("WANDB_PROJECT", "vdatrain"),
+                    name=folder.resolve().name,
+                    id=_stored_id(folder),
+                    dir=folder,
+                    config=dict(options),
+                    resume=None if offline else "allow",  # offline, only the id ties the parts together
+                    settings=quiet,
+                )
         except errors.CommError as error:
             raise TrackerError(f"W&B does not answer: {error}") from error
         except errors.UsageError as error:
@@ -142,6 +145,17 @@ class WeightsAndBiases:
     def close(self) -> None:
         """Let W&B's process finish."""
         self._run.finish()
+
+
+@contextlib.contextmanager
+def _discreet_command_line() -> Generator[None]:
+    """While it lasts, show whoever takes down the command line, as W&B does, no password or token of a URL in it."""
+    real = sys.argv
+    sys.argv = [without_secrets(word) for word in real]
+    try:
+        yield
+    finally:
+        sys.argv = real
 
 
 def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:

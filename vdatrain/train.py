@@ -16,10 +16,11 @@ from vdatrain.gauge import peak_memory_bytes
 from vdatrain.index import StoredClip
 from vdatrain.keeper import BEST_FILE, Keeper
 from vdatrain.listener import Listener
-from vdatrain.run import Run, averaged_model, snapshot, whole_model
+from vdatrain.run import Run, snapshot
 from vdatrain.shortage import is_shortage, shortage
 from vdatrain.step import accumulate_gradient, take_step
 from vdatrain.stopping import Stop, Stopped
+from vdatrain.trained import averaged_model, whole_model
 from vdatrain.utilisation import utilisation
 from vdatrain.windows import WindowShape
 
@@ -141,15 +142,15 @@ class _Training:
         )
 
     def _report(self) -> None:
-        """Log and tell what the steps since the last line measured."""
+        """Log and tell what the steps since the last line measured; frames a second are those of all ranks."""
         run, config, interval = self._run, self._run.config, self._interval
-        run.meter.settle(run.ranks.mean)
+        run.meter.settle(run.ranks)
         seconds = time.perf_counter() - interval.began
         step_s = seconds / (run.step - interval.step)
         figures = {
             **run.meter.take(),
             "lr": max(group["lr"] for group in run.optimiser.param_groups),
-            "frames_per_s": config.batch * config.accumulate * run.ranks.world * config.frames / step_s,
+            "frames_per_s": run.ranks.world * config.frames_per_step / step_s,
             "waiting": (self._feed.waited - interval.waited) / seconds,
             "step_s": step_s,
             "memory_bytes": peak_memory_bytes(run.precision.device),

@@ -22,6 +22,9 @@ class Utilisation:
 
 def utilisation(config: Config, precision: Precision) -> Utilisation:
     """Count a step on tensors without numbers; time matrix products on the device. Takes seconds."""
-    counted = replace(config, recompute="none", accumulate=1)
-    flops = footprint(counted, on_gpu=precision.device.type == "cuda").flops * config.accumulate
-    return Utilisation(flops, attainable_flops(precision))
+    windows = replace(config, recompute="none", accumulate=1)
+    shown = [windows]
+    if config.images_per_clip:
+        shown.append(replace(windows, frames=1, batch=config.batch * config.images_per_clip))
+    flops = sum(footprint(part, on_gpu=precision.device.type == "cuda").flops for part in shown)
+    return Utilisation(flops * config.accumulate, attainable_flops(precision))

@@ -76,7 +76,7 @@ class Watch:
         """Tell all others why this rank ends, so that they end as well; comes back when they can have read it."""
         self._leaving = True
         try:
-            self._store.compare_set(_ENDED, "", f"rank {self._rank} ended: {sentence}")
+            self._store.compare_set(_ENDED, "", f"rank {self._rank} on {socket.gethostname()} ended: {sentence}")
         except RuntimeError:  # the store is gone: whoever is left notices that by itself
             return
         self._say_farewell()

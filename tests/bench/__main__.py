@@ -22,7 +22,7 @@ LIBRARIES = ("numpy", "opencv-python-headless", "zstandard", "torch")
 def main() -> None:
     """Choose the tables and print each as soon as it is there."""
     options = _options()
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     if options.gpu and not options.quick and not _has_gpu():
         console.print("There is no GPU here, so there is nothing to measure.")
         return

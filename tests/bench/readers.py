@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 WORKERS = 2
 FAMILIES = {"ours": "_ours", "raw": "_raw", "webdataset": "_webdataset", "streaming": "", "litdata": ""}
 RAW = "raw PNG + npy, 2 workers"
-RAW_WHOLE = "raw, with differences"
+RAW_WHOLE = "raw whole, 2 workers"
 OUR_BYTES, PNG_DEPTH = "our bytes", "JPEG + PNG"
 _SAMPLE_S = 0.05
 
@@ -126,8 +126,9 @@ def _memory_of(pid: int) -> int:
 
 def _ours(spec: Spec) -> dict[str, Start]:
     from vdatrain.index import read_index
+    from vdatrain.shares import Share
     from vdatrain.stream import stream_batches
-    from vdatrain.windows import Share, TrainingOrder, WindowShape
+    from vdatrain.windows import TrainingOrder, WindowShape
 
     clips = read_index(spec.shards, split="train")
     order = TrainingOrder(tuple(clip.num_frames for clip in clips), WindowShape(spec.window))

@@ -32,7 +32,7 @@ class Scale:
     frames: int = 64
     window: int = 32
     rounds: int = 7
-    converted_frames: int = 1536
+    converted_frames: int = 3072
     stream_windows: int = 10
     peers: bool = True
     step_size: int = 112

@@ -17,9 +17,10 @@ from vdatrain.losses import video_loss
 from vdatrain.optim import AveragedWeights, gradient_norm, make_optimiser, parameter_groups
 from vdatrain.precision import Precision
 from vdatrain.recipes import recipe
+from vdatrain.shares import Share
 from vdatrain.stream import Sample, stream_batches
 from vdatrain.views import Augmentation, draw_views
-from vdatrain.windows import Share, TrainingOrder, WindowShape
+from vdatrain.windows import TrainingOrder, WindowShape
 
 WAIT, BATCH, ENCODER, BRANCH, HEAD = "wait", "to the device, batch", "encoder", "branch", "head"
 BETWEEN, LOSS, BACKWARD, OPTIMISER = "between modules", "loss", "backward", "clip, optimiser, average"

@@ -16,6 +16,7 @@ from vdatrain.config import Config
 from vdatrain.folder import stored_config
 from vdatrain.layers.difference import CELLS_PER_PATCH
 from vdatrain.precision import Precision
+from vdatrain.trained import load_model
 
 VARIANTS = variants.names()
 
@@ -56,7 +57,7 @@ def test_what_is_exported_begins_a_run_with_equal_outputs(variant: str, ending: 
     result = vdatrain("export", "--checkpoint", path, "--out", out)
     assert (result.code, result.err) == (0, "")
     assert f"{out}: written" in result.out
-    model, config = run.load_model(path)
+    model, config = load_model(path)
     again = replace(config, init=str(out), seed=5)
     copy = run.build_model(again)
     report = run.initialise(copy, again)
@@ -78,7 +79,7 @@ def test_a_longer_position_table_is_cut_to_the_published_one_and_comes_back(vdat
     assert vdatrain("export", "--checkpoint", path, "--out", out).code == 0
     state = torch.load(out, weights_only=True)
     assert {value.shape[1] for name, value in state.items() if name.endswith(".pe")} == {32}
-    model, config = run.load_model(path)
+    model, config = load_model(path)
     copy = run.build_model(config)
     report = run.initialise(copy, replace(config, init=str(out)))
     assert report is not None
@@ -105,7 +106,7 @@ def test_onnx_computes_what_the_model_does(variant: str, vdatrain, tmp_path: Pat
     assert {item.name: item.shape for item in session.get_inputs()} == facts["inputs"]
     values = dict(zip(("frames", "differences", "diff_valid"), window(2), strict=True))
     [found] = session.run(["disparity"], {name: values[name].numpy() for name in facts["inputs"]})
-    expected = output(run.load_model(path)[0], num_frames=2).numpy()
+    expected = output(load_model(path)[0], num_frames=2).numpy()
     assert np.abs(found - expected).max() < 1e-3 * expected.max()
 
 

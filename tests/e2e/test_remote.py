@@ -1,6 +1,7 @@
 """Raw data behind URLs: what is fetched of it, and servers that are not what they should be."""
 
 import http.server
+import shutil
 import socket
 import threading
 import zipfile
@@ -171,6 +172,28 @@ def test_a_store_of_objects(tmp_path: Path) -> None:
         memory.rm("/bucket", recursive=True)
 
 
+def test_shards_on_a_server_are_verified(server: Server, vdaprep, toy_shards: Path) -> None:
+    shutil.copytree(toy_shards, server.folder, dirs_exist_ok=True)
+    for options in ((), ("--deep",)):
+        here, there = vdaprep("verify", toy_shards, *options), vdaprep("verify", f"{server.url}/", *options)
+        assert (there.code, there.err, there.out) == (0, "", here.out)
+    tar = f"{server.url}/tartanair/train/shard-0001.tar"
+    assert vdaprep("inspect", tar).code == 0
+    server.faults["shard-0001.tar"] = [403]
+    result = vdaprep("verify", tar, "--deep")
+    assert result.code == 1
+    assert f"{tar}: cannot be read (the server says 403" in result.out
+    server.faults["shard-0001.tar"] = [503]
+    assert vdaprep("verify", tar, "--deep").code == 0
+    server.faults["shard-0001.tar"] = [500] * 3
+    result = vdaprep("verify", tar, "--deep")
+    assert (result.code, result.out) == (1, "")
+    assert "shard-0001.tar: the server does not answer" in result.err
+    result = vdaprep("repair", "tartanair", "--out", server.url)
+    assert result.code == 2
+    assert "/tartanair: cannot be written to; expected a folder, or a URL like s3://bucket/folder." in result.err
+
+
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -188,16 +211,12 @@ def test_what_is_not_on_the_server_is_one_sentence(server: Server, vdaprep, tmp_
         assert sentence in result.err
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_a_server_that_is_not_there(server: Server) -> None:
-    url = f"http://127.0.0.1:{closed_port()}/a.zip"
-    with pytest.raises(DataError, match=r"^http.*/a.zip: the server does not answer \(.*\); finished shards are kept"):
-        open_tree(url)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody else can listen there
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/a.zip"
+        with pytest.raises(DataError, match=r"^http.*/a.zip: the server does not answer \(.*\); finished shards"):
+            open_tree(url)
 
 
 def test_a_server_that_takes_too_long(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,16 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import tree_bytes
+from tests.conftest import make_shards, tree_bytes
 from vdaprep import gzips
 from vdaprep.archive import Reader, Tree, open_tree
 from vdaprep.containers import GzipSpan, list_tar
-from vdaprep.convert import Progress, convert
 from vdaprep.errors import FrameError
-from vdaprep.executors import LocalExecutor
 from vdaprep.gzips import DamagedGzip, IndexedGzip
-from vdaprep.outputs import LocalOutput
-from vdaprep.plan import Selection, Settings, make_plan
+from vdaprep.plan import Settings
 from vdaprep.ranges import LocalFile, buffered
 
 NOISE = random.Random(0).randbytes(400_000)
@@ -382,14 +379,9 @@ def test_shards_from_tars_are_those_from_folders(raw, tmp_path: Path) -> None:
     (tmp_path / "tars" / "image.tar").write_bytes(tar_bytes(images))
     (tmp_path / "tars" / "depth.tar.gz").write_bytes(gzip.compress(tar_bytes(depths), 1))
     for name, root in (("loose", raw.root), ("tars", tmp_path / "tars")):
-        plan = make_plan("tartanair", raw=root, settings=Settings(frames_per_shard=6), selection=Selection())
-        assert plan.rejected == ()
-        convert(
-            plan,
-            output=LocalOutput(tmp_path / "out" / name / plan.dataset),
-            executor=LocalExecutor(2),
-            progress=Progress(),
-        )
+        wanted = Settings(frames_per_shard=6)
+        made = make_shards("tartanair", raw=root, out=tmp_path / "out" / name, settings=wanted, workers=2)
+        assert made.rejected == ()
     assert len(tree_bytes(tmp_path / "out" / "loose")) > 6
     assert tree_bytes(tmp_path / "out" / "loose") == tree_bytes(tmp_path / "out" / "tars")
 

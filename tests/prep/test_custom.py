@@ -7,15 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import toy_frame
+from tests.conftest import make_shards, toy_frame
 from vdaprep import codec, shards
-from vdaprep.convert import Progress, convert
 from vdaprep.errors import DataError, UsageError
-from vdaprep.executors import LocalExecutor
 from vdaprep.export import export
 from vdaprep.frames import SourceOptions
 from vdaprep.inspect import decode_clip
-from vdaprep.outputs import LocalOutput
 from vdaprep.plan import Selection, Settings, make_plan
 from vdaprep.schema import ClipMeta, DatasetRecord
 from vdaprep.verify import find_shards, verify
@@ -59,8 +56,7 @@ def write_video(folder: Path, *, frames: int = 4, poses: bool = True, intrinsics
 
 def run(raw: Path, out: Path, *, selection: Selection | None = None, **source: object) -> DatasetRecord:
     settings = Settings(source=SourceOptions(**source))
-    plan = make_plan("custom", raw=raw, settings=settings, selection=selection or Selection())
-    return convert(plan, output=LocalOutput(out / plan.dataset), executor=LocalExecutor(1), progress=Progress())
+    return make_shards("custom", raw=raw, out=out, settings=settings, selection=selection)
 
 
 Clip = tuple[ClipMeta, dict[str, list[np.ndarray]], dict[str, list[bytes]]]

@@ -6,15 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import RawTree
+from tests.conftest import RawTree, make_shards
 from vdaprep import codec
 from vdaprep import export as exporting
-from vdaprep.convert import Progress, convert
 from vdaprep.errors import ShardError, UsageError
-from vdaprep.executors import LocalExecutor
 from vdaprep.export import export
-from vdaprep.outputs import LocalOutput
-from vdaprep.plan import Selection, Settings, make_plan
+from vdaprep.plan import Settings
 from vdaprep.schema import DepthSpec
 from vdaprep.verify import find_shards
 
@@ -23,8 +20,7 @@ TRAJECTORY = "abandonedfactory/Easy/P000"
 
 def shards_of(raw: RawTree, out: Path, *, clip_frames: int = 4, frames_per_shard: int = 8) -> Path:
     settings = Settings(clip_frames=clip_frames, frames_per_shard=frames_per_shard)
-    plan = make_plan("tartanair", raw=raw.root, settings=settings, selection=Selection())
-    convert(plan, output=LocalOutput(out / plan.dataset), executor=LocalExecutor(1), progress=Progress())
+    make_shards("tartanair", raw=raw.root, out=out, settings=settings)
     return out / "tartanair"
 
 
@@ -103,10 +99,7 @@ def test_damaged_shards_and_names_that_lead_out_are_refused(raw: RawTree, tmp_pa
 
 def test_two_data_sets_are_not_mixed(toy_shards: Path, raw: RawTree, tmp_path: Path) -> None:
     export(find_shards(toy_shards), out=tmp_path / "frames", on_frame=lambda: None)
-    plan = make_plan("custom", raw=tmp_path / "frames", settings=Settings(), selection=Selection())
-    convert(
-        plan, output=LocalOutput(tmp_path / "shards" / plan.dataset), executor=LocalExecutor(1), progress=Progress()
-    )
+    make_shards("custom", raw=tmp_path / "frames", out=tmp_path / "shards")
     both = [*find_shards(toy_shards), *find_shards(tmp_path / "shards")]
     with pytest.raises(UsageError, match="these are shards of custom, tartanair; export one data set at a time"):
         export(both, out=tmp_path / "out", on_frame=lambda: None)

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import toy_frame
+from tests.conftest import pinhole, toy_frame
 from vdaprep import codec, shards
 from vdaprep.encode import EncodedClip
 from vdaprep.frames import Frame, RgbImage, scale_intrinsics
-from vdaprep.geometry import TrajectoryGeometry, View, invert, measure, warp
+from vdaprep.geometry import TrajectoryGeometry, measure
 from vdaprep.outputs import LocalOutput
-from vdaprep.render import pinhole, render_frame
+from vdaprep.poses import invert
+from vdaprep.render import render_frame
 from vdaprep.scene import make_scene
 from vdaprep.schema import ClipMeta, DepthSpec
+from vdaprep.warp import View, warp
 
 WIDTH, HEIGHT, FRAMES = 128, 96, 18
 SPEC = DepthSpec("log", 0.0005, near_m=0.1, far_m=1000.0)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from vdaprep.archive import Location
 from vdaprep.errors import FrameError
-from vdaprep.png import parse_png, parse_png16, parse_png_floats, png_size
+from vdaprep.png import encode_png, encode_png16, parse_png, parse_png16, parse_png_floats, png_size
 
 HERE = Location("", "x")
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -127,6 +128,16 @@ def test_the_size_of_a_png() -> None:
     assert png_size(png(image(20, 30, 3)), HERE) == (30, 20)
     with pytest.raises(FrameError, match="x: is not a PNG"):
         png_size(b"GIF89a", HERE)
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))))
+def test_rgb_round_trip(rgb: np.ndarray) -> None:
+    assert np.array_equal(parse_png(encode_png(rgb), HERE), rgb)
+
+
+@given(arrays(np.uint16, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+def test_round_trip_of_sixteen_bits(values: np.ndarray) -> None:
+    assert np.array_equal(parse_png16(encode_png16(values), HERE), values)
 
 
 # -------------------------------------------------------------------------------------------------------------- damage

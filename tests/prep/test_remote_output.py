@@ -2,18 +2,18 @@
 
 import json
 import socket
-import threading
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
 import pytest
 
 from tests.conftest import Outcome, Run, tree_bytes, write_raw
-from vdaprep import lease, remote, remote_output, stores
+from tests.prep.conftest import Bucket
+from vdaprep import lease, remote_output, stores
 from vdaprep.errors import OutputError, UsageError
 from vdaprep.lease import Lease
 from vdaprep.outputs import open_output, write_file
@@ -22,62 +22,6 @@ from vdaprep.stores import PART_BYTES, Digest, Store
 
 LENGTHS = {"abandonedfactory/Easy/P000": 7, "abandonedfactory/Easy/P001": 5, "abandonedfactory/Easy/P011": 4}
 OPTIONS = ("--frames-per-shard", 5, "--clip-frames", 5)
-
-
-class Bucket:
-    """A bucket on a server of the test's own."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-        self.name = f"test-{time.monotonic_ns()}"
-        client.create_bucket(Bucket=self.name)
-
-    @property
-    def url(self) -> str:
-        return f"s3://{self.name}"
-
-    def put(self, key: str, data: bytes) -> None:
-        self.client.put_object(Bucket=self.name, Key=key, Body=data)
-
-    def delete(self, key: str) -> None:
-        self.client.delete_object(Bucket=self.name, Key=key)
-
-    def objects(self, prefix: str) -> dict[str, bytes]:
-        listed = self.client.list_objects_v2(Bucket=self.name, Prefix=f"{prefix}/").get("Contents", ())
-        keys = [item["Key"] for item in listed]
-        read = {key: self.client.get_object(Bucket=self.name, Key=key)["Body"].read() for key in keys}
-        return {key.removeprefix(f"{prefix}/"): data for key, data in read.items()}
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    """An S3 server, and a client of it; what AWS's own programs read from the environment points there."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    fsspec.get_filesystem_class("s3").clear_instance_cache()  # of other tests' servers
-    with pytest.MonkeyPatch.context() as patch:
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        for name, value in (
-            ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
-            ("AWS_ACCESS_KEY_ID", "test"),
-            ("AWS_SECRET_ACCESS_KEY", "test"),
-            ("AWS_DEFAULT_REGION", "us-east-1"),
-            ("AWS_EC2_METADATA_DISABLED", "true"),
-        ):
-            patch.setenv(name, value)
-        yield boto3.client("s3")
-        server.stop()
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-
-
-@pytest.fixture
-def bucket(client: Any, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    monkeypatch.setattr(lease, "SETTLE_S", 0.0)
-    monkeypatch.setattr(remote, "WAITS_S", (0.01, 0.01))
-    return Bucket(client)
 
 
 def succeeded(result: Outcome) -> None:
@@ -296,17 +240,24 @@ def test_a_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(bucket:
 def test_a_lease_of_another_machine_is_taken_over_when_nothing_is_heard_of_it(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "WATCH_S", 0.5)
+    now = 1_700_000_000.0
+    beats = iter([stranger(time=now - 999)])
+
+    def watch(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        for beat in beats:
+            bucket.put("vdaprep.lock", beat)
+
+    clock = SimpleNamespace(time=lambda: now, sleep=watch, monotonic=time.monotonic)
+    monkeypatch.setattr(lease, "time", clock)
     output = RemoteOutput(bucket.url)
-    bucket.put("vdaprep.lock", stranger(time=time.time() - 10))
+    bucket.put("vdaprep.lock", stranger(time=now - 10))
     with pytest.raises(UsageError, match=r"process 77 on elsewhere, heard of 10 s ago; wait for it"), output.lock():
         pass
-    bucket.put("vdaprep.lock", stranger(time=time.time() - 1000))  # clocks that differ
-    beat = threading.Timer(0.2, lambda: bucket.put("vdaprep.lock", stranger(time=time.time() - 999)))
-    beat.start()
-    with pytest.raises(UsageError, match="heard of 999 s ago"), output.lock():
+    bucket.put("vdaprep.lock", stranger(time=now - 1000))  # clocks that differ
+    with pytest.raises(UsageError, match=f"heard of {999 + lease.WATCH_S:.0f} s ago"), output.lock():
         pass
-    beat.join()
     with output.lock():
         pass
     assert Store(bucket.url).names() == []
@@ -330,7 +281,7 @@ def test_of_two_that_take_over_one_succeeds(bucket: Bucket, monkeypatch: pytest.
 
 
 def wait_for(condition: Any) -> None:
-    for _ in range(200):
+    for _ in range(3000):
         if condition():
             return
         time.sleep(0.02)
@@ -355,7 +306,6 @@ def test_a_lease_is_renewed_and_its_loss_ends_the_run(bucket: Bucket, monkeypatc
 
 def test_a_store_that_is_away_for_long_ends_the_run(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_S", 0.02)
-    monkeypatch.setattr(lease, "STALE_S", 0.3)
     mine = Lease(Store(bucket.url), "vdaprep.lock", place="there")
     mine.acquire()
 
@@ -365,6 +315,7 @@ def test_a_store_that_is_away_for_long_ends_the_run(bucket: Bucket, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(stores.Store, "replace", away)
         mine.expect_held()
+        patch.setattr(lease, "STALE_S", 0.3)
         wait_for(lambda: mine._lost)
         with pytest.raises(OutputError, match=r"could not be renewed \(the server does not answer\)"):
             mine.expect_held()

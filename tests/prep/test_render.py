@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from vdaprep.render import SKY, RenderedFrame, pinhole, render_frame
+from tests.conftest import pinhole
+from vdaprep.render import SKY, RenderedFrame, render_frame
 from vdaprep.scene import CLEARANCE_M, make_scene
 from vdaprep.textures import make_atlas, tile_of
 from vdaprep.world import CameraPath, Scene, Solid, Wave

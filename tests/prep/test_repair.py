@@ -230,7 +230,7 @@ def test_after_consume_what_has_raw_data_is_made_anew_and_the_rest_is_named(
     raw = Path(shutil.copytree(clean / "raw", tmp_path / "raw"))
     output = LocalOutput(tmp_path / "shards" / "tartanair")
     ready = prepare("tartanair", raw=str(raw), settings=SETTINGS, selection=Selection(), output=output)
-    consumer = consume.Consumer(consume.survey(ready, output), lambda sentence: None)
+    consumer = consume.Consumer(consume.survey(ready), lambda sentence: None)
     run = {"output": output, "executor": LocalExecutor(1), "progress": Progress()}
     verified.convert_and_consume(ready.plan, consumer, **run)
     assert [path.name for path in (raw / "abandonedfactory" / "Easy").iterdir()] == ["P000"], "it has a rejection"

@@ -1,13 +1,16 @@
 """Names, metadata and records: what the contract takes and what it refuses."""
 
+import ast
 import dataclasses
 import json
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vdaprep import schema
 from vdaprep.errors import ShardError
 from vdaprep.schema import (
     ClipEntry,
@@ -171,3 +174,30 @@ def test_member_names_outside_the_contract_are_refused() -> None:
     for name in ("a.b.json", "a.f1.rgb.jpg", "../a.json", "a.f000.depth.pickle", "a.f000.rgb.png"):
         with pytest.raises(ShardError, match="not a name of schema version 1"):
             member_kind(name)
+
+
+def reached_into(source: str, parts: set[str]) -> set[str]:
+    """Name the modules behind the face of the schema that a program imports from."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & {f"vdaprep.schema.{part}" for part in parts}
+
+
+def test_nobody_reaches_behind_the_face() -> None:
+    root, package = Path(__file__).parents[2], Path(schema.__file__).parent
+    parts = {file.stem for file in package.glob("*.py")} - {"__init__"}
+    files = [file for name in ("vdaprep", "vdatrain", "tests") for file in (root / name).rglob("*.py")]
+    outside = [file for file in files if file.parent != package]
+    assert len(outside) > 100
+    assert [str(file) for file in outside if reached_into(file.read_text(encoding="utf-8"), parts)] == []
+
+
+@pytest.mark.parametrize("end", ["import vdaprep.schema.meta", "from vdaprep.schema.meta import X"])
+def test_the_test_above_would_notice(end: str) -> None:
+    assert reached_into(f"import vdaprep.schema\n{end}\n", {"meta"}) == {"vdaprep.schema.meta"}
+    assert reached_into("from vdaprep.schema import ClipMeta, meta\n", {"meta"}) == {"vdaprep.schema.meta"}
+    assert reached_into("from vdaprep.schema import ClipMeta\n", {"meta"}) == set()

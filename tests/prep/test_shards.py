@@ -10,6 +10,7 @@ from vdaprep import shards
 from vdaprep.encode import EncodedClip
 from vdaprep.errors import ShardError
 from vdaprep.outputs import LocalOutput
+from vdaprep.places import opened
 from vdaprep.schema import ClipMeta, DepthSpec, DiffSpec, ShardRecord
 
 
@@ -130,3 +131,19 @@ def test_what_is_no_tar_is_a_sentence(tmp_path: Path) -> None:
     tar.write_bytes(b"x" * 2000)
     with pytest.raises(ShardError, match="is not readable as a tar"):
         list(shards.read_members(tar))
+
+
+def test_one_pass_sums_up_all_and_does_not_go_back(tmp_path: Path) -> None:
+    tar = tmp_path / "shard-0001.tar"
+    record = write(tar, [clip(0), clip(1)])
+    data = tar.read_bytes()
+    second = record.clips[1]
+    with opened(tar) as file:
+        reading = shards.TarPass(tar, file)
+        assert reading.read(*second.meta_range()) == data[slice(*second.meta_range())]
+        reading.go_to(0)
+        with pytest.raises(ShardError, match=r"shard-0001.tar: two clips of the record share byte 0\."):
+            reading.read(0, 512)
+        assert reading.read(len(data) - 5, len(data) + 5) == bytes(5)
+        assert reading.sha256() == record.tar_sha256
+        shards.check_sum(reading, record)

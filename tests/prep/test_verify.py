@@ -338,6 +338,20 @@ def test_a_record_of_other_members_is_noticed(tmp_path: Path) -> None:
     assert "of its members, expected" in found.what
 
 
+def test_a_record_whose_clips_share_bytes_is_noticed(tmp_path: Path) -> None:
+    lie(tmp_path)
+    path = tmp_path / "toy" / "train" / "shard-0001.json"
+    [entry] = json.loads(path.read_bytes())["clips"]
+    edit(path, clips=[entry, entry])
+    found = [str(item) for item in check_shard(path.with_suffix(".tar"), deep=True, on_frames=expect_some).findings]
+    for sentence in ("begins at byte 0, expected", "lists clip toy-t-000000 2 times", "two clips of the record share"):
+        assert any(sentence in text for text in found)
+
+
+def expect_some(count: int) -> None:
+    assert count > 0
+
+
 def test_a_trajectory_in_two_splits_and_frames_twice(tmp_path: Path) -> None:
     lie(tmp_path)
     folder = tmp_path / "toy"

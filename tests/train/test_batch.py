@@ -349,7 +349,10 @@ def test_a_batch_mixes_sizes_and_samples_without_differences_or_poses(toy_shards
     for name in ("frames", "differences", "disparity", "mask", "intrinsics"):
         assert torch.equal(getattr(alone, name)[0], getattr(batch, name)[2])
     assert alone.camera_to_world.shape == (1, 3, 4, 4)
-    assert make_batch(samples[1:2], views[1:2], device=CPU).differences is None
+    alone = make_batch(samples[1:2], views[1:2], device=CPU)
+    assert alone.differences.shape == (1, 3, 3, 8, 12)
+    assert not alone.differences.any()
+    assert not alone.diff_valid.any()
 
 
 def test_one_frame_and_strided_differences(toy_shards):

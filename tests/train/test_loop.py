@@ -7,7 +7,7 @@ import json
 import math
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -163,7 +163,8 @@ def test_no_step_waits_for_the_device(variant: str, options, begin, monkeypatch:
 def small_batch(key: str) -> Batch:
     disparity = torch.ones(1, 1, 14, 14)
     known, valid = torch.ones(1, 1, 14, 14, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool)
-    return Batch(torch.ones(1, 1, 3, 14, 14), None, valid, disparity, known, torch.ones(1, 1, 4), None, ("d",), (key,))
+    frames, differences, intrinsics = torch.ones(1, 1, 3, 14, 14), torch.ones(1, 1, 3, 4, 4), torch.ones(1, 1, 4)
+    return Batch(frames, differences, valid, disparity, known, intrinsics, None, ("d",), (key,))
 
 
 def test_a_feed_prepares_one_batch_and_keeps_the_order() -> None:
@@ -219,6 +220,15 @@ def test_ranks_share_the_windows_of_one_with_the_larger_batch(begin, monkeypatch
     first, second = shown[:8], shown[8:]
     assert sorted(first + second) == list(range(16))
     assert first == list(range(0, 16, 2))
+
+
+@pytest.mark.parametrize("images_per_clip", [0, 3])
+def test_every_frame_that_goes_through_the_model_counts(images_per_clip: int, begin) -> None:
+    run, seen = begin(accumulate=2, steps=2, images_per_clip=images_per_clip), []
+    run.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[:2].numel()))
+    [told] = figures_of(run)
+    assert sum(seen[: len(seen) // 2]) == 2 * 2 * (2 + images_per_clip)  # of a step: accumulate, batch, frames
+    assert told["frames_per_s"] * told["step_s"] == pytest.approx(sum(seen) / 2)
 
 
 # ------------------------------------------------------------------------------------------- gradients without a value
@@ -284,13 +294,32 @@ def test_a_meter_goes_on_where_it_was_stored() -> None:
         meter.settle()
 
 
+class Doubled(Ranks):
+    """Two ranks of which the other always has as much, and clips of its own."""
+
+    def mean(self, values: Tensor) -> Tensor:
+        return values * 2
+
+    def gather(self, texts: Sequence[str]) -> list[list[str]]:
+        return [list(texts), [*(f"other {text}" for text in texts), "last"]]
+
+
 def test_a_meter_gives_what_all_ranks_measured() -> None:
     meter = Meter()
     meter.add(row(total=1.0), ["a"])
-    meter.settle(lambda rows: rows * 2)
+    meter.settle(Doubled())
     assert meter.take()["total"] == 2.0
     meter.settle()
     assert meter.take() == {"skipped": 0}
+
+
+def test_a_meter_names_the_clips_of_all_ranks() -> None:
+    meter = Meter()
+    for number in range(MAX_SKIPPED):
+        meter.add(row(gradient_norm=math.nan), ["first", f"clip{number % 3}"])
+    clips = "clip1, last, first, other clip1, clip0, other first, other clip0, clip2 and 1 more clips"
+    with pytest.raises(VdakitError, match=f"not finite for 20 steps in a row, with {clips}; try"):
+        meter.settle(Doubled())
 
 
 # -------------------------------------------------------------------------------------------------------------- memory

@@ -1,18 +1,21 @@
 """What a step takes, found on tensors without numbers, against steps that were really made."""
 
 import gc
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from vdatrain import memory
+from tests.ranks import on_two_ranks
+from vdatrain import memory, planning
 from vdatrain.config import Config
 from vdatrain.flops import gflop_per_frame
 from vdatrain.losses import video_loss
@@ -20,6 +23,7 @@ from vdatrain.memory import Footprint, Inputs, Ledger, footprint, go_through
 from vdatrain.planning import Room, attainable_flops, change_to_fit, largest_batch
 from vdatrain.precision import Precision
 from vdatrain.run import build_model
+from vdatrain.sharding import gathered_bytes
 from vdatrain.utilisation import utilisation
 
 CPU = torch.device("cpu")
@@ -118,6 +122,82 @@ def test_accumulating_keeps_the_gradients_and_recomputing_saves_memory_for_work(
     assert again.flops > 1.1 * plain.flops
 
 
+# -------------------------------------------------------------------------------------------------- spread over ranks
+
+
+def test_a_rank_of_a_sharded_model_holds_what_is_predicted(toy_shards: Path, tmp_path: Path) -> None:
+    """The first rank to the byte; the second has no row left of what is one row alone, such as the class token."""
+    options = {"shards": str(toy_shards / "alpha"), "size": 28, "frames": 2, "workers": 0, "eval_split": "none"}
+    config = replace(SMALL, shard_model=True, **options)
+    first, second = on_two_ranks("weigh", folder=str(tmp_path), options=config.to_json())
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    # With two batches, so that there are all gradients at the fullest moment, which is in the second.
+    predicted = footprint(replace(config, accumulate=2), on_gpu=False, ranks=2).parts
+    mine, others = json.loads(first.out), json.loads(second.out)
+    assert mine == {part: predicted[part] for part in mine}
+    for part, size in others.items():
+        assert 0.8 * mine[part] < size <= mine[part], part
+
+
+def test_more_ranks_hold_less_of_the_model_and_as_much_of_the_batch() -> None:
+    plain = footprint(SMALL, on_gpu=True, ranks=4)  # without --shard-model each has all of it
+    spread = footprint(replace(SMALL, shard_model=True), on_gpu=True, ranks=4)
+    for part in (memory.WEIGHTS, memory.OPTIMISER, memory.AVERAGE):
+        assert plain.parts[part] / 4 <= spread.parts[part] < 0.35 * plain.parts[part], part
+    for part in (memory.BATCH, memory.ENCODER, memory.BRANCH, memory.HEAD):
+        assert spread.parts[part] == plain.parts[part], part
+    assert spread.parts[memory.GATHERED] > plain.parts[memory.GATHERED] == 0
+    assert spread.flops == plain.flops
+
+
+def test_what_is_gathered_together_is_a_block_and_what_surrounds_it() -> None:
+    model = build_model(SMALL)
+
+    def size(module: nn.Module) -> int:
+        return sum(parameter.nbytes for parameter in module.parameters())
+
+    head, blocks = model.head, model.pretrained.blocks
+    own = size(model) - size(head) - size(blocks)
+    of_the_head = size(head) - size(head.motion_modules) + max(map(size, head.motion_modules))
+    assert gathered_bytes(model) == own + max(of_the_head, max(map(size, blocks)))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--ranks", 2), "--ranks 2: each holds all of the model without --shard-model; give that too"),
+        (
+            ("--shard-model", "--ranks", 1),
+            "--shard-model: spreads the model over 2 ranks or more, found 1; say how many",
+        ),
+    ],
+)
+def test_ranks_that_cannot_be(options: tuple[object, ...], sentence: str, vdatrain) -> None:
+    result = vdatrain("plan", *options, "--encoder", "tiny", "--size", 28, "--frames", 1, "--device-memory", "1GB")
+    assert result.code == 2
+    assert sentence in result.err
+
+
+def test_the_command_plans_for_a_rank(vdatrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spread(config: Config, *, on_gpu: bool, ranks: int = 1) -> Footprint:
+        assert config.shard_model
+        return Footprint({memory.WEIGHTS: 60_000_000 // ranks, memory.BATCH: 10_000_000 * config.batch}, 10**9)
+
+    for module in (memory, planning):
+        monkeypatch.setattr(module, "footprint", spread)
+    options = ("plan", "--shard-model", "--device-memory", "46MB", "--ranks")
+    two, four = (vdatrain(*options, ranks) for ranks in (2, 4))
+    assert (two.code, two.err) == (0, "")
+    assert "recompute none, on each of 2 ranks that share the model" in two.out
+    assert "the largest batch that does is 1." in two.out  # of 42 MB
+    assert "the largest batch that does is 2." in four.out
+    none = vdatrain("plan", "--shard-model", "--device-memory", "5MB", "--ranks", 8, "--size", 14, "--frames", 1)
+    assert "choose a smaller --encoder, --preset paper or more --ranks." in none.out
+
+
+# ------------------------------------------------------------------------------------------------------------- the work
+
+
 def test_a_step_is_three_times_the_way_forward() -> None:
     with torch.device("meta"):
         model = build_model(SMALL)
@@ -210,6 +290,7 @@ def test_the_command_refuses_what_is_no_size(vdatrain) -> None:
 
 
 def test_utilisation_is_the_share_of_what_the_device_can_do() -> None:
-    found = utilisation(replace(SMALL, accumulate=3), Precision(torch.device("cpu")))
-    assert found.step_flops == 3 * footprint(SMALL, on_gpu=False).flops
+    found = utilisation(replace(SMALL, accumulate=3, images_per_clip=2), Precision(torch.device("cpu")))
+    images = footprint(replace(SMALL, frames=1, batch=2 * SMALL.batch), on_gpu=False)
+    assert found.step_flops == 3 * (footprint(SMALL, on_gpu=False).flops + images.flops)
     assert found.of(2 * found.step_flops / found.attainable) == pytest.approx(0.5)

@@ -17,8 +17,9 @@ from vdatrain import reading
 from vdatrain.index import read_index
 from vdatrain.mix import parse_mix, parts_of
 from vdatrain.reading import read_meta, read_window
+from vdatrain.shares import Share
 from vdatrain.stream import stream_batches
-from vdatrain.windows import MAX_STRIDE, EvaluationOrder, Share, TrainingOrder, Window, WindowShape
+from vdatrain.windows import MAX_STRIDE, EvaluationOrder, TrainingOrder, Window, WindowShape
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +122,10 @@ def test_evaluation_ends_after_the_last_window(clips, workers):
 
 
 def test_the_global_generator_is_left_alone_and_threads_end(clips, order):
-    before = torch.get_rng_state()
+    before, others = torch.get_rng_state(), set(threading.enumerate())
     _take(clips, order, share=Share(1), workers=2, count=2)
     assert torch.equal(torch.get_rng_state(), before)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
+    assert set(threading.enumerate()) <= others
 
 
 # ---------------------------------------------------------------------------------------------------------- a window

@@ -193,6 +193,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     for name in ("HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # whoever calls out notices
+    for name in ("WANDB__SERVICE_WAIT", "WANDB_INIT_TIMEOUT"):  # its own process takes long to start on a busy machine
+        monkeypatch.setenv(name, "300")
 
 
 @pytest.mark.usefixtures("offline")
@@ -211,6 +213,19 @@ def test_wandb_offline_keeps_a_run_under_one_id(tmp_path: Path) -> None:
         assert name in content
     assert len([*folder.glob("wandb/offline-run-*/files/media/images/**/*.png")]) >= 1
     assert len(read_events(folder).Scalars("train/total")) == 2
+
+
+@pytest.mark.usefixtures("offline")
+def test_no_tracker_is_told_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://user:SECRET@host/shards?token=SECRET"
+    argv = ["vdatrain", "run", "--shards", url, f"--shards={url}"]
+    monkeypatch.setattr(sys, "argv", argv)
+    with start_tracking(Config(shards=url, track="wandb,tensorboard"), tmp_path, step=0, warn=pytest.fail) as tracking:
+        tracking.listener().on_step(1, FIGURES)
+    assert sys.argv is argv
+    contents = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(b"https://host/shards" in content for content in contents)
+    assert not any(b"SECRET" in content for content in contents)
 
 
 def test_wandb_that_does_not_answer_is_left_out_and_without_a_key_refused(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from vdaprep.schema import DATASET_FILE, DataError, ShardError, UsageError
 from vdatrain.index import read_index
 from vdatrain.mix import Part, parse_mix, parts_of
-from vdatrain.windows import MAX_STRIDE, EvaluationOrder, Share, TrainingOrder, WindowShape
+from vdatrain.shares import Share
+from vdatrain.windows import MAX_STRIDE, EvaluationOrder, TrainingOrder, WindowShape
 
 shapes = st.builds(WindowShape, num_frames=st.integers(1, 6), stride=st.integers(1, 4))
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=12).map(tuple)

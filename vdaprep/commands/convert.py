@@ -1,16 +1,18 @@
 """The command `vdaprep convert`."""
 
 import os
-from collections.abc import Generator
+import platform
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vdaprep.errors import UsageError, VdakitError
+from vdaprep.errors import DataError, UsageError, VdakitError
 from vdaprep.options import ConversionOptions, Dataset, with_conversion_options
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def command(
         str, typer.Option(help="Folder of the shards, or s3:// URL; they go into OUT/DATASET.", show_default=False)
     ],
     conversion: ConversionOptions,
-    workers: Annotated[int, typer.Option(help="Processes.", show_default="one a core", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that encode.", show_default="one a core", min=0)] = 0,
     executor: Annotated[Executors, typer.Option(help="Run on this machine, or on a Ray cluster.")] = Executors.local,
     ray_address: Annotated[
         str, typer.Option(help="The Ray cluster, as HOST:PORT.", show_default="the one that runs here")
@@ -54,10 +56,21 @@ def command(
     ] = "0",
     budget: Annotated[
         str,
-        typer.Option(help="Choose settings so that the shards take at most this, as plan does.", metavar="SIZE"),
+        typer.Option(
+            help="Choose settings, as plan --budget does, so that the shards take at most this.", metavar="SIZE"
+        ),
     ] = "",
     consume: Annotated[
-        bool, typer.Option("--consume", help="Delete raw data as soon as all shards made of it were read back.")
+        bool,
+        typer.Option(
+            "--consume", help="Delete raw data as soon as all shards made of it were read back and found whole."
+        ),
+    ] = False,
+    consume_unused: Annotated[
+        bool,
+        typer.Option(
+            "--consume-unused", help="With --consume: delete also archives that hold more than what is converted."
+        ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --consume deletes anything.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any frame was rejected.")] = False,
@@ -71,6 +84,8 @@ def command(
     chosen = _part(part, finish=finish)
     if consume and (part or finish):
         raise UsageError("--consume: goes with a whole conversion only, not with --part or --finish.")
+    if consume_unused and not consume:
+        raise UsageError("--consume-unused: goes with --consume, of which it says more.")
     floor = parse_bytes(min_free, "--min-free")
     limit = parse_bytes(budget, "--budget") if budget else None
     if ray_address and executor is not Executors.ray:
@@ -82,8 +97,8 @@ def command(
         if limit is not None:
             conversion = _within(limit, conversion, dataset, output=open_output(place), teller=teller)
         ready = _prepare(dataset, conversion, open_output(place), teller)
-        consumer = _consumer(ready, open_output(place), teller, yes=yes) if consume else None
-        with _executor(executor, workers=workers, ray_address=ray_address) as running:
+        consumer = _consumer(ready, teller, unused=consume_unused, yes=yes) if consume else None
+        with _executor(executor, workers=workers, ray_address=ray_address, raw=ready.plan.raw) as running:
             output = open_output(place, min_free=floor, writers=running.workers)
             if consumer is None:
                 summary = _carry_out(ready.plan, chosen, finish=finish, output=output, executor=running, teller=teller)
@@ -140,19 +155,19 @@ def _prepare(dataset: str, conversion: ConversionOptions, output: "Output", tell
     )
 
 
-def _consumer(ready: "Prepared", output: "Output", teller: "Live", *, yes: bool) -> "Consumer":
+def _consumer(ready: "Prepared", teller: "Live", *, unused: bool, yes: bool) -> "Consumer":
     """Ask whether raw data may go; raises VdakitError if not."""
     from vdaprep.consent import ask
     from vdaprep.consume import Consumer, survey
 
-    consumption = survey(ready, output)
+    consumption = survey(ready, take_unused=unused)
     with teller.paused():
         ask(consumption, yes=yes)
     return Consumer(consumption, teller.on_notice)
 
 
 @contextmanager
-def _executor(kind: Executors, *, workers: int, ray_address: str) -> "Generator[Executor]":
+def _executor(kind: Executors, *, workers: int, ray_address: str, raw: str) -> "Generator[Executor]":
     """Provide what runs tasks; it knows of all seek points made so far."""
     if kind is Executors.local:
         from vdaprep.executors import LocalExecutor
@@ -162,8 +177,20 @@ def _executor(kind: Executors, *, workers: int, ray_address: str) -> "Generator[
     from vdaprep.gzips import made_seek_points
     from vdaprep.ray_executor import connect
 
-    with connect(ray_address, workers=workers, prepare=made_seek_points()) as executor:
+    with connect(ray_address, workers=workers, prepare=partial(_begin_elsewhere, raw, made_seek_points())) as executor:
         yield executor
+
+
+def _begin_elsewhere(raw: str, seek_points: "Callable[[], None]") -> None:
+    """Get ready on another machine; raises DataError if it has no raw data, whose frames would all be rejected."""
+    from vdaprep.ranges import is_url
+
+    if not is_url(raw) and not Path(raw).exists():
+        raise DataError(
+            f"{raw}: is not there, seen from {platform.node()}; processes on several machines need a --raw that all "
+            "of them share: a network file system or a URL."
+        )
+    seek_points()
 
 
 def _carry_out(

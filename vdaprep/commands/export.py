@@ -11,15 +11,17 @@ EXAMPLE = "vdaprep export shards/tartanair --out frames/"
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="A data set's folder of shards, or a shard.")],
+    path: Annotated[str, typer.Argument(help="A data set's folder of shards, or a shard; or its URL.")],
     out: Annotated[Path, typer.Option(help="Folder of the trajectories' folders.", show_default=False)],
 ) -> None:
     """Turn shards back into PNG, npy and text files, one folder a trajectory."""
     from vdaprep.export import export as run
+    from vdaprep.places import place_of
     from vdaprep.progress import frame_bar
     from vdaprep.verify import count_frames, find_shards
 
-    frames = count_frames([path])
+    place = place_of(path)
+    frames = count_frames([place])
     with frame_bar("export", total=frames) as bar:
-        names = run(find_shards(path), out=out, on_frame=bar.advance)
+        names = run(find_shards(place), out=out, on_frame=bar.advance)
     console.print(f"{out}: {frames} frames of {len(names)} trajectories", highlight=False, soft_wrap=True)

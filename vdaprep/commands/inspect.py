@@ -13,7 +13,7 @@ EXAMPLE = "vdaprep inspect shards/tartanair/train/shard-0001.tar --preview sheet
 
 
 def command(
-    shard: Annotated[Path, typer.Argument(help="A shard; a bare name is also looked for below ./shards.")],
+    shard: Annotated[str, typer.Argument(help="A shard or its URL; a bare name is also looked for below ./shards.")],
     clip: Annotated[str | None, typer.Option(help="Look at this clip only.", metavar="KEY")] = None,
     preview: Annotated[
         Path | None, typer.Option(help="Draw one clip: a contact sheet (.png) or a video (.mp4).", metavar="FILE")
@@ -22,10 +22,12 @@ def command(
 ) -> None:
     """Show what a shard holds, and whether it is whole."""
     from vdaprep import inspect as inspection
+    from vdaprep.places import place_of
     from vdaprep.preview import write_preview
     from vdaprep.progress import frame_bar
 
-    tar = _find_shard(shard)
+    place = place_of(shard)
+    tar = _find_shard(place) if isinstance(place, Path) else place
     record = inspection.open_shard(tar)
     clips = inspection.choose_clips(tar, record, key=clip)
     with frame_bar("read", total=sum(entry.frames for entry in clips)) as bar:

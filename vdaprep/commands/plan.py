@@ -30,7 +30,7 @@ def command(
         str, typer.Option(help="Choose settings so that the shards take at most this, for example 50GB or 40GiB.")
     ] = "",
     probes: Annotated[int, typer.Option(help="Places at which two frames are encoded, at most.", min=2)] = 64,
-    workers: Annotated[int, typer.Option(help="Processes.", show_default="one a core", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that encode.", show_default="one a core", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Predict shards, disk space and time before anything is converted; with --budget also choose what fits."""

@@ -13,7 +13,7 @@ from vdaprep.errors import ShardError, UsageError, VdakitError
 from vdaprep.options import ConversionOptions, Dataset, with_conversion_options
 
 if TYPE_CHECKING:
-    from vdaprep.outputs import LocalOutput
+    from vdaprep.outputs import Output
     from vdaprep.plan import Plan, Selection, Settings
     from vdaprep.repair import Diagnosis
 
@@ -27,9 +27,9 @@ _KEYS = {"no_diffs": "diff", "diff_scale": "diff", "depth_error": "depth"}  # wh
 def command(
     context: typer.Context,
     dataset: Dataset,
-    out: Annotated[Path, typer.Option(help="Folder of the shards, as convert was given.", show_default=False)],
+    out: Annotated[str, typer.Option(help="Folder or URL of the shards, as convert was given.", show_default=False)],
     conversion: ConversionOptions,
-    workers: Annotated[int, typer.Option(help="Processes.", show_default="one a core", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that encode.", show_default="one a core", min=0)] = 0,
     remove_extra: Annotated[
         bool, typer.Option("--remove-extra", help="Delete shards that do not belong there; else they are named.")
     ] = False,
@@ -43,18 +43,20 @@ def command(
     """
     from vdaprep.convert import Progress
     from vdaprep.executors import LocalExecutor
-    from vdaprep.outputs import LocalOutput
+    from vdaprep.outputs import open_output
+    from vdaprep.places import place_of
     from vdaprep.progress import frame_bar
     from vdaprep.repair import Watch, Wishes, repair
     from vdaprep.verify import count_frames
 
     workers = workers or os.cpu_count() or 1
-    output = LocalOutput(out / dataset, writers=workers)
-    if not output.folder.is_dir():
-        raise UsageError(f"{output.folder}: there is no such folder; vdaprep convert makes it.")
+    output = open_output(f"{out.rstrip('/')}/{dataset}", writers=workers)
+    folder = place_of(output.place())
+    if not (folder.is_dir() if isinstance(folder, Path) else output.names()):
+        raise UsageError(f"{folder}: there is no such folder; vdaprep convert makes it.")
     settings, selection = _choice(conversion, output, dataset, given=_given(context))
     raw = conversion.raw_of(dataset)
-    frames = count_frames([output.folder]) if output.names() else 0
+    frames = count_frames([folder]) if output.names() else 0
     with ExitStack() as shown:
         bar = shown.enter_context(frame_bar("verify", total=frames))
 
@@ -78,7 +80,7 @@ def command(
 
 
 def _choice(
-    conversion: ConversionOptions, output: "LocalOutput", dataset: str, *, given: list[str]
+    conversion: ConversionOptions, output: "Output", dataset: str, *, given: list[str]
 ) -> "tuple[Settings, Selection]":
     """Return the options that the shards were made with; raises UsageError if others were given."""
     from vdaprep import manifest
@@ -93,7 +95,7 @@ def _choice(
         key = _KEYS.get(name, name)
         if said.get(key) != stored.get(key):
             raise UsageError(
-                f"--{name.replace('_', '-')}: the shards in {output.folder} were made with {key} = {stored.get(key)}; "
+                f"--{name.replace('_', '-')}: the shards in {output.place()} were made with {key} = {stored.get(key)}; "
                 "leave the option out."
             )
     return settings_of(stored, dataset=dataset)
@@ -106,7 +108,7 @@ def _given(context: typer.Context) -> list[str]:
     return sorted(name for name, of in sources.items() if name != "raw" and of and of.name == "COMMANDLINE")
 
 
-def _plan(dataset: str, raw: str, settings: "Settings", selection: "Selection", output: "LocalOutput") -> "Plan":
+def _plan(dataset: str, raw: str, settings: "Settings", selection: "Selection", output: "Output") -> "Plan":
     from vdaprep.plan import make_plan
     from vdaprep.saved_plan import prepare
 
@@ -121,12 +123,12 @@ def _print(found: "Diagnosis") -> None:
         console.print(str(item), markup=False, highlight=False, soft_wrap=True)
 
 
-def _conclude(found: "Diagnosis", output: "LocalOutput", *, remove_extra: bool) -> None:
+def _conclude(found: "Diagnosis", output: "Output", *, remove_extra: bool) -> None:
     if not found.findings:
-        console.print(f"{output.folder}: all is well, nothing was written", highlight=False, soft_wrap=True)
+        console.print(f"{output.place()}: all is well, nothing was written", highlight=False, soft_wrap=True)
         return
     names = ", ".join(shard.name for shard in found.broken) or "no shard"
-    console.print(f"{output.folder}: made anew and read back: {names}", highlight=False, soft_wrap=True)
+    console.print(f"{output.place()}: made anew and read back: {names}", highlight=False, soft_wrap=True)
     if found.extra and not remove_extra:
         raise VdakitError(
             f"{', '.join(output.place(name) for name in found.extra)}: not part of this data set; "

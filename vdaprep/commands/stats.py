@@ -14,19 +14,20 @@ EXAMPLE = "vdaprep stats shards/ --plot stats.png"
 
 
 def command(
-    paths: Annotated[list[Path], typer.Argument(help="Folders of shards, or shards.", metavar="PATH...")],
+    paths: Annotated[list[str], typer.Argument(help="Folders of shards, or shards; or URLs.", metavar="PATH...")],
     read_all: Annotated[bool, typer.Option("--all", help="Read every frame, not 400 of each data set.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the statistics.", metavar="FILE.png")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the statistics as JSON.")] = False,
 ) -> None:
     """Show how deep, how lively and how large converted data sets are."""
     from vdaprep import stats, stats_report
+    from vdaprep.places import place_of
     from vdaprep.progress import frame_bar
     from vdaprep.verify import find_shards
 
     if plot is not None and plot.suffix.lower() != ".png":
         raise UsageError(f"--plot {plot}: expected a file name that ends in .png.")
-    tars = list(dict.fromkeys(tar for path in paths for tar in find_shards(path)))
+    tars = list(dict.fromkeys(tar for path in paths for tar in find_shards(place_of(path))))
     with frame_bar("read", total=None) as bar:
         found = stats.gather(tars, read_all=read_all, on_frame=bar.advance)
     if as_json:

@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +17,7 @@ EXAMPLE = "vdaprep verify shards/ --deep --geometry"
 
 
 def command(
-    paths: Annotated[list[Path], typer.Argument(help="Folders of shards, or shards.", metavar="PATH...")],
+    paths: Annotated[list[str], typer.Argument(help="Folders of shards, or shards; or URLs.", metavar="PATH...")],
     deep: Annotated[bool, typer.Option("--deep", help="Decode every member and compare it with the schema.")] = False,
     geometry: Annotated[
         bool, typer.Option("--geometry", help="Warp frames with depth and poses: do they agree?")
@@ -27,17 +26,19 @@ def command(
 ) -> None:
     """Find whatever is wrong with shards; exit 1 and name it."""
     from vdaprep import geometry as warping
+    from vdaprep.places import place_of
     from vdaprep.progress import frame_bar
     from vdaprep.verify import count_frames, find_shards
     from vdaprep.verify import verify as check
 
-    frames = count_frames(paths)
+    places = [place_of(path) for path in paths]
+    frames = count_frames(places)
     with frame_bar("verify", total=frames) as bar:
-        report = check(paths, deep=deep, on_frames=bar.advance)
+        report = check(places, deep=deep, on_frames=bar.advance)
     measured: list[warping.TrajectoryGeometry] = []
     if geometry and not report.findings:
         with frame_bar("warp", total=frames) as bar:
-            tars = dict.fromkeys(tar for path in paths for tar in find_shards(path))
+            tars = dict.fromkeys(tar for place in places for tar in find_shards(place))
             measured = warping.measure(tars, on_frame=bar.advance)
     findings = [*report.findings, *(what for item in measured for what in item.findings)]
     if as_json:

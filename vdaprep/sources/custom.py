@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 
@@ -14,7 +13,8 @@ from vdaprep.archive import Location, Reader, Tree
 from vdaprep.errors import FrameError, UsageError
 from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory
 from vdaprep.parsing import parse_jpeg, parse_npy, parse_table
-from vdaprep.png import parse_png, parse_png16
+from vdaprep.png import encode_png, parse_png, parse_png16
+from vdaprep.poses import is_rigid
 
 EXPECTED = (
     "NAME/rgb/000000.png or .jpg with NAME/depth/000000.npy (metres) or .png (16 bits, with --depth-unit), "
@@ -28,7 +28,6 @@ _FILE = re.compile(
 )
 _UNFINISHED = re.compile(r"\.vdaprep-tmp(/|$)")  # what an export left that died
 _BEYOND_CODE = 65535
-_RIGID = 1e-3  # how far a rotation times its transpose may be from the identity
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def _read_poses(
     table = _read_table(location, reader, columns=16, what="pose", problems=problems, allowed=(count,))
     poses = table.reshape(count, 4, 4)
     for index, pose in enumerate(poses):
-        if np.isfinite(pose).all() and not _is_rigid(pose):
+        if np.isfinite(pose).all() and not is_rigid(pose):
             problems[index] = f"has no usable pose: its line of {location} is not a rotation and a translation"
     return poses
 
@@ -151,12 +150,6 @@ def _read_table(
             hit = range(frames) if len(lines) == 1 else [index]
             problems.update(dict.fromkeys(hit, f"has no usable {what}: line {index + 1} {bad}"))
     return np.array([[np.nan] * columns if line is None else line for line in lines])
-
-
-def _is_rigid(pose: Float64[np.ndarray, "4 4"]) -> bool:
-    rotation = pose[:3, :3]
-    orthogonal = np.abs(rotation @ rotation.T - np.eye(3)).max() < _RIGID
-    return bool(orthogonal and np.linalg.det(rotation) > 0 and np.array_equal(pose[3], [0, 0, 0, 1]))
 
 
 def read_rgb(files: FrameFiles, reader: Reader) -> RgbImage:
@@ -215,9 +208,7 @@ def sample_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterato
     poses: list[str] = []
     intrinsics: list[str] = []
     for index, (frame,) in enumerate(shots):
-        ok, png = cv2.imencode(".png", cv2.cvtColor(frame.rgb.pixels, cv2.COLOR_RGB2BGR))
-        assert ok  # cv2 encodes any uint8 image
-        yield f"{trajectory}/rgb/{index:06d}.png", png.tobytes()
+        yield f"{trajectory}/rgb/{index:06d}.png", encode_png(frame.rgb.pixels)
         depth = io.BytesIO()
         np.save(depth, frame.depth_m, allow_pickle=False)
         yield f"{trajectory}/depth/{index:06d}.npy", depth.getvalue()

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 
@@ -19,8 +18,8 @@ from vdaprep import manifest
 from vdaprep.archive import Location, Reader, Tree
 from vdaprep.errors import FrameError
 from vdaprep.exr import encode_exr, parse_exr
-from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory
-from vdaprep.png import parse_png, png_size
+from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
+from vdaprep.png import encode_png, parse_png, png_size
 
 EXPECTED = (
     "GTAV_{540,720,1080}/0000/{images/0000.png,depths/0000.exr,poses/0000.json}, in folders or in GTAV_540.tar.gz"
@@ -58,8 +57,7 @@ def find_trajectories(tree: Tree, options: SourceOptions) -> list[Trajectory]:
 
 
 def _trajectory(name: str, files: _Files) -> Trajectory:
-    rgb, depth = files["rgb"], files["depth"]
-    frames = tuple(FrameFiles(i, rgb.get(i), depth.get(i)) for i in sorted(rgb.keys() | depth.keys()))
+    frames = pair_files(files["rgb"], files["depth"])
     return Trajectory(name, "GTAV", frames, {str(i): location for i, location in files["pose"].items()})
 
 
@@ -218,9 +216,7 @@ def sample_world(trajectory: str) -> str:
 def sample_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:
     """Write frames as GTAV_540 has them: depth becomes half floats, the sky infinity, the world left-handed."""
     for index, (frame,) in enumerate(shots):
-        ok, png = cv2.imencode(".png", cv2.cvtColor(frame.rgb.pixels, cv2.COLOR_RGB2BGR))
-        assert ok  # cv2 encodes any uint8 image
-        yield f"GTAV_540/{trajectory}/images/{index:04d}.png", png.tobytes()
+        yield f"GTAV_540/{trajectory}/images/{index:04d}.png", encode_png(frame.rgb.pixels)
         with np.errstate(over="ignore"):  # beyond the range of half floats is sky
             raw = (frame.depth_m.astype(np.float64) / _unit_m()).astype(np.float16)
         yield f"GTAV_540/{trajectory}/depths/{index:04d}.exr", encode_exr(raw)

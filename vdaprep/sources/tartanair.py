@@ -8,16 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from vdaprep import manifest
 from vdaprep.archive import Location, Reader, Tree
 from vdaprep.errors import FrameError, UsageError
-from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory, scale_intrinsics
+from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files, scale_intrinsics
 from vdaprep.parsing import parse_npy, parse_table
-from vdaprep.png import parse_png, parse_png_floats
+from vdaprep.png import encode_png, parse_png, parse_png_floats
 
 EXPECTED = (
     "ENV/{Easy,Hard}/P000/image_left/000000_left.png (v1) or "
@@ -87,8 +86,7 @@ def _match(path: str) -> tuple[str, re.Match[str] | None]:
 
 
 def _trajectory(name: str, layout: str, files: dict[str, dict[int, Location]], pose: Location | None) -> Trajectory:
-    rgb, depth = files["rgb"], files["depth"]
-    frames = tuple(FrameFiles(i, rgb.get(i), depth.get(i)) for i in sorted(rgb.keys() | depth.keys()))
+    frames = pair_files(files["rgb"], files["depth"])
     return Trajectory(name, layout, frames, {} if pose is None else {"pose": pose})
 
 
@@ -222,9 +220,7 @@ def sample_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterato
     """Write frames as TartanAir v1 has them; sky becomes 10,000 m."""
     lines: list[str] = []
     for index, (frame,) in enumerate(shots):
-        ok, png = cv2.imencode(".png", cv2.cvtColor(frame.rgb.pixels, cv2.COLOR_RGB2BGR))
-        assert ok  # cv2 encodes any uint8 image
-        yield f"{trajectory}/image_left/{index:06d}_left.png", png.tobytes()
+        yield f"{trajectory}/image_left/{index:06d}_left.png", encode_png(frame.rgb.pixels)
         depth = io.BytesIO()
         np.save(depth, np.where(np.isinf(frame.depth_m), np.float32(10_000), frame.depth_m), allow_pickle=False)
         yield f"{trajectory}/depth_left/{index:06d}_left_depth.npy", depth.getvalue()

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt16
 
 from vdaprep import codec, manifest
 from vdaprep.archive import Location, Reader, Tree
 from vdaprep.errors import FrameError, UsageError
-from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory
+from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
 from vdaprep.parsing import parse_jpeg, parse_table
-from vdaprep.png import parse_png, parse_png16
+from vdaprep.png import encode_png16, parse_png, parse_png16
+from vdaprep.poses import is_rigid
 
 EXPECTED = (
     "Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg (2.0.3) or vkitti_1.3.1_rgb/0001/clone/00000.png (1.3.1), "
@@ -77,8 +77,7 @@ def _known_files(tree: Tree) -> Iterator[tuple[tuple[str, str], dict[str, str], 
 def _trajectory(
     name: str, layout: str, files: Mapping[str, Mapping[int, Location]], tables: Mapping[str, Location]
 ) -> Trajectory:
-    rgb, depth = files["rgb"], files["depth"]
-    frames = tuple(FrameFiles(i, rgb.get(i), depth.get(i)) for i in sorted(rgb.keys() | depth.keys()))
+    frames = pair_files(files["rgb"], files["depth"])
     return Trajectory(name, layout, frames, tables)
 
 
@@ -128,11 +127,7 @@ def _read_poses(
 def pose_from_row(row: Float64[np.ndarray, "16"]) -> Float64[np.ndarray, "4 4"] | None:
     """Turn a row-major world-to-camera matrix (OpenCV axes) into camera_to_world; None if it is not rigid."""
     world_to_camera = row.reshape(4, 4)
-    rotation = world_to_camera[:3, :3]
-    rigid = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) and np.linalg.det(rotation) > 0
-    if not rigid or not np.array_equal(world_to_camera[3], [0, 0, 0, 1]):
-        return None
-    return np.linalg.inv(world_to_camera)
+    return np.linalg.inv(world_to_camera) if is_rigid(world_to_camera) else None
 
 
 def _read_table(
@@ -268,9 +263,10 @@ def sample_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterato
     for index, shot in enumerate(shots):
         for camera, frame in enumerate(shot):
             yield f"{trajectory}/frames/rgb/Camera_{camera}/rgb_{index:05d}.jpg", _jpeg(trajectory, frame)
-            ok, png = cv2.imencode(".png", _centimetres(frame.depth_m))
-            assert ok  # cv2 encodes any uint16 image
-            yield f"{trajectory}/frames/depth/Camera_{camera}/depth_{index:05d}.png", png.tobytes()
+            yield (
+                f"{trajectory}/frames/depth/Camera_{camera}/depth_{index:05d}.png",
+                encode_png16(_centimetres(frame.depth_m)),
+            )
             assert frame.camera_to_world is not None  # rendered frames have poses
             rows = {"intrinsic": frame.intrinsics, "extrinsic": np.linalg.inv(frame.camera_to_world).ravel()}
             for kind, row in rows.items():

@@ -22,7 +22,7 @@ def command(
     frames: Annotated[int | None, typer.Option(help="Frames of a window.", show_default="as trained")] = None,
     size: Annotated[int | None, typer.Option(help="Pixels of the short side.", show_default="as trained")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="as trained")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that read.")] = 2,
+    workers: Annotated[int, typer.Option(help="Threads that read.")] = 2,
     cache: Annotated[str | None, typer.Option(help="Keep whole shards here.", metavar="DIR")] = None,
     cache_size: Annotated[str, typer.Option(help="Most that it holds.")] = "20GB",
     cache_free: Annotated[str, typer.Option(help="Room it leaves on its disk.")] = "1GB",
@@ -33,7 +33,6 @@ def command(
         raise UsageError("--long takes whole trajectories in windows of 32 frames; leave --frames out.")
     from dataclasses import replace
 
-    from vdatrain import run as runs
     from vdatrain.cache import open_cache
     from vdatrain.evaluate import EvaluationPlan, evaluate
     from vdatrain.evaluate_long import evaluate_long
@@ -41,11 +40,12 @@ def command(
     from vdatrain.infer import Predictor
     from vdatrain.live import window_bar
     from vdatrain.precision import Precision, default_device
+    from vdatrain.trained import load_model
     from vdatrain.video_in import DEFAULT_DIFF
     from vdatrain.windows import WindowShape
 
     clips = read_index(shards, split=split, cache=open_cache(cache, size=cache_size, free=cache_free))
-    model, config = runs.load_model(checkpoint)
+    model, config = load_model(checkpoint)
     asked = {"frames": frames, "size": size, "precision": precision}
     config = replace(config, **{name: value for name, value in asked.items() if value is not None})
     here = Precision(default_device(), config.precision)

@@ -7,7 +7,9 @@ import typer
 from rich import box
 from rich.table import Table
 
+from vdaprep.schema import UsageError
 from vdatrain.console import console
+from vdatrain.options import StepOptions, with_step_options
 
 if TYPE_CHECKING:
     from vdatrain.config import Config
@@ -20,54 +22,70 @@ _GIB = 1 << 30
 _NEGLIGIBLE = 0.0005  # share of the whole below which a part is not listed
 
 
+@with_step_options(on_cpu={})
 def command(
-    variant: Annotated[str | None, typer.Option(help="See vdatrain variants.", show_default="basic")] = None,
-    encoder: Annotated[str | None, typer.Option(help="tiny, vits, vitb or vitl.", show_default="vits")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="paper, finetune, adapter or scratch.", show_default="scratch")
-    ] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames of a window.", show_default="32")] = None,
-    size: Annotated[int | None, typer.Option(help="Pixels of a side, n x 14.", show_default="518")] = None,
-    batch: Annotated[int | None, typer.Option(help="Windows at a time.", show_default="1")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Batches a step.", show_default="1")] = None,
-    ema: Annotated[float | None, typer.Option(help="Decay of averaged weights; 0: none.", show_default="0.999")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="fp32")] = None,
-    recompute: Annotated[
-        str | None, typer.Option(help="none, head, encoder or all: parts computed twice.", show_default="none")
-    ] = None,
+    step: StepOptions = StepOptions(),  # noqa: B008 - it is frozen
     config: Annotated[Path | None, typer.Option(help="TOML of vdatrain run.", metavar="FILE")] = None,
     device_memory: Annotated[
         str | None, typer.Option(help="Of another GPU than this machine's, like 24GB.", metavar="SIZE")
     ] = None,
+    ranks: Annotated[
+        int | None, typer.Option(help="Processes that --shard-model spreads over.", show_default="the GPUs here")
+    ] = None,
 ) -> None:
-    """Say what a training step takes in memory, part by part, what fits at most, and how long a step takes."""
-    options = dict(locals())
+    """Say what a training step takes in memory, part by part, what fits at most, and how long a step takes.
+
+    With --shard-model, what a rank keeps of the model, and the blocks of it that are gathered while they are at work.
+    """
     from vdatrain.cache import parse_size
     from vdatrain.config import from_file, from_mapping
     from vdatrain.memory import footprint
     from vdatrain.planning import Room, room_of
     from vdatrain.precision import Precision, default_device
 
-    own = ("config", "device_memory")
-    given = {name: value for name, value in options.items() if value is not None and name not in own}
-    settings = from_mapping(
-        {"shards": "shards", **(from_file(config) if config else {}), **given}, where="vdatrain plan"
-    )
+    asked = {**(from_file(config) if config else {}), **step.given()}
+    settings = from_mapping({"shards": "shards", **asked}, where="vdatrain plan")
     here = Precision(default_device(), settings.precision)
     elsewhere = device_memory is not None
-    room = Room(parse_size(device_memory, option="device-memory"), on_gpu=True) if elsewhere else room_of(here.device)
-    takes = footprint(settings, on_gpu=room.on_gpu)
-    console.print(
-        f"{settings.variant}, {settings.encoder}: batch {settings.batch} x {settings.frames} frames of "
-        f"{settings.size}x{settings.size}, {settings.precision}, recompute {settings.recompute}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    world = _ranks(settings, ranks)
+    if elsewhere:
+        room = Room(parse_size(device_memory, option="device-memory"), on_gpu=True, ranks=world)
+    else:
+        room = room_of(here.device, ranks=world)
+    takes = footprint(settings, on_gpu=room.on_gpu, ranks=world)
+    console.print(_heading(settings, world), highlight=False, soft_wrap=True)
     console.print(_table(takes))
     for sentence in (_verdict(settings, takes, room, elsewhere=elsewhere), _time(takes, here, elsewhere=elsewhere)):
         console.print(sentence, highlight=False, soft_wrap=True)
-    if here.device.type == "cuda" and not elsewhere and takes.total <= room.limit:
+    alone = world == 1 and not elsewhere
+    if here.device.type == "cuda" and alone and takes.total <= room.limit:
         console.print(_measured(settings, takes, here), highlight=False, soft_wrap=True)
+
+
+def _ranks(config: "Config", ranks: int | None) -> int:
+    """Return how many ranks share the model; raises UsageError where that makes no sense."""
+    import torch
+
+    if not config.shard_model:
+        if ranks is not None:
+            raise UsageError(
+                f"--ranks {ranks}: each holds all of the model without --shard-model; give that too, or no --ranks."
+            )
+        return 1
+    found = torch.cuda.device_count() if ranks is None else ranks
+    if found < 2:
+        raise UsageError(
+            f"--shard-model: spreads the model over 2 ranks or more, found {found}; say how many with --ranks."
+        )
+    return found
+
+
+def _heading(config: "Config", ranks: int) -> str:
+    spread = f", on each of {ranks} ranks that share the model" if ranks > 1 else ""
+    return (
+        f"{config.variant}, {config.encoder}: batch {config.batch} x {config.frames} frames of "
+        f"{config.size}x{config.size}, {config.precision}, recompute {config.recompute}{spread}"
+    )
 
 
 def _table(takes: "Footprint") -> Table:
@@ -91,7 +109,8 @@ def _verdict(config: "Config", takes: "Footprint", room: "Room", *, elsewhere: b
         return f"It fits: a step may take {limit}; the largest batch that does is {largest_batch(config, room)}."
     change = change_to_fit(config, room)
     if change is None:
-        return f"It does not fit: a step may take {limit}; choose a smaller --encoder or --preset paper."
+        others = "more --ranks" if config.shard_model else "--shard-model on several GPUs"
+        return f"It does not fit: a step may take {limit}; choose a smaller --encoder, --preset paper or {others}."
     return (
         f"It does not fit: a step may take {limit}. It does with {change.options}: {change.takes.total / _GIB:.2f} GiB."
     )

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vdaprep.schema import UsageError
+from vdatrain.config import WITHOUT_GPU
 from vdatrain.console import console, errors, warn
+from vdatrain.options import StepOptions, with_step_options
 from vdatrain.tables import evaluation_table
 
 if TYPE_CHECKING:
@@ -20,66 +22,39 @@ if TYPE_CHECKING:
 EXAMPLE = "vdatrain run --shards shards/ --variant conv --encoder tiny --size 112 --frames 8"
 
 
+@with_step_options(on_cpu=WITHOUT_GPU)
 def command(
     shards: Annotated[str | None, typer.Option(help="What vdaprep convert wrote, or its URL.", metavar="DIR")] = None,
-    variant: Annotated[str | None, typer.Option(help="See vdatrain variants.", show_default="basic")] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="tiny, vits, vitb or vitl.", show_default="vits; tiny on a CPU")
-    ] = None,
+    step: StepOptions = StepOptions(),  # noqa: B008 - it is frozen
     init: Annotated[str | None, typer.Option(help="Weights to begin with: a file, dinov2 or none.")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="paper, finetune, adapter or scratch.", show_default="scratch")
-    ] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames of a window.", show_default="32; 8 on a CPU")] = None,
-    stride: Annotated[int | None, typer.Option(help="Take every n-th frame.", show_default="1")] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Pixels of a side, n x 14.", show_default="518; 112 on a CPU")
-    ] = None,
-    batch: Annotated[int | None, typer.Option(help="Windows at a time, on each rank.", show_default="1")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Batches a step.", show_default="1")] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Steps of the optimiser.", show_default="10000; 200 on a CPU")
-    ] = None,
+    stride: Annotated[int | None, typer.Option(help="Take every n-th frame.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the optimiser.")] = None,
     lr: Annotated[float | None, typer.Option(help="Greatest learning rate.", show_default="the preset's")] = None,
-    warmup: Annotated[int | None, typer.Option(help="Steps to the greatest rate.", show_default="100")] = None,
-    ema: Annotated[float | None, typer.Option(help="Decay of averaged weights; 0: none.", show_default="0.999")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order, crops.", show_default="0")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="fp32")] = None,
-    recompute: Annotated[
-        str | None, typer.Option(help="Save memory of none, head, encoder or all, for time.", show_default="none")
-    ] = None,
+    warmup: Annotated[int | None, typer.Option(help="Steps to the greatest rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order, crops.")] = None,
     compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = None,
-    shard_model: Annotated[
-        bool | None, typer.Option("--shard-model/--no-shard-model", help="Spread the model over the ranks (FSDP2).")
-    ] = None,
     mix: Annotated[
         str | None, typer.Option(help="How often each data set comes: tartanair=1,vkitti=3.", show_default="all once")
     ] = None,
-    images_per_clip: Annotated[
-        int | None, typer.Option(help="Single frames beside each window.", show_default="0")
-    ] = None,
+    images_per_clip: Annotated[int | None, typer.Option(help="Single frames beside each window.")] = None,
     skip_bad: Annotated[
-        int | None, typer.Option(help="Windows that may be unreadable, each replaced by another.", show_default="0")
+        int | None, typer.Option(help="Windows that may be unreadable, each replaced by another.")
     ] = None,
     stall_timeout: Annotated[
-        float | None, typer.Option(help="Seconds until a read counts as stalled; 0: never.", show_default="300")
+        float | None, typer.Option(help="Seconds until a read counts as stalled; 0: never.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads that read.", show_default="2")] = None,
-    log_every: Annotated[int | None, typer.Option(help="Steps.", show_default="10")] = None,
-    eval_every: Annotated[int | None, typer.Option(help="Steps.", show_default="500")] = None,
-    eval_windows: Annotated[int | None, typer.Option(help="Windows of those; 0: all.", show_default="32")] = None,
-    save_every: Annotated[
-        int | None, typer.Option(help="Steps; 0: where it evaluates. It saves there anyway.", show_default="0")
-    ] = None,
-    keep: Annotated[int | None, typer.Option(help="Checkpoints kept beside the last.", show_default="1")] = None,
-    track: Annotated[
-        str | None, typer.Option(help="tensorboard, wandb, both with a comma, or none.", show_default="tensorboard")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that read.")] = None,
+    log_every: Annotated[int | None, typer.Option(help="Steps between two lines of the log.")] = None,
+    eval_every: Annotated[int | None, typer.Option(help="Steps between two evaluations on held-out clips.")] = None,
+    eval_windows: Annotated[int | None, typer.Option(help="Windows of each of those; 0: all.")] = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps; 0: where it evaluates. It saves there anyway.")] = None,
+    keep: Annotated[int | None, typer.Option(help="Checkpoints kept beside the last.")] = None,
+    track: Annotated[str | None, typer.Option(help="tensorboard, wandb, both with a comma, or none.")] = None,
     cache: Annotated[
         str | None, typer.Option(help="Keep whole shards here, for slow disks and URLs.", metavar="DIR")
     ] = None,
-    cache_size: Annotated[str | None, typer.Option(help="Most that it holds.", show_default="20GB")] = None,
-    cache_free: Annotated[str | None, typer.Option(help="Room it leaves on its disk.", show_default="1GB")] = None,
+    cache_size: Annotated[str | None, typer.Option(help="Most that it holds.")] = None,
+    cache_free: Annotated[str | None, typer.Option(help="Room it leaves on its disk.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with any of these.", metavar="FILE")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/VARIANT")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -88,7 +63,7 @@ def command(
     ] = None,
 ) -> None:
     """Train a variant; weights, log and the final evaluation go to the folder of the run."""
-    options = dict(locals())  # the options that Config knows, None where nothing was given
+    options = {**step.given(), **locals()}  # None where nothing was given
     from vdatrain import run as runs
     from vdatrain import train
     from vdatrain.config import Config
@@ -97,7 +72,7 @@ def command(
     from vdatrain.stopping import Stop, parse_duration
 
     stop = Stop(parse_duration(time_limit) if time_limit else None)
-    own = ("config", "out", "resume", "time_limit")
+    own = ("step", "config", "out", "resume", "time_limit")  # of no field of Config
     given = {name: value for name, value in options.items() if value is not None and name not in own}
     with joined() as ranks:
         # The first rank alone reads the folder and says what it makes of the options.
@@ -126,7 +101,7 @@ def _settle(
         asked = {**(from_file(config) if config else {}), **given}
         settings = from_mapping({**_defaults(asked), **asked}, where="vdatrain run")
         folder = out or Path("runs", settings.variant)
-    return settings.to_json(), str(folder)
+    return settings.options(), str(folder)
 
 
 @contextmanager
@@ -162,7 +137,6 @@ def _print_result(run: "Run", result: "tuple[int, Evaluation] | None") -> None:
 
 def _defaults(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a machine without a GPU takes instead of the defaults for one, and say so."""
-    from vdatrain.config import WITHOUT_GPU
     from vdatrain.precision import default_device
 
     smaller = {name: value for name, value in WITHOUT_GPU.items() if name not in asked}
@@ -177,7 +151,7 @@ def _changed(config: "Config", given: Mapping[str, Any]) -> "Config":
     """Return the run's configuration with what may be otherwise when it goes on; raises UsageError for the rest."""
     from vdatrain.config import CHANGEABLE, from_mapping
 
-    stored = config.to_json()
+    stored = config.options()
     refused = [
         f"--{name.replace('_', '-')} {stored[name]} to {value}"
         for name, value in given.items()

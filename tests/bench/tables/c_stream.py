@@ -11,14 +11,24 @@ from typing import Any
 
 from rich.table import Table
 
-from tests.bench.readers import FAMILIES, RAW
+from tests.bench.readers import FAMILIES, RAW, RAW_WHOLE
 from tests.bench.rendered import Rendered
 from tests.bench.timing import Timing, new_table, ratio
 
 ROOT = Path(__file__).parents[3]
 PEERS = ROOT / ".venv" / "bench-peers" / "bin" / "python"  # `make bench` makes it
 NEED_PEERS = ("streaming", "litdata")
-COLUMNS = ("windows/s, best", "median", "frames/s, best", "median", "first batch s, min", "median", "MB", "x raw")
+COLUMNS = (
+    "windows/s, best",
+    "median",
+    "frames/s, best",
+    "median",
+    "first s, min",
+    "median",
+    "MB",
+    "x raw",
+    "x whole",
+)
 
 
 def tables(rendered: Rendered, scratch: Path) -> Iterator[Table]:
@@ -43,8 +53,8 @@ def _table(taken: Mapping[str, list[tuple[float, float]]], megabytes: Mapping[st
         counts = (1, rendered.scale.window)
         rates = [rate for count in counts for rate in (count / each.minimum, count / each.median)]
         starts = (f"{first[name].minimum:.2f}", f"{first[name].median:.2f}")
-        speed = f"{ratio(window[RAW], each):.1f}"
-        table.add_row(name, *(f"{rate:.1f}" for rate in rates), *starts, f"{megabytes[name]:.0f}", speed)
+        speeds = (f"{ratio(window[raw], each):.1f}" for raw in (RAW, RAW_WHOLE))
+        table.add_row(name, *(f"{rate:.1f}" for rate in rates), *starts, f"{megabytes[name]:.0f}", *speeds)
     for family in NEED_PEERS:
         if not any(name.startswith(f"{family},") for name in window):
             table.add_row(
@@ -59,8 +69,10 @@ def _caption(rendered: Rendered, window: Mapping[str, Timing]) -> str:
         f"{rendered.scale.stream_windows} windows in which the readers took turns, each in a process of its own; all "
         "files are in the page cache. The others have 2 worker processes and decode by the calls that the stream makes "
         "(our bytes), or JPEG and 16-bit PNG of the depth codes, without differences (JPEG + PNG). Raw: cv2.imread, "
-        "cvtColor and np.load of each frame. MB: the most memory of all processes of a reader, shared pages once. The "
-        "ratio is the median of the rounds' own. The stream leaves the last of depth decoding to the device."
+        "cvtColor and np.load of each frame, no more; raw whole: also floats from 0 to 1 and the differences, as a "
+        "training script needs them and the shards hold them. First: seconds to the first window. MB: the most memory "
+        "of all processes of a reader, shared pages once. Ratios are medians of the rounds' own. The stream leaves the "
+        "last of decoding to the device."
     )
 
 
