@@ -9,6 +9,9 @@ PEERS := .venv/bench-peers
 PEER_PACKAGES := mosaicml-streaming litdata lightning-utilities "transformers<5" "huggingface-hub<1" "tokenizers<0.23" \
 	regex catalogue zstd brotli python-snappy cramjam xxhash tqdm obstore tifffile
 
+# Tests and demo start many processes; where Python may not keep what it compiled, each takes 6 s more for torch's modules.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check bench bench-gpu format clean
 
 # The main job from end to end: a sample, shards, two short trainings, the comparison.
