@@ -1,6 +1,7 @@
 """What the fault tests share: conversions as processes of their own, watched, killed, and compared with a clean one."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from tests.conftest import tree_bytes
 from vdaprep.outputs import PLAN_FILE
 from vdaprep.verify import check_folder
 
-PROGRAM = Path(sys.executable).with_name("vdaprep")
+# Silent while it is under way: how often a slow conversion says how far it is depends on the machine.
+PROGRAM = (sys.executable, "-c", "from vdaprep import cli, live; live.LINE_S = 1e9; cli.main()")
+PATIENCE_S = 300  # of conversions that take seconds
+TRIES = 20  # to reach a run before it has come to its end
 OPTIONS = ("--clip-frames", "4", "--frames-per-shard", "8", "--short-side", "96")
 UNFINISHED = (
     "is missing: the conversion was not finished; run convert again.",
@@ -42,7 +46,7 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 def arguments(raw: Path, out: Path, *more: object, workers: int = 1) -> list[str]:
-    fixed = (PROGRAM, "convert", "tartanair", "--raw", raw, "--out", out, "--workers", workers, *OPTIONS)
+    fixed = (*PROGRAM, "convert", "tartanair", "--raw", raw, "--out", out, "--workers", workers, *OPTIONS)
     return [str(item) for item in (*fixed, *more)]
 
 
@@ -69,19 +73,46 @@ class Run:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
-    def wait_for(self, condition: Callable[[], bool], *, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
+    def reaches(self, condition: Callable[[], bool]) -> bool:
+        """Wait until a condition holds; False if the run came to its end before that was seen."""
+        deadline = time.monotonic() + PATIENCE_S
         while not condition():
-            assert not self.has_ended, f"it ended before, saying {self.end()}"
+            if self.has_ended:
+                return False
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        return True
+
+    def reaches_shards(self, count: int) -> bool:
+        return self.reaches(lambda: len(list(self._out.glob("tartanair/*/shard-*.json"))) >= count)
+
+    @property
+    def is_concluded(self) -> bool:
+        """Whether all shards were made: what happens from then on comes too late."""
+        return (self._out / "tartanair" / "dataset.json").exists()
+
+    def hold(self) -> None:
+        """Stop all its processes where they are, until `go_on`."""
+        self.send_all(signal.SIGSTOP)
+        deadline = time.monotonic() + PATIENCE_S
+        while set(session(self.pid).values()) - {"T"}:
             assert time.monotonic() < deadline
             time.sleep(0.002)
 
-    def wait_for_shards(self, count: int) -> None:
-        self.wait_for(lambda: len(list(self._out.glob("tartanair/*/shard-*.json"))) >= count)
+    def go_on(self) -> None:
+        self.send_all(signal.SIGCONT)
+
+    def cpu_s(self) -> float:
+        """Return the processor's seconds that its processes have taken so far."""
+        ticks = 0
+        for pid in session(self.pid):
+            of_children = 2 if pid == self.pid else 0  # those that have ended; the others are counted themselves
+            ticks += sum(map(int, _status(pid)[11 : 13 + of_children]))
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def end(self) -> tuple[int, str]:
         """Wait; returns the exit code and what it said."""
-        _, said = self._process.communicate(timeout=120)
+        _, said = self._process.communicate(timeout=PATIENCE_S)
         return self._process.returncode, said
 
     def workers(self) -> list[int]:
@@ -97,26 +128,32 @@ class Run:
         os.kill(self.pid, number)
 
     def expect_gone(self) -> None:
-        """Expect every process of it to end by itself, soon."""
-        deadline = time.monotonic() + 5
+        """Expect every process of it to end by itself."""
+        deadline = time.monotonic() + 60
         while session(self.pid):
             assert time.monotonic() < deadline, [_command(pid) for pid in session(self.pid)]
             time.sleep(0.01)
 
 
-def session(leader: int) -> list[int]:
-    """List the living processes of a session."""
-    found: list[int] = []
-    for path in Path("/proc").iterdir():
-        if not path.name.isdecimal():
-            continue
-        try:
-            state, _, _, of, *_ = (path / "stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(of) == leader and state != "Z":
-            found.append(int(path.name))
-    return found
+def ended_cpu_s() -> float:
+    """Return the processor's seconds of all processes that this one started and that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def session(leader: int) -> dict[int, str]:
+    """Return the living processes of a session, each with its state."""
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    found = {pid: (status[0], int(status[3])) for pid in pids if (status := _status(pid))}
+    return {pid: state for pid, (state, of) in found.items() if of == leader and state != "Z"}
+
+
+def _status(pid: int) -> list[str]:
+    """Return what /proc says of a process, from its state on; nothing if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def _command(pid: int) -> str:

@@ -1,5 +1,6 @@
 """Conversions that are killed, stopped and disturbed at any moment: nothing is lost, and the end is the clean one."""
 
+import contextlib
 import fcntl
 import os
 import random
@@ -7,14 +8,17 @@ import shutil
 import signal
 import time
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.faults import (
     SIGNALS,
+    TRIES,
     Clean,
     Run,
+    ended_cpu_s,
     expect_only_unfinished,
     files,
     finish,
@@ -30,15 +34,15 @@ from vdaprep.verify import verify
 def test_killed_at_random_moments(workers: int, clean: Clean, tmp_path: Path) -> None:
     """Ten kills each, of the first process alone or of all; a run that came to its end begins anew."""
     rng = random.Random(workers)
-    kills, before = 0, dict[str, int]()
+    kills, before, longest_s = 0, dict[str, int](), clean.seconds[workers]
     while kills < 10:
         run = Run(clean.raw, tmp_path / "out", workers=workers)
-        time.sleep(rng.uniform(0.1, clean.seconds[workers]))
+        time.sleep(rng.uniform(0.1, longest_s))
         if run.has_ended:
             assert run.end() == (0, "")
             assert clean.matches(tmp_path / "out")
             shutil.rmtree(tmp_path / "out")
-            before = {}
+            before, longest_s = {}, max(0.5, 0.8 * longest_s)  # the machine may be less busy than it was
             continue
         kills += 1
         (run.send_all if kills % 2 else run.send)(signal.SIGKILL)
@@ -84,7 +88,7 @@ def _pack(raw: Path, out: Path) -> Path:
 @pytest.mark.slow
 def test_a_part_that_was_killed_is_made_again(clean: Clean, tmp_path: Path) -> None:
     run = Run(clean.raw, tmp_path / "out", "--part", "1/2")
-    run.wait_for_shards(2)
+    assert run.reaches_shards(2)
     run.send_all(signal.SIGKILL)
     run.end()
     both = [Run(clean.raw, tmp_path / "out", "--part", f"{number}/2") for number in (1, 2)]
@@ -102,26 +106,39 @@ def test_a_part_that_was_killed_is_made_again(clean: Clean, tmp_path: Path) -> N
 def test_a_signal_ends_it_cleanly_within_two_seconds(
     number: signal.Signals, workers: int, clean: Clean, tmp_path: Path
 ) -> None:
+    """Of the processor: on an idle machine that is what passes, a busy one takes longer. `signals` bounds any wait."""
     out = tmp_path / "out"
     for moment in ("the lock is held", "processes start", "shards are made"):
-        run = Run(clean.raw, out, workers=workers)
-        if moment == "shards are made":
-            run.wait_for_shards(len(finished(out)) + 1)
-        elif moment == "processes start" and workers > 1:
-            run.wait_for(lambda run=run: len(run.workers()) >= 1)
-        else:
-            run.wait_for((out / "tartanair" / ".vdaprep-lock").exists)
-        start = time.monotonic()
-        (run.send_all if number == signal.SIGINT else run.send)(number)
-        assert run.end() == (
+        for _ in range(TRIES):
+            code, said, spent_s = signalled(moment, number, clean, out, workers)
+            if not (out / "tartanair" / "dataset.json").exists():
+                break
+            shutil.rmtree(out)  # it was at its end before the signal came
+        assert (code, said) == (
             SIGNALS[number],
             "vdaprep: stopped; run the same command again to go on: what is finished is kept.\n",
         )
-        assert time.monotonic() - start < 2, moment
+        assert spent_s < 2, moment
         assert leftovers(out) == []
-        run.expect_gone()
         expect_only_unfinished(out)
     finish(clean, clean.raw, out)
+
+
+def signalled(moment: str, number: int, clean: Clean, out: Path, workers: int) -> tuple[int, str, float]:
+    """Send a signal at a moment; returns the exit code, what was said, and the seconds of work that it still took."""
+    before_s, shards = ended_cpu_s(), len(finished(out))
+    run = Run(clean.raw, out, workers=workers)
+    if moment == "shards are made":
+        run.reaches_shards(shards + 1)
+    elif moment == "processes start" and workers > 1:
+        run.reaches(lambda: len(run.workers()) >= 1)
+    else:
+        run.reaches((out / "tartanair" / ".vdaprep-lock").exists)
+    spent_s = run.cpu_s()
+    (run.send_all if number == signal.SIGINT else run.send)(number)
+    code, said = run.end()
+    run.expect_gone()
+    return code, said, ended_cpu_s() - before_s - spent_s
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -148,25 +165,38 @@ def test_a_signal_while_raw_data_is_listed(
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_replaced(clean: Clean, tmp_path: Path) -> None:
-    run = Run(clean.raw, tmp_path / "out", workers=2)
-    run.wait_for_shards(1)
-    os.kill(run.workers()[0], signal.SIGKILL)
-    code, said = run.end()
-    assert code == 0
+    for _ in range(TRIES):
+        run = Run(clean.raw, tmp_path / "out", workers=2)
+        run.reaches_shards(1)
+        kill(run.workers()[:1])
+        code, said = run.end()
+        assert code == 0
+        assert clean.matches(tmp_path / "out")
+        assert leftovers(tmp_path / "out") == []
+        if said:
+            break
+        shutil.rmtree(tmp_path / "out")  # it had nothing to do any more
     assert "the process that made it died (SIGKILL, as when memory runs out); another begins it anew." in said
-    assert clean.matches(tmp_path / "out")
-    assert leftovers(tmp_path / "out") == []
+
+
+def kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # it was about to end
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.slow
 def test_workers_that_always_die_end_it_with_a_sentence(clean: Clean, tmp_path: Path) -> None:
-    run = Run(clean.raw, tmp_path / "out", workers=2)
-    run.wait_for_shards(1)
-    while not run.has_ended:
-        for pid in run.workers():
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
-    code, said = run.end()
+    for _ in range(TRIES):
+        run = Run(clean.raw, tmp_path / "out", workers=2)
+        run.reaches_shards(1)
+        while not run.has_ended:
+            kill(run.workers())
+            time.sleep(0.02)
+        code, said = run.end()
+        if code:
+            break
+        shutil.rmtree(tmp_path / "out")  # they did not die often enough
     assert code == 1
     last = said.splitlines()[-1]
     assert last.startswith(f"vdaprep: {tmp_path}")
@@ -183,16 +213,34 @@ def test_workers_that_always_die_end_it_with_a_sentence(clean: Clean, tmp_path: 
 
 @pytest.mark.slow
 def test_a_second_convert_on_the_same_output_is_refused(clean: Clean, tmp_path: Path) -> None:
-    first = Run(clean.raw, tmp_path / "out")
-    first.wait_for((tmp_path / "out" / "tartanair" / ".vdaprep-lock").exists)
-    os.kill(first.pid, signal.SIGSTOP)
+    lock = tmp_path / "out" / "tartanair" / ".vdaprep-lock"
+    for _ in range(TRIES):
+        first = Run(clean.raw, tmp_path / "out")
+        first.reaches(lock.exists)
+        first.hold()
+        if is_locked(lock):
+            break
+        first.go_on()  # it was at its end
+        assert first.end() == (0, "")
+        shutil.rmtree(tmp_path / "out")
     for more in ((), ("--part", "1/2"), ("--finish",)):
         code, said = Run(clean.raw, tmp_path / "out", *more).end()
         assert code == 2
         assert said.endswith("another vdaprep is writing there; wait for it, or choose another --out.\n")
-    os.kill(first.pid, signal.SIGCONT)
+    first.go_on()
     assert first.end() == (0, "")
     assert clean.matches(tmp_path / "out")
+
+
+def is_locked(path: Path) -> bool:
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def test_the_lock_is_not_in_the_way_of_who_reads(raw, vdaprep, tmp_path: Path) -> None:

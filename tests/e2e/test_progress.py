@@ -117,7 +117,7 @@ def test_the_frames_of_a_process_that_died_are_taken_back(raw: RawTree, vdaprep:
     arguments = ("convert", "tartanair", "--raw", raw.root, "--out", tmp_path / "out", "--json", "--workers", "2")
     result = subprocess.run(
         [sys.executable, tmp_path / "deadly.py", *arguments],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     events = told(result.stdout)
@@ -143,7 +143,7 @@ def test_a_log_gets_a_line_now_and_then_and_a_summary(
     assert first.startswith(f"{tmp_path}/quick/tartanair: 24 frames in 4 clips, 4 shards, ")
     assert second.startswith("of that depth.zst ")
     assert second.endswith("; 0 inputs rejected")
-    assert third.startswith("24 frames in 0:00:0")
+    assert third.startswith("24 frames in 0:")
     assert "MB/s in" in third
     monkeypatch.setattr(live, "LINE_S", 0.0)
     slow = vdaprep(*convert, "--out", tmp_path / "slow")

@@ -23,8 +23,8 @@ def server(toy_shards: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    monkeypatch.setattr(remote, "PATIENCE", Patience(connect_s=0.5, answer_s=0.8, waits_s=(0.01,)))
+def well(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    """The server is asked itself, not a proxy, and does as it should."""
     monkeypatch.setenv("no_proxy", "*")
     server.asked.clear()
     server.faults.clear()
@@ -116,8 +116,11 @@ def test_options_that_cannot_be(server: Server, vdatrain, tmp_path, options, cod
     refused(vdatrain("run", *given, "--out", tmp_path / "run", *SMALL), code, sentence)
 
 
-def test_a_server_that_stalls_while_training_ends_the_run(server: Server, vdatrain, tmp_path: Path) -> None:
+def test_a_server_that_stalls_while_training_ends_the_run(
+    server: Server, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It answers until the index is read, which asks each tar for one byte."""
+    monkeypatch.setattr(remote, "PATIENCE", Patience(connect_s=10, answer_s=3, waits_s=(0.01,)))
     server.faults["shard-0001.tar"] = [None] * 2 + [STALL]
     cache = ("--cache", tmp_path / "cache", "--cache-free", "1MB")
     result = vdatrain("run", "--shards", f"{server.url}/tartanair", "--out", tmp_path / "run", *cache, *SMALL)

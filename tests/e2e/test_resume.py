@@ -122,7 +122,7 @@ def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
     folder, chance, killed = tmp_path / variant, random.Random(variant), 0
     argv = arguments(toy_shards, folder, variant=variant)
     for _ in range(3):
-        after_s = chance.uniform(0.1, 0.45) * whole.cpu_s  # so that the second still finds more to do than that
+        after_s = chance.uniform(0.05, 0.25) * whole.cpu_s  # so that the second still finds more to do than that
         child = start(argv, before=functools.partial(signal.setitimer, signal.ITIMER_PROF, after_s))
         killed += end_of(child) == -signal.SIGPROF
         argv = ("run", "--out", folder, "--resume") if (folder / "config.json").exists() else argv
@@ -178,7 +178,7 @@ def die(*arguments: object, **options: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wait_for(path: Path, *, patience_s: float = 60) -> None:
+def wait_for(path: Path, *, patience_s: float = 600) -> None:
     began = time.monotonic()
     while not path.exists():
         assert time.monotonic() - began < patience_s
@@ -264,15 +264,29 @@ def test_a_signal_during_an_evaluation_is_heard_between_two_windows(
 
 @pytest.mark.slow
 def test_sigterm_to_all_processes_of_a_run(toy_shards: Path, whole: Whole, vdatrain, tmp_path: Path) -> None:
-    """As a scheduler sends it, to a command line of its own."""
-    folder = tmp_path / "run"
-    command = [sys.executable, "-c", "from vdatrain.cli import main; main()", *map(str, arguments(toy_shards, folder))]
+    """As a scheduler sends it, to a command line of its own, which goes on with a step when it was sent."""
+    folder, step_is_due, was_sent = (tmp_path / name for name in ("run", "due", "sent"))
+    program = (
+        "import pathlib, sys, time\n"
+        "from vdatrain import cli, train\n"
+        "due, sent, real = pathlib.Path(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1)), train.take_step\n"
+        "def take_step(run, feed):\n"
+        "    if run.step == 3:\n"
+        "        due.touch()\n"
+        "        while not sent.exists():\n"
+        "            time.sleep(0.01)\n"
+        "    real(run, feed)\n"
+        "train.take_step = take_step\n"
+        "cli.main()\n"
+    )
+    command = [sys.executable, "-c", program, step_is_due, was_sent, *map(str, arguments(toy_shards, folder))]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    wait_for(folder / "last.pt")
+    wait_for(step_is_due)
     os.killpg(process.pid, signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    was_sent.touch()
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 0
     assert "saved and left after SIGTERM" in said.splitlines()[-1]
     assert "Traceback" not in said
@@ -280,9 +294,19 @@ def test_sigterm_to_all_processes_of_a_run(toy_shards: Path, whole: Whole, vdatr
     check_equal(folder, whole.folder / "conv")
 
 
-def test_a_run_leaves_when_its_time_is_over(toy_shards: Path, whole: Whole, vdatrain, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+def test_a_run_leaves_when_its_time_is_over(
+    toy_shards: Path, whole: Whole, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real = tmp_path / "run", train.take_step
+
+    def take_step(run: Run, feed: Feed) -> None:
+        if run.step == 4:
+            time.sleep(1.01)  # the machine may be fast
+        real(run, feed)
+
+    monkeypatch.setattr(train, "take_step", take_step)
     result = vdatrain(*arguments(toy_shards, folder), "--time-limit", "1s")
+    monkeypatch.undo()
     assert result.code == 0
     assert "saved and left at its time limit of 1 s, " in result.err.splitlines()[-1]
     result = vdatrain("run", "--out", folder, "--resume", "--time-limit", "2h")
