@@ -12,9 +12,8 @@ from jaxtyping import UInt16
 from vdaprep import codec, shards
 from vdaprep.errors import ShardError
 from vdaprep.places import Place
+from vdaprep.poses import is_rigid
 from vdaprep.schema import ClipEntry, ClipMeta, canonical_json, clip_key, member_name, parse_json
-
-_RIGID = 1e-3  # how far a rotation times its transpose may be from the identity
 
 
 @dataclass(frozen=True)
@@ -98,19 +97,9 @@ def _meta_problems(
         (meta.depth.to_json() == options.get("depth"), "its depth code is not the one of the options."),
         (diff == options.get("diff"), "its differences are not those of the options."),
         (all(min(row[:2]) > 0 for row in meta.intrinsics), "a focal length is not positive."),
-        (_are_rigid(meta.camera_to_world), "a pose is not a rotation and a translation."),
+        (all(map(is_rigid, np.array(meta.camera_to_world or ()))), "a pose is not a rotation and a translation."),
     ]
     yield from (problem for holds, problem in checks if not holds)
-
-
-def _are_rigid(poses: Sequence[Sequence[Sequence[float]]] | None) -> bool:
-    if poses is None:
-        return True
-    matrices = np.array(poses)
-    rotation = matrices[:, :3, :3]
-    orthogonal = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max() < _RIGID
-    last = np.abs(matrices[:, 3] - [0, 0, 0, 1]).max() == 0
-    return bool(orthogonal and last and np.linalg.det(rotation).min() > 0)
 
 
 class _Content:

@@ -5,7 +5,7 @@ checksum that each holds of itself, and for its spelling that JSON is canonical.
 """
 
 import contextlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from vdaprep import shards
 from vdaprep.check import CheckedShard, Finding, OnFrames, check_canonical, check_shard, finding_of
+from vdaprep.conclude import totals
 from vdaprep.errors import ShardError
 from vdaprep.outputs import PLAN_FILE
 from vdaprep.places import Place, files_below, in_order, read_bytes, size_of
@@ -222,16 +223,7 @@ def _check_clips_of(record: DatasetRecord, checked: Sequence[CheckedShard]) -> I
 
 def _check_totals(record: DatasetRecord, checked: Sequence[CheckedShard]) -> Iterator[str]:
     records = [shard.record for shard in checked if shard.record is not None]
-    kinds = Counter[str]()
-    for item in records:
-        kinds.update({kind: size for kind, (_, size) in item.kinds.items()})
-    expected = {
-        "bytes": sum(item.tar_bytes for item in records),
-        "bytes_by_kind": dict(kinds),
-        "clamped_near": sum(item.clamped_near for item in records),
-        "clips": sum(len(item.clips) for item in records),
-        "frames": sum(item.num_frames for item in records),
-    }
+    expected = totals(records)
     for name in sorted({*expected, *record.totals}):
         if record.totals.get(name) != expected.get(name):
             yield f"says {name} {record.totals.get(name)} in all, the records say {expected.get(name)}."

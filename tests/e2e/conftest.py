@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.conftest import toy_frame
+from tests.conftest import Outcome, toy_frame
 from tests.e2e.faults import Clean, Run, files
 from vdaprep import sources
 
@@ -27,3 +27,12 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
         assert (code, said) == (0, "")
     assert files(folder / "out1") == files(folder / "out2")
     return Clean(folder / "raw", files(folder / "out1"), seconds)
+
+
+def refused(result: Outcome, code: int, *sentence: str) -> None:
+    """Expect `vdatrain` to have said one sentence, that has these parts, beside what it takes without a GPU."""
+    assert result.code == code
+    [line] = [line for line in result.err.splitlines() if not line.startswith("no GPU here")]
+    assert line.startswith("vdatrain: ")
+    for part in sentence:
+        assert part in line

@@ -14,6 +14,7 @@ from functorch.compile import make_boxed_func
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 
+from tests.train.conftest import Toy
 from vdatrain import evaluate, feeding, train
 from vdatrain import run as runs
 from vdatrain.config import Config
@@ -77,17 +78,6 @@ def in_float32(work: Callable[..., Any]) -> Callable[..., Any]:
 
 def _exact(value: Tensor | None) -> Tensor | None:
     return value.to(torch.float64) if value is not None and value.is_floating_point() else value
-
-
-class Toy(nn.Module):
-    """A model that compiles in no time; its name for its weight is a part that every preset trains."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.branch = nn.Linear(3, 1)
-
-    def forward(self, frames: Tensor, differences: Tensor | None, diff_valid: Tensor) -> Tensor:
-        return self.branch(frames.movedim(2, -1)).squeeze(-1)
 
 
 @contextmanager

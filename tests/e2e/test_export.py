@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.e2e.conftest import refused
 from vdatrain import checkpoint, export, run, variants
 from vdatrain.config import Config
 from vdatrain.folder import stored_config
@@ -117,14 +118,6 @@ def test_a_graph_that_disagrees_is_not_written(vdatrain, tmp_path: Path, monkeyp
         monkeypatch.setattr(export, "_disagreement", lambda model, graph, inputs, error=error: error)
         refused(vdatrain("export", "--checkpoint", path, "--out", out), 1, "differs from the model's by")
     assert {item.name for item in tmp_path.iterdir()} == {"best.pt"}
-
-
-def refused(result, code: int, *sentence: str) -> None:
-    assert result.code == code
-    [line] = [line for line in result.err.splitlines() if not line.startswith("no GPU here")]
-    assert line.startswith("vdatrain: ")
-    for part in sentence:
-        assert part in line
 
 
 def test_what_cannot_be_exported(vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import refused
 from tests.serving import STALL, Server, serve
 from vdatrain import remote
 from vdatrain.remote import Patience
@@ -87,14 +88,6 @@ def test_an_evaluation_has_the_same_figures(server: Server, local: Path, toy_sha
     long = vdatrain("eval", "--shards", f"{server.url}/tartanair", "--long", *best)
     assert long.code == 0
     assert json.loads(long.out)["datasets"]["tartanair"]["trajectories"] == 1
-
-
-def refused(result, code: int, *sentence: str) -> None:
-    assert result.code == code
-    [line] = [line for line in result.err.splitlines() if not line.startswith("no GPU here")]
-    assert line.startswith("vdatrain: ")
-    for part in sentence:
-        assert part in line
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import RawTree, Run, make_shards
+from tests.e2e.conftest import refused
 from tests.serving import serve
 from vdaprep.plan import Settings
 from vdatrain import cli, remote, variants
@@ -27,15 +28,6 @@ def log(folder: Path) -> list[dict[str, object]]:
 
 def evaluations(folder: Path) -> list[dict[str, dict[str, float]]]:
     return [line["evaluation"] for line in log(folder) if "evaluation" in line]
-
-
-def refused(result, code: int, *sentence: str) -> None:
-    assert result.code == code
-    lines = [line for line in result.err.splitlines() if not line.startswith("no GPU here")]
-    assert len(lines) == 1
-    assert lines[0].startswith("vdatrain: ")
-    for part in sentence:
-        assert part in lines[0]
 
 
 @pytest.fixture(scope="module")

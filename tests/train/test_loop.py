@@ -18,6 +18,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vdatrain
+from tests.train.conftest import Toy
 from vdaprep.schema import VdakitError
 from vdatrain import feeding, folder, step, train, variants
 from vdatrain import run as runs
@@ -389,17 +390,6 @@ def test_a_frozen_encoder_stays_in_eval_mode_and_leaves_no_graph(begin) -> None:
     assert changed
     assert all(name.startswith(("head.", "branch.")) for name in changed)
     assert not begin(preset="finetune").model.pretrained.frozen
-
-
-class Toy(nn.Module):
-    """A model that compiles in no time; its name for its weight is a part that every preset trains."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.branch = nn.Linear(3, 1)
-
-    def forward(self, frames: Tensor, differences: Tensor | None, diff_valid: Tensor) -> Tensor:
-        return self.branch(frames.movedim(2, -1)).squeeze(-1)
 
 
 def works(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
