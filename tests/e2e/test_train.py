@@ -206,8 +206,8 @@ def test_weights_begin_a_run_of_another_variant(runs: Path, toy_shards: Path, vd
     arguments = ("run", "--shards", toy_shards, "--variant", "conv", "--out", tmp_path / "conv", *SMALL)
     assert vdatrain(*arguments, "--init", runs / "basic" / "best.pt", "--preset", "adapter").code == 0
     first = evaluations(tmp_path / "conv")[0]["average"]
-    # The branch starts as nothing, so conv begins where basic stopped: to rounding, since the preset freezes weights, and
-    # for input that is not contiguous torch multiplies frozen ones batch by batch (bmm), others in one product (mm).
+    # The branch starts as nothing, so conv begins where basic stopped: to rounding, since the preset freezes weights,
+    # and for input that is not contiguous torch multiplies frozen ones batch by batch (bmm), others at once (mm).
     stopped = json.loads((runs / "basic" / "evaluation.json").read_text())["average"]
     assert first == pytest.approx(stopped, rel=1e-6)
     arguments = ("run", "--shards", toy_shards, "--out", tmp_path / "basic", *SMALL)
