@@ -14,14 +14,16 @@ from hypothesis import HealthCheck, settings
 from rich.console import Console
 
 from vdaprep import cli as prep_cli
-from vdaprep import console as prep_console
-from vdaprep import live, sources
-from vdaprep.convert import Progress, convert
-from vdaprep.executors import LocalExecutor
-from vdaprep.frames import Frame, RgbImage
-from vdaprep.outputs import LocalOutput
-from vdaprep.plan import Selection, Settings, make_plan
-from vdaprep.schema import DatasetRecord
+from vdaprep import sources
+from vdaprep.cli import output as prep_console
+from vdaprep.cli import progress
+from vdaprep.conversion.convert import ConversionProgress, convert
+from vdaprep.conversion.options import Selection, Settings
+from vdaprep.conversion.plan import make_plan
+from vdaprep.raw.frames import Frame, RgbImage
+from vdaprep.shards.records import DatasetRecord
+from vdaprep.storage.output import LocalOutput
+from vdaprep.workers.local import LocalExecutor
 
 # Before torch is imported: its threads wait for each other on tiny tensors, a hundredfold on a machine that is busy;
 # and a copy of a process that has such threads waits for them for ever.
@@ -93,7 +95,9 @@ def make_shards(
 ) -> DatasetRecord:
     """Convert a raw tree into OUT/DATASET, without the command line."""
     plan = make_plan(dataset, raw=raw, settings=settings or Settings(), selection=selection or Selection())
-    return convert(plan, output=LocalOutput(out / dataset), executor=LocalExecutor(workers), progress=Progress())
+    return convert(
+        plan, output=LocalOutput(out / dataset), executor=LocalExecutor(workers), progress=ConversionProgress()
+    )
 
 
 @pytest.fixture
@@ -150,13 +154,14 @@ def runner(
 @pytest.fixture
 def vdaprep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Run vdaprep with arguments; returns its exit code and what it printed."""
-    monkeypatch.setattr(live, "LINE_S", 1e9)  # on a busy machine a short conversion is none
+    monkeypatch.setattr(progress, "LINE_S", 1e9)  # on a busy machine a short conversion is none
     yield runner(prep_cli.main, prep_console.console, monkeypatch, capsys)
 
 
 @pytest.fixture
 def vdatrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Run vdatrain with arguments; returns its exit code and what it printed."""
-    from vdatrain import cli, console
+    from vdatrain import cli
+    from vdatrain.cli import output
 
-    yield runner(cli.main, console.console, monkeypatch, capsys)
+    yield runner(cli.main, output.console, monkeypatch, capsys)

@@ -1,6 +1,7 @@
 """Everything that decides a training run, in one frozen value that the run folder keeps."""
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +9,34 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vdaprep.schema import UsageError
-from vdatrain.cache import parse_size
-from vdatrain.mix import parse_mix
-from vdatrain.places import without_secrets
+from vdaprep.errors import UsageError
+from vdatrain.storage.cache import parse_size
+from vdatrain.storage.places import without_secrets
+
+MAX_REPEATS = 1000
+
+
+def parse_mix(text: str) -> dict[str, float]:
+    """Read `tartanair=1,vkitti=3`; raises UsageError for anything else. An empty text is an empty mix."""
+    mix: dict[str, float] = {}
+    for item in text.split(",") if text else ():
+        name, _, number = (word.strip() for word in item.partition("="))
+        repeats = _number(number)
+        if not name or name in mix or not 0 <= repeats <= MAX_REPEATS:
+            raise UsageError(
+                f"--mix {text}: {item.strip()!r} is not understood; expected each data set once, with how often its "
+                f"windows come in an epoch (0 to {MAX_REPEATS}), like tartanair=1,vkitti=3."
+            )
+        mix[name] = repeats
+    return mix
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 RECOMPUTED = ("none", "head", "encoder", "all")
@@ -98,7 +123,9 @@ class Config:
     cache_free: str = "1GB"
 
     def __post_init__(self) -> None:
-        from vdatrain.layers.encoder import PATCH_SIZE  # here: --help, which says the defaults, does without torch
+        from vdatrain.models.layers.encoder import (
+            PATCH_SIZE,  # here: --help, which says the defaults, does without torch
+        )
 
         positive = ("frames", "stride", "batch", "accumulate", "steps", "log_every", "eval_every")
         for name in positive:
@@ -185,3 +212,39 @@ def from_file(path: Path) -> dict[str, Any]:
 def _expect(condition: bool, name: str, found: object, expected: str) -> None:
     if not condition:
         raise UsageError(f"--{name.replace('_', '-')} {found}: expected {expected}.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Learning rates at the peak, by the start of a parameter's name; 0 freezes the part.
+
+    `rates` is looked up from the first to the last entry; the last has the empty start and so takes what is left.
+    """
+
+    summary: str
+    rates: tuple[tuple[str, float], ...]
+
+    def rate_of(self, name: str, *, lr: float | None) -> float:
+        """Return the rate of a parameter; `lr` replaces the greatest one and scales the others along."""
+        rate = next(rate for start, rate in self.rates if name.startswith(start))
+        greatest = max(rate for _, rate in self.rates)
+        return rate if lr is None else rate * lr / greatest
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "paper": Recipe("encoder frozen, head and branch at 1e-4", (("pretrained.", 0.0), ("", 1e-4))),
+        "finetune": Recipe(
+            "encoder at 1e-6, head at 1e-5, branch at 1e-4", (("pretrained.", 1e-6), ("head.", 1e-5), ("", 1e-4))
+        ),
+        "adapter": Recipe("only the variant's own branch, at 1e-4", (("pretrained.", 0.0), ("head.", 0.0), ("", 1e-4))),
+        "scratch": Recipe("everything at 3e-4", (("", 3e-4),)),
+    }
+)
+
+
+def recipe(name: str) -> Recipe:
+    """Look a preset up; raises UsageError for an unknown name."""
+    if name not in RECIPES:
+        raise UsageError(f"--preset {name}: is not known; choose one of {', '.join(RECIPES)}.")
+    return RECIPES[name]

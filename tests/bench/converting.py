@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.bench.rendered import DATASET
-from vdaprep.convert import Progress, convert
-from vdaprep.executors import LocalExecutor
-from vdaprep.outputs import LocalOutput
-from vdaprep.plan import Selection, Settings, make_plan
+from vdaprep.conversion.convert import ConversionProgress, convert
+from vdaprep.conversion.options import Selection, Settings
+from vdaprep.conversion.plan import make_plan
+from vdaprep.storage.output import LocalOutput
+from vdaprep.workers.local import LocalExecutor
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def main(raw: str, out: str, workers: str, shard_frames: str) -> None:
     plan = make_plan(DATASET, raw=raw, settings=settings, selection=Selection())
     output, executor = LocalOutput(Path(out), writers=int(workers)), LocalExecutor(int(workers))
     before, busy = time.perf_counter(), time.process_time()
-    record = convert(plan, output=output, executor=executor, progress=Progress())
+    record = convert(plan, output=output, executor=executor, progress=ConversionProgress())
     seconds, busy = time.perf_counter() - before, time.process_time() - busy
     of_workers = resource.getrusage(resource.RUSAGE_CHILDREN)
     conversion = Conversion(

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tests.bench.readers import OUR_BYTES, PNG_DEPTH, WORKERS, Spec, Start, decode_ours
-from vdaprep.schema import ClipMeta, DiffSpec
-from vdatrain.index import read_index
-from vdatrain.reading import read_meta
+from vdaprep.shards.metadata import ClipMeta, DiffSpec
+from vdatrain.data.index import read_index
+from vdatrain.data.samples import read_meta
 
 Fields = Mapping[str, Any]
 
@@ -67,7 +67,7 @@ def _sample(meta: ClipMeta, members: Mapping[str, bytes], content: str, frames: 
 
 
 def _png(data: bytes, meta: ClipMeta) -> bytes:
-    from vdaprep import codec
+    from vdaprep.shards import codec
 
     codes = codec.unpack_codes(data, height=meta.height, width=meta.width)
     return cv2.imencode(".png", codes)[1].tobytes()

@@ -125,10 +125,9 @@ def _memory_of(pid: int) -> int:
 
 
 def _ours(spec: Spec) -> dict[str, Start]:
-    from vdatrain.index import read_index
-    from vdatrain.shares import Share
-    from vdatrain.stream import stream_batches
-    from vdatrain.windows import TrainingOrder, WindowShape
+    from vdatrain.data.index import read_index
+    from vdatrain.data.loader import stream_batches
+    from vdatrain.data.sampler import Share, TrainingOrder, WindowShape
 
     clips = read_index(spec.shards, split="train")
     order = TrainingOrder(tuple(clip.num_frames for clip in clips), WindowShape(spec.window))
@@ -201,7 +200,7 @@ def _webdataset(spec: Spec) -> dict[str, Start]:
 
 
 def _cut(clips: Any, window: int) -> Generator[tuple[Tensor, ...]]:
-    from vdaprep.schema import ClipMeta
+    from vdaprep.shards.metadata import ClipMeta
 
     for clip in clips:
         meta = ClipMeta.from_bytes(clip["json"], where=clip["__key__"])
@@ -217,7 +216,7 @@ def _cut(clips: Any, window: int) -> Generator[tuple[Tensor, ...]]:
 
 def decode_ours(members: Sequence[Sequence[bytes]], *, height: int, width: int, diff: Any) -> tuple[Tensor, ...]:
     """Decode frames, depth and differences by the calls that our own reader makes."""
-    from vdaprep import codec
+    from vdaprep.shards import codec
 
     size = {"height": height, "width": width}
     rgb, depth, differences = members

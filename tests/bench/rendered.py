@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from vdaprep import sources
-from vdaprep.convert import Progress, convert
-from vdaprep.executors import LocalExecutor
-from vdaprep.frames import Frame, RgbImage
-from vdaprep.outputs import LocalOutput
-from vdaprep.plan import Plan, Selection, Settings, make_plan
-from vdaprep.render import render_frame
-from vdaprep.scene import make_scene
+from vdaprep.conversion.convert import ConversionProgress, convert
+from vdaprep.conversion.options import Selection, Settings
+from vdaprep.conversion.plan import Plan, make_plan
+from vdaprep.raw.frames import Frame, RgbImage
+from vdaprep.storage.output import LocalOutput
+from vdaprep.synthetic.render import render_frame
+from vdaprep.synthetic.scene import make_scene
+from vdaprep.workers.local import LocalExecutor
 
 DATASET = "tartanair"
 # Rendered surfaces are smoother than real ones: with this noise, PNG and depth members are as large as those of real
@@ -107,7 +108,12 @@ class Rendered:
     @cached_property
     def shards(self) -> Path:
         out = self._folder / "shards"
-        convert(self.plan, output=LocalOutput(out / self.plan.dataset), executor=LocalExecutor(1), progress=Progress())
+        convert(
+            self.plan,
+            output=LocalOutput(out / self.plan.dataset),
+            executor=LocalExecutor(1),
+            progress=ConversionProgress(),
+        )
         return out
 
 

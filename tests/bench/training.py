@@ -10,17 +10,16 @@ import torch
 from torch import nn
 
 from tests.bench.rendered import Rendered
-from vdatrain import variants
-from vdatrain.batch import Batch, make_batch
-from vdatrain.index import read_index
-from vdatrain.losses import video_loss
-from vdatrain.optim import AveragedWeights, gradient_norm, make_optimiser, parameter_groups
-from vdatrain.precision import Precision
-from vdatrain.recipes import recipe
-from vdatrain.shares import Share
-from vdatrain.stream import Sample, stream_batches
-from vdatrain.views import Augmentation, draw_views
-from vdatrain.windows import TrainingOrder, WindowShape
+from vdatrain.config import recipe
+from vdatrain.data.batch import Batch, make_batch
+from vdatrain.data.index import read_index
+from vdatrain.data.loader import Sample, stream_batches
+from vdatrain.data.sampler import Share, TrainingOrder, WindowShape
+from vdatrain.data.transforms import Augmentation, draw_views
+from vdatrain.device import Precision
+from vdatrain.models import variants
+from vdatrain.objectives.losses import video_loss
+from vdatrain.training.optim import AveragedWeights, gradient_norm, make_optimiser, parameter_groups
 
 WAIT, BATCH, ENCODER, BRANCH, HEAD = "wait", "to the device, batch", "encoder", "branch", "head"
 BETWEEN, LOSS, BACKWARD, OPTIMISER = "between modules", "loss", "backward", "clip, optimiser, average"

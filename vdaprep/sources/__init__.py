@@ -11,9 +11,9 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from vdaprep.archive import Reader, Tree
 from vdaprep.errors import UsageError
-from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory
+from vdaprep.raw.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory
+from vdaprep.raw.tree import Reader, Tree
 
 
 @runtime_checkable
@@ -67,8 +67,9 @@ class Source(Protocol):
 
 
 def names() -> list[str]:
-    """List the data sets, sorted; a module's underscores are hyphens in the data set's name."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    """List the data sets, sorted; a module's underscores are hyphens in the data set's name; `_manifest` is none."""
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name.replace("_", "-") for name in found if not name.startswith("_"))
 
 
 def load(name: str) -> Source:

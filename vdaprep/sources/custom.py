@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from vdaprep.archive import Location, Reader, Tree
 from vdaprep.errors import FrameError, UsageError
-from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory
-from vdaprep.parsing import parse_jpeg, parse_npy, parse_table
-from vdaprep.png import encode_png, parse_png, parse_png16
-from vdaprep.poses import is_rigid
+from vdaprep.raw.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory
+from vdaprep.raw.images import encode_png, parse_jpeg, parse_npy, parse_png, parse_png16, parse_table
+from vdaprep.raw.tree import Location, Reader, Tree
+from vdaprep.shards.cameras import is_rigid
 
 EXPECTED = (
     "NAME/rgb/000000.png or .jpg with NAME/depth/000000.npy (metres) or .png (16 bits, with --depth-unit), "

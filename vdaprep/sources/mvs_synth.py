@@ -14,12 +14,12 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from vdaprep import manifest
-from vdaprep.archive import Location, Reader, Tree
 from vdaprep.errors import FrameError
-from vdaprep.exr import encode_exr, parse_exr
-from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
-from vdaprep.png import encode_png, parse_png, png_size
+from vdaprep.raw.exr import encode_exr, parse_exr
+from vdaprep.raw.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
+from vdaprep.raw.images import encode_png, parse_png, png_size
+from vdaprep.raw.tree import Location, Reader, Tree
+from vdaprep.sources import _manifest
 
 EXPECTED = (
     "GTAV_{540,720,1080}/0000/{images/0000.png,depths/0000.exr,poses/0000.json}, in folders or in GTAV_540.tar.gz"
@@ -189,7 +189,7 @@ def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
 
 
 def _unit_m() -> float:
-    return manifest.load("mvs-synth").depth["unit_m"]
+    return _manifest.load("mvs-synth").depth["unit_m"]
 
 
 # ------------------------------------------------------------------------------------------------------------ samples

@@ -11,12 +11,12 @@ from pathlib import PurePosixPath
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from vdaprep import manifest
-from vdaprep.archive import Location, Reader, Tree
 from vdaprep.errors import FrameError, UsageError
-from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files, scale_intrinsics
-from vdaprep.parsing import parse_npy, parse_table
-from vdaprep.png import encode_png, parse_png, parse_png_floats
+from vdaprep.raw.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
+from vdaprep.raw.images import encode_png, parse_npy, parse_png, parse_png_floats, parse_table
+from vdaprep.raw.tree import Location, Reader, Tree
+from vdaprep.shards.cameras import scale_intrinsics
+from vdaprep.sources import _manifest
 
 EXPECTED = (
     "ENV/{Easy,Hard}/P000/image_left/000000_left.png (v1) or "
@@ -100,7 +100,7 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
 
 
 def _own_camera(layout: str) -> tuple[tuple[float, ...], tuple[int, int]]:
-    versions = manifest.load("tartanair").versions
+    versions = _manifest.load("tartanair").versions
     [facts] = [version for version in versions if version["name"] == _LAYOUTS[layout].version]
     width, height = facts["size"]
     return tuple(facts["intrinsics"]), (width, height)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, UInt16
 
-from vdaprep import codec, manifest
-from vdaprep.archive import Location, Reader, Tree
 from vdaprep.errors import FrameError, UsageError
-from vdaprep.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
-from vdaprep.parsing import parse_jpeg, parse_table
-from vdaprep.png import encode_png16, parse_png, parse_png16
-from vdaprep.poses import is_rigid
+from vdaprep.raw.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
+from vdaprep.raw.images import encode_png16, parse_jpeg, parse_png, parse_png16, parse_table
+from vdaprep.raw.tree import Location, Reader, Tree
+from vdaprep.shards import codec
+from vdaprep.shards.cameras import is_rigid
+from vdaprep.sources import _manifest
 
 EXPECTED = (
     "Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg (2.0.3) or vkitti_1.3.1_rgb/0001/clone/00000.png (1.3.1), "
@@ -104,7 +104,7 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
 
 
 def _version(name: str) -> Mapping[str, Any]:
-    return next(version for version in manifest.load("vkitti").versions if version["name"] == name)
+    return next(version for version in _manifest.load("vkitti").versions if version["name"] == name)
 
 
 def _read_poses(
@@ -239,7 +239,7 @@ def sample_names(count: int, *, held_out: Sequence[str]) -> list[str]:
     names = [f"{scene}/{variant}" for pair in pairs for scene in _SCENES for variant in pair]
     if count > len(names):
         raise UsageError(f"--trajectories {count}: a sample of Virtual KITTI has {len(names)} at most.")
-    held = [name for name in names if manifest.matches(name, tuple(held_out))]
+    held = [name for name in names if _manifest.matches(name, tuple(held_out))]
     training = [name for name in names if name not in held]
     of_held = min(len(held), max(count // 4, 1 if count > 1 else 0, count - len(training)))
     return training[: count - of_held] + held[:of_held]

@@ -18,15 +18,19 @@ from rich.table import Table
 from tests.bench.converting import Conversion, lay_out, run
 from tests.bench.rendered import DATASET, Rendered
 from tests.bench.timing import Timing, Work, milliseconds, new_table, ratio, take_turns
-from vdaprep import codec, manifest, png, sources
-from vdaprep.archive import Location, Reader
-from vdaprep.clips import PlannedClip
-from vdaprep.encode import ClipEncoder, EncodedClip, Encoding
-from vdaprep.frames import FrameFiles, SourceOptions
-from vdaprep.outputs import LocalOutput
-from vdaprep.plan import Plan
-from vdaprep.schema import ShardRecord
-from vdaprep.shards import write_shard
+from vdaprep import sources
+from vdaprep.conversion.clips import PlannedClip
+from vdaprep.conversion.encode import ClipEncoder
+from vdaprep.conversion.options import Encoding
+from vdaprep.conversion.plan import Plan
+from vdaprep.raw import images
+from vdaprep.raw.frames import FrameFiles, SourceOptions
+from vdaprep.raw.tree import Location, Reader
+from vdaprep.shards import codec, depth_codes
+from vdaprep.shards.records import ShardRecord
+from vdaprep.shards.writer import EncodedClip, write_shard
+from vdaprep.sources import _manifest
+from vdaprep.storage.output import LocalOutput
 
 Item = TypeVar("Item")
 
@@ -164,7 +168,7 @@ class _Conversion:
         assert diff is not None
         images = [source.read_rgb(files, reader).pixels for files in self._files]
         depths = [source.read_depth(files, reader) for files in self._files]
-        codes = [codec.code_depth(depth_m, spec)[0] for depth_m in depths]
+        codes = [depth_codes.code_depth(depth_m, spec)[0] for depth_m in depths]
         clips = self.encode()
 
         def differences() -> None:
@@ -176,8 +180,8 @@ class _Conversion:
         return {
             "read, PNG decode": _each(lambda files: source.read_rgb(files, reader), self._files),
             "read, npy parse": _each(lambda files: source.read_depth(files, reader), self._files),
-            "depth code": _each(lambda depth_m: codec.code_depth(depth_m, spec), depths),
-            "disparity range": _each(lambda one: codec.disparity_range(one, spec), codes),
+            "depth code": _each(lambda depth_m: depth_codes.code_depth(depth_m, spec), depths),
+            "disparity range": _each(lambda one: depth_codes.disparity_range(one, spec), codes),
             "JPEG encode": _each(lambda image: codec.encode_rgb(image, quality=self._encoding.jpeg_quality), images),
             "depth pack": _each(codec.pack_codes, codes),
             "difference": differences,
@@ -187,7 +191,7 @@ class _Conversion:
 
     def library_calls(self) -> dict[str, Work]:
         """Return what no converter to these formats can leave out, by the stage that it belongs to."""
-        images = [cv2.imread(str(rgb), cv2.IMREAD_COLOR_RGB) for rgb, _ in self.paths]
+        frames = [cv2.imread(str(rgb), cv2.IMREAD_COLOR_RGB) for rgb, _ in self.paths]
         pack = zstandard.ZstdCompressor(level=codec.ZSTD_LEVEL, write_checksum=True).compress
         unpack = zstandard.ZstdDecompressor().decompress
         [clip] = self.encode()
@@ -201,11 +205,11 @@ class _Conversion:
                 self.paths,
             ),
             "read, npy parse": _each(lambda pair: pair[1].read_bytes(), self.paths),
-            "JPEG encode": _each(lambda image: cv2.imencode(".jpg", image, quality), images),
+            "JPEG encode": _each(lambda image: cv2.imencode(".jpg", image, quality), frames),
             "depth pack": _each(pack, planes),
             "difference": _each(pack, differences),
         }
-        our_png = _each(lambda pair: png.parse_png(pair[0].read_bytes(), Location("", str(pair[0]))), self.paths)
+        our_png = _each(lambda pair: images.parse_png(pair[0].read_bytes(), Location("", str(pair[0]))), self.paths)
         return {
             **calls,
             WHOLE: _each(lambda call: call(), [*calls.values()]),
@@ -214,7 +218,7 @@ class _Conversion:
 
     @property
     def _encoding(self) -> Encoding:
-        return self.plan.settings.encoding(manifest.load(DATASET))
+        return self.plan.settings.encoding(_manifest.load(DATASET))
 
     @property
     def _files(self) -> tuple[FrameFiles, ...]:

@@ -8,8 +8,10 @@ from rich.table import Table
 
 from tests.bench.rendered import Rendered
 from tests.bench.timing import Work, milliseconds, new_table, ratio, take_turns
-from vdaprep import codec, manifest, sources
-from vdaprep.archive import Reader
+from vdaprep import sources
+from vdaprep.raw.tree import Reader
+from vdaprep.shards import codec, depth_codes
+from vdaprep.sources import _manifest
 
 LEVELS = (-3, 1, 2, 3, 4, 6, 9, 12, 19)
 FRAMES = 4  # the highest levels take seconds for more
@@ -45,12 +47,12 @@ def tables(rendered: Rendered, scratch: Path) -> Iterator[Table]:
 def _planes(rendered: Rendered) -> list[bytes]:
     """Return the bytes that zstd gets of frames spread over the trajectory."""
     plan, source = rendered.plan, sources.load(rendered.plan.dataset)
-    spec = plan.settings.encoding(manifest.load(plan.dataset)).depth
+    spec = plan.settings.encoding(_manifest.load(plan.dataset)).depth
     frames = plan.shards[0].clips[0].trajectory.frames
     planes: list[bytes] = []
     with Reader(plan.raw) as reader:
         for files in frames[:: len(frames) // FRAMES]:
-            codes, _ = codec.code_depth(source.read_depth(files, reader), spec)
+            codes, _ = depth_codes.code_depth(source.read_depth(files, reader), spec)
             height, width = codes.shape
             planes.append(codec.unpack_planes(codec.pack_codes(codes), height=height, width=width).tobytes())
     return planes

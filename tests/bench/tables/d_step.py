@@ -9,7 +9,7 @@ from rich.table import Table
 from tests.bench.rendered import Rendered
 from tests.bench.timing import Timing, milliseconds, new_table, ratio
 from tests.bench.training import PARTS, WAIT, Laps, Training, build, one_thread, streaming, watch
-from vdatrain.precision import Precision, default_device
+from vdatrain.device import Precision, default_device
 
 VARIANTS = ("basic", "conv")
 BATCH = 2

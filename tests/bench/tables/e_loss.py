@@ -10,8 +10,8 @@ from torch import Tensor
 from tests.bench.rendered import Rendered
 from tests.bench.timing import Work, milliseconds, new_table, ratio, take_turns
 from tests.bench.training import wait_for
-from vdatrain.losses import spatial_loss, temporal_loss, video_loss
-from vdatrain.precision import default_device
+from vdatrain.device import default_device
+from vdatrain.objectives.losses import spatial_loss, temporal_loss, video_loss
 
 YARDSTICK = "plain L1"
 

@@ -15,11 +15,10 @@ from tests.bench.rendered import Rendered, Scale
 from tests.bench.timing import Timing, new_table, ratio
 from tests.bench.training import WAIT, Training, build, streaming, wait_for
 from vdatrain.config import Config
-from vdatrain.gauge import peak_memory_bytes
-from vdatrain.memory import footprint
-from vdatrain.planning import attainable_flops
-from vdatrain.precision import Precision, default_device
-from vdatrain.stream import Sample
+from vdatrain.data.loader import Sample
+from vdatrain.device import Precision, default_device, peak_memory_bytes
+from vdatrain.training.memory import footprint
+from vdatrain.training.planner import attainable_flops
 
 VARIANTS = ("basic", "conv")
 MAX_WORKERS = 8

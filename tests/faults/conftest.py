@@ -1,0 +1,29 @@
+"""What tests of faults share: a clean conversion to compare disturbed ones with."""
+
+import time
+
+import pytest
+
+from tests.conftest import toy_frame
+from tests.faults.faults import Clean, Run, files
+from vdaprep import sources
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
+    """Three trajectories of 80 frames in all, which are twelve shards, converted by one worker and by two."""
+    folder = tmp_path_factory.mktemp("clean")
+    source = sources.load("tartanair")
+    for number, (name, count) in enumerate([("P000", 40), ("P001", 21), ("P011", 19)]):
+        shots = ((toy_frame(number, i, width=160, height=120),) for i in range(count))
+        for path, data in source.sample_files(f"abandonedfactory/Easy/{name}", shots):
+            (folder / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "raw" / path).write_bytes(data)
+    seconds: dict[int, float] = {}
+    for workers in (1, 2):
+        start = time.monotonic()
+        code, said = Run(folder / "raw", folder / f"out{workers}", workers=workers).end()
+        seconds[workers] = time.monotonic() - start
+        assert (code, said) == (0, "")
+    assert files(folder / "out1") == files(folder / "out2")
+    return Clean(folder / "raw", files(folder / "out1"), seconds)

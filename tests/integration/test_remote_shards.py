@@ -1,0 +1,121 @@
+"""`vdatrain` on shards behind URLs, by range and through a cache: as from the folder."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import refused
+from tests.serving import STALL, Server, serve
+from vdatrain.storage import remote
+from vdatrain.storage.remote import Patience
+
+SMALL = (
+    "--encoder", "tiny", "--frames", 3, "--size", 28, "--batch", 2, "--steps", 3, "--warmup", 2, "--ema", 0.5,
+    "--log-every", 1, "--eval-every", 3, "--workers", 1, "--track", "none",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(toy_shards: Path) -> Iterator[Server]:
+    with serve(toy_shards) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def well(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    """The server is asked itself, not a proxy, and does as it should."""
+    monkeypatch.setenv("no_proxy", "*")
+    server.asked.clear()
+    server.faults.clear()
+
+
+def figures(folder: Path) -> list[dict[str, object]]:
+    """What a run's log says of losses and metrics, without what depends on time."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    kept = ("step", "total", "spatial", "temporal", "gradient_norm", "evaluation")
+    return [{name: line[name] for name in kept if name in line} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def local(toy_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the folder itself."""
+    import sys
+
+    from vdatrain import cli
+
+    folder = tmp_path_factory.mktemp("runs") / "local"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys, "argv", ["vdatrain", "run", "--shards", str(toy_shards), "--out", str(folder), *map(str, SMALL)]
+        )
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        assert not exit_.value.code
+    return folder
+
+
+def test_a_run_by_range_has_the_same_losses(server: Server, local: Path, vdatrain, tmp_path: Path) -> None:
+    result = vdatrain("run", "--shards", f"{server.url}/tartanair", "--out", tmp_path / "run", *SMALL)
+    assert result.code == 0
+    assert figures(tmp_path / "run") == figures(local)
+    assert server.asked["shard-0001.tar whole"] == 0
+
+
+@pytest.mark.parametrize("far", [True, False])
+def test_a_run_through_a_cache_has_the_same_losses(
+    far: bool, server: Server, local: Path, toy_shards: Path, vdatrain, tmp_path: Path
+) -> None:
+    shards = f"{server.url}/tartanair" if far else toy_shards
+    cache = ("--cache", tmp_path / "cache", "--cache-size", "1GB", "--cache-free", "1MB")
+    result = vdatrain("run", "--shards", shards, "--out", tmp_path / "run", *cache, *SMALL)
+    assert (result.code, "damaged" in result.err) == (0, False)
+    assert figures(tmp_path / "run") == figures(local)
+    tars = sorted(tar.read_bytes() for tar in toy_shards.rglob("*.tar"))
+    assert len(tars) == 2  # one to train on and one held out, both of the same name
+    assert sorted(tar.read_bytes() for tar in (tmp_path / "cache").glob("*.tar")) == tars
+    assert server.asked["shard-0001.tar whole"] == 2 * far
+
+
+def test_an_evaluation_has_the_same_figures(server: Server, local: Path, toy_shards: Path, vdatrain, tmp_path) -> None:
+    best = ("--checkpoint", local / "best.pt", "--workers", 1, "--json")
+    here = vdatrain("eval", "--shards", toy_shards, *best)
+    assert here.code == 0
+    for cache in ([], ["--cache", tmp_path / "cache", "--cache-free", "1MB"]):
+        there = vdatrain("eval", "--shards", f"{server.url}/tartanair", *cache, *best)
+        assert (there.code, there.out) == (0, here.out)
+    long = vdatrain("eval", "--shards", f"{server.url}/tartanair", "--long", *best)
+    assert long.code == 0
+    assert json.loads(long.out)["datasets"]["tartanair"]["trajectories"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (["--shards", "URL"], 1, "found no dataset.json, neither here nor in a folder below"),
+        (["--shards", "gopher://x/y"], 2, "expected a folder, or a URL that fsspec knows"),
+        (["--shards", "URL/tartanair", "--cache", "FILE"], 2, "expected a folder on a local disk"),
+        (
+            ["--shards", "URL/tartanair", "--cache", "c", "--cache-size", "lots"],
+            2,
+            "--cache-size lots: expected a size",
+        ),
+    ],
+)
+def test_options_that_cannot_be(server: Server, vdatrain, tmp_path, options, code, sentence) -> None:
+    (tmp_path / "file").write_text("")
+    given = [text.replace("URL", server.url).replace("FILE", str(tmp_path / "file")) for text in options]
+    refused(vdatrain("run", *given, "--out", tmp_path / "run", *SMALL), code, sentence)
+
+
+def test_a_server_that_stalls_while_training_ends_the_run(
+    server: Server, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers until the index is read, which asks each tar for one byte."""
+    monkeypatch.setattr(remote, "PATIENCE", Patience(connect_s=10, answer_s=3, waits_s=(0.01,)))
+    server.faults["shard-0001.tar"] = [None] * 2 + [STALL]
+    cache = ("--cache", tmp_path / "cache", "--cache-free", "1MB")
+    result = vdatrain("run", "--shards", f"{server.url}/tartanair", "--out", tmp_path / "run", *cache, *SMALL)
+    name = "shard-0001.tar: cannot be read for clip tartanair-"
+    refused(result, 1, name, "the server does not answer", "it was asked 2 times")

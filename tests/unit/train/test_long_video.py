@@ -1,0 +1,230 @@
+"""Long videos: the published scheme, frame by frame reading, and one frame at a time."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from vdaprep.errors import UsageError
+from vdaprep.shards.metadata import DiffSpec
+from vdatrain.data.batch import make_batch
+from vdatrain.data.index import read_index
+from vdatrain.data.loader import read_window
+from vdatrain.data.sampler import Window, WindowShape
+from vdatrain.data.transforms import fit_view
+from vdatrain.device import Precision
+from vdatrain.inference.long_video import cut_windows, infer_windows, join_windows
+from vdatrain.inference.predictor import Predictor, infer_frames
+from vdatrain.inference.video_reader import DEFAULT_DIFF, VideoFrame
+from vdatrain.models import variants
+from vdatrain.models.layers import temporal
+from vdatrain.models.layers.temporal import remember_frames
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+CPU = Precision(torch.device("cpu"))
+
+
+def predictor(model: nn.Module, *, size: int = 28, diff: DiffSpec = DEFAULT_DIFF) -> Predictor:
+    return Predictor(model, CPU, size, diff)
+
+
+def video(toy_frame, count: int, *, size: tuple[int, int] = (30, 40)) -> list[VideoFrame]:
+    return [VideoFrame(number, toy_frame(0, number, size)[0]) for number in range(count)]
+
+
+def lively(variant: str) -> nn.Module:
+    """A model none of whose parts is a no-op; its temporal modules and its branch begin as one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = variants.build(variant, encoder="tiny")
+        for name, parameter in model.named_parameters():
+            if "proj_out" in name or name.startswith("branch."):
+                nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+# ------------------------------------------------------------------------------------------------ the published scheme
+
+
+def test_the_published_inference(golden_model: nn.Module) -> None:
+    with np.load(GOLDEN / "vda_vits_long_video.npz") as golden:
+        frames, expected = golden["frames"], torch.from_numpy(golden["disparity"])
+        size = int(golden["input_size"])
+    numbered = itertools.starmap(VideoFrame, enumerate(frames))
+    found = torch.stack(list(infer_frames(numbered, predictor(golden_model, size=size))))
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+    assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("count", "starts"), [(1, [0]), (22, [0]), (23, [0, 22]), (32, [0, 22]), (44, [0, 22]), (45, [0, 22, 44])]
+)
+def test_windows(count: int, starts: list[int]) -> None:
+    windows = list(cut_windows(range(count)))
+    assert [len(window) for window in windows] == [32] * len(starts)
+    before: tuple[int, ...] = ()
+    for window, start in zip(windows, starts, strict=True):
+        nominal = [min(start + number, count - 1) for number in range(32)]
+        assert list(window[10:]) == nominal[10:]
+        assert list(window[2:10]) == nominal[2:10]
+        assert window[:2] == ((0, before[12]) if before else (nominal[0], nominal[1]))
+        before = window
+
+
+def test_no_frame_makes_no_window() -> None:
+    assert list(cut_windows([])) == []
+    assert list(infer_windows([], lambda _: torch.zeros(32, 1, 1))) == []
+
+
+@pytest.mark.parametrize("count", [1, 5, 22, 23, 32, 33, 60, 100])
+def test_a_model_that_forgets_its_scale_is_brought_back(count: int) -> None:
+    """Each window comes in another scale and shift of the truth; joined, all are in the first one's."""
+    truth = torch.rand(count, 3, 4, generator=torch.Generator().manual_seed(0)) + 5
+    calls = itertools.count()
+
+    def predict(window: tuple[int, ...]) -> Tensor:
+        n = next(calls)
+        return (1 + n % 3) * truth[list(window)] + 0.5 * n
+
+    found = torch.stack(list(infer_windows(range(count), predict)))
+    assert_close(found, truth, rtol=1e-4, atol=1e-4)
+
+
+def test_one_window_fades_into_the_next_and_nothing_falls_below_zero() -> None:
+    first, second = torch.zeros(32, 1, 2), torch.zeros(32, 1, 2)
+    first[:, 0, 1] = second[:, 0, 1] = 1
+    second[9:, 0, 0] = -1  # after the frames that align, which are perfect
+    first[24:, 0, 0] = 7
+    maps = torch.stack(list(join_windows([first, second])))
+    assert len(maps) == 54
+    weights = torch.linspace(0, 1, 8)
+    assert_close(maps[24:32, 0, 0], 7 * (1 - weights))
+    assert (maps[32:, 0, 0] == 0).all()
+    assert_close(maps[:, 0, 1], torch.ones(54))
+
+
+def test_frames_are_read_as_they_are_needed() -> None:
+    read = 0
+
+    def frames() -> Iterator[int]:
+        nonlocal read
+        for number in itertools.count():
+            read += 1
+            yield number
+
+    maps = infer_windows(frames(), lambda window: torch.tensor(window).float()[:, None, None].expand(32, 1, 2))
+    for number, _ in zip(range(500), maps, strict=False):
+        assert number < read <= number + 33
+    assert read < 550
+
+
+# -------------------------------------------------------------------------------------------------------- differences
+
+
+class Spy(nn.Module):
+    """A model that keeps what it is shown."""
+
+    def forward(self, frames: Tensor, differences: Tensor, diff_valid: Tensor) -> Tensor:
+        self.frames, self.differences, self.valid = frames[0], differences[0], diff_valid[0]
+        return frames[:, :, 0]
+
+
+def test_differences_are_those_of_the_shards(toy_shards: Path, toy_frame) -> None:
+    clip = read_index(toy_shards, split="train")[0]
+    sample = read_window(clip, Window(0, 0, 0, WindowShape(4)))
+    assert sample.diff is not None
+    batch = make_batch([sample], [fit_view(sample.size, size=28)], device=CPU.device)
+    spy = Spy()
+    eye = predictor(spy, diff=sample.diff)
+    eye.predict([eye.look(frame) for frame in video(toy_frame, 4, size=sample.size)])
+    assert torch.equal(spy.differences, batch.differences[0])
+    assert torch.equal(spy.valid, batch.diff_valid[0])
+    assert spy.differences[1].abs().max() > 0.01
+    # The shard keeps frames as JPEG and training resizes them bilinearly.
+    assert (spy.frames - batch.frames[0]).abs().mean() < 0.05
+
+
+def test_only_frames_that_follow_one_another_have_a_difference(toy_frame) -> None:
+    spy = Spy()
+    eye = predictor(spy)
+    looks = [eye.look(frame) for frame in video(toy_frame, 4)]
+    eye.predict([looks[0], looks[2], looks[3], looks[3]])
+    assert spy.valid.tolist() == [False, False, True, False]
+    assert not spy.differences[[0, 1, 3]].any()
+    eye.predict([looks[3]], looks[2])
+    assert spy.valid.tolist() == [True]
+
+
+def test_a_size_without_a_patch() -> None:
+    with pytest.raises(UsageError, match="--size 13: expected the pixels of the short side, at least 14"):
+        predictor(Spy(), size=13)
+
+
+# ------------------------------------------------------------------------------------------------- one frame at a time
+
+
+def stream(model: nn.Module, frames: list[VideoFrame]) -> Tensor:
+    return torch.stack(list(infer_frames(frames, predictor(model), stream=True)))
+
+
+@pytest.mark.parametrize("variant", variants.names())
+def test_a_single_frame_is_the_same_either_way(variant: str, toy_frame) -> None:
+    model, frames = lively(variant), video(toy_frame, 1)
+    eye = predictor(model)
+    assert_close(stream(model, frames)[0], eye.predict([eye.look(frames[0])])[0], rtol=1e-4, atol=1e-4)
+
+
+def test_streaming_is_a_window_under_a_causal_mask(toy_frame, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, frames = lively("basic"), video(toy_frame, 7)
+    found = stream(model, frames)
+    eye = predictor(model)
+    looks = [eye.look(frame) for frame in frames]
+    window = eye.predict(looks)
+    monkeypatch.setattr(temporal, "_attend", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    assert_close(found, eye.predict(looks), rtol=1e-4, atol=1e-4)
+    assert (found - window).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("variant", variants.names())
+def test_streaming_sees_no_later_frame_but_the_earlier_ones(variant: str, toy_frame) -> None:
+    model, frames = lively(variant), video(toy_frame, 6)
+    changed = [*frames[:3], VideoFrame(3, 255 - frames[3].rgb), *frames[4:]]
+    before, after = stream(model, frames), stream(model, changed)
+    assert torch.equal(before[:3], after[:3])
+    assert all((before[number] - after[number]).abs().max() > 1e-3 for number in (3, 4, 5))
+
+
+def test_streaming_forgets_what_is_too_old_and_holds_no_more(toy_frame) -> None:
+    model = lively("basic")
+    eye = predictor(model)
+    looks = [eye.look(frame) for frame in video(toy_frame, 9)]
+    layers = [layer for layer in model.modules() if hasattr(layer, "memory")]
+    assert len(layers) == 8
+    held: list[int] = []
+    with remember_frames(model, num_frames=3):
+        for look in looks:
+            eye.predict([look])
+            kept = [tensor for layer in layers for tensor in layer.memory._kept]
+            held.append(sum(tensor.untyped_storage().nbytes() for tensor in kept))
+            assert max(tensor.shape[1] for tensor in kept) <= 3
+    assert len(set(held[3:])) == 1
+    assert all(layer.memory is None for layer in layers)
+
+
+def test_a_model_is_as_before_once_a_stream_has_ended(toy_frame) -> None:
+    model, frames = lively("basic"), video(toy_frame, 3)
+    eye = predictor(model)
+    looks = [eye.look(frame) for frame in frames]
+    window = eye.predict(looks)
+    maps = infer_frames(frames, eye, stream=True)
+    next(maps)
+    maps.close()
+    assert torch.equal(eye.predict(looks), window)
+    with pytest.raises(ValueError, match="33 frames to remember, the temporal modules were built for 1 to 32"):
+        remember_frames(model, num_frames=33).__enter__()

@@ -1,0 +1,534 @@
+"""The training loop from the inside: steps that wait for nothing, that are skipped, that run out of memory."""
+
+import ast
+import contextlib
+import dataclasses
+import json
+import math
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from functorch.compile import make_boxed_func
+from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import vdatrain
+from tests.unit.train.conftest import Toy
+from vdaprep.errors import VdakitError
+from vdatrain import run_dir
+from vdatrain.config import Config
+from vdatrain.data.batch import Batch
+from vdatrain.data.prefetch import Feed
+from vdatrain.data.samples import Sample
+from vdatrain.device import Precision
+from vdatrain.distributed.ranks import Ranks
+from vdatrain.evaluation.evaluate import Evaluation
+from vdatrain.models import variants
+from vdatrain.objectives.losses import VideoLoss
+from vdatrain.run_dir import git_state, versions
+from vdatrain.training import loaders, state, step, trainer
+from vdatrain.training.monitor import FIGURES, MAX_SKIPPED, Meter
+from vdatrain.training.state import Run
+from vdatrain.training.trainer import Listener
+
+CPU = Precision(torch.device("cpu"))
+
+
+@pytest.fixture
+def begin(toy_shards: Path, tmp_path: Path) -> Callable[..., Run]:
+    """Begin a small run; options as Config has them."""
+    numbers = iter(range(100))
+
+    def make(**options: object) -> Run:
+        small = {"encoder": "tiny", "frames": 2, "size": 28, "batch": 2, "steps": 4, "warmup": 1, "ema": 0.5}
+        rest = {"workers": 0, "log_every": 2, "eval_every": 100, "track": "none"}
+        config = Config(shards=str(toy_shards), **{**small, **rest, **options})
+        folder = tmp_path / f"run{next(numbers)}"
+        folder.mkdir()
+        return state.start(config, folder, precision=CPU)
+
+    return make
+
+
+def figures_of(run: Run) -> list[dict[str, int | float]]:
+    """Train to the end; returns what was told every `log_every` steps."""
+    told: list[dict[str, int | float]] = []
+    trainer.train(run, Listener(on_step=lambda step, figures: told.append(dict(figures))))
+    return told
+
+
+# ------------------------------------------------------------------------------------------------------ nothing waits
+
+
+class HostWaits(TorchDispatchMode):
+    """While it lasts, whatever would make the host wait for a GPU raises, save inside `allowed`."""
+
+    METHODS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__")
+    OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._allowed = False
+        self._patch = pytest.MonkeyPatch()
+        self._thread = threading.current_thread()  # others may read samples meanwhile
+
+    def __enter__(self) -> "HostWaits":
+        for name in self.METHODS:
+            self._patch.setattr(Tensor, name, self._watched(name, getattr(Tensor, name)))
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._patch.undo()
+
+    @contextlib.contextmanager
+    def allowed(self) -> Iterator[None]:
+        self._allowed = True
+        yield
+        self._allowed = False
+
+    def _watched(self, name: str, method: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            watched = threading.current_thread() is self._thread
+            assert self._allowed or not watched, f"Tensor.{name} waits for the device"
+            return method(*arguments, **options)
+
+        return call
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(part is not None and part.dtype == torch.bool for part in args[1])
+        assert self._allowed or (name not in self.OPERATIONS and not by_mask), f"{name} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        lambda values: values.sum().item(),
+        lambda values: values.tolist(),
+        lambda values: values.cpu(),
+        lambda values: bool(values.sum() > 0),
+        lambda values: 1.0 if values.sum() > 0 else 0.0,
+        lambda values: float(values.sum()),
+        lambda values: range(int(values.sum())),
+        lambda values: values.nonzero(),
+        lambda values: values[values > 0],
+        lambda values: torch.masked_select(values, values > 0),
+        lambda values: torch.equal(values, values),
+        lambda values: values.numpy(),
+        lambda values: torch.where(values > 0),
+    ],
+)
+def test_what_would_wait_is_noticed(waits: Callable[[Tensor], object]) -> None:
+    watch = HostWaits()
+    with watch, pytest.raises(AssertionError, match="waits for the device"):
+        waits(torch.ones(3))
+    with watch, watch.allowed():
+        waits(torch.ones(3))
+    waits(torch.ones(3))
+
+
+@pytest.mark.parametrize("variant", variants.names())
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16", "recompute": "all", "preset": "finetune"}])
+def test_no_step_waits_for_the_device(variant: str, options, begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, drawn = 0, loaders.draw_views
+
+    def watched(run: Run, feed: Feed) -> None:
+        nonlocal taken
+        with HostWaits() as watch:
+
+            def draw(*arguments: object, **named: object) -> object:
+                with watch.allowed():  # on the host, of the host's own numbers
+                    return drawn(*arguments, **named)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(loaders, "draw_views", draw)
+                step.take_step(run, feed)
+        taken += 1
+
+    monkeypatch.setattr(trainer, "take_step", watched)
+    [first, second] = figures_of(begin(variant=variant, accumulate=2, log_every=2, **options))
+    assert taken == 4
+    assert math.isfinite(first["total"])
+    assert second["total"] != first["total"]
+
+
+# ---------------------------------------------------------------------------------------------------------- the batches
+
+
+def small_batch(key: str) -> Batch:
+    disparity = torch.ones(1, 1, 14, 14)
+    known, valid = torch.ones(1, 1, 14, 14, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool)
+    frames, differences, intrinsics = torch.ones(1, 1, 3, 14, 14), torch.ones(1, 1, 3, 4, 4), torch.ones(1, 1, 4)
+    return Batch(frames, differences, valid, disparity, known, intrinsics, None, ("d",), (key,))
+
+
+def test_a_feed_prepares_one_batch_and_keeps_the_order() -> None:
+    read: list[str] = []
+
+    def samples() -> Iterator[list[Sample]]:
+        for key in "abcd":
+            read.append(key)
+            yield [key]  # type: ignore[list-item]
+
+    feed = Feed(samples(), lambda samples: small_batch(samples[0]), device=torch.device("cpu"))  # type: ignore[arg-type]
+    assert read == []
+    assert [feed.peek().keys, feed.peek().keys, feed.take().keys] == 3 * [("a",)]
+    feed.prepare()
+    feed.prepare()
+    assert read == ["a", "b"]
+    assert [feed.take().keys for _ in range(3)] == [("b",), ("c",), ("d",)]
+    assert feed.waited >= 0
+    with pytest.raises(StopIteration):
+        feed.prepare()
+
+
+def test_closing_a_feed_ends_who_reads() -> None:
+    ended: list[bool] = []
+
+    def samples() -> Iterator[list[Sample]]:
+        try:
+            while True:
+                yield []
+        finally:
+            ended.append(True)
+
+    with contextlib.closing(Feed(samples(), lambda samples: small_batch("a"), device=torch.device("cpu"))) as feed:
+        feed.prepare()
+    assert ended == [True]
+
+
+def test_ranks_share_the_windows_of_one_with_the_larger_batch(begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a step shows is a matter of the position alone, whoever shows it and with whatever batch it began."""
+    shown: list[int] = []
+    make = loaders.make_batch
+
+    def noted(samples: list[Sample], *arguments: object, **options: object) -> Batch:
+        shown.extend(sample.window.position for sample in samples)
+        return make(samples, *arguments, **options)
+
+    monkeypatch.setattr(loaders, "make_batch", noted)
+    for rank in range(2):
+        run = begin(batch=2, accumulate=2, steps=2)
+        run.ranks = Ranks(rank=rank, world=2)
+        figures_of(run)
+        assert run.position == 16
+    first, second = shown[:8], shown[8:]
+    assert sorted(first + second) == list(range(16))
+    assert first == list(range(0, 16, 2))
+
+
+@pytest.mark.parametrize("images_per_clip", [0, 3])
+def test_every_frame_that_goes_through_the_model_counts(images_per_clip: int, begin) -> None:
+    run, seen = begin(accumulate=2, steps=2, images_per_clip=images_per_clip), []
+    run.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[:2].numel()))
+    [told] = figures_of(run)
+    assert sum(seen[: len(seen) // 2]) == 2 * 2 * (2 + images_per_clip)  # of a step: accumulate, batch, frames
+    assert told["frames_per_s"] * told["step_s"] == pytest.approx(sum(seen) / 2)
+
+
+# ------------------------------------------------------------------------------------------- gradients without a value
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing(begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, whole = begin(variant="conv", steps=3, log_every=1), step.video_loss
+    states: list[dict[str, object]] = []
+
+    def spoilt(*arguments: Tensor) -> VideoLoss:
+        loss = whole(*arguments)
+        bad = math.nan if run.step == 1 else 1.0
+        return dataclasses.replace(loss, total=loss.total * bad)
+
+    def watched(run: Run, feed: Feed) -> None:
+        step.take_step(run, feed)
+        states.append(state.snapshot(run))
+
+    monkeypatch.setattr(step, "video_loss", spoilt)
+    monkeypatch.setattr(trainer, "take_step", watched)
+    told = figures_of(run)
+    assert [line["skipped"] for line in told] == [0, 1, 1]
+    assert math.isnan(told[1]["gradient_norm"])
+    assert math.isnan(told[1]["total"])
+    assert math.isfinite(told[1]["spatial"])
+    before, skipped, after = states
+    for part in ("model", "average"):
+        assert all(torch.equal(skipped[part][name], value) for name, value in before[part].items())
+        assert any(not torch.equal(after[part][name], value) for name, value in before[part].items())
+    for number, moments in before["optimiser"]["state"].items():
+        assert all(torch.equal(skipped["optimiser"]["state"][number][name], value) for name, value in moments.items())
+    assert {float(moments["step"]) for moments in after["optimiser"]["state"].values()} == {2.0}
+    text = (run.folder / "log.jsonl").read_text()
+    assert "NaN" not in text
+    assert '"total": null' in text
+
+
+def test_too_many_such_steps_end_the_run_and_name_the_clips(begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = step.video_loss
+    monkeypatch.setattr(step, "video_loss", lambda *a: dataclasses.replace(whole(*a), total=whole(*a).total * math.inf))
+    run = begin(steps=100, log_every=5, batch=1)
+    with pytest.raises(VdakitError, match=r"not finite for 20 steps in a row, with (alpha|beta)-walk-\d\d-0.*--lr"):
+        figures_of(run)
+    assert run.step == MAX_SKIPPED
+
+
+def row(**figures: float) -> Tensor:
+    return torch.tensor([figures.get(name, 1.0) for name in FIGURES])
+
+
+def test_a_meter_goes_on_where_it_was_stored() -> None:
+    meter, again = Meter(), Meter()
+    for number in range(MAX_SKIPPED - 1):
+        meter.add(row(gradient_norm=math.nan), [f"clip{number}"])
+    meter.settle()
+    again.load_state_dict(meter.state_dict())
+    again.add(row(total=3.0), ["good"])
+    again.settle()
+    assert again.take() == {"total": (MAX_SKIPPED - 1 + 3) / MAX_SKIPPED, "spatial": 1.0, "temporal": 1.0,
+                            "gradient_norm": 1.0, "skipped": MAX_SKIPPED - 1}  # fmt: skip
+    meter.add(row(gradient_norm=math.inf), ["last"])
+    with pytest.raises(VdakitError, match=r"with last, clip18, clip17, clip16, .* and 12 more clips; try"):
+        meter.settle()
+
+
+class Doubled(Ranks):
+    """Two ranks of which the other always has as much, and clips of its own."""
+
+    def mean(self, values: Tensor) -> Tensor:
+        return values * 2
+
+    def gather(self, texts: Sequence[str]) -> list[list[str]]:
+        return [list(texts), [*(f"other {text}" for text in texts), "last"]]
+
+
+def test_a_meter_gives_what_all_ranks_measured() -> None:
+    meter = Meter()
+    meter.add(row(total=1.0), ["a"])
+    meter.settle(Doubled())
+    assert meter.take()["total"] == 2.0
+    meter.settle()
+    assert meter.take() == {"skipped": 0}
+
+
+def test_a_meter_names_the_clips_of_all_ranks() -> None:
+    meter = Meter()
+    for number in range(MAX_SKIPPED):
+        meter.add(row(gradient_norm=math.nan), ["first", f"clip{number % 3}"])
+    clips = "clip1, last, first, other clip1, clip0, other first, other clip0, clip2 and 1 more clips"
+    with pytest.raises(VdakitError, match=f"not finite for 20 steps in a row, with {clips}; try"):
+        meter.settle(Doubled())
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+
+
+def test_running_out_of_memory_says_what_to_change(begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_much(run: Run, feed: Feed) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(trainer, "take_step", too_much)
+    with pytest.raises(VdakitError) as caught:
+        figures_of(begin(batch=4, accumulate=3))
+    sentence = str(caught.value)
+    assert sentence.startswith("out of memory in step 0 with --batch 4 --frames 2 --size 28: try --precision bf16, ")
+    for part in ("--batch 2 --accumulate 6", "--recompute all", "smaller --size", "fewer --frames", "vdatrain plan"):
+        assert part in sentence
+    with pytest.raises(VdakitError) as caught:
+        figures_of(begin(batch=1, precision="bf16", recompute="all"))
+    assert ": try a smaller --size, fewer --frames; " in str(caught.value)
+
+
+def test_other_errors_of_torch_stay_what_they_are(begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(run: Run, feed: Feed) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(trainer, "take_step", broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        figures_of(begin())
+
+
+def gradients(run: Run) -> list[Tensor]:
+    with contextlib.closing(loaders.open_feed(run)) as feed:
+        step.accumulate_gradient(run, feed.take())
+    return [parameter.grad for parameter in run.trained]
+
+
+@pytest.mark.parametrize("recompute", ["head", "encoder", "all"])
+def test_recomputing_changes_no_gradient(recompute: str, begin) -> None:
+    plain, again = gradients(begin(variant="conv")), gradients(begin(variant="conv", recompute=recompute))
+    assert len(plain) == len(again) > 50
+    for kept, computed in zip(plain, again, strict=True):
+        torch.testing.assert_close(computed, kept, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("recompute", "blocks"), [("none", 0), ("head", 0), ("encoder", 4), ("all", 4)])
+def test_recomputing_calls_the_blocks_twice(recompute: str, blocks: int, begin) -> None:
+    run, calls = begin(recompute=recompute), []
+    for block in run.model.pretrained.blocks:
+        block.register_forward_pre_hook(lambda *_: calls.append(1))  # the second time it stops where it knows enough
+    gradients(run)
+    assert len(calls) == 4 + blocks
+
+
+# --------------------------------------------------------------------------------------------------- frozen, compiled
+
+
+def test_a_frozen_encoder_stays_in_eval_mode_and_leaves_no_graph(begin) -> None:
+    run, modes = begin(preset="paper", variant="conv"), []
+    assert run.model.pretrained.frozen
+    weights = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.model.pretrained.register_forward_hook(
+        lambda module, inputs, levels: modes.append((module.training, run.model.head.training, levels[0].requires_grad))
+    )
+    figures_of(run)
+    assert modes[-1] == (False, True, False)
+    changed = {name for name, value in run.model.state_dict().items() if not torch.equal(value, weights[name])}
+    assert changed
+    assert all(name.startswith(("head.", "branch.")) for name in changed)
+    assert not begin(preset="finetune").model.pretrained.frozen
+
+
+def works(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+    return make_boxed_func(graph.forward)
+
+
+def fails(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+    raise RuntimeError("no compiler here")
+
+
+@pytest.mark.parametrize(
+    ("there", "back", "calls"),
+    [(works, works, 3), (fails, works, 1), (works, fails, 1)],
+    ids=["works", "there", "back"],
+)
+def test_where_compiling_fails_the_run_goes_on_without(there, back, calls: int, begin, monkeypatch, caplog) -> None:
+    called: list[int] = []
+
+    def compile_(model: nn.Module) -> Callable[..., Tensor]:
+        compiled = really(model, backend=aot_autograd(fw_compiler=there, bw_compiler=back))
+        return lambda *inputs: called.append(1) or compiled(*inputs)
+
+    really = torch.compile
+    monkeypatch.setattr(state, "build_model", lambda config: seeded(Toy))
+    monkeypatch.setattr(torch, "compile", compile_)
+    plain = figures_of(begin(steps=2, log_every=1))
+    assert not called
+    caplog.clear()
+    run = begin(compile=True, steps=2, log_every=1)
+    told = figures_of(run)
+    assert [line["total"] for line in told] == pytest.approx([line["total"] for line in plain], rel=1e-5)
+    assert len(called) == calls  # one to try, two steps
+    assert list(run.model.state_dict()) == ["branch.weight", "branch.bias"]
+    sentences = [line for line in caplog.messages if "compile" in line]
+    assert len(sentences) == (calls == 1)
+    for sentence in sentences:
+        assert sentence.startswith("--compile: torch.compile failed (")
+        assert "no compiler here" in sentence
+        assert sentence.endswith("; the run goes on without it.")
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return make()
+
+
+def test_what_has_no_memory_for_compiling_has_none(begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(model: nn.Module) -> Callable[..., Tensor]:
+        def call(*inputs: object) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", no_memory)
+    with pytest.raises(VdakitError, match="out of memory in step 0"):
+        figures_of(begin(compile=True))
+
+
+# ------------------------------------------------------------------------------------------------------------- the rest
+
+
+def test_what_a_model_draws_is_a_function_of_seed_step_and_rank(begin) -> None:
+    run, found = begin(), []
+    for number, rank in ((0, 0), (1, 0), (0, 0), (0, 1)):
+        run.step, run.ranks = number, Ranks(rank, 2)
+        step._seed(run)
+        found.append(torch.rand(1).item())
+    assert found[0] == found[2]
+    assert len(set(found)) == 3
+
+
+def test_training_leaves_the_callers_random_numbers_alone(begin) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    figures_of(begin(steps=1))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_facts_of_a_run(tmp_path: Path) -> None:
+    found = versions()
+    assert torch.__version__.startswith(found["torch"])
+    assert {"python", "numpy", "vdakit", "timm"} <= set(found)
+    assert git_state(tmp_path) is None
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "--allow-empty", "-m", "first"]):
+        (tmp_path / "file").write_text("1")
+        subprocess.run(["git", "-C", tmp_path, *arguments], check=True)
+    state = git_state(tmp_path)
+    assert state is not None
+    assert len(str(state["commit"])) == 40
+    assert state["dirty"] is False
+    (tmp_path / "new").write_text("untracked files are outputs as often as not")
+    assert git_state(tmp_path) == state
+    (tmp_path / "file").write_text("2")
+    assert git_state(tmp_path) == {**state, "dirty": True}
+
+
+def test_a_log_forgets_what_is_done_again(tmp_path: Path) -> None:
+    """A run saved step 4 before its evaluation as it was asked to, was killed after that, and goes on once more."""
+    for number in (2, 4, 6):
+        run_dir.log(tmp_path, number, {"total": math.nan})
+        run_dir.log(tmp_path, number, {"evaluation": {}})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "tot')
+    run_dir.forget_log_after(tmp_path, 4, evaluated=2)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 2, "total": None}, {"step": 2, "evaluation": {}}, {"step": 4, "total": None}]
+    run_dir.forget_log_after(tmp_path, -1, evaluated=-1)
+    assert (tmp_path / "log.jsonl").read_text() == ""
+
+
+def test_nothing_unpickles() -> None:
+    """torch.load takes weights alone, numpy no objects; of pickle nothing is imported but an exception."""
+    loads = 0
+    for path in sorted(Path(vdatrain.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not {"pickle", "dill", "cloudpickle", "joblib"} & {name.name for name in node.names}, path
+            if isinstance(node, ast.ImportFrom) and node.module == "pickle":
+                assert [name.name for name in node.names] == ["UnpicklingError"], path
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                loads += 1
+                assert {"weights_only": "True"}.items() <= options_of(node).items(), path
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "np.load":
+                assert options_of(node)["allow_pickle"] == "False", path
+    assert loads
+
+
+def options_of(call: ast.Call) -> dict[str | None, str]:
+    return {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+
+
+def test_a_listener_that_fails_ends_the_run_and_keeps_what_was_saved(begin) -> None:
+    def on_evaluation(step: int, evaluation: Evaluation) -> None:
+        raise VdakitError("no")
+
+    run = begin(save_every=2, log_every=1)
+    with pytest.raises(VdakitError, match="no"):
+        trainer.train(run, Listener(on_step=lambda step, figures: on_evaluation(step, None) if step == 3 else None))  # type: ignore[arg-type]
+    assert torch.load(run.folder / "last.pt", weights_only=True)["step"] == 2

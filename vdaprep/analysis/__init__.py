@@ -1,0 +1,1 @@
+"""What converted shards are worth: verify, inspect, statistics, pictures, export."""

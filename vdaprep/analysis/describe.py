@@ -1,0 +1,162 @@
+"""What a shard holds: clips, sizes by kind, shapes, value ranges, a depth histogram, and whether it is whole."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vdaprep.errors import ShardError, UsageError
+from vdaprep.shards import reader
+from vdaprep.shards.metadata import ClipMeta
+from vdaprep.shards.reader import decode_clip
+from vdaprep.shards.records import ClipEntry, ShardRecord
+from vdaprep.storage.places import Place, size_of
+
+_BINS = 12
+
+
+@dataclass
+class KindFacts:
+    """One kind of member: how many there are, their bytes, what an array of them is and the values it spans."""
+
+    unit: str
+    count: int = 0
+    bytes: int = 0
+    shape: str = ""
+    dtype: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def add(self, size: int, values: np.ndarray | None) -> None:
+        """Count a member of `size` bytes that decodes to `values`; nan and infinity count for no range."""
+        self.count += 1
+        self.bytes += size
+        if values is None:
+            return
+        shape = "x".join(map(str, values.shape))
+        self.shape = shape if self.shape in ("", shape) else "various"
+        self.dtype = str(values.dtype)
+        known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+        if known.size:
+            low, high = float(known.min()), float(known.max())
+            self.minimum = low if self.minimum is None else min(self.minimum, low)
+            self.maximum = high if self.maximum is None else max(self.maximum, high)
+
+
+def _kinds() -> dict[str, KindFacts]:
+    units = {"json": "", "rgb.jpg": "", "depth.zst": "m", "diff.zst": "steps"}
+    return {kind: KindFacts(unit) for kind, unit in units.items()}
+
+
+@dataclass
+class DepthHistogram:
+    """Pixels of one clip by depth: `counts[i]` lie in `edges_m[i]` to `edges_m[i + 1]`, which are even in log depth."""
+
+    clip: str
+    edges_m: list[float] = field(default_factory=list[float])
+    counts: list[int] = field(default_factory=list[int])
+    unknown: int = 0
+    sky: int = 0
+
+    def add(self, depth_m: np.ndarray, meta: ClipMeta) -> None:
+        """Count the pixels of a frame of the clip `meta`."""
+        if not self.edges_m:
+            low, high = meta.disparity_min or 1e-3, meta.disparity_max or 1.0
+            self.edges_m = np.geomspace(0.999 / high, max(1.001 / low, 1.01 / high), _BINS + 1).tolist()
+            self.counts = [0] * _BINS
+        self.unknown += int(np.isnan(depth_m).sum())
+        self.sky += int(np.isinf(depth_m).sum())
+        found, _ = np.histogram(depth_m[np.isfinite(depth_m)], self.edges_m)
+        self.counts = [a + int(b) for a, b in zip(self.counts, found, strict=True)]
+
+
+@dataclass
+class ShardReport:
+    """The facts about a shard; `clips` holds the metadata of those that were read, frames and poses left out."""
+
+    shard: str
+    bytes: int
+    sha256: str
+    frames: int
+    clips: list[dict[str, Any]]
+    kinds: dict[str, KindFacts]
+    depth: DepthHistogram
+    rejected: int
+    clamped_near: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as JSON has them."""
+        return {"state": "whole: size and SHA-256 are those of the record", **asdict(self)}
+
+
+def open_shard(tar: Place) -> ShardRecord:
+    """Read a shard's record and compare the tar with it; raises ShardError, naming what is wrong."""
+    if size_of(tar) is None:
+        raise ShardError(f"{tar}: there is no such shard; vdaprep convert makes them.")
+    record = reader.read_record(tar)
+    reader.check_tar(tar, record)
+    return record
+
+
+def choose_clips(tar: Place, record: ShardRecord, *, key: str | None) -> list[ClipEntry]:
+    """Return the clips to look at: all, or the one called `key`; raises UsageError if there is none."""
+    clips = [clip for clip in record.clips if key is None or clip.key == key]
+    if not clips:
+        names = ", ".join(clip.key for clip in record.clips[:5]) or "none"
+        raise UsageError(f"{tar}: has no clip {key or ''}; its clips are {names}{' ...' * (len(record.clips) > 5)}.")
+    return clips
+
+
+def examine(
+    tar: Place, record: ShardRecord, clips: Sequence[ClipEntry], *, on_frame: Callable[[], None]
+) -> ShardReport:
+    """Decode every member of `clips` and gather the facts; raises ShardError if one does not decode."""
+    kinds = _kinds()
+    histogram = DepthHistogram(clips[0].key)
+    metas: list[dict[str, Any]] = []
+    for clip in clips:
+        meta: ClipMeta | None = None
+        for kind, data, values in decode_clip(tar, clip):
+            if isinstance(values, ClipMeta):
+                meta, array = values, None
+                metas.append(_short(clip, meta))
+            else:
+                array = values
+            kinds[kind].add(len(data), array)
+            if kind == "depth.zst" and clip is clips[0] and meta is not None and array is not None:
+                histogram.add(array, meta)
+            if kind == "rgb.jpg":
+                on_frame()
+    return ShardReport(
+        shard=str(tar),
+        bytes=record.tar_bytes,
+        sha256=record.tar_sha256,
+        frames=sum(clip.frames for clip in clips),
+        clips=metas,
+        kinds={kind: facts for kind, facts in kinds.items() if facts.count},
+        depth=histogram,
+        rejected=len(record.rejected),
+        clamped_near=record.clamped_near,
+    )
+
+
+def _short(clip: ClipEntry, meta: ClipMeta) -> dict[str, Any]:
+    poses = None if meta.camera_to_world is None else np.array(meta.camera_to_world)[:, :3, 3]
+    path_m = None if poses is None else float(np.linalg.norm(np.diff(poses, axis=0), axis=1).sum())
+    return {
+        "key": clip.key,
+        "trajectory": meta.trajectory,
+        "split": meta.split,
+        "frames": clip.frames,
+        "first_frame": meta.frame_ids[0],
+        "width": meta.width,
+        "height": meta.height,
+        "bytes": clip.bytes,
+        "intrinsics": list(meta.intrinsics[0]),
+        "path_m": path_m,
+        "depth": meta.depth.to_json(),
+        "disparity_min": meta.disparity_min,
+        "disparity_max": meta.disparity_max,
+        "diff_valid": sum(meta.diff_valid),
+    }

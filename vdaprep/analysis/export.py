@@ -1,0 +1,112 @@
+"""Shards back to one folder a trajectory, for other programs and for the source `custom`.
+
+OUT/TRAJECTORY/rgb/000000.png          the decoded frame; files are numbered as the frames are
+OUT/TRAJECTORY/depth/000000.npy        float32, metres along z, nan unknown, inf sky
+OUT/TRAJECTORY/intrinsics.txt          fx fy cx cy, in pixels, a line a frame
+OUT/TRAJECTORY/camera_to_world.txt     16 numbers, row by row, metres, OpenCV axes, a line a frame; if known
+"""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+from jaxtyping import Float32
+
+from vdaprep.analysis.describe import open_shard
+from vdaprep.errors import ShardError, UsageError
+from vdaprep.shards.metadata import ClipMeta, DepthSpec
+from vdaprep.shards.reader import decode_clip
+from vdaprep.shards.records import ClipEntry
+from vdaprep.storage.places import Place
+
+_TEMPORARY = ".vdaprep-tmp"  # ends the name of a folder that is not complete
+_Clip = tuple[Place, ClipEntry, ClipMeta]
+
+
+def export(tars: Iterable[Place], *, out: Path, on_frame: Callable[[], None]) -> list[str]:
+    """Write the trajectories of these shards below `out`; returns their names. A folder is complete or not there.
+
+    Raises ShardError if a shard is not whole, UsageError if the shards are of several data sets or if a folder is there
+    already; nothing is written then.
+    """
+    trajectories = _by_trajectory(tars)
+    for name in trajectories:
+        if (out / name).exists():
+            raise UsageError(f"{out / name}: is there already; choose another --out, or delete it first.")
+    for name, clips in trajectories.items():
+        target = out / name
+        unfinished = target.with_name(target.name + _TEMPORARY)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            _write_trajectory(unfinished, clips, on_frame)
+            unfinished.rename(target)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+    return list(trajectories)
+
+
+def _by_trajectory(tars: Iterable[Place]) -> dict[str, list[_Clip]]:
+    """Group clips by trajectory, in order of their frames."""
+    found: defaultdict[str, list[_Clip]] = defaultdict(list)
+    datasets: set[str] = set()
+    for tar in tars:
+        for entry in open_shard(tar).clips:
+            meta = next(value for _, _, value in decode_clip(tar, entry) if isinstance(value, ClipMeta))
+            datasets.add(meta.dataset)
+            found[_safe(meta.trajectory, tar)].append((tar, entry, meta))
+    if len(datasets) > 1:
+        raise UsageError(f"these are shards of {', '.join(sorted(datasets))}; export one data set at a time.")
+    return {name: sorted(clips, key=lambda clip: clip[2].frame_ids) for name, clips in sorted(found.items())}
+
+
+def _safe(trajectory: str, tar: Place) -> str:
+    path = PurePosixPath(trajectory)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise ShardError(f"{tar}: trajectory {trajectory!r} is not the name of a folder below --out.")
+    return trajectory
+
+
+def _write_trajectory(folder: Path, clips: Sequence[_Clip], on_frame: Callable[[], None]) -> None:
+    for kind in ("rgb", "depth"):
+        (folder / kind).mkdir(parents=True)
+    for tar, entry, meta in clips:
+        _write_frames(folder, tar, entry, meta, on_frame)
+    metas = [meta for _, _, meta in clips]
+    _write_table(folder / "intrinsics.txt", (row for meta in metas for row in meta.intrinsics))
+    poses = [meta.camera_to_world for meta in metas if meta.camera_to_world is not None]
+    if len(poses) == len(metas):
+        rows = ([number for row in pose for number in row] for of_clip in poses for pose in of_clip)
+        _write_table(folder / "camera_to_world.txt", rows)
+
+
+def _write_frames(folder: Path, tar: Place, entry: ClipEntry, meta: ClipMeta, on_frame: Callable[[], None]) -> None:
+    numbers: dict[str, Iterator[int]] = {kind: iter(meta.frame_ids) for kind in ("rgb.jpg", "depth.zst")}
+    for kind, _, value in decode_clip(tar, entry):
+        if isinstance(value, ClipMeta) or kind not in numbers:
+            continue
+        number = f"{next(numbers[kind]):06d}"
+        if kind == "rgb.jpg":
+            ok, png = cv2.imencode(".png", cv2.cvtColor(value, cv2.COLOR_RGB2BGR))
+            assert ok  # cv2 encodes any uint8 image
+            (folder / "rgb" / f"{number}.png").write_bytes(png.tobytes())
+        else:
+            np.save(folder / "depth" / f"{number}.npy", _within_range(value, meta.depth), allow_pickle=False)
+            on_frame()
+
+
+def _within_range(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> Float32[np.ndarray, "h w"]:
+    """Take the farthest code of kind `log`, which lies up to a step beyond the range, back into it.
+
+    Converted again, it would be sky otherwise.
+    """
+    if spec.far_m is None:
+        return depth_m
+    return np.where(np.isfinite(depth_m), np.minimum(depth_m, np.float32(spec.far_m)), depth_m)
+
+
+def _write_table(path: Path, rows: Iterable[Sequence[float]]) -> None:
+    path.write_text("".join(" ".join(f"{number:.17g}" for number in row) + "\n" for row in rows), encoding="ascii")

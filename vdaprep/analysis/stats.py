@@ -1,0 +1,197 @@
+"""Depth, motion and size of converted data sets, from their records and from frames spread evenly over them."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from vdaprep.errors import ShardError
+from vdaprep.shards import codec, reader
+from vdaprep.shards.metadata import ClipMeta
+from vdaprep.shards.names import member_kind
+from vdaprep.shards.records import ClipEntry, ShardRecord
+from vdaprep.storage.places import Place
+
+CAP = 400  # frames of a data set that are read unless all are asked for
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+DEPTH_EDGES_M = np.geomspace(1e-3, 1e5, 4097)  # half a percent apart
+_Clip = tuple[Place, ClipEntry]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a number is spread over frames or clips; None in its place where there is nothing to measure."""
+
+    p5: float
+    median: float
+    p95: float
+    maximum: float
+    mean: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> "Spread | None":
+        """Sum values up."""
+        if not values:
+            return None
+        p5, median, p95 = np.percentile(values, [5, 50, 95]).tolist()
+        return Spread(p5, median, p95, float(np.max(values)), float(np.mean(values)))
+
+
+@dataclass
+class DatasetStats:
+    """What was found of a data set. Counts of shards, clips, frames and bytes are of all, all else of what was read.
+
+    `depth_counts` counts known pixels by DEPTH_EDGES_M; `differences` are mean absolute differences of frames in grey
+    levels; `translations_m` and `rotations_deg` those of the camera between neighbouring frames; `near_m` and `far_m`
+    the ends of clips' disparity ranges, as depth. `frames_read` says of how many frames pixels were looked at.
+    """
+
+    dataset: str
+    shards: int = 0
+    frames: int = 0
+    bytes: int = 0
+    bytes_by_kind: Counter[str] = field(default_factory=Counter[str])
+    clip_lengths: list[int] = field(default_factory=list[int])
+    sizes: Counter[str] = field(default_factory=Counter[str])
+    frames_read: int = 0
+    depth_counts: Int64[np.ndarray, "4096"] = field(default_factory=lambda: np.zeros(4096, np.int64))
+    unknown: int = 0
+    sky: int = 0
+    pixels: int = 0
+    differences: list[float] = field(default_factory=list[float])
+    translations_m: list[float] = field(default_factory=list[float])
+    rotations_deg: list[float] = field(default_factory=list[float])
+    near_m: list[float] = field(default_factory=list[float])
+    far_m: list[float] = field(default_factory=list[float])
+
+    def percentiles_m(self) -> dict[int, float]:
+        """Return percentiles of known depth; none if there is none."""
+        total = int(self.depth_counts.sum())
+        if not total:
+            return {}
+        share = np.concatenate([[0], np.cumsum(self.depth_counts)]) / total
+        return {p: float(np.exp(np.interp(p / 100, share, np.log(DEPTH_EDGES_M)))) for p in PERCENTILES}
+
+    def spreads(self) -> dict[str, Spread | None]:
+        """Return the spread of what varies by frame or clip."""
+        names = ("differences", "translations_m", "rotations_deg", "near_m", "far_m")
+        return {name: Spread.of(getattr(self, name)) for name in names}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the statistics as JSON has them."""
+        lengths = self.clip_lengths
+        spreads = {name: None if found is None else asdict(found) for name, found in self.spreads().items()}
+        return {
+            **{name: getattr(self, name) for name in ("dataset", "shards", "frames", "bytes", "frames_read")},
+            "clips": len(lengths),
+            "bytes_by_kind": dict(self.bytes_by_kind),
+            "frames_per_clip": {"minimum": min(lengths), "median": float(np.median(lengths)), "maximum": max(lengths)},
+            "sizes": dict(self.sizes),
+            "depth_percentiles_m": {str(p): metres for p, metres in self.percentiles_m().items()},
+            "unknown": self.unknown / self.pixels,
+            "sky": self.sky / self.pixels,
+            **spreads,
+        }
+
+
+def gather(tars: Iterable[Place], *, read_all: bool, on_frame: Callable[[], None]) -> list[DatasetStats]:
+    """Look at shards, data set by data set; raises ShardError if one cannot be read, or if they hold no frame.
+
+    Unless `read_all`, CAP frames of a data set are read at most, at equal distances.
+    """
+    records = [(tar, reader.read_record(tar)) for tar in tars]
+    found: defaultdict[str, list[tuple[Place, ShardRecord]]] = defaultdict(list)
+    for tar, record in records:
+        if record.clips:
+            found[_meta(tar, record.clips[0]).dataset].append((tar, record))
+    if not found:
+        raise ShardError(f"{records[0][0]}: holds no clip; convert says why.")
+    return [_of_dataset(name, found[name], None if read_all else CAP, on_frame) for name in sorted(found)]
+
+
+def _of_dataset(
+    name: str, records: Sequence[tuple[Place, ShardRecord]], cap: int | None, on_frame: Callable[[], None]
+) -> DatasetStats:
+    stats = DatasetStats(name, shards=len(records))
+    for _, record in records:
+        stats.frames += record.num_frames
+        stats.bytes += record.tar_bytes
+        stats.bytes_by_kind.update({kind: size for kind, (_, size) in record.kinds.items()})
+        stats.clip_lengths += [clip.frames for clip in record.clips]
+    stats.bytes_by_kind["tar"] = stats.bytes - sum(stats.bytes_by_kind.values())
+    clips = [(tar, clip) for tar, record in records for clip in record.clips]
+    for (tar, clip), frames in _sample(clips, total=stats.frames, cap=cap):
+        meta = _meta(tar, clip)
+        _add_clip(stats, meta)
+        for frame in frames:
+            _add_frame(stats, tar, clip, meta, frame)
+            on_frame()
+    return stats
+
+
+def _sample(clips: Sequence[_Clip], *, total: int, cap: int | None) -> Iterator[tuple[_Clip, list[int]]]:
+    """Yield the clips that frames are to be read of, and which."""
+    count = total if cap is None else min(cap, total)
+    wanted = iter([(2 * i + 1) * total // (2 * count) for i in range(count)])
+    passed, next_one = 0, next(wanted, None)
+    for clip in clips:
+        frames: list[int] = []
+        while next_one is not None and next_one < passed + clip[1].frames:
+            frames.append(next_one - passed)
+            next_one = next(wanted, None)
+        passed += clip[1].frames
+        if frames:
+            yield clip, frames
+
+
+def _meta(tar: Place, clip: ClipEntry) -> ClipMeta:
+    start, stop = clip.meta_range()
+    member = next(reader.read_members(tar, start=start, stop=stop), None)
+    if member is None or member.name != f"{clip.key}.json":
+        raise ShardError(f"{tar}: has no metadata of clip {clip.key} where its record says; the shard is damaged.")
+    return ClipMeta.from_bytes(member.data, where=f"{tar}: {member.name}")
+
+
+def _add_clip(stats: DatasetStats, meta: ClipMeta) -> None:
+    stats.sizes[f"{meta.width}x{meta.height}"] += 1
+    if meta.disparity_max > 0:
+        stats.near_m.append(1 / meta.disparity_max)
+        stats.far_m.append(1 / meta.disparity_min)
+    if meta.camera_to_world is not None:
+        translations_m, rotations_deg = motion(np.array(meta.camera_to_world))
+        stats.translations_m += translations_m.tolist()
+        stats.rotations_deg += rotations_deg.tolist()
+
+
+def motion(
+    camera_to_world: Float64[np.ndarray, "t 4 4"],
+) -> tuple[Float64[np.ndarray, " s"], Float64[np.ndarray, " s"]]:
+    """Return how far a camera moved, in metres, and turned, in degrees, from each frame to the next."""
+    translations_m = np.linalg.norm(np.diff(camera_to_world[:, :3, 3], axis=0), axis=1)
+    chords = np.linalg.norm(np.diff(camera_to_world[:, :3, :3], axis=0), axis=(1, 2))  # precise for small angles too
+    rotations_deg = np.degrees(2 * np.arcsin(np.minimum(chords / np.sqrt(8), 1)))
+    return translations_m, rotations_deg
+
+
+def _add_frame(stats: DatasetStats, tar: Place, clip: ClipEntry, meta: ClipMeta, frame: int) -> None:
+    stats.frames_read += 1
+    start, stop = clip.frame_range(frame, 1)
+    shape = {"height": meta.height, "width": meta.width}
+    for member in reader.read_members(tar, start=start, stop=stop):
+        kind, where = member_kind(member.name)[2], f"{tar}: {member.name}"
+        if kind == "depth.zst":
+            _add_depth(stats, codec.decode_depth(member.data, meta.depth, **shape, where=where))
+        elif kind == "diff.zst" and meta.diff is not None and meta.diff_valid[frame]:
+            steps = codec.decode_diff(member.data, meta.diff, **shape, where=where)
+            stats.differences.append(float(np.abs(steps.astype(np.float32)).mean()) * meta.diff.step)
+
+
+def _add_depth(stats: DatasetStats, depth_m: np.ndarray) -> None:
+    stats.pixels += depth_m.size
+    stats.unknown += int(np.isnan(depth_m).sum())
+    stats.sky += int(np.isposinf(depth_m).sum())
+    known = depth_m[np.isfinite(depth_m)]
+    stats.depth_counts += np.histogram(known, DEPTH_EDGES_M)[0]

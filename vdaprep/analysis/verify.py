@@ -1,0 +1,245 @@
+"""Compare tars with their records, records with `dataset.json`, and each other; `deep` compares every member as well.
+
+What finds a flipped bit: in a tar the SHA-256 of its record; in a record, in `dataset.json` and in `plan.json` the
+checksum that each holds of itself, and for its spelling that JSON is canonical.
+"""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vdaprep.analysis.verify_shard import CheckedShard, Finding, OnFrames, check_canonical, check_shard, finding_of
+from vdaprep.errors import ShardError
+from vdaprep.shards import reader
+from vdaprep.shards.canonical import parse_sealed_json
+from vdaprep.shards.names import DATASET_FILE, record_name
+from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, ShardSummary, totals
+from vdaprep.storage.output import PLAN_FILE
+from vdaprep.storage.places import Place, files_below, in_order, read_bytes, size_of
+
+_TARS, _RECORDS, _LEFT_OVERS = "shard-*.tar", "shard-*.json", "*.vdaprep-tmp"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was looked at, and what is wrong with it."""
+
+    shards: int
+    clips: int
+    frames: int
+    bytes: int
+    findings: tuple[Finding, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as JSON has them."""
+        return {"whole": not self.findings, **asdict(self)}
+
+
+def find_shards(path: Place) -> list[Place]:
+    """List the tars that `path` stands for: a shard, or all below a folder; raises ShardError if there are none.
+
+    A tar whose record alone is there is listed too.
+    """
+    return _find(path)[0]
+
+
+def _find(path: Place) -> tuple[list[Place], list[Place]]:
+    """Return the tars that `path` stands for, and the folders of data sets below it; raises ShardError if none."""
+    if path.suffix == ".tar":
+        found = [file for file in (path, path.with_name(record_name(path.name))) if size_of(file) is not None]
+    else:
+        found = files_below(path, _TARS, _RECORDS, DATASET_FILE)
+    if not found:
+        raise ShardError(f"{path}: there are no shards here; vdaprep convert makes them.")
+    folders = [file.parent for file in found if file.name == DATASET_FILE]
+    # The split is the name of the folder, so there must be one.
+    tars = [tar.resolve() if isinstance(tar, Path) and tar.parent.name in ("", "..") else tar for tar in _tars(found)]
+    return tars, folders
+
+
+def _tars(files: Iterable[Place]) -> list[Place]:
+    """List the tars among files, and those whose records are, sorted."""
+    names = ((file, file.name.removesuffix(".json") + ".tar") for file in files if file.name != DATASET_FILE)
+    return in_order({file if file.suffix == ".tar" else file.with_name(name) for file, name in names})
+
+
+def count_frames(paths: Iterable[Place]) -> int:
+    """Count the frames that the readable records below `paths` list, for a progress bar."""
+    frames = 0
+    for tar in (tar for path in paths for tar in find_shards(path)):
+        with contextlib.suppress(ShardError):
+            frames += reader.read_record(tar).num_frames
+    return frames
+
+
+def verify(paths: Iterable[Place], *, deep: bool, on_frames: OnFrames) -> Report:
+    """Check shards folders, data sets' folders and single shards.
+
+    Raises ShardError only where there is nothing or no list is to be had, DataError if a server does not answer.
+    """
+    checked: list[CheckedShard] = []
+    findings: list[Finding] = []
+    for path in paths:
+        tars, folders = _find(path)
+        by_folder: dict[Place, list[Place]] = {folder: [] for folder in folders}
+        for tar in tars:
+            by_folder.setdefault(tar.parent.parent, []).append(tar)
+        for folder in in_order(by_folder):
+            found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in by_folder[folder]]
+            checked += found
+            findings += (finding for shard in found for finding in shard.findings)
+            findings += _check_dataset(folder, found, whole=folder == path or path in folder.parents)
+    records = [shard.record for shard in checked if shard.record is not None]
+    return Report(
+        shards=len(checked),
+        clips=sum(len(record.clips) for record in records),
+        frames=sum(record.num_frames for record in records),
+        bytes=sum(record.tar_bytes for record in records),
+        findings=tuple(dict.fromkeys(findings)),
+    )
+
+
+def check_folder(folder: Place, *, deep: bool, on_frames: OnFrames) -> tuple[list[CheckedShard], list[Finding]]:
+    """Check a data set's folder; returns its shards and everything that is wrong with it, with no shards at all too."""
+    tars = [tar for tar in _tars(files_below(folder, _TARS, _RECORDS)) if tar.parent.parent == folder]
+    found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in tars]
+    findings = [finding for shard in found for finding in shard.findings]
+    findings += _check_dataset(folder, found, whole=True)
+    return found, list(dict.fromkeys(findings))
+
+
+# ----------------------------------------------------------------------------------------------------------- data set
+
+
+def _check_dataset(folder: Place, checked: Sequence[CheckedShard], *, whole: bool) -> Iterator[Finding]:
+    """Compare shards with `dataset.json` and with each other; `whole`: these are all that the data set has."""
+    path = folder / DATASET_FILE
+    if whole:
+        for left in files_below(folder, _LEFT_OVERS):
+            yield Finding(str(left), "was left by a run that died; run convert again.")
+        yield from _check_across(checked)
+        yield from _check_plan(folder / PLAN_FILE)
+    try:
+        data = read_bytes(path)
+        record = DatasetRecord.from_bytes(data, where=str(path))
+    except FileNotFoundError:
+        if whole:
+            yield Finding(str(path), "is missing: the conversion was not finished; run convert again.")
+        return
+    except ShardError as error:
+        yield finding_of(path, error)
+        return
+    if not all(isinstance(value, dict) for value in (record.options, record.source, record.splits, record.totals)):
+        yield Finding(str(path), "its options, source, splits and totals are not all objects.")
+        return
+    yield from (Finding(str(path), what) for what in check_canonical(data, where=str(path)))
+    yield from _check_summaries(folder, record, checked, whole=whole)
+    yield from (Finding(str(path), what) for what in _check_clips_of(record, checked))
+    if whole and all(shard.record for shard in checked):
+        yield from (Finding(str(path), what) for what in _check_totals(record, checked))
+        yield from (Finding(str(path), what) for what in _check_splits(record, checked))
+
+
+def _check_plan(path: Place) -> Iterator[Finding]:
+    """Check the plan that `convert --consume` leaves, if it is there."""
+    try:
+        data = read_bytes(path)
+        parse_sealed_json(data, where=str(path))
+        yield from (Finding(str(path), what) for what in check_canonical(data, where=str(path)))
+    except FileNotFoundError:
+        return
+    except ShardError as error:
+        yield finding_of(path, error)
+
+
+def _check_across(checked: Sequence[CheckedShard]) -> Iterator[Finding]:
+    homes: dict[str, str] = {}
+    taken: dict[tuple[str, int], str] = {}
+    splits: dict[str, str] = {}
+    for shard in checked:
+        for entry in () if shard.record is None else shard.record.clips:
+            home = homes.setdefault(entry.key, shard.name)
+            if home != shard.name:
+                yield Finding(str(shard.tar), f"clip {entry.key} is also in {home}.")
+        for clip in shard.clips:
+            if splits.setdefault(clip.trajectory, clip.split) != clip.split:
+                yield Finding(str(shard.tar), f"trajectory {clip.trajectory} is also in {splits[clip.trajectory]}.")
+            other = [taken.setdefault((clip.trajectory, i), clip.key) for i in clip.frame_ids]
+            if any(key != clip.key for key in other):
+                yield Finding(str(shard.tar), f"clip {clip.key} repeats frames of {min({*other} - {clip.key})}.")
+
+
+def _check_summaries(
+    folder: Place, record: DatasetRecord, checked: Sequence[CheckedShard], *, whole: bool
+) -> Iterator[Finding]:
+    listed = {f"{item.split}/{item.name}": item for item in record.shards}
+    if len(listed) != len(record.shards):
+        yield Finding(str(folder / DATASET_FILE), "lists a shard twice.")
+    for shard in checked:
+        item = listed.pop(shard.name, None)
+        if item is None:
+            yield Finding(str(shard.tar), f"is not listed in {DATASET_FILE}: it does not belong here.")
+        elif shard.record is not None:
+            yield from (Finding(str(shard.tar), what) for what in _compare(item, _summary(shard, shard.record)))
+            if shard.record.options != record.options:
+                yield Finding(str(shard.tar), f"was made with other options than {DATASET_FILE} says.")
+    for name in listed if whole else ():
+        yield Finding(str(folder / name), f"is missing, {DATASET_FILE} lists it.")
+
+
+def _compare(listed: ShardSummary, found: ShardSummary) -> Iterator[str]:
+    there = asdict(found)
+    for name, value in asdict(listed).items():
+        if value != there[name]:
+            yield f"{DATASET_FILE} says {name} {value}, found {there[name]}."
+
+
+def _summary(shard: CheckedShard, record: ShardRecord) -> ShardSummary:
+    return ShardSummary(
+        split=shard.tar.parent.name,
+        name=shard.tar.name,
+        bytes=record.tar_bytes,
+        sha256=record.tar_sha256,
+        record_sha256=shard.record_sha256,
+        clips=len(record.clips),
+        frames=record.num_frames,
+    )
+
+
+def _check_clips_of(record: DatasetRecord, checked: Sequence[CheckedShard]) -> Iterator[str]:
+    for name in {clip.dataset for shard in checked for clip in shard.clips} - {record.dataset}:
+        yield f"is of {record.dataset}, its clips are of {name}."
+
+
+def _check_totals(record: DatasetRecord, checked: Sequence[CheckedShard]) -> Iterator[str]:
+    records = [shard.record for shard in checked if shard.record is not None]
+    expected = totals(records)
+    for name in sorted({*expected, *record.totals}):
+        if record.totals.get(name) != expected.get(name):
+            yield f"says {name} {record.totals.get(name)} in all, the records say {expected.get(name)}."
+    encoding: list[Rejection] = [rejection for item in records for rejection in item.rejected]
+    if encoding and list(record.rejected[-len(encoding) :]) != encoding:
+        yield "its list of rejected frames does not end with those of the records."
+
+
+def _check_splits(record: DatasetRecord, checked: Sequence[CheckedShard]) -> Iterator[str]:
+    """Compare the lists of trajectories with the clips, if all were read and are good.
+
+    A trajectory that lost all frames may be listed without a clip.
+    """
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for clip in (clip for shard in checked for clip in shard.clips):
+        found[clip.split].add(clip.trajectory)
+    if any(shard.record is None or len(shard.clips) < len(shard.record.clips) for shard in checked):
+        return
+    for split in sorted({*found, *record.splits}):
+        listed = record.splits.get(split, ())
+        if sorted(set(listed)) != list(listed):
+            yield f"the trajectories of {split} are not in order."
+        for name in sorted(found[split] - {*listed}):
+            yield f"does not list trajectory {name} in {split}, where its clips are."
+        for name in () if record.rejected else sorted({*listed} - found[split]):
+            yield f"lists trajectory {name} in {split}, which has no clip."

@@ -1,0 +1,152 @@
+"""One clip against its entry of the record, then against the schema: every byte, every member, every frame."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt16
+
+from vdaprep.errors import ShardError
+from vdaprep.shards import codec, depth_codes, reader
+from vdaprep.shards.cameras import is_rigid
+from vdaprep.shards.canonical import canonical_json, parse_json
+from vdaprep.shards.metadata import ClipMeta
+from vdaprep.shards.names import clip_key, member_name
+from vdaprep.shards.records import ClipEntry
+from vdaprep.storage.places import Place
+
+
+@dataclass(frozen=True)
+class CheckedClip:
+    """What is kept of a clip that was found whole; `kinds` maps a kind to (members, bytes)."""
+
+    key: str
+    dataset: str
+    split: str
+    trajectory: str
+    frame_ids: tuple[int, ...]
+    kinds: Mapping[str, tuple[int, int]]
+
+
+def check_clip(reading: reader.TarPass, entry: ClipEntry, *, options: Mapping[str, Any]) -> CheckedClip:
+    """Read and decode every member of a clip; raises ShardError, naming the first thing that is wrong.
+
+    Checksums, names, order and offsets of members are compared with `entry`; metadata with the names, with the
+    conversion's `options` and with the decoded depth and differences.
+    """
+    meta, size = _check_meta(reading, entry, options)
+    content = _Content(meta)
+    kinds = ("rgb.jpg", "depth.zst") if meta.diff is None else ("rgb.jpg", "depth.zst", "diff.zst")
+    sizes = Counter({"json": size})
+    for frame in range(entry.frames):
+        start, stop = entry.frame_range(frame, 1)
+        data = reading.read(start, stop)
+        entry.check_frames(data, first=frame, count=1, where=str(reading.tar))
+        names = [member_name(entry.key, frame, kind) for kind in kinds]
+        for kind, member in zip(kinds, _expect_members(reading.tar, entry, start, data, names), strict=True):
+            content.check(frame, kind, member.data, where=f"{reading.tar}: {member.name}")
+            sizes[kind] += len(member.data)
+    content.check_range(where=f"{reading.tar}: {member_name(entry.key, None, 'json')}")
+    counts = {"json": 1, **dict.fromkeys(kinds, entry.frames)}
+    found = {kind: (counts[kind], sizes[kind]) for kind in counts}
+    return CheckedClip(entry.key, meta.dataset, meta.split, meta.trajectory, meta.frame_ids, found)
+
+
+def _check_meta(reading: reader.TarPass, entry: ClipEntry, options: Mapping[str, Any]) -> tuple[ClipMeta, int]:
+    """Return a clip's metadata, and its bytes."""
+    start, stop = entry.meta_range()
+    data = reading.read(start, stop)
+    entry.check_meta(data, where=str(reading.tar))
+    [member] = _expect_members(reading.tar, entry, start, data, [member_name(entry.key, None, "json")])
+    where = f"{reading.tar}: {member.name}"
+    meta = ClipMeta.from_bytes(member.data, where=where)
+    for problem in _meta_problems(reading.tar, entry, meta, member.data, options):
+        raise ShardError(f"{where}: {problem}")
+    return meta, len(member.data)
+
+
+def _expect_members(tar: Place, entry: ClipEntry, start: int, data: bytes, names: Sequence[str]) -> list[reader.Member]:
+    """Return the members in `data`, which begins at byte `start` of the tar; raises ShardError for any others."""
+    members = list(reader.members_in(data, where=str(tar)))
+    for name, member in zip_longest(names, members):
+        if name is None or member is None or member.name != name:
+            found = "nothing" if member is None else f"{member.name} at byte {start + member.offset}"
+            raise ShardError(f"{tar}: clip {entry.key}: found {found}, expected {name or 'nothing'}.")
+    return members
+
+
+def _meta_problems(
+    tar: Place, entry: ClipEntry, meta: ClipMeta, data: bytes, options: Mapping[str, Any]
+) -> Iterator[str]:
+    ids = meta.frame_ids
+    key = clip_key(meta.dataset, meta.trajectory, ids[0])
+    diff = None if meta.diff is None else asdict(meta.diff)
+    short_side = options.get("short_side") or min(meta.height, meta.width)
+    stride = options.get("frame_stride") or 1
+    checks = [
+        (canonical_json(parse_json(data, where="")) == data, "is not canonical JSON."),
+        (key == entry.key, f"is of clip {key}, found in clip {entry.key}."),
+        (meta.split == tar.parent.name, f"is of split {meta.split}, found in {tar.parent.name}."),
+        (len(ids) == entry.frames, f"has {len(ids)} frames, the record says {entry.frames}."),
+        (
+            ids == tuple(range(ids[0], ids[0] + stride * len(ids), stride)),
+            "its frame numbers do not follow one another.",
+        ),
+        (len(ids) <= options.get("clip_frames", len(ids)), f"has {len(ids)} frames, more than clip_frames allows."),
+        (min(meta.height, meta.width) <= short_side, f"{meta.width}x{meta.height} is larger than short_side allows."),
+        (meta.depth.to_json() == options.get("depth"), "its depth code is not the one of the options."),
+        (diff == options.get("diff"), "its differences are not those of the options."),
+        (all(min(row[:2]) > 0 for row in meta.intrinsics), "a focal length is not positive."),
+        (all(map(is_rigid, np.array(meta.camera_to_world or ()))), "a pose is not a rotation and a translation."),
+    ]
+    yield from (problem for holds, problem in checks if not holds)
+
+
+class _Content:
+    """Decodes a clip's members and compares them with its metadata."""
+
+    def __init__(self, meta: ClipMeta) -> None:
+        self._meta = meta
+        self._ranges: list[tuple[float, float]] = []
+
+    def check(self, frame: int, kind: str, data: bytes, *, where: str) -> None:
+        """Decode a member of a frame; raises ShardError naming `where`."""
+        height, width = self._meta.height, self._meta.width
+        if kind == "rgb.jpg":
+            found = codec.decode_rgb(data, where=where).shape
+            if found != (height, width, 3):
+                raise ShardError(f"{where}: is {found[1]}x{found[0]} pixels, the metadata says {width}x{height}.")
+        elif kind == "depth.zst":
+            self._check_codes(codec.unpack_codes(data, height=height, width=width, where=where), where=where)
+        else:
+            self._check_diff(frame, data, where=where)
+
+    def check_range(self, *, where: str) -> None:
+        """Compare the disparity range of all frames with the metadata; raises ShardError naming `where`."""
+        meta = self._meta
+        found = min((low for low, _ in self._ranges), default=0.0), max((high for _, high in self._ranges), default=0.0)
+        if found != (meta.disparity_min, meta.disparity_max):
+            said = f"{meta.disparity_min:.17g} to {meta.disparity_max:.17g}"
+            raise ShardError(f"{where}: says disparity {said} 1/m, its frames have {found[0]:.17g} to {found[1]:.17g}.")
+        if meta.diff is None and any(meta.diff_valid):
+            raise ShardError(f"{where}: says that differences are valid, and has none.")
+        if meta.diff is not None and not all(meta.diff_valid[1:]):
+            raise ShardError(f"{where}: says that a difference inside the clip is not valid.")
+
+    def _check_codes(self, codes: UInt16[np.ndarray, "h w"], *, where: str) -> None:
+        unused = np.isinf(depth_codes.depth_table(self._meta.depth))
+        unused[depth_codes.SKY_CODE] = False
+        if unused[codes].any():
+            raise ShardError(f"{where}: has depth code {codes[unused[codes]][0]}, which its kind does not use.")
+        found = depth_codes.disparity_range(codes, self._meta.depth)
+        self._ranges += [] if found is None else [found]
+
+    def _check_diff(self, frame: int, data: bytes, *, where: str) -> None:
+        meta = self._meta
+        assert meta.diff is not None  # without, no such member is expected
+        steps = codec.decode_diff(data, meta.diff, height=meta.height, width=meta.width, where=where)
+        if steps.any() and not meta.diff_valid[frame]:
+            raise ShardError(f"{where}: is not zero, though the metadata says that it is not valid.")

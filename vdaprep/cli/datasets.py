@@ -1,0 +1,32 @@
+"""The command `vdaprep datasets`."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from vdaprep.cli.output import console
+
+EXAMPLE = "vdaprep datasets --json"
+
+
+def command(as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False) -> None:
+    """List the data sets that convert reads: size, licence, where to get them, what shards will weigh."""
+    from vdaprep import sources
+    from vdaprep.sources import _manifest
+
+    facts = [_manifest.load(name) for name in sources.names()]
+    rows = [row for item in facts for row in _manifest.overview(item)]
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    for item in facts:
+        console.print(f"{item.name}: {item.title}; licence: {item.licence}; {item.home}", markup=False, soft_wrap=True)
+        for row in (row for row in rows if row["dataset"] == item.name and row["version"]):
+            figures = [f"{row[name]:,.0f} {unit}" for name, unit in _FIGURES.items() if row[name] is not None]
+            known = ", ".join(figures) or "sizes are not known"
+            console.print(f"  {row['version']}: {known}", markup=False, highlight=False, soft_wrap=True)
+
+
+_FIGURES = {"frames": "frames", "download_gb": "GB to download", "shards_gb": "GB of shards, about"}

@@ -1,0 +1,208 @@
+"""A predicted conversion for the screen and as JSON."""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from vdaprep.cli.options import ConversionOptions, Dataset, with_conversion_options
+from vdaprep.cli.output import console, errors
+from vdaprep.conversion.budget import Choice
+from vdaprep.conversion.predict import Prediction, Room
+from vdaprep.units import format_bytes
+
+if TYPE_CHECKING:
+    from vdaprep.cli.output import FrameBar
+    from vdaprep.conversion.plan import RawData
+    from vdaprep.conversion.probes import Prober
+
+
+def to_json(choice: Choice, place: Room | None, *, command: Sequence[str]) -> dict[str, Any]:
+    """Return the plan as JSON has it; `disk` is None where the output is remote."""
+    steps = [
+        {
+            "change": step.change,
+            "bytes": step.prediction.bytes,
+            "upper_bytes": step.prediction.upper_bytes,
+            "fits": step.fits,
+            "kept": step.kept,
+        }
+        for step in choice.steps
+    ]
+    return {
+        "dataset": choice.plan.dataset,
+        "options": choice.plan.options,
+        **choice.prediction.to_json(),
+        "listed": [asdict(item) for item in choice.plan.rejected],
+        "disk": None if place is None else {**asdict(place), "suffices": place.suffices},
+        "changes": list(choice.changes),
+        "steps": steps,
+        "command": list(command),
+    }
+
+
+def renderables(choice: Choice, place: Room | None, *, out: str) -> Iterator[RenderableType]:
+    """Lay the plan out for a terminal."""
+    prediction = choice.prediction
+    if choice.steps:
+        tried = _count(len(choice.steps), "step")
+        yield f"chosen to fit: {', '.join(choice.changes) or 'what was asked for'}; {tried} tried\n"
+    yield _split_table(choice)
+    yield _kind_table(prediction)
+    yield _how_sure(prediction)
+    yield _how_large(prediction, place, out=out)
+    yield (
+        f"time: about {_duration(prediction.seconds)} with {_count(prediction.workers, 'worker')} "
+        f"({1000 * prediction.seconds_per_frame:.1f} ms a frame and core, measured on the probes)"
+    )
+    if choice.plan.rejected:
+        first = choice.plan.rejected[0]
+        yield escape(f"{_count(len(choice.plan.rejected), 'gap')} in the raw data: {first.file}: {first.reason}")
+
+
+def _split_table(choice: Choice) -> Table:
+    table = _table(choice.plan.dataset, "split", "trajectories", "frames", "clips", "shards", "size")
+    splits = choice.prediction.splits
+    for name, split in splits.items():
+        counts = (split.trajectories, split.frames, split.clips, split.shards)
+        table.add_row(name, *(f"{count:,}" for count in counts), format_bytes(split.bytes))
+    return table
+
+
+def _kind_table(prediction: Prediction) -> Table:
+    table = _table("predicted bytes", "kind", "size", "KiB/frame", "share")
+    for kind, size in prediction.bytes_by_kind.items():
+        _add_size(table, _KINDS.get(kind, kind), size, prediction)
+    table.add_section()
+    _add_size(table, "all", prediction.bytes, prediction)
+    return table
+
+
+_KINDS = {"tar": "tar headers and padding", "records": "records beside the tars"}
+
+
+def _add_size(table: Table, name: str, size: int, prediction: Prediction) -> None:
+    each = size / prediction.frames / 1024
+    table.add_row(name, format_bytes(size), f"{each:.1f}", f"{size / prediction.bytes:.1%}")
+
+
+def _how_sure(prediction: Prediction) -> str:
+    sizes = ", ".join(f"{width}x{height}" for width, height in sorted(prediction.sizes))
+    error = prediction.standard_error
+    return (
+        f"predicted from {_count(prediction.probes, 'frame')} of {prediction.frames:,}, each with the one before it, "
+        f"stored at {sizes}: standard error {format_bytes(error)} "
+        f"({error / prediction.bytes:.1%}), at most {format_bytes(prediction.upper_bytes)}"
+    )
+
+
+def _how_large(prediction: Prediction, place: Room | None, *, out: str) -> str:
+    at_once = min(prediction.workers, sum(split.shards for split in prediction.splits.values()))
+    text = (
+        f"disk: {format_bytes(prediction.bytes)}, {format_bytes(prediction.peak_bytes)} at the peak if "
+        f"{'a shard has' if at_once == 1 else f'{at_once} shards at once have'} to be made anew"
+    )
+    if place is None:
+        return escape(f"{text}; how much is free at {out} is not known")
+    there = f", {format_bytes(place.there)} of it is there" if place.there else ""
+    if place.suffices:
+        return escape(f"{text}{there}; {format_bytes(place.free)} are free at {out}: it fits")
+    free = f"{text}{there}; only {format_bytes(place.free)} are free at {out}: it does not fit"
+    return escape(f"{free}; --budget chooses settings that do, for example --budget {_round_down(place)}")
+
+
+def _round_down(place: Room) -> str:
+    """Propose nine tenths of what can be had, as a budget."""
+    least = 0.9 * (place.free + place.there)
+    unit, name = next(((unit, name) for unit, name in ((10**9, "GB"), (10**6, "MB")) if least >= unit), (1000, "KB"))
+    return f"{int(least / unit)}{name}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left", overflow="fold")
+    return table
+
+
+EXAMPLE = "vdaprep plan tartanair --raw raw/tartanair --out shards/ --budget 50GB"
+
+
+@with_conversion_options
+def command(
+    dataset: Dataset,
+    out: Annotated[str, typer.Option(help="Where the shards are to go, as convert takes it.", show_default=False)],
+    conversion: ConversionOptions,
+    budget: Annotated[
+        str, typer.Option(help="Choose settings so that the shards take at most this, for example 50GB or 40GiB.")
+    ] = "",
+    probes: Annotated[int, typer.Option(help="Places at which two frames are encoded, at most.", min=2)] = 64,
+    workers: Annotated[int, typer.Option(help="Processes that encode.", show_default="one a core", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Predict shards, disk space and time before anything is converted; with --budget also choose what fits."""
+    from vdaprep.cli.output import frame_bar
+    from vdaprep.conversion.plan import find_raw
+    from vdaprep.conversion.predict import room
+    from vdaprep.conversion.probes import Prober
+    from vdaprep.storage.range_reader import is_url
+    from vdaprep.units import parse_bytes
+
+    limit = parse_bytes(budget, "--budget") if budget else None
+    processes = workers or os.cpu_count() or 1
+    raw = find_raw(dataset, raw=conversion.raw_of(dataset), options=conversion.settings().source)
+    with frame_bar("probe", total=None) as bar, Prober(raw.raw, count=probes, on_frames=bar.advance) as prober:
+        choice = _choose(raw, conversion, limit, prober=prober, workers=processes, bar=bar)
+    chosen = conversion.with_choice(choice.plan.settings, choice.selection)
+    place = None if is_url(out) else room(choice.prediction, Path(out, dataset))
+    then = ["vdaprep", "convert", dataset, "--out", out, *chosen.arguments()]
+    then += ["--workers", str(workers)] if workers else []
+    if as_json:
+        sys.stdout.write(json.dumps(to_json(choice, place, command=then), indent=2) + "\n")
+        return
+    for part in renderables(choice, place, out=out):
+        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+    for item in choice.prediction.rejected:
+        errors.print(f"a probe was rejected: {item.file}: {item.reason}", markup=False)
+    console.print(f"\n{shlex.join(then)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _choose(
+    raw: "RawData",
+    conversion: ConversionOptions,
+    budget: int | None,
+    *,
+    prober: "Prober",
+    workers: int,
+    bar: "FrameBar",
+) -> "Choice":
+    """Return what is asked for, or with a budget what fits it; its steps go to stderr as they are taken."""
+    from vdaprep.conversion.budget import Budget, Choice, fit
+    from vdaprep.conversion.predict import predict
+
+    settings, selection = conversion.settings(), conversion.selection()
+    if budget is None:
+        plan = raw.plan(settings, selection)
+        return Choice(plan, selection, predict(plan, prober, workers=workers))
+    limit = Budget(budget, workers=workers, on_step=lambda step: bar.notice(str(step)))
+    return fit(raw, settings=settings, selection=selection, budget=limit, prober=prober)

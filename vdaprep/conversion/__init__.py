@@ -1,0 +1,1 @@
+"""Raw data to shards: plan, encode, resume, repair, consume, budget."""

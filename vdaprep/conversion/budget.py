@@ -1,0 +1,222 @@
+"""Settings that make a conversion fit a number of bytes: tried one after the other, the least harmful first.
+
+The order: a smaller `--short-side`, a lower `--jpeg-quality`, a coarser `--diff-scale`, a larger `--frame-stride`,
+fewer trajectories. A ladder is left as soon as a rung of it fits; what saves nothing is not kept. Probe frames are
+chosen by the plan alone, so the same data and options lead to the same choice.
+"""
+
+import glob
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vdaprep.conversion.options import Selection, Settings
+from vdaprep.conversion.plan import Plan, RawData
+from vdaprep.conversion.predict import Prediction, predict
+from vdaprep.conversion.probes import Prober
+from vdaprep.errors import UsageError
+from vdaprep.units import format_bytes
+
+_SHORT_SIDES = (518, 476, 434, 392, 350)  # whole patches of 14 pixels; 518 is what training crops
+_JPEG_QUALITIES = (90, 85, 80, 75)
+_DIFF_SCALES = (6, 8)
+_STRIDES = (2, 3, 4)
+_WINDOW_FRAMES = 32  # what training wants of a trajectory; a stride that leaves less is not tried
+_WORTH = 0.99  # a change that leaves more than this share of the bytes saves nothing
+
+
+@dataclass(frozen=True)
+class Step:
+    """A change that was tried, and what it would make: `fits`, or is worth having (`kept`) on the way there, or not."""
+
+    change: str
+    prediction: Prediction
+    fits: bool
+    kept: bool
+
+    def __str__(self) -> str:
+        size = format_bytes(self.prediction.bytes)
+        verdict = "fits" if self.fits else "too much" if self.kept else "saves nothing, left as it was"
+        return f"{self.change}: {size}, {format_bytes(self.prediction.upper_bytes)} at most: {verdict}"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The bytes that a data set's folder may have in the end, for `workers` processes; `on_step` hears of each step."""
+
+    bytes: int
+    workers: int = 1
+    on_step: Callable[[Step], None] = lambda step: None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What fits: the plan to carry out, its selection (its settings are the plan's own), and how it was found.
+
+    `changes` are the steps that it consists of, of all that were tried.
+    """
+
+    plan: Plan
+    selection: Selection
+    prediction: Prediction
+    changes: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+
+def fit(raw: RawData, *, settings: Settings, selection: Selection, budget: Budget, prober: Prober) -> Choice:
+    """Lower settings, from those given, until the prediction with its margin of error is within the budget.
+
+    Raises UsageError, saying what the least would be, if nothing is; DataError if no probe frame can be used.
+    """
+    search = _Search(raw, selection, budget, prober)
+    search.start(settings)
+    for ladder in _LADDERS:
+        for change, trial in ladder(search.choice) if not search.fits else ():
+            search.attempt(change, trial)
+            if search.fits:
+                break
+    if not search.fits:
+        search.drop_trajectories()
+    return replace(search.choice, changes=tuple(search.changes.values()), steps=tuple(search.steps))
+
+
+class _Search:
+    """The best choice so far, and the steps that led to it."""
+
+    choice: Choice
+
+    def __init__(self, raw: RawData, selection: Selection, budget: Budget, prober: Prober) -> None:
+        self._raw = raw
+        self._selection = selection
+        self._budget = budget
+        self._prober = prober
+        self.steps: list[Step] = []
+        self.changes: dict[str, str] = {}  # by option
+
+    @property
+    def fits(self) -> bool:
+        """Whether the choice is within the budget."""
+        return self._within(self.choice.prediction)
+
+    def start(self, settings: Settings) -> None:
+        """Begin with the settings that were asked for."""
+        self.choice = self._make(settings, self._selection)
+        self._note("as asked", self.choice.prediction, kept=True)
+
+    def attempt(self, change: str, settings: Settings) -> None:
+        """Try other settings, and keep them if they save anything."""
+        trial = self._make(settings, self._selection)
+        kept = trial.prediction.bytes <= _WORTH * self.choice.prediction.bytes
+        self._note(change, trial.prediction, kept=kept)
+        if kept:
+            self.choice = trial
+            self.changes[change.split()[0]] = change
+
+    def drop_trajectories(self) -> None:
+        """Take the most trajectories that fit, at least one a split, evenly spread; raises UsageError if none do."""
+        splits = self.choice.plan.splits
+        total = sum(map(len, splits.values()))
+        settings = self.choice.plan.settings
+        low, high = len(splits), total - 1
+        best = self._take(settings, low, total) if low < total else self.choice
+        if not self._within(best.prediction):
+            least = best.prediction.upper_bytes
+            raise UsageError(
+                f"--budget: {self._budget.bytes} bytes are too few: even {_few(best.plan.splits)} with "
+                f"{_in_words(settings)} need up to {least} bytes ({format_bytes(least)}); give that much or more."
+            )
+        while low < high:
+            middle = (low + high + 1) // 2
+            trial = self._take(settings, middle, total)
+            if self._within(trial.prediction):
+                low, best = middle, trial
+            else:
+                high = middle - 1
+        self.choice = best
+        self.changes["--select"] = f"{sum(map(len, best.plan.splits.values()))} of {total} trajectories"
+
+    def _take(self, settings: Settings, count: int, total: int) -> Choice:
+        names = spread(self.choice.plan.splits, count)
+        choice = self._make(settings, replace(self._selection, select=tuple(glob.escape(name) for name in names)))
+        self._note(f"{len(names)} of {total} trajectories", choice.prediction, kept=True)
+        return choice
+
+    def _make(self, settings: Settings, selection: Selection) -> Choice:
+        plan = self._raw.plan(settings, selection)
+        return Choice(plan, selection, predict(plan, self._prober, workers=self._budget.workers))
+
+    def _within(self, prediction: Prediction) -> bool:
+        return prediction.upper_bytes <= self._budget.bytes
+
+    def _note(self, change: str, prediction: Prediction, *, kept: bool) -> None:
+        step = Step(change, prediction, fits=kept and self._within(prediction), kept=kept)
+        self.steps.append(step)
+        self._budget.on_step(step)
+
+
+# -------------------------------------------------------------------------------------------------------------- ladders
+
+
+Rungs = Iterator[tuple[str, Settings]]
+
+
+def _short_sides(begun: Choice) -> Rungs:
+    stored = max(min(size) for size in begun.prediction.sizes)
+    for side in _SHORT_SIDES:
+        if side < stored:
+            yield f"--short-side {side}", replace(begun.plan.settings, short_side=side)
+
+
+def _jpeg_qualities(begun: Choice) -> Rungs:
+    for quality in _JPEG_QUALITIES:
+        if quality < begun.plan.settings.jpeg_quality:
+            yield f"--jpeg-quality {quality}", replace(begun.plan.settings, jpeg_quality=quality)
+
+
+def _diff_scales(begun: Choice) -> Rungs:
+    for scale in _DIFF_SCALES:
+        if begun.plan.settings.diff_scale is not None and scale > begun.plan.settings.diff_scale:
+            yield f"--diff-scale {scale}", replace(begun.plan.settings, diff_scale=scale)
+
+
+def _strides(begun: Choice) -> Rungs:
+    plan = begun.plan
+    lengths: dict[str, int] = dict.fromkeys((name for names in plan.splits.values() for name in names), 0)
+    for shard in plan.shards:
+        for clip in shard.clips:
+            lengths[clip.trajectory.name] += clip.num_frames
+    typical = float(np.median(list(lengths.values())))
+    for factor in _STRIDES:
+        if typical / factor >= _WINDOW_FRAMES:
+            stride = plan.settings.frame_stride * factor
+            yield f"--frame-stride {stride}", replace(plan.settings, frame_stride=stride)
+
+
+_LADDERS: tuple[Callable[[Choice], Rungs], ...] = (_short_sides, _jpeg_qualities, _diff_scales, _strides)
+
+
+# --------------------------------------------------------------------------------------------------------- trajectories
+
+
+def spread(splits: Mapping[str, Sequence[str]], count: int) -> list[str]:
+    """Choose at most `count` trajectories: one of each split and its share of the rest, evenly spaced in its order."""
+    free, rest = count - len(splits), max(1, sum(map(len, splits.values())) - len(splits))
+    chosen: list[str] = []
+    for names in splits.values():
+        share = 1 + free * (len(names) - 1) // rest
+        chosen += [names[(2 * i + 1) * len(names) // (2 * share)] for i in range(share)]
+    return chosen
+
+
+def _few(splits: Mapping[str, Sequence[str]]) -> str:
+    count = sum(map(len, splits.values()))
+    return f"{count} trajectories, one a split," if count > 1 else "one trajectory"
+
+
+def _in_words(settings: Settings) -> str:
+    """Name the settings that were lowered as options."""
+    side = "native" if settings.short_side is None else settings.short_side
+    parts = [f"--short-side {side}", f"--jpeg-quality {settings.jpeg_quality}"]
+    parts += ["--no-diffs" if settings.diff_scale is None else f"--diff-scale {settings.diff_scale}"]
+    return " ".join([*parts, f"--frame-stride {settings.frame_stride}"])

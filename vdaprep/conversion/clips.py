@@ -1,0 +1,129 @@
+"""Which frames form which clip, and which clip goes into which shard: decided before any frame is read."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from vdaprep.raw.frames import Trajectory
+from vdaprep.shards.canonical import canonical_json
+from vdaprep.shards.names import shard_name
+
+
+@dataclass(frozen=True)
+class PlannedClip:
+    """Every `stride`-th of frames `start` to `stop - 1` of a trajectory, by their numbers; both ends are taken.
+
+    `after_gap`: no frame that is taken comes right before it, so that its first frame has no difference.
+    """
+
+    trajectory: Trajectory
+    start: int
+    stop: int
+    after_gap: bool
+    stride: int = 1
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """Where the clip's frames are in `trajectory.frames`."""
+        return _every(self.trajectory, range(self.start, self.stop), self.stride)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that the clip has if none is rejected."""
+        return len(self.indices)
+
+    @property
+    def before(self) -> int | None:
+        """Where the frame is that the first one's difference is to; None after a gap."""
+        if self.after_gap:
+            return None
+        frames = self.trajectory.frames
+        number = frames[self.start].frame_id - self.stride
+        return next(index for index in range(self.start - 1, -1, -1) if frames[index].frame_id == number)
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """The clips of one shard, in order; `number` counts from 1 within the split."""
+
+    split: str
+    number: int
+    clips: tuple[PlannedClip, ...]
+
+    @property
+    def name(self) -> str:
+        """The path of the shard's tar below the data set's folder."""
+        return f"{self.split}/{shard_name(self.number)}"
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that the shard has if none is rejected."""
+        return sum(clip.num_frames for clip in self.clips)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of what is to go into the shard: trajectories and frame numbers."""
+        content = [
+            (
+                clip.trajectory.layout,
+                clip.trajectory.name,
+                [clip.trajectory.frames[index].frame_id for index in clip.indices],
+            )
+            for clip in self.clips
+        ]
+        return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def cut(length: int, *, at_most: int) -> list[tuple[int, int]]:
+    """Cut `length` frames into the fewest pieces [start, stop) of at most `at_most`, near-equal in length."""
+    pieces = -(-length // at_most)
+    bounds = [length * i // pieces for i in range(pieces + 1)] if pieces else []
+    return list(zip(bounds, bounds[1:], strict=False))
+
+
+def runs(numbers: Sequence[int], *, stride: int = 1) -> list[tuple[int, int]]:
+    """Split positions into ranges [start, stop) in which the numbers go up by `stride`: no frame is missing."""
+    starts = [i for i in range(len(numbers)) if i == 0 or numbers[i] != numbers[i - 1] + stride]
+    return list(zip(starts, [*starts[1:], len(numbers)][: len(starts)], strict=True))
+
+
+def taken(trajectory: Trajectory, *, stride: int) -> Sequence[int]:
+    """Return where the frames are whose numbers are the first one's plus multiples of `stride`."""
+    return _every(trajectory, range(len(trajectory.frames)), stride)
+
+
+def _every(trajectory: Trajectory, within: range, stride: int) -> Sequence[int]:
+    if stride == 1:
+        return within
+    frames = trajectory.frames
+    first = frames[within.start].frame_id
+    return [index for index in within if (frames[index].frame_id - first) % stride == 0]
+
+
+def cut_trajectory(trajectory: Trajectory, *, clip_frames: int, stride: int = 1) -> list[PlannedClip]:
+    """Cut the frames that are taken of a trajectory into clips; a hole in their numbers always separates two clips."""
+    indices = taken(trajectory, stride=stride)
+    numbers = [trajectory.frames[index].frame_id for index in indices]
+    return [
+        PlannedClip(trajectory, indices[first + start], indices[first + stop - 1] + 1, start == 0, stride)
+        for first, last in runs(numbers, stride=stride)
+        for start, stop in cut(last - first, at_most=clip_frames)
+    ]
+
+
+def plan_shards(
+    trajectories: Iterable[Trajectory], *, split: str, clip_frames: int, frames_per_shard: int, stride: int = 1
+) -> list[PlannedShard]:
+    """Fill shards with clips, in order of the trajectories' names; a shard takes clips up to `frames_per_shard` frames.
+
+    A single clip that is longer gets a shard of its own. Of each trajectory every `stride`-th frame is taken.
+    """
+    shards: list[list[PlannedClip]] = []
+    room = 0
+    for trajectory in sorted(trajectories, key=lambda item: item.name):
+        for clip in cut_trajectory(trajectory, clip_frames=clip_frames, stride=stride):
+            if clip.num_frames > room:
+                shards.append([])
+                room = frames_per_shard
+            shards[-1].append(clip)
+            room -= clip.num_frames
+    return [PlannedShard(split, number, tuple(clips)) for number, clips in enumerate(shards, start=1)]

@@ -1,0 +1,344 @@
+"""Raw data that goes once every shard made of it was read back and found whole.
+
+What may go is an archive all of whose frames the plan uses, or the loose files of a trajectory; an archive that holds
+more only if the user says so. What stays, always: archives without frames of the plan, whatever a rejected frame or a
+listing problem concerns, what lies behind a link, and what has changed since it was listed.
+"""
+
+import contextlib
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from vdaprep.conversion.clips import PlannedShard
+from vdaprep.conversion.plan import Plan
+from vdaprep.conversion.saved_plan import LostTrajectory, Prepared
+from vdaprep.errors import UsageError
+from vdaprep.raw.frames import Trajectory
+from vdaprep.raw.tree import Location
+from vdaprep.shards.records import Rejection, ShardRecord
+from vdaprep.storage.range_reader import is_url
+from vdaprep.units import format_bytes
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What a file was when it was looked at; another file under its name is not deleted."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+def state_of(root: Path, path: str) -> FileState | None:
+    """Look at a file below `root`; None if it is no regular file, or a link leads to it."""
+    try:
+        with _parent(root, path) as folder:
+            found = os.stat(PurePosixPath(path).name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return None
+    return FileState(path, found.st_size, found.st_mtime_ns, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def has_changed(root: Path, file: FileState) -> bool:
+    """Tell whether there is another file now; one that is gone has not changed."""
+    return os.path.lexists(root / file.path) and state_of(root, file.path) != file
+
+
+def delete(root: Path, file: FileState) -> bool:
+    """Delete a file below `root` unless it has changed; tells whether it is gone. Raises OSError if it cannot be."""
+    if has_changed(root, file):
+        return False
+    with contextlib.suppress(FileNotFoundError), _parent(root, file.path) as folder:
+        os.unlink(PurePosixPath(file.path).name, dir_fd=folder)
+    return True
+
+
+def delete_empty_folders(root: Path, paths: Iterable[str]) -> None:
+    """Delete the folders of these files, and those above up to `root`, as far as they are empty."""
+    folders = {folder for path in paths for folder in PurePosixPath(path).parents if folder.name}
+    for folder in sorted(folders, key=lambda item: len(item.parts), reverse=True):
+        with contextlib.suppress(OSError), _parent(root, str(folder)) as parent:
+            os.rmdir(folder.name, dir_fd=parent)
+
+
+@contextlib.contextmanager
+def _parent(root: Path, path: str) -> Generator[int]:
+    """Open the folder of a path below `root`, through real folders only; raises OSError."""
+    parts = PurePosixPath(path).parts
+    if not parts or parts[0] == "/" or ".." in parts:
+        raise OSError(f"{path} leads out of {root}")
+    with contextlib.ExitStack() as opened:
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        opened.callback(os.close, folder)
+        for part in parts[:-1]:
+            folder = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            opened.callback(os.close, folder)
+        yield folder
+
+
+_BESIDE_FRAMES = (".txt", ".json", ".csv", ".md")  # what an archive of frames may hold besides them
+
+
+@dataclass(frozen=True)
+class RawItem:
+    """An archive, or a trajectory's loose files; `tables` are those that other cameras' frames may need, too.
+
+    `unused` says what an archive holds besides frames of the plan.
+    """
+
+    name: str
+    trajectories: frozenset[str]
+    files: tuple[FileState, ...]
+    tables: tuple[FileState, ...] = ()
+    unused: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """What deleting it frees."""
+        return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True)
+class Consumption:
+    """What a conversion may delete of its raw data, and what stays: (name, reason)."""
+
+    root: Path
+    plan: Plan
+    items: tuple[RawItem, ...]
+    kept: tuple[tuple[str, str], ...]
+
+    def going(self) -> Iterator[str]:
+        """Say what goes that holds nothing but what is converted."""
+        for item in self.items:
+            if not item.unused:
+                files = f" in {len(item.files)} files" if len(item.files) > 1 else ""
+                yield f"{self.root / item.name}: {format_bytes(item.bytes)}{files} goes"
+
+    def going_unused(self) -> Iterator[str]:
+        """Say what goes that was not converted."""
+        for item in self.items:
+            if item.unused:
+                yield (
+                    f"{self.root / item.name}: {format_bytes(item.bytes)} goes, and with it frames that are not "
+                    f"converted: it also holds {item.unused}"
+                )
+        if self.plan.settings.frame_stride > 1:
+            yield "the frames that --frame-stride leaves out go with the others"
+
+    def staying(self) -> Iterator[str]:
+        """Say what stays, and why."""
+        for name, reason in self.kept:
+            yield f"{self.root / name}: stays: {reason}"
+
+
+def survey(prepared: Prepared, *, take_unused: bool = False) -> Consumption:
+    """Find what may go, with `take_unused` also archives that hold more than what is converted.
+
+    Raises UsageError if raw data is not on this machine.
+    """
+    plan, found = prepared.plan, prepared.found
+    if is_url(plan.raw):
+        raise UsageError(f"--consume: deletes raw data of this machine; {plan.raw} is a URL.")
+    if found is None:
+        return Consumption(Path(plan.raw), plan, (), ())
+    uses = _uses(_planned(plan, found.trajectories))
+    problems = [*plan.rejected, *found.problems]
+    items: list[RawItem] = []
+    kept: list[tuple[str, str]] = []
+    for use in (*_archives(uses, found.files), *_loose(uses)):
+        states = (_states(found.raw, names) for names in use.names)
+        item = RawItem(use.name, frozenset(use.trajectories), *states, unused=use.unused)
+        reason = _problem(item, problems, use.names[0])
+        if len(item.files) < len(use.names[0]):
+            reason = reason or "a link leads there, or it is no plain file"
+        if item.unused and not take_unused:
+            reason = reason or f"this run does not use {item.unused} in it; --consume-unused lets it go all the same"
+        if reason:
+            kept.append((item.name, reason))
+        else:
+            items.append(item)
+    return Consumption(Path(found.raw), plan, tuple(items), tuple(kept))
+
+
+def _planned(plan: Plan, found: Iterable[Trajectory]) -> list[Trajectory]:
+    """List the plan's trajectories with their files; of one that is not whole any more, the files that are left."""
+    of_plan = {clip.trajectory.name: clip.trajectory for shard in plan.shards for clip in shard.clips}
+    left = {item.name: item for item in found}
+    planned = (left.get(name) if isinstance(item, LostTrajectory) else item for name, item in of_plan.items())
+    return [item for item in planned if item is not None]
+
+
+@dataclass
+class _Use:
+    """Something that may go: who uses it, the files that it is, files beside them, what else it holds."""
+
+    name: str
+    trajectories: set[str] = field(default_factory=set[str])
+    frames: set[str] = field(default_factory=set[str])
+    tables: set[str] = field(default_factory=set[str])
+    is_archive: bool = False
+    unused: str = ""
+
+    @property
+    def names(self) -> tuple[list[str], list[str]]:
+        """Paths below the root: what goes, and what goes with it if nothing else is left."""
+        return ([self.name], []) if self.is_archive else (sorted(self.frames), sorted(self.tables))
+
+
+def _uses(trajectories: Iterable[Trajectory]) -> list[_Use]:
+    """List archives and, as one each, the loose files of every trajectory."""
+    uses: dict[tuple[str, str], _Use] = {}
+
+    def use_of(location: Location, trajectory: Trajectory) -> _Use:
+        loose = not location.container
+        key = ("", trajectory.name) if loose else (location.container, "")
+        use = uses.setdefault(key, _Use(trajectory.name if loose else location.container, is_archive=not loose))
+        use.trajectories.add(trajectory.name)
+        return use
+
+    for trajectory in trajectories:
+        for location in (place for frame in trajectory.frames for place in (frame.rgb, frame.depth)):
+            if location is not None:
+                use_of(location, trajectory).frames.add(location.member)
+        for location in trajectory.shared.values():
+            use_of(location, trajectory).tables.add(location.member)
+    return [uses[key] for key in sorted(uses)]
+
+
+def _archives(uses: Iterable[_Use], files: Mapping[str, Location]) -> Iterator[_Use]:
+    """Yield the archives that hold frames, and what else they hold; the others stay without a word."""
+    held: defaultdict[str, list[str]] = defaultdict(list)
+    for location in files.values():
+        if location.container:
+            held[location.container].append(location.member)
+    for use in uses:
+        if use.is_archive and use.frames:
+            more = [
+                member
+                for member in held[use.name]
+                if member not in use.frames and not member.lower().endswith(_BESIDE_FRAMES)
+            ]
+            use.unused = _counted(more)
+            yield use
+
+
+def _counted(files: Sequence[str]) -> str:
+    if len(files) < 2:
+        return "".join(files)
+    return f"{len(files)} files like {files[0]}"
+
+
+def _loose(uses: Iterable[_Use]) -> Iterator[_Use]:
+    return (use for use in uses if not use.is_archive and use.frames)
+
+
+def _states(root: str, names: Iterable[str]) -> tuple[FileState, ...]:
+    states = (state_of(Path(root), name) for name in names)
+    return tuple(state for state in states if state is not None)
+
+
+def _problem(item: RawItem, problems: Iterable[Rejection], names: list[str]) -> str:
+    own = {item.name, *item.trajectories, *names}
+    for problem in problems:
+        if problem.file in own or problem.file.partition(": ")[0] in own:
+            return f"{problem.file} {problem.reason}"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------------ while it runs
+
+
+class Consumer:
+    """Deletes raw data as the shards made of it are found whole; `notice` is told of everything that goes."""
+
+    def __init__(self, consumption: Consumption, notice: Callable[[str], None]) -> None:
+        self._consumption = consumption
+        self._notice = notice
+        self._waiting = [(item, _shards_of(item, consumption.plan)) for item in consumption.items]
+        self._kept = len(consumption.kept)
+        self.freed_bytes = 0
+
+    def waits_for(self, name: str) -> bool:
+        """Tell whether anything goes when a shard is found whole."""
+        return any(name in shards for _, shards in self._waiting)
+
+    def order(self, shards: Iterable[PlannedShard]) -> list[PlannedShard]:
+        """Put shards that are made of the same raw data next to each other, whatever their split, to free it early."""
+        return sorted(shards, key=lambda shard: (shard.clips[0].trajectory.name, shard.split, shard.number))
+
+    def on_whole(self, shard: PlannedShard, record: ShardRecord) -> None:
+        """Delete what no other shard is waited for; what rejected frames concern stays."""
+        affected = _trajectories_of(record.rejected, shard)
+        staying = [item for item, _ in self._waiting if item.trajectories & affected]
+        for item in staying:
+            self._notice(f"{self._consumption.root / item.name}: stays: frames of it were rejected.")
+        self._kept += len(staying)
+        due: list[RawItem] = []
+        rest: list[tuple[RawItem, set[str]]] = []
+        for item, shards in self._waiting:
+            shards.discard(shard.name)
+            if item not in staying and not shards:
+                due.append(item)
+            elif item not in staying:
+                rest.append((item, shards))
+        self._waiting = rest
+        for item in due:
+            self._delete(item)
+
+    def summary(self) -> str:
+        """Say what was freed."""
+        stays = f"; {self._kept} archives and folders stay" if self._kept else ""
+        return f"{self._consumption.root}: {format_bytes(self.freed_bytes)} of raw data freed{stays}"
+
+    def _delete(self, item: RawItem) -> None:
+        root = self._consumption.root
+        try:
+            changed = [file.path for file in item.files if has_changed(root, file)]
+            changed = changed or [file.path for file in item.files if not delete(root, file)]
+        except OSError as error:
+            self._notice(f"{root / item.name}: cannot be deleted ({error.strerror}).")
+            return
+        if changed:
+            self._notice(f"{root / changed[0]}: stays: it has changed since it was listed.")
+            return
+        if item.tables and _holds_only(root, item):
+            for table in item.tables:
+                delete(root, table)
+        delete_empty_folders(root, [file.path for file in (*item.files, *item.tables)])
+        self.freed_bytes += item.bytes
+        self._notice(f"{root / item.name}: deleted, {format_bytes(item.bytes)} freed; its shards were read back.")
+
+
+def _shards_of(item: RawItem, plan: Plan) -> set[str]:
+    return {
+        shard.name for shard in plan.shards if any(clip.trajectory.name in item.trajectories for clip in shard.clips)
+    }
+
+
+def _trajectories_of(rejected: Iterable[Rejection], shard: PlannedShard) -> set[str]:
+    """Name the trajectories that rejected frames are of; all of the shard's where that cannot be told."""
+    files = {item.file for item in rejected}
+    if not files:
+        return set()
+    trajectories = {clip.trajectory.name: clip.trajectory for clip in shard.clips}
+    named = {
+        name: {str(place) for frame in item.frames for place in (frame.rgb, frame.depth)}
+        for name, item in trajectories.items()
+    }
+    found = {name for name, places in named.items() if places & files}
+    explained = files <= set().union(*named.values())
+    return found if explained else set(trajectories)
+
+
+def _holds_only(root: Path, item: RawItem) -> bool:
+    """Tell whether the folder that a trajectory's files lay in holds but its tables now."""
+    tables = {file.path for file in item.tables}
+    paths = [PurePosixPath(file.path) for file in (*item.files, *item.tables)]
+    top = Path(os.path.commonpath([path.parent for path in paths]))
+    below = (Path(folder, name) for folder, _, names in os.walk(root / top) for name in names)
+    return all(path.relative_to(root).as_posix() in tables for path in below)

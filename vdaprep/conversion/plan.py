@@ -1,0 +1,136 @@
+"""Which shards a conversion will make: options checked, the raw tree listed, clips cut; no frame is read."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vdaprep import sources
+from vdaprep.conversion.clips import PlannedShard, plan_shards, runs, taken
+from vdaprep.conversion.options import Selection, Settings, options_of
+from vdaprep.errors import DataError
+from vdaprep.raw.frames import SourceOptions, Trajectory
+from vdaprep.raw.tree import Location, OnListing, Tree, open_tree
+from vdaprep.shards.records import Rejection
+from vdaprep.sources import _manifest
+from vdaprep.sources._manifest import Manifest
+from vdaprep.storage.range_reader import is_url
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a conversion will do, before it does anything."""
+
+    dataset: str
+    raw: str
+    settings: Settings
+    options: dict[str, Any]
+    shards: tuple[PlannedShard, ...]
+    splits: dict[str, list[str]]
+    rejected: tuple[Rejection, ...]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of all shards if none is rejected."""
+        return sum(shard.num_frames for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class RawData:
+    """The trajectories of a raw tree, found but not read; `raw` is its path or URLs, `files` are all that it holds."""
+
+    dataset: str
+    raw: str
+    trajectories: tuple[Trajectory, ...]
+    problems: tuple[Rejection, ...]
+    files: Mapping[str, Location] = field(default_factory=dict[str, Location])
+
+    def plan(self, settings: Settings, selection: Selection) -> Plan:
+        """Decide which frames go into which shard; raises DataError if the selection takes no trajectory."""
+        facts = _manifest.load(self.dataset)
+        trajectories = self._select(selection, facts)
+        by_split: defaultdict[str, list[Trajectory]] = defaultdict(list)
+        for trajectory in trajectories:
+            by_split[selection.split_of(trajectory.name, facts)].append(trajectory)
+        stride = settings.frame_stride
+        cutting = {"clip_frames": settings.clip_frames, "frames_per_shard": settings.frames_per_shard, "stride": stride}
+        planned = [plan_shards(items, split=split, **cutting) for split, items in sorted(by_split.items())]
+        return Plan(
+            dataset=self.dataset,
+            raw=self.raw,
+            settings=settings,
+            options=options_of(settings, selection, facts),
+            shards=tuple(shard for of_split in planned for shard in of_split),
+            splits={split: sorted(item.name for item in items) for split, items in sorted(by_split.items())},
+            rejected=(*self.problems, *_holes(trajectories, stride=stride)),
+        )
+
+    def _select(self, selection: Selection, facts: Manifest) -> list[Trajectory]:
+        found = [item for item in self.trajectories if selection.takes(item.name, facts)]
+        if not found:
+            asked = f"--select {' '.join(selection.select)}" if selection.select else "the default selection"
+            names = ", ".join(item.name for item in self.trajectories[:5])
+            raise DataError(
+                f"{self.raw}: {asked} takes none of its {len(self.trajectories)} trajectories; "
+                f"there are, for example, {names}."
+            )
+        return found
+
+
+def make_plan(dataset: str, *, raw: str | Path, settings: Settings, selection: Selection) -> Plan:
+    """List the raw tree, a path or URLs, and decide which frames go into which shard; no frame is read.
+
+    Raises DataError, saying what was looked for and how to get it, if there is nothing to convert.
+    """
+    return find_raw(dataset, raw=raw, options=settings.source).plan(settings, selection)
+
+
+def find_raw(
+    dataset: str,
+    *,
+    raw: str | Path,
+    options: SourceOptions,
+    on_listing: OnListing = lambda archive, done, size: None,
+) -> RawData:
+    """List a raw tree, a path or URLs; raises DataError, saying how to get one, if it holds no trajectory."""
+    tree, found = _find(dataset, str(raw), options, on_listing)
+    place = str(raw) if is_url(str(raw)) else str(tree.root)
+    return RawData(dataset, place, tuple(found), tree.problems, tree.files)
+
+
+def _find(dataset: str, raw: str, options: SourceOptions, on_listing: OnListing) -> tuple[Tree, list[Trajectory]]:
+    facts, source = _manifest.load(dataset), sources.load(dataset)
+    taken = is_url(raw) or Path(raw).is_file() or (Path(raw).is_dir() and any(Path(raw).iterdir()))
+    place = f"raw/{dataset}" if taken else raw
+    advice = (
+        f"looked for {source.EXPECTED}; get {facts.title} from {facts.home} "
+        f"or make a small sample: vdaprep sample {dataset} --out {place}"
+    )
+    if not is_url(raw) and not Path(raw).exists():
+        raise DataError(f"{raw}: there is no such folder; {advice}")
+    tree = open_tree(raw, on_listing)
+    trajectories = source.find_trajectories(tree, options)
+    if not trajectories:
+        unreadable = "".join(f"; {problem.file} {problem.reason}" for problem in tree.problems[:3])
+        others = "".join(f"; it looks like {name}" for name in _looks_like(tree))
+        raise DataError(
+            f"{raw}: no {facts.title} trajectory among {len(tree.files)} files{others}{unreadable}; {advice}"
+        )
+    return tree, trajectories
+
+
+def _looks_like(tree: Tree) -> list[str]:
+    """Name the data sets that do find trajectories in a tree."""
+    return [name for name in sources.names() if sources.load(name).find_trajectories(tree, SourceOptions())]
+
+
+def _holes(trajectories: Iterable[Trajectory], *, stride: int) -> list[Rejection]:
+    holes: list[Rejection] = []
+    for trajectory in trajectories:
+        ids = [trajectory.frames[index].frame_id for index in taken(trajectory, stride=stride)]
+        found = runs(ids, stride=stride)
+        for (_, stop), (start, _) in zip(found, found[1:], strict=False):
+            missing = f"{ids[stop - 1] + stride} to {ids[start] - stride}"
+            holes.append(Rejection(trajectory.name, f"has no files of frames {missing}; clips are cut there"))
+    return holes

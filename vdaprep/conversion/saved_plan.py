@@ -1,0 +1,218 @@
+"""A plan as a file beside its shards, so that they can be finished when part of the raw data is gone."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from vdaprep.conversion.clips import PlannedClip, PlannedShard, runs
+from vdaprep.conversion.options import Selection, Settings, options_of
+from vdaprep.conversion.plan import Plan, RawData, find_raw
+from vdaprep.errors import DataError, ShardError, UsageError
+from vdaprep.raw.frames import FrameFiles, Trajectory
+from vdaprep.raw.tree import OnListing
+from vdaprep.shards.canonical import SCHEMA_VERSION, parse_sealed_json, sealed_json
+from vdaprep.shards.records import Rejection
+from vdaprep.storage.output import PLAN_FILE, Output, write_file
+
+
+def compare_options(where: str, found: Any, plan: Plan) -> None:
+    """Raise UsageError, naming what differs, if `found`, the options that stand in `where`, are not the plan's."""
+    names = sorted(name for name in {*found, *plan.options} if found.get(name) != plan.options.get(name))
+    if names:
+        there = ", ".join(f"{name} = {found.get(name)}" for name in names)
+        here = ", ".join(f"{name} = {plan.options.get(name)}" for name in names)
+        raise UsageError(f"{where}: was made with {there}; this run has {here}; use the same options or another --out.")
+
+
+@dataclass(frozen=True)
+class LostTrajectory(Trajectory):
+    """A trajectory of a saved plan without its files: `first` names one of the first frame's, which finds it again.
+
+    `incomplete` lists the frames that lacked a file: (number, `rgb` or `depth`).
+    """
+
+    first: str = ""
+    incomplete: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan and the raw data that it is for; `found` is None if that is not there any more."""
+
+    plan: Plan
+    found: RawData | None
+
+
+def prepare(
+    dataset: str,
+    *,
+    raw: str,
+    settings: Settings,
+    selection: Selection,
+    output: Output,
+    on_listing: OnListing = lambda archive, done, size: None,
+) -> Prepared:
+    """List raw data and make a plan; where `--consume` left one, take that, with what raw data there is.
+
+    Raises UsageError if that was made with other options; DataError if there is nothing to convert, and no such plan.
+    """
+    if output.size(PLAN_FILE) is None:
+        found = find_raw(dataset, raw=raw, options=settings.source, on_listing=on_listing)
+        return Prepared(found.plan(settings, selection), found)
+    where = output.place(PLAN_FILE)
+    saved = parse_plan(output.read(PLAN_FILE), where=where, raw=raw, settings=settings)
+    if saved.dataset != dataset:
+        raise UsageError(f"{where}: is of {saved.dataset}, not of {dataset}; choose another --out.")
+    compare_options(where, saved.options, replace(saved, options=_options(dataset, settings, selection)))
+    try:
+        found = find_raw(dataset, raw=raw, options=settings.source, on_listing=on_listing)
+    except (DataError, UsageError):  # nothing, or nothing of this camera: it may not be needed any more
+        return Prepared(saved, None)
+    return Prepared(bind(replace(saved, raw=found.raw), found.trajectories), found)
+
+
+def _options(dataset: str, settings: Settings, selection: Selection) -> dict[str, Any]:
+    from vdaprep.sources import _manifest
+
+    return options_of(settings, selection, _manifest.load(dataset))
+
+
+def save_plan(plan: Plan, output: Output) -> None:
+    """Write the plan beside its shards, unless it is there."""
+    data = plan_bytes(plan)
+    if output.size(PLAN_FILE) is None or output.read(PLAN_FILE) != data:
+        write_file(output, PLAN_FILE, data)
+
+
+def refuse_another_plan(plan: Plan, output: Output) -> None:
+    """Raise UsageError if the plan that was saved is not this one."""
+    if output.size(PLAN_FILE) is not None and output.read(PLAN_FILE) != plan_bytes(plan):
+        raise UsageError(f"{output.place(PLAN_FILE)}: has changed since this run began; run the same command again.")
+
+
+def refuse_lost(plan: Plan, shards: Iterable[PlannedShard]) -> None:
+    """Raise DataError, naming them, if raw data of these shards, which are still to be made, is not there."""
+    lost = {
+        shard.name: clip.trajectory.name
+        for shard in shards
+        for clip in shard.clips
+        if isinstance(clip.trajectory, LostTrajectory)
+    }
+    if lost:
+        names = ", ".join(list(lost)[:5]) + (", ..." if len(lost) > 5 else "")
+        raise DataError(
+            f"{plan.raw}: does not hold trajectory {next(iter(lost.values()))} as it did when the conversion began, "
+            f"so {len(lost)} shards cannot be made: {names}; put the raw data back, or choose another --out to "
+            "convert what there is."
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ the file
+
+
+def plan_bytes(plan: Plan) -> bytes:
+    """Serialise a plan; where raw data lies is not in it."""
+    trajectories = {clip.trajectory.name: clip.trajectory for shard in plan.shards for clip in shard.clips}
+    numbers = {name: number for number, name in enumerate(trajectories)}
+    return sealed_json(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "dataset": plan.dataset,
+            "options": plan.options,
+            "splits": plan.splits,
+            "rejected": [asdict(item) for item in plan.rejected],
+            "trajectories": [_trajectory_to_json(item) for item in trajectories.values()],
+            "shards": [_shard_to_json(shard, numbers) for shard in plan.shards],
+        }
+    )
+
+
+def _trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
+    lost = _without_files(trajectory)
+    ids = lost.frame_ids
+    return {
+        "name": lost.name,
+        "layout": lost.layout,
+        "frames": [[ids[start], ids[stop - 1]] for start, stop in runs(ids)],
+        "first": lost.first,
+        "incomplete": [list(item) for item in lost.incomplete],
+    }
+
+
+def _shard_to_json(shard: PlannedShard, numbers: Mapping[str, int]) -> dict[str, Any]:
+    clips = [[numbers[item.trajectory.name], item.start, item.stop, item.after_gap] for item in shard.clips]
+    return {"split": shard.split, "number": shard.number, "clips": clips}
+
+
+def parse_plan(data: bytes, *, where: str, raw: str, settings: Settings) -> Plan:
+    """Undo `plan_bytes`, all trajectories without files; raises ShardError naming `where` if it is damaged."""
+    value = parse_sealed_json(data, where=where)
+    try:
+        trajectories = [_trajectory_from_json(item) for item in value["trajectories"]]
+        stride = value["options"]["frame_stride"]
+        return Plan(
+            dataset=value["dataset"],
+            raw=raw,
+            settings=settings,
+            options=value["options"],
+            shards=tuple(_shard_from_json(item, trajectories, stride) for item in value["shards"]),
+            splits=value["splits"],
+            rejected=tuple(Rejection(**item) for item in value["rejected"]),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ShardError(f"{where}: breaks schema version {SCHEMA_VERSION} ({error}).") from error
+
+
+def _trajectory_from_json(value: Mapping[str, Any]) -> LostTrajectory:
+    ids = [number for first, last in value["frames"] for number in range(first, last + 1)]
+    return LostTrajectory(
+        name=value["name"],
+        layout=value["layout"],
+        frames=tuple(FrameFiles(number, None, None) for number in ids),
+        first=value["first"],
+        incomplete=tuple((number, kind) for number, kind in value["incomplete"]),
+    )
+
+
+def _shard_from_json(value: Mapping[str, Any], trajectories: list[LostTrajectory], stride: int) -> PlannedShard:
+    found: list[tuple[int, int, int, bool]] = value["clips"]
+    clips = (PlannedClip(trajectories[number], start, stop, gap, stride) for number, start, stop, gap in found)
+    return PlannedShard(value["split"], value["number"], tuple(clips))
+
+
+# ------------------------------------------------------------------------------------------------------- the raw data
+
+
+def bind(plan: Plan, trajectories: Iterable[Trajectory]) -> Plan:
+    """Give the trajectories of a saved plan their files back, as far as all of them are there."""
+    by_first = {_without_files(item).first: item for item in trajectories}
+    bound: dict[str, Trajectory] = {}
+
+    def of(lost: Trajectory) -> Trajectory:
+        if lost.name not in bound:
+            assert isinstance(lost, LostTrajectory)  # the plan was just read
+            there = by_first.get(lost.first)
+            # A name may depend on what else there is; that of the plan stays.
+            named = lost if there is None else replace(there, name=lost.name)
+            bound[lost.name] = named if _without_files(named) == lost else lost
+        return bound[lost.name]
+
+    shards = [
+        replace(shard, clips=tuple(replace(clip, trajectory=of(clip.trajectory)) for clip in shard.clips))
+        for shard in plan.shards
+    ]
+    return replace(plan, shards=tuple(shards))
+
+
+def _without_files(trajectory: Trajectory) -> LostTrajectory:
+    if isinstance(trajectory, LostTrajectory):
+        return trajectory
+    frames = trajectory.frames
+    lacking = [(frame.frame_id, kind) for frame in frames for kind in ("rgb", "depth") if getattr(frame, kind) is None]
+    return LostTrajectory(
+        name=trajectory.name,
+        layout=trajectory.layout,
+        frames=tuple(FrameFiles(frame.frame_id, None, None) for frame in frames),
+        first=str(frames[0].rgb or frames[0].depth),
+        incomplete=tuple(lacking),
+    )

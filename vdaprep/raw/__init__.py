@@ -1,0 +1,1 @@
+"""Raw downloads, read in place: archives, and the formats of frames."""

@@ -1,0 +1,181 @@
+"""OpenEXR files of one channel of depth: bytes to an array and back.
+
+OpenEXR prints what it dislikes to stdout and stderr, and keeps parts that it could not read as if there were none.
+So every block is compared with the file's own structure first, and only whole files are decoded.
+"""
+
+import functools
+import io
+import logging
+import struct
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import OpenEXR
+from jaxtyping import Float, Float16
+
+from vdaprep.errors import FrameError
+from vdaprep.raw.deflate import InflateError, Inflater
+from vdaprep.raw.tree import Location
+from vdaprep.storage.range_reader import MAX_FILE_BYTES
+
+_MAGIC = b"\x76\x2f\x31\x01"
+_NOT_SCAN_LINES = 0x1A00  # flags: tiles, deep pixels, several parts
+_BLOCK_LINES = {0: 1, 1: 1, 2: 1, 3: 16, 4: 32, 5: 16, 6: 32, 7: 32, 8: 32, 9: 256}  # by the code of the compression
+_ZIPS, _ZIP = 2, 3
+_CHANNEL_TYPES = {0: "uint32", 1: "float16", 2: "float32"}
+_EXPECTED = "one channel Y of half floats"
+
+_openexr = cast(Any, OpenEXR)  # it has no types
+_log = logging.getLogger("vdaprep")
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What an EXR says of itself: its `channels` by name with their types; the offsets of its blocks at `table`."""
+
+    channels: dict[str, str]
+    compression: int
+    top: int
+    height: int
+    width: int
+    table: int
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of scan lines, each compressed alone."""
+        return -(-self.height // _BLOCK_LINES[self.compression])
+
+    @property
+    def line_bytes(self) -> int:
+        """Bytes of one line of all channels."""
+        return self.width * sum(np.dtype(kind).itemsize for kind in self.channels.values())
+
+
+def parse_exr(data: bytes, location: Location) -> Float[np.ndarray, "h w"]:
+    """Decode the channel Y of an EXR, or R where the channels are colours, as float16 or float32.
+
+    Raises FrameError if it has other channels or is cut short. Damage inside a block is noticed where its compression
+    has checksums (ZIP and ZIPS have Adler-32); PIZ and the others have none, there the archive's own must do.
+    """
+    header = _parse_header(data, location)
+    channel = _depth_channel(header, location)
+    _check_blocks(data, header, location)
+    try:
+        file = _openexr.File(io.BytesIO(data), separate_channels=True)
+        return np.ascontiguousarray(file.channels()[channel].pixels)
+    except (RuntimeError, ValueError) as error:
+        raise FrameError(str(location), "the EXR cannot be decoded") from error
+
+
+def encode_exr(values: Float16[np.ndarray, "h w"]) -> bytes:
+    """Encode half floats as the channel Y of an EXR, compressed with ZIP."""
+    stream = io.BytesIO()
+    header = {"compression": _openexr.ZIP_COMPRESSION, "type": _openexr.scanlineimage}
+    _openexr.File(header, {"Y": np.ascontiguousarray(values)}).write(stream)
+    return stream.getvalue()
+
+
+def _depth_channel(header: _Header, location: Location) -> str:
+    names, kinds = set(header.channels), set(header.channels.values())
+    found = ", ".join(f"{name} ({kind})" for name, kind in header.channels.items())
+    colours = "R" in names and names <= set("RGBA")
+    if not (colours or names == {"Y"}) or not kinds <= {"float16", "float32"}:
+        raise FrameError(str(location), f"has the channels {found or 'none'}, expected {_EXPECTED}")
+    if found != "Y (float16)":
+        _note_channels(found, "R" if colours else "Y")
+    return "R" if colours else "Y"
+
+
+@functools.cache  # said once, not for every frame
+def _note_channels(found: str, taken: str) -> None:
+    _log.warning(
+        "EXR files have the channels %s, expected %s: depth is taken from %s; a frame whose values are no half floats "
+        "is rejected.",
+        found,
+        _EXPECTED,
+        taken,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- structure
+
+
+def _parse_header(data: bytes, location: Location) -> _Header:
+    if data[:4] != _MAGIC:
+        raise FrameError(str(location), "is not an EXR")
+    if int.from_bytes(data[4:8], "little") & _NOT_SCAN_LINES:
+        raise FrameError(str(location), "is an EXR of tiles, deep pixels or several parts, expected scan lines")
+    try:
+        attributes, table = _attributes(data)
+        left, top, right, bottom = struct.unpack("<4i", attributes["dataWindow"])
+        channels, [compression] = _channels(attributes["channels"]), attributes["compression"]
+    except KeyError as error:
+        raise FrameError(str(location), f"the EXR's header lacks {error}") from error
+    except (ValueError, struct.error) as error:
+        raise FrameError(str(location), "the EXR's header is cut short or damaged") from error
+    if compression not in _BLOCK_LINES:
+        raise FrameError(str(location), f"the EXR's compression has the code {compression}, expected 0 to 9")
+    header = _Header(channels, compression, top, bottom - top + 1, right - left + 1, table)
+    if min(header.height, header.width) < 1 or header.height * header.line_bytes > MAX_FILE_BYTES:
+        raise FrameError(str(location), f"the EXR claims to have {header.width}x{header.height} pixels")
+    return header
+
+
+def _attributes(data: bytes) -> tuple[dict[str, bytes], int]:
+    """Return the header's attributes and the position after them; raises ValueError if it ends too early."""
+    found: dict[str, bytes] = {}
+    position = 8
+    while (end := data.index(b"\0", position)) != position:
+        start = data.index(b"\0", end + 1) + 5  # the type's name and the size, four bytes
+        size = int.from_bytes(data[start - 4 : start], "little")
+        if start + size > len(data):
+            raise ValueError("an attribute is cut short")
+        found[data[position:end].decode("ascii")] = data[start : start + size]
+        position = start + size
+    return found, position + 1
+
+
+def _channels(value: bytes) -> dict[str, str]:
+    """Return the types of the channels by name; raises ValueError if the list is damaged."""
+    found: dict[str, str] = {}
+    position = 0
+    while (end := value.index(b"\0", position)) != position:
+        [code] = struct.unpack_from("<i", value, end + 1)
+        if code not in _CHANNEL_TYPES:
+            raise ValueError("a channel has no known type")
+        found[value[position:end].decode("ascii")] = _CHANNEL_TYPES[code]
+        position = end + 17
+    return found
+
+
+def _check_blocks(data: bytes, header: _Header, location: Location) -> None:
+    """Compare every block's place, line and checksum; raises FrameError for the first that is wrong."""
+    end = header.table + 8 * header.blocks
+    cut = FrameError(str(location), f"the EXR is cut short after {len(data)} bytes")
+    if end > len(data):
+        raise cut
+    lines = _BLOCK_LINES[header.compression]
+    for index, (offset,) in enumerate(struct.iter_unpack("<Q", data[header.table : end])):
+        if not end <= offset <= len(data) - 8:
+            raise cut
+        first = index * lines
+        line, size = struct.unpack_from("<2i", data, offset)
+        if line != header.top + first or size < 0:
+            raise FrameError(str(location), f"the EXR is damaged near byte {offset}")
+        if offset + 8 + size > len(data):
+            raise cut
+        whole = min(lines, header.height - first) * header.line_bytes
+        if header.compression in (_ZIP, _ZIPS) and size < whole:  # a block that would not shrink is stored as it is
+            _check_zlib(data[offset + 8 : offset + 8 + size], whole, location, offset)
+
+
+def _check_zlib(block: bytes, size: int, location: Location, offset: int) -> None:
+    inflater = Inflater()
+    try:
+        whole = len(inflater.inflate(block, limit=size + 1)) == size  # compares the checksum when it meets the end
+    except InflateError:
+        whole = False
+    if not whole or not inflater.is_done:
+        raise FrameError(str(location), f"the EXR is damaged near byte {offset}")

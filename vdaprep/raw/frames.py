@@ -1,0 +1,142 @@
+"""What a raw data set is made of: trajectories, cameras, frames."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+from vdaprep.errors import FrameError
+from vdaprep.raw.tree import Location
+from vdaprep.shards.cameras import scale_intrinsics
+
+
+@dataclass(frozen=True)
+class FrameFiles:
+    """The files of one frame; None where the raw tree has no such file."""
+
+    frame_id: int
+    rgb: Location | None
+    depth: Location | None
+
+
+def pair_files(rgb: Mapping[int, Location], depth: Mapping[int, Location]) -> tuple[FrameFiles, ...]:
+    """Pair images and depth maps, found by frame number, in order; a frame that has only one of them counts too."""
+    return tuple(FrameFiles(number, rgb.get(number), depth.get(number)) for number in sorted(rgb.keys() | depth.keys()))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One camera's path: frames in order of their numbers, and the files they share (poses, intrinsics)."""
+
+    name: str
+    layout: str
+    frames: tuple[FrameFiles, ...]
+    shared: Mapping[str, Location] = field(default_factory=dict[str, Location])
+
+    @property
+    def frame_ids(self) -> tuple[int, ...]:
+        """The frames' numbers, ascending."""
+        return tuple(frame.frame_id for frame in self.frames)
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What a user may say about a raw data set: the `camera` to read, `intrinsics` (fx, fy, cx, cy) in raw pixels.
+
+    `depth_unit_m`: metres of a unit of integer depth, where the data set cannot know.
+    """
+
+    camera: int = 0
+    intrinsics: tuple[float, float, float, float] | None = None
+    depth_unit_m: float | None = None
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """The cameras of a trajectory of N frames, in raw pixels and metres, OpenCV axes.
+
+    `camera_to_world` is None where the data set has no poses; `problems` says of a frame's index why its camera is
+    unusable (its rows then hold nan). `size` (width, height) is that of the images that the intrinsics are for, None
+    if they are for whatever size the images have.
+    """
+
+    intrinsics: Float64[np.ndarray, "n 4"]
+    camera_to_world: Float64[np.ndarray, "n 4 4"] | None
+    problems: Mapping[int, str] = field(default_factory=dict[int, str])
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class RgbImage:
+    """A decoded frame, and its own JPEG bytes if the source is a JPEG that can be passed on."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    jpeg: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One usable frame: depth in metres along z (nan unknown, inf sky), intrinsics fx, fy, cx, cy in its own pixels."""
+
+    frame_id: int
+    rgb: RgbImage
+    depth_m: Float32[np.ndarray, "h w"]
+    intrinsics: Float64[np.ndarray, "4"]
+    camera_to_world: Float64[np.ndarray, "4 4"] | None
+
+
+def make_frame(
+    files: FrameFiles, rgb: RgbImage, depth_m: Float32[np.ndarray, "_h _w"], cameras: Cameras, index: int
+) -> Frame:
+    """Put a frame together; raises FrameError if its parts do not fit or its camera is unusable."""
+    height, width = rgb.pixels.shape[:2]
+    if depth_m.shape != (height, width):
+        found, expected = _size(depth_m.shape), _size((height, width))
+        raise FrameError(str(files.depth), f"the depth map is {found} pixels, the image is {expected}")
+    if index in cameras.problems:
+        raise FrameError(str(files.rgb), cameras.problems[index])
+    intrinsics = cameras.intrinsics[index]
+    if cameras.size is not None and cameras.size != (width, height):
+        intrinsics = _intrinsics_of_copy(intrinsics, cameras.size, (width, height), files)
+    pose = None if cameras.camera_to_world is None else cameras.camera_to_world[index]
+    return Frame(files.frame_id, rgb, depth_m, intrinsics, pose)
+
+
+def _intrinsics_of_copy(
+    intrinsics: Float64[np.ndarray, "4"], known: tuple[int, int], found: tuple[int, int], files: FrameFiles
+) -> Float64[np.ndarray, "4"]:
+    """Scale the intrinsics of a known camera to a resized copy of its images; another aspect is another camera."""
+    x, y = found[0] / known[0], found[1] / known[1]
+    if abs(x / y - 1) > 0.01:
+        raise FrameError(
+            str(files.rgb),
+            f"is {found[0]}x{found[1]} pixels, the data set's camera has {known[0]}x{known[1]}; "
+            "say what this camera is with --intrinsics fx,fy,cx,cy",
+        )
+    return scale_intrinsics(intrinsics, x=x, y=y)
+
+
+def fit_short_side(frame: Frame, short_side: int | None) -> Frame:
+    """Scale a frame down so that its short side is `short_side` pixels (None: as it is); never up.
+
+    RGB is averaged over areas, depth takes the nearest pixel, intrinsics follow with pixel centres at integers.
+    """
+    height, width = frame.depth_m.shape
+    if short_side is None or min(height, width) <= short_side:
+        return frame
+    ratio = short_side / min(height, width)
+    rows, columns = max(1, round(height * ratio)), max(1, round(width * ratio))
+    pixels = cv2.resize(frame.rgb.pixels, (columns, rows), interpolation=cv2.INTER_AREA)
+    nearest = np.ix_(_centres(rows, height), _centres(columns, width))
+    intrinsics = scale_intrinsics(frame.intrinsics, x=columns / width, y=rows / height)
+    return replace(frame, rgb=RgbImage(pixels), depth_m=frame.depth_m[nearest], intrinsics=intrinsics)
+
+
+def _centres(count: int, source: int) -> np.ndarray:
+    return ((np.arange(count) + 0.5) * source / count).astype(np.intp)
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[1]}x{shape[0]}" if len(shape) > 1 else "x".join(map(str, shape))

@@ -1,0 +1,69 @@
+"""Reading of files in a thread of its own, before they are asked for."""
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future
+from queue import SimpleQueue
+
+from vdaprep.raw.tree import Location, Reader
+
+_PATIENCE_S = 1.0  # how long a read that nobody wants any more may hold up the end; a server's answer can take longer
+
+_Queue = SimpleQueue[tuple[Location, Future[bytes]] | None]
+
+
+class ReadAhead(Reader):
+    """Reads through another Reader, one file at a time and always in the same thread, what is expected beforehand.
+
+    The thread lives from the first `expect` or `read` to `rest`; the other Reader is not to be used meanwhile and
+    stays open. Errors are raised by `read`, as the other Reader's are.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._expected: dict[Location, Future[bytes]] = {}
+        self._thread: tuple[threading.Thread, _Queue] | None = None
+
+    def expect(self, locations: Iterable[Location]) -> None:
+        """Say what is read next, in order; what was expected before and is not among it is forgotten."""
+        earlier = self._expected
+        self._expected = {location: earlier.pop(location, None) or self._ask(location) for location in locations}
+        for future in earlier.values():
+            future.cancel()
+
+    def read(self, location: Location) -> bytes:
+        """See Reader."""
+        return (self._expected.get(location) or self._ask(location)).result()
+
+    def rest(self) -> None:
+        """End the thread and forget what was expected."""
+        self.expect(())
+        if self._thread is not None:
+            (thread, queue), self._thread = self._thread, None
+            queue.put(None)
+            thread.join(_PATIENCE_S)
+
+    def close(self) -> None:
+        """See `rest`."""
+        self.rest()
+
+    def _ask(self, location: Location) -> "Future[bytes]":
+        if self._thread is None:
+            queue: _Queue = SimpleQueue()
+            thread = threading.Thread(target=_serve, args=(self._reader, queue), daemon=True)  # it dies with the rest
+            thread.start()
+            self._thread = thread, queue
+        future: Future[bytes] = Future()
+        self._thread[1].put((location, future))
+        return future
+
+
+def _serve(reader: Reader, queue: _Queue) -> None:
+    while (asked := queue.get()) is not None:
+        location, future = asked
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(reader.read(location))
+        except BaseException as error:  # noqa: BLE001 - the boundary of a worker: who asked raises it
+            future.set_exception(error)

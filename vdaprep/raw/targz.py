@@ -1,0 +1,224 @@
+"""Random access inside a tar.gz: rapidgzip with seek points made once; zlib where a file is damaged."""
+
+import atexit
+import io
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from vdaprep.raw.containers import GzipSpan, Listing, TarSpan, list_tar
+from vdaprep.raw.targz_index import NoSeekPointsError, make_seek_points, open_rapidgzip
+from vdaprep.storage.range_reader import LocalFile, Ranges, buffered
+
+_CHUNK = 1 << 20  # inflated at once, at most
+_BITE = 1 << 16
+_BUFFER = 1024
+_CHECKPOINTS = 256  # of some 45 KB each
+_CHECKPOINT_STEP = 4 << 20
+
+
+def list_targz(path: str, on_bytes: Callable[[int], None] = lambda done: None) -> Listing[GzipSpan]:
+    """List a tar.gz in one pass over it; of one that is cut short or damaged, what comes before.
+
+    `on_bytes` is told, now and then, how many of the file's bytes were gone through; a file that has not changed since
+    the last time is not gone through again. Raises one of UNREADABLE if it is no tar.gz.
+    """
+    state = Path(path).stat()
+    identity = (str(Path(path).absolute()), state.st_ino, state.st_size, state.st_mtime_ns)
+    known = _listed.get(identity)
+    if known is None or any(span.index and not Path(span.index).is_file() for _, span in known.members[:1]):
+        known = _listed[identity] = _list_targz(path, on_bytes)
+    return known
+
+
+def _list_targz(path: str, on_bytes: Callable[[int], None]) -> Listing[GzipSpan]:
+    index = str(_index_folder() / f"{next(_numbers)}.index")
+    try:
+        found = make_seek_points(path, index, on_bytes)
+    except NoSeekPointsError as error:
+        index, found = "", _list_damaged(path, reason=str(error))
+    members = [(name, GzipSpan(span.offset, span.size, index)) for name, span in found.members]
+    return Listing(members, found.problems)
+
+
+def open_gzip(path: str, *, index: str) -> Ranges:
+    """Open what a gzip holds; without its `index` every look backward or far ahead may take long."""
+    if index in _carried:
+        return IndexedGzip(path, io.BytesIO(_carried[index]))
+    return IndexedGzip(path, index) if index and Path(index).is_file() else DamagedGzip(path)
+
+
+@dataclass(frozen=True)
+class SeekPoints:
+    """The seek points that a process has made, for processes on other machines, where its files are not."""
+
+    indexes: Mapping[str, bytes]
+
+    def __call__(self) -> None:
+        """Let `open_gzip` find them in this process."""
+        _carried.update(self.indexes)
+
+
+def made_seek_points() -> SeekPoints:
+    """Return the seek points that this process has made."""
+    return SeekPoints({str(path): path.read_bytes() for path in sorted(_index_folder().glob("*.index"))})
+
+
+_carried: dict[str, bytes] = {}
+_listed: dict[tuple[str, int, int, int], Listing[GzipSpan]] = {}
+
+
+class IndexedGzip:
+    """What a healthy gzip holds, read by rapidgzip from the nearest seek point; some 40 to 130 MB of memory."""
+
+    def __init__(self, path: str, index: str | io.BytesIO) -> None:
+        self._file = open_rapidgzip(path, threads=1)  # each thread would keep chunks of its own
+        try:
+            self._file.import_index(index)
+        except (OSError, ValueError, RuntimeError):
+            self.close()  # an open one keeps the process from ending
+            raise
+
+    @property
+    def size(self) -> int:
+        """Bytes of the content."""
+        return self._file.size()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset`, fewer only where the content ends."""
+        self._file.seek(offset)
+        data = bytearray(size)
+        with memoryview(data) as view:
+            position = 0
+            while position < size and (read := self._file.readinto(view[position:])):
+                position += read
+        return bytes(data[:position])
+
+    def close(self) -> None:
+        """Close the file and end its threads."""
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    position: int  # in the content
+    offset: int  # in the file
+    inflate: Any  # zlib's own state
+
+
+class DamagedGzip:
+    """What a gzip holds up to where it is cut short or damaged, read by zlib.
+
+    rapidgzip ends the whole process at some damaged files, and takes some that are cut for whole ones.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.damage = ""  # what zlib says of it, once met
+        self._file = LocalFile(path)
+        self._checkpoints = [_Checkpoint(0, 0, zlib.decompressobj(16 + zlib.MAX_WBITS))]
+        self._step = _CHECKPOINT_STEP
+        self._load(self._checkpoints[0])
+
+    @property
+    def size(self) -> int:
+        """Bytes of the content; takes as long as inflating it all."""
+        while self._ready or self._advance():
+            self._skip(len(self._ready))
+        return self._position
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset`, fewer only where the content ends or is damaged."""
+        nearest = [item for item in self._checkpoints if item.position <= offset][-1]
+        if offset < self._position or nearest.position > self._position:
+            self._load(nearest)
+        parts: list[bytes] = []
+        while size > 0 and (self._ready or self._advance()):
+            skipped = self._skip(min(offset - self._position, len(self._ready)))
+            if skipped or not self._ready:
+                continue
+            parts.append(self._ready[:size])
+            size -= len(parts[-1])
+            offset += self._skip(len(parts[-1]))
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _load(self, checkpoint: _Checkpoint) -> None:
+        self._position, self._offset = checkpoint.position, checkpoint.offset
+        self._ready = b""  # inflated, not yet asked for
+        self._inflate = checkpoint.inflate.copy()
+
+    def _skip(self, count: int) -> int:
+        self._ready = self._ready[count:]
+        self._position += count
+        return count
+
+    def _advance(self) -> bool:
+        """Inflate a little more; False at the end, or where nothing more can be made of the file."""
+        self._keep_checkpoint()
+        while not self._ready:
+            stored = self._file.read(self._offset, _BITE)
+            if self._inflate.eof and stored.startswith(b"\x1f\x8b"):
+                self._inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            if not stored or self._inflate.eof or not (bite := self._inflate_some(stored)):
+                return False
+            left = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
+            self._offset += bite - len(left)
+        return True
+
+    def _inflate_some(self, stored: bytes) -> int:
+        """Inflate what comes next and return how much was taken, less where that has damage; 0 right before it."""
+        bite = len(stored)
+        while bite:
+            before = self._inflate.copy()
+            try:
+                self._ready = self._inflate.decompress(stored[:bite], _CHUNK)
+                return bite
+            except zlib.error as error:
+                self.damage = str(error)
+                self._inflate, bite = before, bite // 2
+        return 0
+
+    def _keep_checkpoint(self) -> None:
+        if self._position < self._checkpoints[-1].position + self._step:
+            return
+        self._checkpoints.append(_Checkpoint(self._position, self._offset, self._inflate.copy()))
+        if len(self._checkpoints) > _CHECKPOINTS:
+            self._checkpoints = self._checkpoints[::2]
+            self._step *= 2
+
+
+# ------------------------------------------------------------------------------------------------- making seek points
+
+
+_numbers = count()
+
+
+@cache
+def _index_folder() -> Path:
+    """Make the folder that holds the seek points of this process; it goes when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="vdaprep-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _list_damaged(path: str, *, reason: str) -> Listing[TarSpan]:
+    content = DamagedGzip(path)
+    try:
+        found = list_tar(buffered(content))
+        if not found.is_whole:
+            return found
+        problem = f"makes rapidgzip fail ({reason}); it is read all the same, but slowly"
+        if content.size and content.damage:  # inflated to its end, it shows whether there is any
+            problem = f"is damaged ({content.damage}), maybe inside one of its members; get it again"
+        return Listing(found.members, [*found.problems, ("", problem)])
+    finally:
+        content.close()

@@ -1,0 +1,109 @@
+"""Seek points of a tar.gz, made in one pass by a process of its own.
+
+As a program (`python -m vdaprep.raw.targz_index ARCHIVE INDEX`) it is that process.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import rapidgzip  # pyright: ignore[reportMissingModuleSource]
+
+from vdaprep.raw.containers import Listing, TarSpan, list_tar, listing_to_json
+
+_INDEXING_THREADS = 4  # each more takes up to 30 MB
+_TELL_S = 0.5  # between two reports of how far it is
+_AT = "at byte "
+
+
+class NoSeekPointsError(Exception):
+    """The file is not a whole, healthy tar.gz; or, rarely, something else went wrong. The text is rapidgzip's."""
+
+
+def make_seek_points(path: str, index: str, on_bytes: Callable[[int], None]) -> Listing[TarSpan]:
+    """Make the seek points of a tar.gz, in a process that rapidgzip may end, and list its members.
+
+    `on_bytes` is told, now and then, how many of the file's bytes were gone through. Raises NoSeekPointsError.
+    """
+    command = [sys.executable, "-m", "vdaprep.raw.targz_index", path, index]
+    said: list[str] = []
+    with (
+        tempfile.TemporaryFile() as listing,
+        subprocess.Popen(command, stdout=listing, stderr=subprocess.PIPE, encoding="utf-8", errors="replace") as child,
+    ):
+        assert child.stderr is not None  # a pipe was asked for
+        try:
+            for line in map(str.strip, child.stderr):
+                if line.startswith(_AT):
+                    on_bytes(int(line.removeprefix(_AT)))
+                elif line:
+                    said.append(line)
+        except BaseException:
+            child.kill()
+            raise
+        if child.wait() != 0:
+            raise NoSeekPointsError(said[-1] if said else "no reason is known")
+        listing.seek(0)
+        value = json.load(listing)
+    members = [(name, TarSpan(offset, size)) for name, offset, size in value["members"]]
+    return Listing(members, [(member, reason) for member, reason in value["problems"]])
+
+
+def open_rapidgzip(path: str, *, threads: int) -> Any:
+    """Open a gzip by rapidgzip; an open one keeps the process from ending."""
+    return cast(Any, rapidgzip).RapidgzipFile(path, parallelization=threads)
+
+
+class _Telling(io.RawIOBase):
+    """A RapidgzipFile that writes to stderr, now and then, how far it is."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__()
+        self._file = file
+        self._told_s = time.monotonic()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any, /) -> int:
+        if time.monotonic() - self._told_s > _TELL_S:
+            self._told_s = time.monotonic()
+            sys.stderr.write(f"{_AT}{self._file.tell_compressed() // 8}\n")
+            sys.stderr.flush()
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def main(path: str, index: str) -> int:
+    """Write seek points and print the listing; 1 if the archive is not whole."""
+    file = open_rapidgzip(path, threads=min(_INDEXING_THREADS, os.cpu_count() or 1))
+    with io.BufferedReader(cast(Any, _Telling(file)), 1024) as stream:
+        listing = list_tar(stream)
+        if not listing.is_whole:
+            return 1
+        stream.seek(0, io.SEEK_END)  # what comes after the tar's end mark is checked too
+        file.export_index(index, cast(Any, rapidgzip).IndexFormat.GZTOOL)  # the one that keeps windows compressed
+    sys.stdout.write(listing_to_json(listing))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,16 @@
+"""The contract between the two programs, version 1: names, metadata and records of shards.
+
+    OUT/DATASET/dataset.json              DatasetRecord, written last
+    OUT/DATASET/SPLIT/shard-0001.tar      clips, one after the other
+    OUT/DATASET/SPLIT/shard-0001.json     ShardRecord, written after the tar
+
+A clip's members, in this order, so that any window of frames is one contiguous range of bytes:
+
+    KEY.json              ClipMeta
+    KEY.f000.rgb.jpg      the frame, JPEG
+    KEY.f000.depth.zst    codec.encode_depth of the frame
+    KEY.f000.diff.zst     codec.encode_diff of the frame and the one before it; absent without differences
+    KEY.f001.rgb.jpg ...
+
+JSON is canonical: sorted keys, no spaces, ASCII, no nan or infinity. Both records hold a checksum of themselves.
+"""

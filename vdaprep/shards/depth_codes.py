@@ -1,0 +1,254 @@
+"""Metres to depth codes of 16 bits and back.
+
+Codes (uint16, monotonic in depth):
+
+    code             metres                                decoded as
+    0                unknown: nan, or <= 0                 nan
+    1 to 65534       by kind, see below                    float32 metres along z
+    65535            sky: inf, or beyond the kind's range  inf
+
+    linear           code * unit_m                         range to 65534 * unit_m
+    half             half float with bits `code` * unit_m  range to 65504 * unit_m
+    log              near_m * exp((code - 1) * step)       range near_m to far_m; nearer is stored as near_m
+
+with step = 0.999 * 2 * log1p(relative_error), so that half a step and the rounding to float32 stay within the error.
+A depth takes the code whose metres are nearest, of two as near the farther one.
+"""
+
+import functools
+import math
+
+import numpy as np
+from jaxtyping import Float32, UInt16, UInt32
+
+from vdaprep.shards.metadata import DepthSpec
+
+UNKNOWN_CODE = 0
+SKY_CODE = 65535
+_MAX_CODE = 65534
+_MAX_HALF = 65504  # the largest finite half float
+_MAX_HALF_CODE = 0x7BFF  # its bits
+_INFINITY_BITS = 0x7F800000  # of a float32; above are nans, then negative numbers
+_ROUNDING = 1e-6  # relative: what "exact" may lose to float32 on the way to metres and back
+_STRIP_PIXELS = 1 << 16  # so many at a time stay in the processor's cache from one numpy call to the next
+
+
+def log_step(relative_error: float) -> float:
+    """Return the width of a `log` code in log(metres), just under 2 log(1 + relative_error)."""
+    return 0.999 * 2 * math.log1p(relative_error)
+
+
+@functools.lru_cache(maxsize=16)
+def depth_table(spec: DepthSpec) -> Float32[np.ndarray, "65536"]:
+    """Return the metres of each code: nan for 0, inf for 65535 and for codes that the kind does not use."""
+    codes = np.arange(65536, dtype=np.float64)
+    if spec.kind == "linear":
+        metres = codes * _some(spec.unit_m)
+    elif spec.kind == "half":
+        metres = np.full(65536, np.inf)
+        halves = np.arange(_MAX_HALF_CODE + 1, dtype=np.uint16).view(np.float16)
+        metres[: len(halves)] = halves.astype(np.float64) * _some(spec.unit_m)
+    else:
+        top = _log_codes(spec)
+        metres = _some(spec.near_m) * np.exp(np.minimum(codes - 1, top) * log_step(spec.relative_error))
+        metres[top + 1 :] = np.inf
+    metres[UNKNOWN_CODE] = np.nan
+    metres[SKY_CODE] = np.inf
+    table = metres.astype(np.float32)
+    table.flags.writeable = False
+    return table
+
+
+def code_depth(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> tuple[UInt16[np.ndarray, "h w"], int]:
+    """Turn metres (nan or <= 0: unknown, inf: sky) into codes.
+
+    Returns the codes and the number of pixels that were nearer than `near_m` (kind `log`). Raises ValueError, with the
+    worst pixel, if a decoded pixel would be farther from its source than the kind promises.
+    """
+    depth_m = np.ascontiguousarray(depth_m)
+    codes = np.empty(depth_m.shape, np.uint16)
+    with np.errstate(invalid="ignore", over="ignore"):  # nan, inf - inf, huge numbers of units: all of them have codes
+        if spec.kind == "log":
+            return codes, _code_log(depth_m, spec, codes)
+        code = _code_linear if spec.kind == "linear" else _code_half
+        if not code(depth_m, spec, codes):
+            _expect_exact(depth_m, codes, spec)
+    return codes, 0
+
+
+def disparity_range(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> tuple[float, float] | None:
+    """Return the least and the greatest 1/metres of known pixels that are not sky; None if there is none."""
+    nearest, farthest = _known_range(codes)
+    if nearest > _MAX_CODE or farthest < 1:
+        return None
+    table = depth_table(spec)
+    return 1 / float(table[farthest]), 1 / float(table[nearest])
+
+
+def _known_range(codes: UInt16[np.ndarray, "h w"]) -> tuple[int, int]:
+    """Return the least and the greatest code that is neither unknown nor sky; 65536 and -1 if there is none."""
+    nearest, farthest = int(codes.min()), int(codes.max())
+    if nearest == UNKNOWN_CODE:
+        nearest = int((codes - np.uint16(1)).min()) + 1  # unknown wraps round to the far end
+    if farthest == SKY_CODE:
+        farthest = int((codes + np.uint16(1)).max()) - 1  # and sky to the near one
+    return nearest, farthest
+
+
+def _strips(height: int, width: int) -> list[slice]:
+    """Cut an image into rows that stay in the cache; the first strip is the longest."""
+    rows = max(1, _STRIP_PIXELS // width)
+    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def _some(value: float | None) -> float:
+    assert value is not None  # DepthSpec refuses a kind without its numbers
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------------------- log
+
+
+def _code_log(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, codes: UInt16[np.ndarray, "h w"]) -> int:
+    """Fill in the codes; returns the number of pixels nearer than near_m."""
+    table, shift = _log_table(spec)
+    shape = _strips(*depth_m.shape)[0].stop, depth_m.shape[1]
+    all_buckets, all_mixed = np.empty(shape, np.intp), np.empty(shape, np.uint32)
+    for rows in _strips(*depth_m.shape):
+        bits = depth_m[rows].view(np.uint32)
+        buckets, mixed = all_buckets[: len(bits)], all_mixed[: len(bits)]
+        np.right_shift(bits, shift, out=buckets, casting="unsafe")
+        table.take(buckets, out=mixed, mode="wrap")  # every bucket has its number; this is the mode without a check
+        mixed += bits
+        np.right_shift(mixed, shift, out=codes[rows], casting="unsafe")
+    return _clamp(depth_m, spec, codes)
+
+
+def _clamp(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, codes: UInt16[np.ndarray, "h w"]) -> int:
+    """Turn what is just beyond far_m into sky; count what is nearer than near_m. Few frames have either."""
+    nearest, farthest = _known_range(codes)
+    if farthest >= _log_codes(spec) - 1:
+        np.copyto(codes, SKY_CODE, where=depth_m > np.float32(_some(spec.far_m)))
+    if nearest > 1:
+        return 0
+    return int(np.count_nonzero((depth_m > 0) & (depth_m < np.float32(_some(spec.near_m)))))
+
+
+@functools.lru_cache(maxsize=4)
+def _log_table(spec: DepthSpec) -> tuple[UInt32[np.ndarray, " n"], np.uint32]:
+    """Return numbers, and a `shift`, with which codes are exact without a logarithm.
+
+    The bit pattern of a float32 without its last `shift` bits is a bucket finer than a code: at most once within it
+    the next code begins, at the last bits `begin`. With the bucket's first code c its number is
+    (c << shift) + (1 << shift) - begin - (bucket << shift); added to the pattern, bits above `shift` are c or c + 1.
+    All is modulo 2^32, and codes modulo 2^16, where unknown follows sky. In the bucket of far_m, what is beyond has
+    the code of far_m or the next one. Raises ValueError if float32 is too coarse.
+    """
+    shift = 23 - min(23, max(7, math.ceil(-math.log2(0.99 * log_step(spec.relative_error)))))
+    starts = _log_starts(spec)
+    bits = starts.view(np.uint32)
+    patterns = np.arange(1 << (32 - shift), dtype=np.uint32) << np.uint32(shift)
+    first = np.zeros(len(patterns), np.uint32)
+    finite = patterns < _INFINITY_BITS
+    first[finite] = 1 + np.searchsorted(bits, patterns[finite], side="right")
+    begin = np.full(len(patterns), 1 << shift, np.uint32)
+    within = bits & np.uint32((1 << shift) - 1)
+    begin[(bits >> np.uint32(shift))[within > 0]] = within[within > 0]
+    beyond = patterns > np.float32(_some(spec.far_m)).view(np.uint32)
+    first[beyond & finite], begin[beyond] = SKY_CODE, 1 << shift
+    for pattern, code in ((0, UNKNOWN_CODE), (_INFINITY_BITS, SKY_CODE)):  # each just this pattern, then the next code
+        first[pattern >> shift], begin[pattern >> shift] = code, 1
+    numbers = (first << np.uint32(shift)) + np.uint32(1 << shift) - begin - patterns
+    numbers.flags.writeable = False
+    return numbers, np.uint32(shift)
+
+
+def _log_starts(spec: DepthSpec) -> Float32[np.ndarray, " n"]:
+    """Return where code 2 and the following begin: half way from one code's metres to the next one's, rounded up.
+
+    Raises ValueError if that is farther from either than the relative error, which is so for all float32 if for any.
+    """
+    metres = depth_table(spec)[1 : _log_codes(spec) + 1].astype(np.float64)
+    middles = (metres[:-1] + metres[1:]) / 2
+    if (np.diff(metres) / 2 > spec.relative_error * middles).any():
+        raise ValueError(f"a relative error of {spec.relative_error:g} is finer than metres in float32 allow")
+    starts = middles.astype(np.float32)
+    return np.where(starts < middles, np.nextafter(starts, np.float32(np.inf)), starts)
+
+
+def _log_codes(spec: DepthSpec) -> int:
+    count = 1 + math.ceil(math.log(_some(spec.far_m) / _some(spec.near_m)) / log_step(spec.relative_error))
+    if count > _MAX_CODE:
+        raise ValueError(
+            f"a relative error of {spec.relative_error:g} from {spec.near_m:g} to {spec.far_m:g} m "
+            f"needs {count} codes, 16 bits hold {_MAX_CODE}"
+        )
+    return count
+
+
+# ---------------------------------------------------------------------------------------------------- linear and half
+
+
+def _code_linear(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, codes: UInt16[np.ndarray, "h w"]) -> bool:
+    """Fill in the codes; returns whether all are plainly exact."""
+    unit_m = np.float32(_some(spec.unit_m))
+    exact = True
+    for rows in _strips(*depth_m.shape):
+        units = _units(depth_m[rows], unit_m, limit=SKY_CODE)
+        np.rint(units, out=units)
+        np.copyto(codes[rows], units, casting="unsafe")
+        units *= unit_m
+        exact = exact and _near(units, depth_m[rows], codes[rows])
+    return exact
+
+
+def _code_half(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, codes: UInt16[np.ndarray, "h w"]) -> bool:
+    """Fill in the codes; returns whether all are plainly exact."""
+    unit_m = np.float32(_some(spec.unit_m))
+    exact = True
+    for rows in _strips(*depth_m.shape):
+        units = _units(depth_m[rows], unit_m, limit=2 * _MAX_HALF)
+        np.absolute(units, out=units)  # the bits of -0 are those of no code
+        beyond = units > np.float32(_MAX_HALF * (1 + _ROUNDING))
+        np.minimum(units, np.float32(_MAX_HALF), out=units)
+        halves = units.astype(np.float16)
+        codes[rows] = halves.view(np.uint16)
+        np.copyto(codes[rows], SKY_CODE, where=beyond)
+        exact = exact and _near(halves.astype(np.float32) * unit_m, depth_m[rows], codes[rows])
+    return exact
+
+
+def _units(metres: Float32[np.ndarray, "h w"], unit_m: np.float32, *, limit: int) -> Float32[np.ndarray, "h w"]:
+    """Return metres / unit_m between 0, also for unknown, and `limit`."""
+    units = metres / unit_m
+    np.fmax(units, np.float32(0), out=units)
+    return np.minimum(units, np.float32(limit), out=units)
+
+
+def _near(
+    decoded: Float32[np.ndarray, "h w"], metres: Float32[np.ndarray, "h w"], codes: UInt16[np.ndarray, "h w"]
+) -> bool:
+    """Tell whether all that is known and not sky is well within rounding; what is only just within may not count."""
+    off = np.abs(decoded - metres) > metres * np.float32(_ROUNDING / 2)
+    return not (off & (codes != SKY_CODE)).any()
+
+
+def _expect_exact(depth_m: Float32[np.ndarray, "h w"], codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> None:
+    bound = max(spec.relative_error, _ROUNDING)
+    decoded = depth_table(spec)[codes].astype(np.float64)
+    error = np.abs(decoded - depth_m)
+    broken = ~(error <= bound * depth_m) & (depth_m > 0)  # what would become unknown is broken too
+    broken &= (codes != SKY_CODE) | (depth_m < _farthest_m(spec))
+    if not broken.any():
+        return
+    worst = np.where(broken, np.nan_to_num(error, nan=np.inf), -1)
+    row, column = np.unravel_index(int(np.argmax(worst)), broken.shape)
+    raise ValueError(
+        f"depth {depth_m[row, column]:g} m at row {row}, column {column} would decode as "
+        f"{decoded[row, column]:g} m, outside the promise of kind {spec.kind!r} ({bound:g} relative)"
+    )
+
+
+def _farthest_m(spec: DepthSpec) -> float:
+    table = depth_table(spec)
+    return float(table[np.isfinite(table)].max())

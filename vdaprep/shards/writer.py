@@ -1,0 +1,68 @@
+"""Shards: a tar written whole or not at all, then its record; and the reading of both."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vdaprep.shards.metadata import ClipMeta
+from vdaprep.shards.names import record_name
+from vdaprep.shards.records import ClipEntry, Rejection, ShardRecord
+from vdaprep.shards.tar import TarWriter
+from vdaprep.storage.output import Output, write_file
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    """A clip ready to be written: the members by frame, each (kind, bytes) in the order of the shard."""
+
+    key: str
+    meta: ClipMeta
+    frames: tuple[tuple[tuple[str, bytes], ...], ...]
+    clamped_near: int
+
+
+def write_clip(tar: TarWriter, clip: EncodedClip) -> tuple[ClipEntry, int]:
+    """Append a clip; returns its entry in the record, and how many of its pixels were nearer than near_m."""
+    start = tar.offset
+    checksums = [tar.add(clip.key, None, (("json", clip.meta.to_bytes()),))]
+    frame_offsets: list[int] = []
+    for number, members in enumerate(clip.frames):
+        frame_offsets.append(tar.offset)
+        checksums.append(tar.add(clip.key, number, members))
+    entry = ClipEntry(
+        clip.key, start, tar.offset - start, len(clip.frames), tuple(frame_offsets), crc32=tuple(checksums)
+    )
+    return entry, clip.clamped_near
+
+
+def write_shard(
+    output: Output,
+    name: str,
+    clips: Iterable[EncodedClip],
+    *,
+    options: Mapping[str, Any],
+    plan: str,
+    rejected: list[Rejection],
+) -> ShardRecord:
+    """Write a tar, complete or not at all, then its record; a shard without record is none.
+
+    `name` is the tar's path below the output. `rejected` is read after the last clip, so that encoding may add to it.
+    Raises OutputError if either cannot be stored.
+    """
+    with output.new_file(name) as file:
+        tar = TarWriter(file)
+        entries = [write_clip(tar, clip) for clip in clips]
+        tar.finish()
+    record = ShardRecord(
+        tar_name=name.rpartition("/")[2],
+        tar_bytes=tar.offset,
+        tar_sha256=tar.sha256,
+        clips=tuple(entry for entry, _ in entries),
+        options=options,
+        plan=plan,
+        kinds={kind: [tar.members[kind], tar.bytes[kind]] for kind in sorted(tar.members)},
+        rejected=tuple(rejected),
+        clamped_near=sum(clamped for _, clamped in entries),
+    )
+    write_file(output, record_name(name), record.to_bytes())
+    return record

@@ -1,0 +1,118 @@
+"""The facts about a raw data set, read from its TOML file."""
+
+import functools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from vdaprep.errors import UsageError
+from vdaprep.shards.metadata import DepthSpec
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a raw data set: `depth` as in DepthSpec without its error, `splits` as {set: {split: globs}}.
+
+    A trajectory that no glob of a split set names belongs to `train`; one that `exclude` names is left out unless it
+    is asked for. `versions` lists name, frames, trajectories, size, intrinsics, archives and download_gb. A frame takes
+    about `kib_per_frame` in a shard (None: not measured). `takes_depth_unit`: users say the unit of integer depth.
+    """
+
+    name: str
+    title: str
+    home: str
+    licence: str
+    depth: Mapping[str, Any]
+    evaluation_max_m: float
+    versions: tuple[Mapping[str, Any], ...]
+    splits: Mapping[str, Mapping[str, tuple[str, ...]]]
+    exclude: tuple[str, ...]
+    kib_per_frame: int | float | None
+    takes_depth_unit: bool
+
+    def depth_spec(self, *, relative_error: float, unit_m: int | float | None = None) -> DepthSpec:
+        """Return the depth code of this data set; `relative_error` counts only for the kind that has one.
+
+        `unit_m` is what the user says a unit of integer depth is: integers are kept, then. Raises UsageError if the
+        data set knows its own.
+        """
+        if unit_m is not None and not self.takes_depth_unit:
+            raise UsageError(f"--depth-unit: the depth of {self.title} has a unit of its own; leave the option out.")
+        if unit_m is not None:
+            return DepthSpec("linear", 0.0, unit_m=float(unit_m))
+        return DepthSpec(**self.depth, relative_error=relative_error if self.depth["kind"] == "log" else 0.0)
+
+    def split_of(self, trajectory: str, *, splits: str) -> str:
+        """Return the split of a trajectory in the split set `splits`; raises UsageError if there is no such set."""
+        if splits not in self.splits:
+            known = ", ".join(sorted(self.splits))
+            raise UsageError(f"--splits {splits}: {self.title} has no such split set; known: {known}.")
+        for split, globs in self.splits[splits].items():
+            if matches(trajectory, globs):
+                return split
+        return "train"
+
+
+def overview(facts: Manifest) -> list[dict[str, Any]]:
+    """Return a line for each version, one without numbers if there is none; what is not known is None.
+
+    `download_gb` and `shards_gb` are in 10^9 bytes; the latter is an estimate at the default options.
+    """
+    rows: list[dict[str, Any]] = []
+    for version in facts.versions or ({"name": None},):
+        frames, kib = version.get("frames"), facts.kib_per_frame
+        rows.append(
+            {
+                "dataset": facts.name,
+                "title": facts.title,
+                "version": version["name"],
+                "frames": frames,
+                "download_gb": version.get("download_gb"),
+                "archives": version.get("archives"),
+                "shards_gb": None if frames is None or kib is None else round(frames * kib * 1024 / 1e9, 1),
+                "licence": facts.licence,
+                "home": facts.home,
+            }
+        )
+    return rows
+
+
+def matches(trajectory: str, globs: tuple[str, ...]) -> bool:
+    """Tell whether a trajectory's name matches any of the globs, letter by letter."""
+    return any(fnmatchcase(trajectory, glob) for glob in globs)
+
+
+@functools.cache
+def load(name: str) -> Manifest:
+    """Read the manifest of the data set `name`; raises UsageError, listing the known ones, if there is none."""
+    path = _folder() / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in _folder().glob("*.toml")))
+        raise UsageError(f"there is no data set {name!r}; known: {known}.")
+    value = tomllib.loads(path.read_text(encoding="utf-8"))
+    depth = dict(value["depth"])
+    return Manifest(
+        name=name,
+        title=value["title"],
+        home=value["home"],
+        licence=value["licence"],
+        evaluation_max_m=depth.pop("evaluation_max_m"),
+        depth=depth,
+        versions=tuple(value["versions"]),
+        splits={
+            set_name: {split: tuple(globs) for split, globs in splits.items()}
+            for set_name, splits in value["splits"].items()
+        },
+        exclude=tuple(value.get("exclude", ())),
+        kib_per_frame=value.get("kib_per_frame"),
+        takes_depth_unit=value.get("takes_depth_unit", False),
+    )
+
+
+def _folder() -> Path:
+    package = Path(__file__).parents[1]
+    inside = package / "_manifests"  # where the wheel carries them
+    return inside if inside.is_dir() else package.parent / "manifests"

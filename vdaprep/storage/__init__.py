@@ -1,0 +1,1 @@
+"""Files, local or remote; knows nothing of shards."""

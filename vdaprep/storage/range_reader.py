@@ -1,0 +1,127 @@
+"""Parts of a file by offset, whether it lies on this machine or behind a URL."""
+
+import io
+import os
+import stat
+from typing import Any, Protocol, runtime_checkable
+
+MAX_FILE_BYTES = 1 << 28  # a single frame's file is never larger; a size that lies must not fill the memory
+
+
+@runtime_checkable
+class Ranges(Protocol):
+    """A file that is read in parts, in any order."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset`, fewer only where the file ends."""
+        ...
+
+    def close(self) -> None:
+        """Let the file go; more than once does no harm."""
+        ...
+
+
+class LocalFile:
+    """The Ranges of a file on this machine; raises OSError if it is none."""
+
+    def __init__(self, path: str) -> None:
+        self._handle: int | None = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer must not block
+        status = os.fstat(self._handle)
+        self._size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise OSError("is not a regular file")
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file when it was opened."""
+        return self._size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset`, fewer only where the file ends."""
+        assert self._handle is not None  # nobody reads what they closed
+        wanted = max(0, min(size, self._size - offset))  # sizes that lie ask for more than there is
+        parts: list[bytes] = []
+        while wanted > 0 and (part := os.pread(self._handle, wanted, offset)):
+            parts.append(part)
+            wanted, offset = wanted - len(part), offset + len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+class RangeStream(io.RawIOBase):
+    """Ranges as the file object that `zipfile` and `tarfile` want; closing it leaves the Ranges open."""
+
+    def __init__(self, ranges: Ranges) -> None:
+        super().__init__()
+        self._ranges = ranges
+        self._position = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to an offset, as io.IOBase says."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
+        target = offset + (self._ranges.size if start is None else start)
+        if target < 0:
+            raise ValueError(f"there is nothing at offset {target}")
+        self._position = target
+        return target
+
+    def tell(self) -> int:
+        """Return the offset of the next byte."""
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill a buffer, as io.RawIOBase says."""
+        with memoryview(buffer) as view:
+            part = self._ranges.read(self._position, view.nbytes)
+            view[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+
+def buffered(ranges: Ranges) -> io.BufferedReader:
+    """Return Ranges as a file object; its small buffer serves the few bytes before a tar's header and the header."""
+    return io.BufferedReader(RangeStream(ranges), buffer_size=1024)
+
+
+def is_url(name: str) -> bool:
+    """Tell URLs from paths."""
+    return "://" in name
+
+
+def open_ranges(name: str) -> Ranges:
+    """Open a path or a URL; raises OSError if there is no such file, DataError if a server does not answer."""
+    if is_url(name):
+        from vdaprep.storage.remote import RemoteFile  # what it needs takes long to import
+
+        return RemoteFile(name)
+    return LocalFile(name)
+
+
+def read_file(name: str) -> bytes:
+    """Return a whole file, a path or a URL; raises ValueError if it is larger than MAX_FILE_BYTES, and as above."""
+    ranges = open_ranges(name)
+    try:
+        if ranges.size > MAX_FILE_BYTES:
+            raise ValueError(f"is larger than {MAX_FILE_BYTES >> 20} MiB")
+        return ranges.read(0, ranges.size)
+    finally:
+        ranges.close()

@@ -1,0 +1,1 @@
+"""Rendered scenes in the raw layouts of real data sets."""

@@ -1,0 +1,129 @@
+"""What a rendered world is: solids that may move, light, air, and the path of a camera.
+
+World axes are OpenCV's: x right, y down, z forward, in metres; the ground is y = 0. Time is the frame number, and
+everything that moves is a function of it, so that any frame stands alone.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from vdaprep.synthetic.textures import Atlas
+
+Vec3 = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Three sines of the frame number: `size * sin(rate * frame + phase)`."""
+
+    size: Vec3 = (0.0, 0.0, 0.0)
+    rate_rad: Vec3 = (0.0, 0.0, 0.0)
+    phase_rad: Vec3 = (0.0, 0.0, 0.0)
+
+    def at(self, frames: Float[np.ndarray, " t"]) -> Float64[np.ndarray, "t 3"]:
+        """Return the values at those frames."""
+        return np.array(self.size) * np.sin(frames[:, None] * np.array(self.rate_rad) + np.array(self.phase_rad))
+
+
+@dataclass(frozen=True)
+class Solid:
+    """A box, or a ball (with those half axes), and its skin: a tile that repeats every `tile_m` metres.
+
+    `yaw_rad` turns it about the vertical, after `tilt_rad` about its x axis; `spin_rad` is yaw a frame.
+    """
+
+    centre_m: Vec3
+    half_m: Vec3
+    tile: int
+    tile_m: float = 4.0
+    tint: Vec3 = (1.0, 1.0, 1.0)
+    is_ball: bool = False
+    yaw_rad: float = 0.0
+    tilt_rad: float = 0.0
+    spin_rad: float = 0.0
+    sway_m: Wave = Wave()
+
+    @property
+    def moves(self) -> bool:
+        """Whether it is elsewhere, or turned, in another frame."""
+        return self.spin_rad != 0 or any(self.sway_m.size)
+
+    def is_clear_of(self, track_m: Float64[np.ndarray, "t 3"], *, clearance_m: float) -> bool:
+        """Tell whether it stays that far from all points of a track at all times, seen from above."""
+        away = (track_m - np.array(self.centre_m))[:, (0, 2)]
+        half = np.array(self.half_m)[[0, 2]]
+        if self.moves or self.tilt_rad:  # anywhere in a disc
+            radius_m = math.hypot(*(self.half_m if self.tilt_rad else half))
+            reach_m = radius_m + math.hypot(self.sway_m.size[0], self.sway_m.size[2])
+            return bool(np.hypot(*away.T).min() - reach_m > clearance_m)
+        cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
+        outside = np.maximum(abs(away @ np.array([[cos, sin], [-sin, cos]])) - half, 0)
+        return bool(np.hypot(*outside.T).min() > clearance_m)
+
+
+@dataclass(frozen=True)
+class CameraPath:
+    """A smooth path, closed after `period_frames`: a place, a heading that turns steadily, swings about both.
+
+    `swing_rad` is yaw, pitch, roll; yaw is to the right, pitch up, roll clockwise.
+    """
+
+    centre_m: Vec3
+    period_frames: int
+    sway_m: Wave = Wave()
+    swing_rad: Wave = Wave()
+    heading_rad: float = 0.0
+    turn_rad: float = 0.0
+
+    def places(self, frames: Float[np.ndarray, " t"]) -> Float64[np.ndarray, "t 3"]:
+        """Return where the camera is, in metres."""
+        return np.array(self.centre_m) + self.sway_m.at(frames)
+
+    def camera_to_world(self, *, frame: int, right_m: float = 0.0) -> Float64[np.ndarray, "4 4"]:
+        """Return the pose at a frame of a camera `right_m` metres to the right of the path's own (OpenCV axes)."""
+        now = np.array([float(frame)])
+        yaw, pitch, roll = self.swing_rad.at(now)[0]
+        pose = np.eye(4)
+        heading = np.array([self.heading_rad + self.turn_rad * frame + yaw])
+        pose[:3, :3] = rotation(yaw=heading, pitch=np.array([pitch]), roll=np.array([roll]))[0]
+        pose[:3, 3] = self.places(now)[0] + right_m * pose[:3, 0]
+        return pose
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A world: colours are RGB in 0 to 1, `sun` points to the sun, `haze_m` is where 63 % of the colour is haze."""
+
+    solids: tuple[Solid, ...]
+    path: CameraPath
+    atlas: Atlas
+    sun: Vec3
+    zenith: Vec3
+    horizon: Vec3
+    haze_m: float
+
+
+def rotation(
+    *, yaw: Float64[np.ndarray, " n"], pitch: Float64[np.ndarray, " n"], roll: Float64[np.ndarray, " n"]
+) -> Float64[np.ndarray, "n 3 3"]:
+    """Return matrices that roll (about z), then pitch (x), then yaw (y), in radians."""
+    (cy, cp, cr), (sy, sp, sr) = np.cos((yaw, pitch, roll)), np.sin((yaw, pitch, roll))
+    rows = [
+        [cy * cr + sy * sp * sr, sy * sp * cr - cy * sr, sy * cp],
+        [cp * sr, cp * cr, -sp],
+        [cy * sp * sr - sy * cr, sy * sr + cy * sp * cr, cy * cp],
+    ]
+    return np.moveaxis(np.array(rows), 2, 0)
+
+
+def pose_solids(
+    solids: tuple[Solid, ...], *, frame: int
+) -> tuple[Float64[np.ndarray, "n 3"], Float64[np.ndarray, "n 3 3"]]:
+    """Return the solids' centres, in metres, and their rotations, solid to world, at a frame."""
+    waves = np.array([(solid.sway_m.size, solid.sway_m.rate_rad, solid.sway_m.phase_rad) for solid in solids])
+    centre = np.array([solid.centre_m for solid in solids]) + waves[:, 0] * np.sin(waves[:, 1] * frame + waves[:, 2])
+    turns = np.array([(solid.yaw_rad + solid.spin_rad * frame, solid.tilt_rad) for solid in solids])
+    return centre, rotation(yaw=turns[:, 0], pitch=turns[:, 1], roll=np.zeros(len(solids)))

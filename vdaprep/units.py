@@ -1,0 +1,29 @@
+"""Sizes as people write and read them."""
+
+import re
+
+from vdaprep.errors import UsageError
+
+_UNITS = {
+    "": 1, "b": 1,
+    "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12, "tb": 10**12,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+}  # fmt: skip
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """Return the bytes of a size like 5GB (10^9), 1.5 GiB (2^30) or 4096; raises UsageError, naming the option."""
+    found = _SIZE.fullmatch(text.strip().lower())
+    if found is None or found[2] not in _UNITS:
+        raise UsageError(f"{option} {text}: expected a size, for example 5GB, 500MB or 2GiB.")
+    return round(float(found[1]) * _UNITS[found[2]])
+
+
+def format_bytes(count: int | float) -> str:
+    """Return a size for people: 1.5 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

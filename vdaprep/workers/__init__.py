@@ -1,0 +1,1 @@
+"""Independent tasks on processes of this machine or of a Ray cluster."""

@@ -1,0 +1,23 @@
+"""The command `vdatrain export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vdatrain.cli.output import console
+
+EXAMPLE = "vdatrain export --checkpoint runs/conv/best.pt --out conv.safetensors"
+
+
+def command(
+    checkpoint: Annotated[Path, typer.Option(help="best.pt or last.pt of a run.", metavar="FILE")],
+    out: Annotated[Path, typer.Option(help="Ends in .pth, .safetensors or .onnx.", metavar="FILE")],
+    frames: Annotated[int | None, typer.Option(help="Of the .onnx window.", show_default="as trained")] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels of its sides, n x 14.", show_default="as trained")] = None,
+) -> None:
+    """Write the averaged weights under the published names, or an ONNX graph; FILE.json says what it is."""
+    from vdatrain.inference.export import export as write
+
+    record = write(checkpoint, out, frames=frames, size=size)
+    console.print(f"{out}: written; {record} says what it is", highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,117 @@
+"""What a terminal shows while a run is under way."""
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vdatrain.config import Config
+from vdatrain.evaluation.evaluate import Evaluation
+from vdatrain.training.trainer import Listener
+
+_GIB = 1 << 30
+# What is shown of a step's figures, those that it has, in this order; how each is written is part of what it says.
+_SHOWN: Mapping[str, tuple[str, Callable[[int | float], str]]] = {
+    "total": ("loss", lambda value: f"{value:.4f}"),
+    "spatial": ("spatial", lambda value: f"{value:.4f}"),
+    "temporal": ("temporal", lambda value: f"{value:.5f}"),
+    "step_s": ("step", lambda value: f"{1000 * value:.0f} ms" if value < 1 else f"{value:.2f} s"),
+    "frames_per_s": ("frames/s", lambda value: f"{value:.1f}"),
+    "waiting": ("waiting for data", lambda value: f"{value:.1%}"),
+    "memory_bytes": ("memory", lambda value: f"{value / _GIB:.2f} GiB"),
+    "mfu": ("MFU", lambda value: f"{value:.1%}"),
+    "lr": ("learning rate", lambda value: f"{value:.2e}"),
+    "gradient_norm": ("gradient", lambda value: f"{value:.3g}"),
+    "skipped": ("steps skipped", lambda value: f"{value:.0f}"),
+}
+
+
+class LiveView:
+    """A bar over the steps and below it the latest figures, evaluations as lines above; plain lines without a terminal.
+
+    begun: the step at which a resumed run goes on. The time left is the steps' and the evaluations' so far, stretched.
+    """
+
+    def __init__(
+        self, config: Config, console: Console, *, begun: int = 0, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console = console
+        self._steps, self._begun = config.steps, begun
+        self._now = now
+        self._started = now()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            expand=True,
+        )
+        self._task = self._progress.add_task(config.variant, total=config.steps, completed=begun, left="")
+        self._live = Live(self._progress, console=console, refresh_per_second=4)
+
+    def __enter__(self) -> "LiveView":
+        self._started = self._now()
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def listener(self) -> Listener:
+        """Return what a run tells its progress to."""
+        return Listener(on_step=self._on_step, on_evaluation=self._on_evaluation)
+
+    def _on_step(self, step: int, figures: Mapping[str, int | float]) -> None:
+        shown = {title: write(figures[name]) for name, (title, write) in _SHOWN.items() if name in figures}
+        left = self._time_left(step)
+        if self._console.is_terminal:
+            self._progress.update(self._task, completed=step, left=left)
+            self._live.update(Group(self._progress, _grid(shown)))
+        else:
+            parts = ", ".join(f"{title} {text}" for title, text in shown.items())
+            self._console.print(f"step {step} of {self._steps}: {parts}, {left}", highlight=False)
+
+    def _on_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        average = evaluation.average()
+        tae = "no poses" if average["tae"] is None else f"{average['tae']:.3f}"
+        self._console.print(
+            f"step {step}, held out: loss {average['loss']:.4f}, absrel {average['absrel']:.4f}, "
+            f"delta1 {average['delta1']:.4f}, TAE {tae}"
+        )
+
+    def _time_left(self, step: int) -> str:
+        done = step - self._begun
+        if done < 1:
+            return ""
+        seconds = round((self._now() - self._started) / done * (self._steps - step))
+        hours, minutes = divmod(seconds // 60, 60)
+        return f"{hours}:{minutes:02d}:{seconds % 60:02d} left"
+
+
+def _grid(shown: Mapping[str, str]) -> Table:
+    """Lay titles out above their figures, in as many columns as there are figures, two rows of each at most."""
+    table = Table.grid(padding=(0, 2))
+    items = list(shown.items())
+    columns = -(-len(items) // 2)
+    for line in (items[:columns], items[columns:]):
+        table.add_row(*(f"[dim]{title}[/dim]" for title, _ in line))
+        table.add_row(*(text for _, text in line))
+    return table
+
+
+@contextmanager
+def window_bar(label: str, *, total: int, console: Console) -> Generator[Callable[[], None]]:
+    """Show a bar over windows while the block runs, if there is a terminal; yields what counts one."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,203 @@
+"""Samples as they come from the shards to a batch for the model, on the device."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int, Int32, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from vdaprep.shards import depth_codes
+from vdaprep.shards.metadata import DepthSpec
+from vdatrain.data.samples import Sample
+from vdatrain.data.transforms import UNCHANGED, Colour, View, view_intrinsics, view_poses
+from vdatrain.models.layers.difference import CELLS_PER_PATCH
+from vdatrain.models.layers.encoder import PATCH_SIZE
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step takes, on one device.
+
+    frames: normalised with ImageNet's mean and deviation. differences: signed, in grey levels / 255, dh = 4 h / 14 and
+    dw = 4 w / 14, zero where diff_valid is false, so in all of a sample without any. disparity: 0 at the clip's
+    farthest known pixel and at sky, 1 at its nearest; 0 where mask is false, which is where the depth is unknown.
+    intrinsics: fx, fy, cx, cy in pixels of the view. camera_to_world: metres, of the view; None unless all samples have
+    poses. (Metrics take both from the Sample, in float64.) images: single frames to train on beside these, with t = 1.
+    """
+
+    frames: Float32[Tensor, "b t 3 h w"]
+    differences: Float32[Tensor, "b t 3 dh dw"]
+    diff_valid: Bool[Tensor, "b t"]
+    disparity: Float32[Tensor, "b t h w"]
+    mask: Bool[Tensor, "b t h w"]
+    intrinsics: Float32[Tensor, "b t 4"]
+    camera_to_world: Float32[Tensor, "b t 4 4"] | None
+    datasets: tuple[str, ...]
+    keys: tuple[str, ...]
+    images: "Batch | None" = None
+
+
+def make_batch(
+    samples: Sequence[Sample], views: Sequence[View], *, device: torch.device, windows: int | None = None
+) -> Batch:
+    """Show each sample as its view says; the views agree in height and width, the samples in the number of frames.
+
+    After so many `windows` (None: all samples are) come single frames, which are shown as a batch of their own. Nothing
+    waits for the device. To be called outside autocast.
+    """
+    if windows is not None and len(samples) > windows:
+        batch = make_batch(samples[:windows], views[:windows], device=device)
+        return replace(batch, images=make_batch(samples[windows:], views[windows:], device=device))
+    pairs = list(zip(samples, views, strict=True))
+    targets = [_show_disparity(sample, view, device) for sample, view in pairs]
+    poses = [view_poses(view, sample.camera_to_world) for sample, view in pairs if sample.camera_to_world is not None]
+    return Batch(
+        frames=normalise(torch.stack([_show_frames(sample, view, device) for sample, view in pairs])),
+        differences=torch.stack([_show_differences(sample, view, device) for sample, view in pairs]),
+        diff_valid=_upload(np.stack([sample.diff_valid for sample in samples]), device),
+        disparity=torch.stack([disparity for disparity, _ in targets]),
+        mask=torch.stack([mask for _, mask in targets]),
+        intrinsics=_upload(
+            np.stack([view_intrinsics(view, sample.intrinsics) for sample, view in pairs]).astype(np.float32), device
+        ),
+        camera_to_world=_upload(np.stack(poses).astype(np.float32), device) if len(poses) == len(pairs) else None,
+        datasets=tuple(sample.dataset for sample in samples),
+        keys=tuple(sample.key for sample in samples),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- depth
+
+
+def decode_depth(planes: UInt8[Tensor, "t 2 h w"], spec: DepthSpec) -> Float32[Tensor, "t h w"]:
+    """Return metres (nan: unknown, inf: sky), equal to `codec.decode_depth`; the depth that metrics are taken of."""
+    return _depth_table(spec, planes.device)[_decode_codes(planes)]
+
+
+def _decode_codes(planes: UInt8[Tensor, "t 2 h w"]) -> Int32[Tensor, "t h w"]:
+    """Undo byte planes, zigzag and prediction. A sum is cut to 16 bits before it can leave 32 ones."""
+    low, high = planes.to(torch.int32).unbind(1)
+    zigzag = low | (high << 8)
+    residual = (zigzag >> 1) ^ -(zigzag & 1)
+    rows = residual.cumsum(-1, dtype=torch.int32) & 0xFFFF
+    return rows.cumsum(-2, dtype=torch.int32) & 0xFFFF
+
+
+@functools.lru_cache(maxsize=32)
+def _depth_table(spec: DepthSpec, device: torch.device) -> Float32[Tensor, "65536"]:
+    return torch.tensor(depth_codes.depth_table(spec), device=device)
+
+
+def _show_disparity(
+    sample: Sample, view: View, device: torch.device
+) -> tuple[Float32[Tensor, "t h w"], Bool[Tensor, "t h w"]]:
+    """Return the view's normalised disparity and where the depth is known. Each pixel is the nearest stored one."""
+    planes = sample.depth_planes.to(device, non_blocking=True)
+    # What lies below and to the right of the crop takes no part in the sums of what lies inside.
+    codes = _decode_codes(planes[..., : view.top + view.crop_height, : view.left + view.crop_width])
+    rows = _nearest(view.top, view.crop_height, view.height, device)
+    columns = _nearest(view.left, view.crop_width, view.width, device)
+    depth_m = _depth_table(sample.depth, device)[codes[:, rows[:, None], columns.flip(0) if view.flip else columns]]
+    spread = sample.disparity_max - sample.disparity_min
+    scale = 1 / spread if spread > 0 else 0.0  # a clip that knows one depth only, or none, is flat
+    disparity = torch.where(depth_m.isfinite(), (1 / depth_m - sample.disparity_min) * scale, 0)
+    return disparity, ~depth_m.isnan()
+
+
+def _nearest(start: int, length: int, count: int, device: torch.device) -> Int[Tensor, " count"]:
+    """Cut `length` pixels from `start` on into `count` equal parts; return the pixel that holds the centre of each."""
+    return start + (2 * torch.arange(count, device=device) + 1) * length // (2 * count)
+
+
+# ------------------------------------------------------------------------------------------------- frames, differences
+
+
+def _show_frames(sample: Sample, view: View, device: torch.device) -> Float32[Tensor, "t 3 h w"]:
+    """Return the view's frames, 0 to 1."""
+    rows, columns = (
+        slice(view.top, view.top + view.crop_height),
+        slice(view.left, view.left + view.crop_width),
+    )
+    crop = sample.rgb.to(device, non_blocking=True)[:, rows, columns].permute(0, 3, 1, 2).float() / 255
+    frames = F.interpolate(crop, (view.height, view.width), mode="bilinear", antialias=True)
+    if view.flip:
+        frames = frames.flip(-1)
+    if view.colour != UNCHANGED:
+        frames = mix_colours(frames, view.colour) + view.colour.offset
+    return frames.clamp(0, 1)
+
+
+def _show_differences(sample: Sample, view: View, device: torch.device) -> Float32[Tensor, "t 3 dh dw"]:
+    """Return the view's differences; zeros for a sample that has none."""
+    if sample.differences is None or sample.diff is None:
+        height, width = (side * CELLS_PER_PATCH // PATCH_SIZE for side in (view.height, view.width))
+        return torch.zeros(len(sample.rgb), 3, height, width, device=device)
+    steps = sample.differences.to(device, non_blocking=True)
+    return resample_differences(steps, view, stored=sample.size, step=sample.diff.step)
+
+
+def resample_differences(
+    steps: Int[Tensor, "t 3 down across"], view: View, *, stored: tuple[int, int], step: int
+) -> Float32[Tensor, "t 3 dh dw"]:
+    """Return the view's differences in grey levels / 255, from those of the whole frame in steps of `step` grey levels.
+
+    stored: height and width of the frame. The stored cells lie on a grid of the whole frame, which the crop cuts
+    through: it is resampled from where the crop begins, as antialiased bilinear interpolation would, by one matrix for
+    the rows and one for the columns.
+    """
+    device = steps.device
+    height, width = (side * CELLS_PER_PATCH // PATCH_SIZE for side in (view.height, view.width))
+    stored_height, stored_width = stored
+    cells_down, cells_across = steps.shape[-2:]
+    down = _resampling(
+        view.top / stored_height, view.crop_height / stored_height, cells=cells_down, count=height, device=device
+    )
+    across = _resampling(
+        view.left / stored_width, view.crop_width / stored_width, cells=cells_across, count=width, device=device
+    )
+    differences = down @ steps.float() @ (across.flip(0) if view.flip else across).T * (step / 255)
+    return differences if view.colour == UNCHANGED else mix_colours(differences, view.colour)
+
+
+def _resampling(
+    start: float, length: float, *, cells: int, count: int, device: torch.device
+) -> Float32[Tensor, "{count} {cells}"]:
+    """Return the weights of `cells` in each of `count` parts of a stretch; start and length are shares of the whole.
+
+    The weights are a triangle as wide as two parts, or as two cells if those are wider, and add up to 1.
+    """
+    step = length * cells / count
+    centres = start * cells + (torch.arange(count, device=device, dtype=torch.float32) + 0.5) * step
+    distance = torch.arange(cells, device=device) + 0.5 - centres[:, None]
+    weights = (1 - distance.abs() / max(step, 1)).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def mix_colours(image: Float32[Tensor, "t 3 h w"], colour: Colour) -> Float32[Tensor, "t 3 h w"]:
+    """Multiply each pixel by the colour's matrix, without its offset."""
+    # Not a matrix product: TF32, where it is on, would round the frames to ten bits.
+    matrix = torch.tensor(colour.matrix, dtype=image.dtype).to(image.device, non_blocking=True)
+    red, green, blue = (matrix[:, i, None, None] * image[:, i, None] for i in range(3))
+    return red + green + blue
+
+
+def normalise(frames: Float32[Tensor, "*batch 3 h w"]) -> Float32[Tensor, "*batch 3 h w"]:
+    """Bring frames of 0 to 1 to ImageNet's mean and deviation, as the encoder takes them."""
+    mean, deviation = _imagenet(frames.device)
+    return (frames - mean) / deviation
+
+
+@functools.lru_cache(maxsize=8)
+def _imagenet(device: torch.device) -> Float32[Tensor, "2 3 1 1"]:
+    return torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device)[:, :, None, None]
+
+
+def _upload(values: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(values).to(device, non_blocking=True)

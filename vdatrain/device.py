@@ -1,0 +1,78 @@
+"""The device that computes, and how finely."""
+
+import resource
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from vdaprep.errors import VdakitError
+from vdatrain.config import Config
+
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A device and the type that matrix products and convolutions are computed in there: fp32, bf16 or fp16."""
+
+    device: torch.device
+    name: str = "fp32"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context that a forward pass runs in."""
+        if self.name == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=TYPES[self.name])
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Return what keeps small fp16 gradients from vanishing; it does nothing at other precisions."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
+
+
+def default_device() -> torch.device:
+    """Return the GPU if there is one, the CPU if not."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most that tensors took on a GPU so far, or the most that this process took in memory, as on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # kibibytes but on macOS
+
+
+_ON_THE_HOST = "can't allocate memory"  # what torch's allocator for the CPU says, in a plain RuntimeError
+
+
+def is_shortage(error: Exception) -> bool:
+    """Say whether torch ran out of memory, on a GPU or on the host."""
+    return isinstance(error, RuntimeError) and (isinstance(error, torch.OutOfMemoryError) or _ON_THE_HOST in str(error))
+
+
+def shortage(config: Config, *, step: int, device: torch.device) -> VdakitError:
+    """Return the sentence to end with: what was asked for and what of it can be less, the cheapest first."""
+    where = _size_of(device) if device.type == "cuda" else "memory"
+    return VdakitError(
+        f"out of {where} in step {step} with --batch {config.batch} --frames {config.frames} --size {config.size}: "
+        f"try {', '.join(_remedies(config))}; `vdatrain plan` says what fits."
+    )
+
+
+def _size_of(device: torch.device) -> str:
+    total = torch.cuda.get_device_properties(device).total_memory
+    return f"the {total / 2**30:.0f} GiB of {torch.cuda.get_device_name(device)}"
+
+
+def _remedies(config: Config) -> list[str]:
+    remedies: list[str] = []
+    if config.precision == "fp32":
+        remedies.append("--precision bf16")
+    if config.batch > 1:
+        fewer = config.batch // 2
+        remedies.append(f"--batch {fewer} --accumulate {config.accumulate * config.batch // fewer}")
+    if config.recompute != "all":
+        remedies.append("--recompute all")
+    return [*remedies, "a smaller --size", "fewer --frames"]

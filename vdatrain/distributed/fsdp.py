@@ -1,0 +1,126 @@
+"""A model whose weights, gradients and moments are spread over the ranks."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vdatrain.models.layers.dpt import TemporalDPTHead
+from vdatrain.models.layers.encoder import Encoder
+
+
+def shard(model: nn.Module, *, world: int, device: torch.device) -> None:
+    """Leave each rank a part of every parameter; all of a block are there only while it computes (FSDP2).
+
+    The weights have to be the same on all ranks. Names and modes stay; gradients become the mean over the ranks.
+    """
+    from torch.distributed.device_mesh import init_device_mesh  # with the rest, seconds that few need
+    from torch.distributed.fsdp import fully_shard
+
+    # The model's output is a view; torch warns of what changing it in place would do, which nothing does.
+    warnings.filterwarnings("ignore", message=".*returned a view tensor", category=UserWarning)
+    model.to(memory_format=torch.contiguous_format)  # fully_shard takes no other
+    mesh = init_device_mesh(device.type, (world,))
+    for block in blocks(model):
+        fully_shard(block, mesh=mesh)
+
+
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the parts of a model whose weights are gathered together, a part inside another before that one."""
+    for module in model.modules():
+        if isinstance(module, Encoder):
+            yield from module.blocks
+        if isinstance(module, TemporalDPTHead):
+            yield from module.motion_modules
+            yield module
+    yield model
+
+
+def kept_bytes(tensor: Tensor, *, ranks: int) -> int:
+    """Return the bytes that the first of so many ranks keeps of a tensor, which is cut along its first axis.
+
+    The others keep as much, or less where the axis is shorter than all their parts: a row is never cut.
+    """
+    rows = max(1, tensor.shape[0] if tensor.ndim else 1)
+    return math.ceil(rows / ranks) * (tensor.nbytes // rows)
+
+
+def gathered_bytes(model: nn.Module) -> int:
+    """Return the bytes of all weights that are whole at the same time, where they are most.
+
+    Those are a block's, those of the parts around it and, throughout a step, those that are in no smaller part.
+    """
+    parts = list(blocks(model))
+    own: list[int] = []
+    counted: set[nn.Parameter] = set()
+    for part in parts:
+        mine = set(part.parameters()) - counted
+        counted |= mine
+        own.append(sum(parameter.nbytes for parameter in mine))
+    around = [[part in set(outer.modules()) for outer in parts] for part in parts]
+    return max(sum(size for size, holds in zip(own, row, strict=True) if holds) for row in around)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor; of one that is spread over the ranks, if all of them call this."""
+    return tensor.full_tensor() if _is_spread(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def part_like(tensor: Tensor, example: Tensor) -> Tensor:
+    """Return a tensor that all ranks have spread and laid out in memory as `example` is.
+
+    A fused optimiser takes weights and moments for laid out alike, and does not look.
+    """
+    if not _is_spread(example):
+        return torch.empty_like(example, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(example, DTensor)
+    return distribute_tensor(tensor.contiguous().to(example.device), example.device_mesh, example.placements)
+
+
+def _is_spread(tensor: Tensor) -> bool:
+    """Say whether it is a DTensor, without importing what that is."""
+    return hasattr(tensor, "full_tensor")
+
+
+def spread_moments(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> dict[str, Any]:
+    """Return an optimiser's state with whatever has a parameter's shape spread and laid out as that parameter is."""
+
+    def spread(value: Any, parameter: nn.Parameter) -> Any:
+        fits = isinstance(value, Tensor) and value.shape == parameter.shape
+        return part_like(value, parameter) if fits else value
+
+    moments = {
+        number: {name: spread(value, parameters[number]) for name, value in moments.items()}
+        for number, moments in state["state"].items()
+    }
+    return {**state, "state": moments}
+
+
+def to_host(value: Any) -> Any:
+    """Return a copy of a state, tensors on the CPU, that nothing else changes; waits for the device."""
+    return _map_tensors(value, lambda tensor: whole(tensor).detach().to("cpu", copy=True))
+
+
+def help_to_host(value: Any) -> None:
+    """Give the rank that calls `to_host` this one's parts of a state that is spread over all of them."""
+
+    def give(tensor: Tensor) -> Tensor:
+        whole(tensor)
+        return tensor
+
+    _map_tensors(value, give)
+
+
+def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _map_tensors(item, change) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_map_tensors(item, change) for item in value)
+    return value

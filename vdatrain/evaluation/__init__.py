@@ -1,0 +1,1 @@
+"""Metrics of a model, and runs side by side."""

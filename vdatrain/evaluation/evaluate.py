@@ -1,0 +1,258 @@
+"""The metrics of a model on the windows of a split: per data set, and averaged over them."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vdaprep.errors import DataError
+from vdatrain.data.batch import Batch, decode_depth, make_batch
+from vdatrain.data.index import StoredClip
+from vdatrain.data.loader import Sample, stream_batches
+from vdatrain.data.sampler import EvaluationOrder, Excerpt, Selection, Share, WindowShape
+from vdatrain.data.transforms import fit_view
+from vdatrain.device import Precision
+from vdatrain.distributed.ranks import Ranks, divide
+from vdatrain.objectives.alignment import fit_scale_shift
+from vdatrain.objectives.losses import video_loss
+from vdatrain.objectives.metrics import MIN_DISPARITY, ClipMetrics, clip_metrics, mean_metrics
+from vdatrain.storage.files import new_file, write_text
+
+WINDOWS_SHOWN = 4  # as pictures, each time during a training
+STILLS_PER_WINDOW = 4
+_COLUMNS = (*(field.name for field in fields(ClipMetrics)), "loss")  # of a window's row
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What is evaluated: windows of `shape` with a short side of `size` pixels, at most `windows` of them (0: all).
+
+    The `ranks` share them; each calls `evaluate`.
+    """
+
+    shape: WindowShape
+    size: int
+    windows: int = 0
+    workers: int = 0
+    ranks: Ranks = Ranks()
+
+    def order(self, clips: Sequence[StoredClip]) -> EvaluationOrder | Excerpt:
+        """Return the order in which the windows of `clips` are evaluated."""
+        order = EvaluationOrder(tuple(clip.num_frames for clip in clips), self.shape)
+        return Excerpt(order, self.windows) if self.windows else order
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A window of a data set as pictures: frames, true and predicted disparity, 0 to 255 over the true range.
+
+    Truth is 0 where it is not known. The prediction is fitted to the truth by least squares over the window's pixels
+    that metrics are taken of.
+    """
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    truth: UInt8[np.ndarray, "t h w"]
+    prediction: UInt8[np.ndarray, "t h w"]
+    known: Bool[np.ndarray, "t h w"]
+
+    def stills(self, count: int = STILLS_PER_WINDOW) -> "Gallery":
+        """Return at most `count` of the frames, spread evenly."""
+        total = len(self.frames)
+        count = min(count, total)
+        chosen = [(2 * number + 1) * total // (2 * count) for number in range(count)]
+        return Gallery(self.frames[chosen], self.truth[chosen], self.prediction[chosen], self.known[chosen])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics and the training loss of each data set, each the mean over its windows, and one gallery each.
+
+    stills: a few frames of a few windows, by a name that says which; the same ones whenever the same is evaluated.
+    """
+
+    metrics: Mapping[str, ClipMetrics]
+    losses: Mapping[str, float]
+    windows: Mapping[str, int]
+    galleries: Mapping[str, Gallery]
+    stills: Mapping[str, Gallery]
+
+    def average(self) -> dict[str, float | None]:
+        """Return the mean of every figure over the data sets, each of equal weight; TAE over those that have it."""
+        rows = [{**asdict(self.metrics[name]), "loss": self.losses[name]} for name in self.metrics]
+        figures: dict[str, float | None] = {}
+        for key in rows[0]:
+            values = [row[key] for row in rows if row[key] is not None]
+            figures[key] = sum(values) / len(values) if values else None
+        return figures
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures by data set, and their average."""
+        return {
+            "datasets": {
+                name: {**asdict(metrics), "loss": self.losses[name], "windows": self.windows[name]}
+                for name, metrics in self.metrics.items()
+            },
+            "average": self.average(),
+        }
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    clips: Sequence[StoredClip],
+    plan: EvaluationPlan,
+    *,
+    precision: Precision,
+    on_window: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Evaluate a model on windows of `clips`; it is put into eval mode and back.
+
+    All ranks get the same figures, to the last bit those of one rank alone; the first gets the pictures. `on_window`
+    is called equally often on all of them.
+
+    Raises ShardError as the stream does, DataError if no window has a pixel of known depth, VdakitError if the model
+    predicts anything that is not finite.
+    """
+    order = plan.order(clips)
+    limits = {clip.dataset: clip.evaluation_max_m for clip in clips}
+    datasets = [clips[order.at(position).clip].dataset for position in range(order.total)]
+    galleries: dict[str, Gallery] = {}
+    stills: dict[str, Gallery] = {}
+    shown = _windows_to_show(datasets)
+    pictured = shown | {datasets.index(name) for name in set(datasets)}
+    mine, most = divide(order.total, first_takes=pictured, ranks=plan.ranks)
+    rows = torch.zeros(order.total, len(_COLUMNS), dtype=torch.float64)
+    was_training = model.training
+    model.eval()
+    samples = stream_batches(clips, Selection(order, mine), share=Share(batch=1), workers=plan.workers)
+    for position, [sample] in zip(mine, samples, strict=True):
+        batch = make_batch([sample], [fit_view(sample.size, size=plan.size)], device=precision.device)
+        with precision.autocast():
+            prediction = model(batch.frames, batch.differences, batch.diff_valid)
+        loss = video_loss(prediction, batch.disparity, batch.mask).total.item()
+        rows[position] = _row(_measure(prediction[0], sample, limits[sample.dataset]), loss)
+        if position in pictured:
+            picture = _picture(prediction, batch, sample, limits[sample.dataset])
+            galleries.setdefault(sample.dataset, picture)
+            if position in shown:
+                stills[f"{sample.key}-{sample.window.first:03d}"] = picture.stills()
+        on_window()
+    for _ in range(most - len(mine)):
+        on_window()
+    model.train(was_training)
+    return _summary(plan.ranks.sum(rows), datasets, galleries, stills)
+
+
+def _row(metrics: ClipMetrics, loss: float) -> Float64[Tensor, " columns"]:
+    """Return the _COLUMNS of a window; one that it does not have is nan."""
+    figures = {**asdict(metrics), "loss": loss}
+    return torch.tensor(
+        [math.nan if figures[name] is None else figures[name] for name in _COLUMNS], dtype=torch.float64
+    )
+
+
+def _summary(
+    rows: Float64[Tensor, "windows columns"],
+    datasets: Sequence[str],
+    galleries: Mapping[str, Gallery],
+    stills: Mapping[str, Gallery],
+) -> Evaluation:
+    metrics: defaultdict[str, list[ClipMetrics]] = defaultdict(list)
+    losses: defaultdict[str, list[float]] = defaultdict(list)
+    for name, row in zip(datasets, rows.tolist(), strict=True):
+        figures = dict(zip(_COLUMNS, row, strict=True))
+        losses[name].append(figures.pop("loss"))
+        tae = figures.pop("tae")
+        metrics[name].append(ClipMetrics(**figures, tae=None if math.isnan(tae) else tae))
+    return Evaluation(
+        metrics={name: mean_of(name, values) for name, values in sorted(metrics.items())},
+        losses={name: sum(values) / len(values) for name, values in sorted(losses.items())},
+        windows={name: len(values) for name, values in sorted(metrics.items())},
+        galleries=galleries,
+        stills=stills,
+    )
+
+
+def _windows_to_show(datasets: Sequence[str]) -> frozenset[int]:
+    """Return the positions of some WINDOWS_SHOWN windows: as many of each data set, one at least, evenly spread."""
+    positions: defaultdict[str, list[int]] = defaultdict(list)
+    for position, name in enumerate(datasets):
+        positions[name].append(position)
+    shown: set[int] = set()
+    for found in positions.values():
+        count = min(len(found), max(1, WINDOWS_SHOWN // len(positions)))
+        shown.update(found[(2 * number + 1) * len(found) // (2 * count)] for number in range(count))
+    return frozenset(shown)
+
+
+def _measure(disparity: Float[Tensor, "t h w"], sample: Sample, max_depth_m: float) -> ClipMetrics:
+    """Measure a prediction at the stored size, to which it is resized as published Video Depth Anything does."""
+    device = disparity.device
+    full = F.interpolate(disparity[None].float(), sample.size, mode="bilinear", align_corners=True)[0]
+    poses = sample.camera_to_world
+    return clip_metrics(
+        full,
+        decode_depth(sample.depth_planes.to(device), sample.depth),
+        torch.from_numpy(sample.intrinsics).to(device),
+        None if poses is None else torch.from_numpy(poses).to(device),
+        max_depth_m=max_depth_m,
+    )
+
+
+def mean_of(dataset: str, values: Sequence[ClipMetrics]) -> ClipMetrics:
+    """Return a data set's metrics from its clips'; raises DataError, naming it, as `mean_metrics` does."""
+    try:
+        return mean_metrics(values)
+    except DataError as error:
+        raise DataError(f"{dataset}: {error}") from error
+
+
+def _picture(prediction: Float[Tensor, "1 t h w"], batch: Batch, sample: Sample, max_depth_m: float) -> Gallery:
+    """Return a window as pictures, fitted over the pixels that `clip_metrics` fits over: no sky, nothing too far."""
+    truth = batch.disparity
+    true_disparity = sample.disparity_min + truth * (sample.disparity_max - sample.disparity_min)  # 1/m
+    fitted = batch.mask & (truth > 0) & (true_disparity > 1 / max_depth_m)
+    flat = [values.flatten(1) for values in (prediction.double().clamp(min=MIN_DISPARITY), truth.double(), fitted)]
+    scale, shift = fit_scale_shift(*flat)
+    aligned = scale[:, None, None, None] * prediction + shift[:, None, None, None]
+    height, width = prediction.shape[-2:]
+    frames = F.interpolate(sample.rgb.permute(0, 3, 1, 2).float(), (height, width), mode="bilinear", antialias=True)
+    return Gallery(
+        frames=_bytes(frames.permute(0, 2, 3, 1)),
+        truth=_bytes(255 * truth[0]),
+        prediction=_bytes(255 * aligned[0]),
+        known=batch.mask[0].cpu().numpy(),
+    )
+
+
+def _bytes(values: Tensor) -> np.ndarray:
+    return values.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation, *, facts: Mapping[str, Any]) -> None:
+    """Write `evaluation.json`, the figures with `facts`, and one `gallery-DATASET.npz` a data set."""
+    for name, gallery in evaluation.galleries.items():
+        with new_file(folder / f"gallery-{name}.npz") as file:
+            np.savez_compressed(file, **asdict(gallery))
+    write_text(folder / "evaluation.json", json.dumps({**evaluation.to_json(), **facts}, indent=2) + "\n")
+
+
+def read_gallery(path: Path) -> Gallery:
+    """Read a gallery that `write_evaluation` wrote; raises DataError if it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Gallery(**{field.name: arrays[field.name] for field in fields(Gallery)})
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: is no gallery that `vdatrain run` wrote ({error}).") from error

@@ -1,0 +1,95 @@
+"""The metrics of a model on whole trajectories, inferred as `vdatrain infer` does it."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64
+from torch import Tensor
+
+from vdatrain.data.batch import decode_depth
+from vdatrain.data.index import StoredClip
+from vdatrain.data.samples import read_meta
+from vdatrain.evaluation.evaluate import mean_of
+from vdatrain.inference.predictor import Predictor, infer_frames
+from vdatrain.inference.video_reader import DEFAULT_DIFF, VideoFrame, by_trajectory, read_trajectory
+from vdatrain.objectives.metrics import ClipMetrics, clip_metrics, mean_metrics
+
+
+@dataclass(frozen=True)
+class LongEvaluation:
+    """The metrics of each data set, the mean over its trajectories, each of equal weight, and how many it has."""
+
+    metrics: Mapping[str, ClipMetrics]
+    trajectories: Mapping[str, int]
+
+    def average(self) -> dict[str, float | None]:
+        """Return the mean of every figure over the data sets, each of equal weight; TAE over those that have it."""
+        return asdict(mean_metrics(self.metrics.values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures by data set, and their average."""
+        rows = {
+            name: {**asdict(row), "trajectories": self.trajectories[name]} for name, row in sorted(self.metrics.items())
+        }
+        return {"datasets": rows, "average": self.average()}
+
+
+def evaluate_long(
+    clips: Sequence[StoredClip],
+    predictor: Predictor,
+    *,
+    on_frame: Callable[[], None] = lambda: None,
+) -> LongEvaluation:
+    """Evaluate a model on the trajectories that `clips` make up; one trajectory's maps are in memory at a time.
+
+    Differences are taken as each trajectory's shard does. Raises ShardError as the stream does, DataError if no
+    trajectory of a data set has a pixel of known depth, VdakitError if the model predicts anything that is not finite.
+    """
+    metrics: defaultdict[str, list[ClipMetrics]] = defaultdict(list)
+    for (dataset, _), parts in by_trajectory(clips).items():
+        predictor = replace(predictor, diff=read_meta(parts[0]).diff or DEFAULT_DIFF)
+        seen: list[_Seen] = []
+        frames = _watch(parts, seen, device=predictor.precision.device)
+        maps: list[Tensor] = []
+        for disparity in infer_frames(frames, predictor):
+            maps.append(disparity)
+            on_frame()
+        metrics[dataset].append(_measure(torch.stack(maps), seen, max_depth_m=parts[0].evaluation_max_m))
+    return LongEvaluation(
+        metrics={name: mean_of(name, values) for name, values in metrics.items()},
+        trajectories={name: len(values) for name, values in metrics.items()},
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of a frame that the model has been given: the truth and its camera."""
+
+    depth_m: Float32[Tensor, "h w"]
+    intrinsics: Float64[np.ndarray, "4"]
+    camera_to_world: Float64[np.ndarray, "4 4"] | None
+
+
+def _watch(clips: Sequence[StoredClip], seen: list[_Seen], *, device: torch.device) -> Iterator[VideoFrame]:
+    """Yield the frames of a trajectory, each read once, and note in `seen` what they are measured against."""
+    for number, sample in read_trajectory(clips):
+        depth_m = decode_depth(sample.depth_planes.to(device), sample.depth)[0]
+        pose = None if sample.camera_to_world is None else sample.camera_to_world[0]
+        seen.append(_Seen(depth_m, sample.intrinsics[0], pose))
+        yield VideoFrame(number, sample.rgb[0].numpy())
+
+
+def _measure(disparity: Float32[Tensor, "t h w"], seen: Sequence[_Seen], *, max_depth_m: float) -> ClipMetrics:
+    device = disparity.device
+    poses = [frame.camera_to_world for frame in seen if frame.camera_to_world is not None]
+    return clip_metrics(
+        disparity,
+        torch.stack([frame.depth_m for frame in seen]),
+        torch.from_numpy(np.stack([frame.intrinsics for frame in seen])).to(device),
+        torch.from_numpy(np.stack(poses)).to(device) if len(poses) == len(seen) else None,
+        max_depth_m=max_depth_m,
+    )

@@ -1,0 +1,1 @@
+"""Videos of any length to disparity; export."""

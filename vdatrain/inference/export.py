@@ -1,0 +1,206 @@
+"""A trained model as a file for others: weights under the published names, or an ONNX graph."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vdaprep.errors import UsageError, VdakitError
+from vdatrain.config import Config
+from vdatrain.data.batch import IMAGENET_MEAN, IMAGENET_STD
+from vdatrain.models import tensor_files, variants
+from vdatrain.models.layers.difference import CELLS_PER_PATCH
+from vdatrain.models.layers.encoder import PATCH_SIZE
+from vdatrain.models.layers.temporal import PUBLISHED_FRAMES
+from vdatrain.models.loading import load_model
+from vdatrain.storage.files import new_file, write_text
+
+ONNX_TOLERANCE = 1e-3  # greatest difference from the model, as a share of its greatest output
+_OWN_TOOLS = ("vdakit", "torch", "timm")
+_ONNX_TOOLS = ("onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class OnnxShape:
+    """The one window that an ONNX graph takes: `num_frames` frames of `size` x `size` pixels."""
+
+    num_frames: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or self.size < PATCH_SIZE or self.size % PATCH_SIZE:
+            raise UsageError(
+                f"an ONNX graph needs at least 1 frame and a size that is a multiple of {PATCH_SIZE}, found "
+                f"--frames {self.num_frames} --size {self.size}."
+            )
+
+
+def export(path: Path, out: Path, *, frames: int | None = None, size: int | None = None) -> Path:
+    """Write the averaged weights of a run's checkpoint as `.pth`, `.safetensors` or `.onnx`, and FILE.json beside it.
+
+    frames, size: of the window that an ONNX graph takes, as trained where None. Returns the path of the JSON.
+
+    Raises UsageError for another ending, for frames or size where nothing has them, and for missing packages; DataError
+    if the checkpoint is none; VdakitError if the graph does not agree with the model. Nothing is then written.
+    """
+    writer = _WRITERS.get(out.suffix)
+    if writer is None:
+        raise UsageError(f"--out {out}: ends in {out.suffix!r}, expected one of {', '.join(_WRITERS)}.")
+    if out.resolve() == path.resolve():
+        raise UsageError(f"--out {out}: is the checkpoint itself; give another name.")
+    if out.suffix != ".onnx" and (frames or size):
+        raise UsageError(f"--out {out}: holds weights for any --frames and --size; leave them out, or write .onnx.")
+    model, config = load_model(path)
+    shape = OnnxShape(config.frames if frames is None else frames, config.size if size is None else size)
+    facts = writer(out, model.eval(), config, shape)
+    record = out.with_name(f"{out.name}.json")
+    write_text(record, json.dumps({**_facts(out, model, config), **facts}, indent=2) + "\n")
+    return record
+
+
+def published_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's weights under the published names, position tables over time cut to the published length.
+
+    The tables are functions of their length, so nothing is lost. A variant's own weights keep their names.
+    """
+    # In memory the head's weights are channels-last; a file holds them in the plain order.
+    state = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    return {
+        name: value[:, :PUBLISHED_FRAMES].clone() if name.endswith(".pe") else value for name, value in state.items()
+    }
+
+
+def _facts(out: Path, model: nn.Module, config: Config) -> dict[str, Any]:
+    """Say what the file is and how it is to be used."""
+    own = variants.own_prefixes(config.variant)
+    with out.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "file": out.name,
+        "bytes": out.stat().st_size,
+        "sha256": digest,
+        "variant": config.variant,
+        "summary": variants.summary(config.variant),
+        "encoder": config.encoder,
+        "frames": config.frames,
+        "size": config.size,
+        "input": "frames [B, T, 3, H, W], RGB from 0 to 1, less mean, over std; H and W multiples of 14",
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "output": "relative disparity [B, T, H, W], 0 or more, greater is nearer",
+        "own": {name: list(value.shape) for name, value in model.state_dict().items() if name.startswith(own)},
+        "versions": _versions(_OWN_TOOLS),
+    }
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ weights
+
+
+def _write_pth(out: Path, model: nn.Module, config: Config, shape: OnnxShape) -> dict[str, Any]:
+    tensor_files.save(out, published_state(model))
+    return {}
+
+
+def _write_safetensors(out: Path, model: nn.Module, config: Config, shape: OnnxShape) -> dict[str, Any]:
+    from safetensors.torch import save
+
+    with new_file(out) as file:
+        file.write(save(published_state(model), metadata={"format": "pt"}))
+    return {}
+
+
+# --------------------------------------------------------------------------------------------------------------- onnx
+
+
+def _write_onnx(out: Path, model: nn.Module, config: Config, shape: OnnxShape) -> dict[str, Any]:
+    """Trace, compare with onnxruntime where that is installed, and write; returns what the JSON says of it."""
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"--out {out}: needs {' and '.join(missing)}; pip install 'vdakit[onnx]'.")
+    longest = max(PUBLISHED_FRAMES, config.frames)
+    if shape.num_frames > longest:
+        raise UsageError(f"--frames {shape.num_frames}: the model takes at most {longest}.")
+    inputs = _example(shape, differences=bool(variants.own_prefixes(config.variant)))
+    graph = _trace(model, inputs)
+    error = None
+    if importlib.util.find_spec("onnxruntime"):
+        error = _disagreement(model, graph, inputs)
+        if not error <= ONNX_TOLERANCE:
+            raise VdakitError(
+                f"{out}: the graph's output differs from the model's by {error:.2g} of its range, expected at most "
+                f"{ONNX_TOLERANCE}; it was not written; try other versions of onnx and onnxruntime, or export weights."
+            )
+    with new_file(out) as file:
+        file.write(graph)
+    return {
+        "frames": shape.num_frames,
+        "size": shape.size,
+        "inputs": {name: list(value.shape) for name, value in inputs.items()},
+        "error": error,
+        "versions": _versions((*_OWN_TOOLS, *_ONNX_TOOLS)),
+    }
+
+
+def _example(shape: OnnxShape, *, differences: bool) -> dict[str, Tensor]:
+    """Make the inputs of one window, by the names of the model's arguments."""
+    generator = torch.Generator().manual_seed(0)
+    cells = CELLS_PER_PATCH * shape.size // PATCH_SIZE
+    inputs = {"frames": torch.randn(1, shape.num_frames, 3, shape.size, shape.size, generator=generator)}
+    if differences:
+        inputs["differences"] = 0.1 * torch.randn(1, shape.num_frames, 3, cells, cells, generator=generator)
+        inputs["diff_valid"] = torch.arange(shape.num_frames)[None] > 0
+    return inputs
+
+
+def _trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> bytes:
+    """Return the model as a protocol buffer of ONNX, weights inside.
+
+    Through torch.export: torch's older exporter is deprecated and cannot resample the encoder's position table.
+    """
+    with torch.no_grad():
+        program = torch.onnx.export(
+            model,
+            tuple(inputs.values()),
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=["disparity"],
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto.SerializeToString()
+
+
+def _disagreement(model: nn.Module, graph: bytes, inputs: Mapping[str, Tensor]) -> float:
+    """Return the greatest difference of the graph's output from the model's, as a share of the greatest output."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    [found] = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    with torch.no_grad():
+        expected: Float[Tensor, "1 t h w"] = model(*inputs.values())
+    difference = (torch.from_numpy(found) - expected).abs().max()
+    return (difference / expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)).item()
+
+
+_WRITERS: Mapping[str, Callable[[Path, nn.Module, Config, OnnxShape], dict[str, Any]]] = MappingProxyType(
+    {".pth": _write_pth, ".safetensors": _write_safetensors, ".onnx": _write_onnx}
+)

@@ -1,0 +1,1 @@
+"""The model, its variants, and weights in and out."""

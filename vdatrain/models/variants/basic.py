@@ -1,0 +1,49 @@
+"""Video Depth Anything as published: no differences."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vdatrain.models.layers.difference import check_cells
+from vdatrain.models.layers.dpt import TemporalDPTHead
+from vdatrain.models.layers.encoder import Encoder, EncoderSpec, patch_grid
+
+OWN_PREFIXES: tuple[str, ...] = ()
+
+
+class VideoDepth(nn.Module):
+    """Encoder and head under their published names, and between them, where a variant has one, its branch.
+
+    branch: called with the tapped features, the differences and their validity; returns features of the same shapes.
+    """
+
+    def __init__(self, *, pretrained: Encoder, head: TemporalDPTHead, branch: nn.Module | None = None) -> None:
+        super().__init__()
+        self.pretrained = pretrained
+        self.head = head
+        self.branch = branch
+
+    def forward(
+        self,
+        frames: Float[Tensor, "b t 3 h w"],
+        differences: Float[Tensor, "b t 3 dh dw"] | None = None,
+        diff_valid: Bool[Tensor, "b t"] | None = None,
+    ) -> Float[Tensor, "b t h w"]:
+        """Return relative disparity >= 0, float32.
+
+        frames: normalised with ImageNet's mean and deviation, h and w multiples of 14. differences, diff_valid: as
+        `layers.difference` takes them; left alone where there is no branch, ValueError where it lacks them.
+        """
+        B, T, _, H, W = frames.shape
+        grid = patch_grid(H, W)
+        features = self.pretrained(frames.flatten(0, 1))
+        if self.branch is not None:
+            if differences is None or diff_valid is None:
+                raise ValueError("this variant looks at differences: pass differences and diff_valid.")
+            check_cells(differences, grid)
+            features = self.branch(features, differences, diff_valid)
+        return self.head(features, grid, T).squeeze(1).unflatten(0, (B, T))
+
+
+def build(spec: EncoderSpec, *, max_frames: int) -> VideoDepth:
+    """Build the published model."""
+    return VideoDepth(pretrained=Encoder(spec), head=TemporalDPTHead(spec, max_frames=max_frames))

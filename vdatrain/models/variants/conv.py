@@ -1,0 +1,17 @@
+"""The published model plus a small CNN that embeds frame differences and adds them to the encoder's features."""
+
+from vdatrain.models.layers.difference import EMBED_DIM, DifferenceBranch, DifferenceCNN
+from vdatrain.models.layers.dpt import TemporalDPTHead
+from vdatrain.models.layers.encoder import Encoder, EncoderSpec
+from vdatrain.models.variants.basic import VideoDepth
+
+OWN_PREFIXES = ("branch.",)
+
+
+def build(spec: EncoderSpec, *, max_frames: int) -> VideoDepth:
+    """Build the model, the branch last: a seed gives every variant the same encoder and head."""
+    return VideoDepth(
+        pretrained=Encoder(spec),
+        head=TemporalDPTHead(spec, max_frames=max_frames),
+        branch=DifferenceBranch(DifferenceCNN(), embed_dim=EMBED_DIM, dim=spec.dim),
+    )

@@ -1,0 +1,186 @@
+"""Weights from elsewhere: the names and wrappings they come in, and which of them a model takes.
+
+    Video Depth Anything    pretrained.*, head.*          whole; ours are these, and a variant's own beside them
+    Depth Anything V2       pretrained.*, depth_head.*    an image model: no temporal modules, which begin as nothing
+    DINOv2, from Meta or    cls_token, blocks.*, ...      the encoder alone, with or without its mask_token
+    from timm
+
+They stand bare in a `.pth`, `.pt` or `.safetensors` file, or under `model`, `state_dict` or `model_state_dict`; where
+there are averaged ones under `ema` or `average` as well, those win. `module.` and `_orig_mod.` in names are dropped.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from vdaprep.errors import DataError, UsageError
+from vdatrain.models import tensor_files
+from vdatrain.models.layers.encoder import ENCODERS, encoder_spec
+
+PUBLISHED_ENCODER = "dinov2"  # in place of a file's name
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "ema", "average")  # a later one's tensors win
+_WRAPPED_NAMES = ("module", "_orig_mod")  # parts of names, from DistributedDataParallel and torch.compile
+_TEMPORAL = "head.motion_modules."
+_GROUPS = (("temporal", _TEMPORAL), ("encoder", "pretrained."), ("head", "head."), ("branch", "branch."), ("other", ""))
+_NAMED = 3  # names a report gives of a group
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors under the names of our models; `lacks`: the starts of names that weights of this kind never hold."""
+
+    where: str
+    kind: str
+    tensors: Mapping[str, Tensor]
+    lacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of weights: names as the model has them.
+
+    missing: stayed as they began. unexpected: the model has none. reshaped: of another shape, with both shapes.
+    rebuilt: position tables of another length, which stayed as the model computes them.
+    """
+
+    where: str
+    kind: str
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: tuple[str, ...]
+    rebuilt: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return a line for each of the four, by group."""
+        return "\n".join(
+            [
+                f"{self.where}: {self.kind}",
+                f"  matched: {_by_group(self.matched, named=0)}",
+                f"  missing: {_by_group(self.missing)}",
+                f"  unexpected: {_by_group(self.unexpected)}",
+                f"  reshaped: {_by_group((*self.reshaped, *self.rebuilt))}",
+            ]
+        )
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a file of weights; raises DataError if it is missing, damaged, unsafe or holds no weights."""
+    return make_weights(tensor_files.load(path), where=str(path))
+
+
+def make_weights(state: Mapping[str, object], *, where: str) -> Weights:
+    """Unwrap, name and recognise weights; raises DataError if there is anything but tensors, or nothing."""
+    tensors = {name: value for name, value in _unwrap(state).items() if isinstance(value, Tensor)}
+    others = [name for name, value in _unwrap(state).items() if not isinstance(value, Tensor)]
+    if others or not tensors:
+        found = f"{others[0]!r} that is no tensor" if others else "no tensors"
+        raise DataError(f"{where}: holds {found}, expected weights, bare or under one of {', '.join(_WRAPPERS)}.")
+    if "cls_token" in tensors:
+        encoder = {f"pretrained.{name}": value for name, value in tensors.items()}
+        return Weights(where, "weights of an encoder", encoder, lacks=("head.", "pretrained.mask_token"))
+    if any(name.startswith("depth_head.") for name in tensors):
+        image = {_renamed(name, "depth_head.", "head."): value for name, value in tensors.items()}
+        return Weights(where, "weights of an image model", image, lacks=(_TEMPORAL,))
+    return Weights(where, "weights of a video model", tensors)
+
+
+def fetch_encoder(encoder: str) -> Weights:
+    """Take DINOv2's weights from the hub through timm, or from its cache.
+
+    Raises UsageError if the encoder has none, DataError, saying what to do, if they cannot be had.
+    """
+    name = encoder_spec(encoder).timm_name
+    if name is None:
+        fitting = ", ".join(known for known, spec in ENCODERS.items() if spec.timm_name)
+        raise UsageError(f"--init {PUBLISHED_ENCODER}: there is none for encoder {encoder!r}; choose one of {fitting}.")
+    import timm
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of each of its ten attempts
+    try:
+        model = timm.create_model(name, pretrained=True, num_classes=0)
+    except (OSError, RuntimeError, ValueError) as error:
+        page = f"https://huggingface.co/timm/{name}.lvd142m"
+        raise DataError(
+            f"--init {PUBLISHED_ENCODER}: the weights cannot be fetched from the hub ({type(error).__name__}); bring "
+            f"model.safetensors of {page} to this machine and give --init FILE instead."
+        ) from error
+    return make_weights(model.state_dict(), where=f"timm's {name}")
+
+
+def load_into(model: nn.Module, weights: Weights, *, may_miss: Sequence[str] = ()) -> LoadReport:
+    """Copy weights into a model by name and shape; returns what became of each.
+
+    Position tables over time are functions of their length alone: one of another length stays as the model built it.
+    Raises DataError if names are unexpected, of another shape, or missing although they start neither as `may_miss`
+    (the variant's own) nor as these weights lack by their kind; the model is then unchanged.
+    """
+    expected = model.state_dict()
+    report = _compare(expected, weights)
+    excused = (*may_miss, *weights.lacks)
+    lost = [name for name in report.missing if not name.startswith(excused)]
+    problems = {"missing": lost, "unexpected": report.unexpected, "of another shape": report.reshaped}
+    found = [f"{kind}: {_by_group(names)}" for kind, names in problems.items() if names]
+    if found:
+        raise DataError(
+            f"{weights.where}: does not fit this model: {weights.kind}, {'; '.join(found)}; is it of another encoder "
+            "or variant?"
+        )
+    taken = {name: weights.tensors[name] for name in report.matched}
+    model.load_state_dict({**expected, **taken}, strict=True)
+    return report
+
+
+def _compare(expected: Mapping[str, Tensor], weights: Weights) -> LoadReport:
+    given = weights.tensors
+    both = [name for name in expected if name in given]
+    differ = [name for name in both if given[name].shape != expected[name].shape]
+    rebuilt = [name for name in differ if _is_other_length(given[name], expected[name], name=name)]
+    shapes = {name: f"{name} {list(given[name].shape)} for {list(expected[name].shape)}" for name in differ}
+    return LoadReport(
+        where=weights.where,
+        kind=weights.kind,
+        matched=tuple(name for name in both if name not in shapes),
+        missing=tuple(name for name in expected if name not in given),
+        unexpected=tuple(name for name in given if name not in expected),
+        reshaped=tuple(shapes[name] for name in differ if name not in rebuilt),
+        rebuilt=tuple(shapes[name] for name in rebuilt),
+    )
+
+
+def _is_other_length(given: Tensor, expected: Tensor, *, name: str) -> bool:
+    """Say whether both are position tables over time, [1, frames, channels], that differ in frames alone."""
+    return name.endswith(".pe") and given.shape[::2] == expected.shape[::2]
+
+
+def _unwrap(value: Mapping[str, object]) -> dict[str, object]:
+    """Return what the wrappers hold, or the mapping itself if it is bare, under names without what wraps modules."""
+    wrapped = [inner for name in _WRAPPERS if isinstance(inner := value.get(name), Mapping)]
+    if not wrapped:
+        return {_plain(name): item for name, item in value.items()}
+    return {name: item for inner in wrapped for name, item in _unwrap(inner).items()}
+
+
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPED_NAMES)
+
+
+def _renamed(name: str, start: str, new_start: str) -> str:
+    return new_start + name.removeprefix(start) if name.startswith(start) else name
+
+
+def _by_group(names: Iterable[str], *, named: int = _NAMED) -> str:
+    """Count names by group and give the first few of each."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        group = next(group for group, start in _GROUPS if name.startswith(start))
+        groups.setdefault(group, []).append(name)
+    return ", ".join(_count(group, found, named=named) for group, found in sorted(groups.items())) or "none"
+
+
+def _count(group: str, names: Sequence[str], *, named: int) -> str:
+    more = ", ..." if len(names) > named else ""
+    return f"{len(names)} {group}" + (f" ({', '.join(names[:named])}{more})" if named else "")

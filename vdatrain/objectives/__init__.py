@@ -1,0 +1,1 @@
+"""The mathematics of training and evaluation: alignment, losses, metrics."""

@@ -1,0 +1,166 @@
+"""The training loss of Video Depth Anything: a spatial term for each frame, a temporal term for each clip.
+
+    total = spatial + 10 * temporal                    arXiv 2501.12375; loss/loss.py of its repository
+    spatial = L1 + 0.5 * gradients over four scales    of the frames, each normalised by median and mean deviation
+    temporal = L1 of the change from frame to frame    of the clips, each aligned by least squares
+
+All is computed in float32 (float64 stays float64) with autocast off. `mask` marks the valid pixels; elsewhere the
+target may be anything, nan included. Sums over the batch are divided by its number of valid pixels, so a frame weighs
+as much as it shows. `mean` is that of a tensor over the ranks, where several share a step: sums are then divided by
+the pixels of all their batches, so that the mean of the ranks' losses is the loss of all windows as one batch. Nothing
+here waits for the device. The one departure from the published code: it takes masked pixels as zeros in its medians,
+which makes a perfect prediction cost something; here they take no part.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vdatrain.objectives.alignment import fit_scale_shift
+
+GRADIENT_SCALES = 4
+GRADIENT_WEIGHT = 0.5
+TEMPORAL_WEIGHT = 10.0
+STATIC_SHARE = 0.05  # of a frame's range of disparity; a pixel that changes by more has moved to another surface
+_MIN_DEVIATION = 1e-6
+_MIN_COUNT = 1e-6  # less than one valid pixel among any number of ranks; what it divides is then zero
+
+
+def _alone(values: Tensor) -> Tensor:
+    return values
+
+
+@dataclass(frozen=True)
+class VideoLoss:
+    """The loss of a batch and its two terms, before their weights."""
+
+    spatial: Float[Tensor, ""]
+    temporal: Float[Tensor, ""]
+    total: Float[Tensor, ""]
+
+
+def video_loss(
+    prediction: Float[Tensor, "b t h w"],
+    target: Float[Tensor, "b t h w"],
+    mask: Bool[Tensor, "b t h w"],
+    mean: Callable[[Tensor], Tensor] = _alone,
+) -> VideoLoss:
+    """Return the loss of predicted disparity, up to scale and shift, and its terms, each with its graph."""
+    spatial = spatial_loss(prediction, target, mask, mean)
+    temporal = temporal_loss(prediction, target, mask, mean)
+    return VideoLoss(spatial=spatial, temporal=temporal, total=spatial + TEMPORAL_WEIGHT * temporal)
+
+
+def spatial_loss(
+    prediction: Float[Tensor, "b t h w"],
+    target: Float[Tensor, "b t h w"],
+    mask: Bool[Tensor, "b t h w"],
+    mean: Callable[[Tensor], Tensor] = _alone,
+) -> Float[Tensor, ""]:
+    """Return the scale- and shift-invariant L1 plus 0.5 x the gradients over four scales, frame by frame.
+
+    Source: `TrimmedProcrustesLoss` of loss/loss.py without trimming, after MiDaS, arXiv 1907.01341, section 5. A frame
+    without a valid pixel takes no part; without any in the batch the loss is 0.
+    """
+    with torch.autocast(device_type=prediction.device.type, enabled=False):
+        prediction, target = _prepare(prediction, target, mask)
+        weight = mask.to(prediction.dtype)
+        residual = _normalise(prediction, mask, weight) - _normalise(target, mask, weight)
+        # The loss is homogeneous in the residual, f(a r) = a f(r), so f(r) is r times f's gradient (Euler). One closed
+        # form thus gives value and gradient, and spares autograd its copies of the clip at every scale.
+        return (residual * _spatial_gradient(residual.detach(), weight, mean)).sum()
+
+
+def temporal_loss(
+    prediction: Float[Tensor, "b t h w"],
+    target: Float[Tensor, "b t h w"],
+    mask: Bool[Tensor, "b t h w"],
+    mean: Callable[[Tensor], Tensor] = _alone,
+) -> Float[Tensor, ""]:
+    """Return the mean absolute difference of the changes from frame to frame, before its weight.
+
+    Source: `TemporalGradientMatchingLoss` of loss/loss.py with one scale and no trimming. The prediction is aligned to
+    the target by one least-squares fit a clip. A pixel counts where both frames are valid and the target changes by
+    less than 5 % of the later frame's range. As in that code, and unlike the paper's formula, changes keep their sign.
+    0, with a graph, where nothing counts: a single frame, no valid pixel, constant frames.
+    """
+    with torch.autocast(device_type=prediction.device.type, enabled=False):
+        prediction, target = _prepare(prediction, target, mask)
+        scale, _ = fit_scale_shift(prediction.flatten(1), target.flatten(1), mask.flatten(1))
+        change = target.diff(dim=1)
+        counts = mask[:, 1:] & mask[:, :-1] & (change.abs() < _static_limit(target, mask)[:, 1:])
+        weight = counts.to(change.dtype)
+        # The shift is gone in the difference of two frames.
+        residual = (scale.view(-1, 1, 1, 1) * prediction.diff(dim=1) - change) * weight
+        return residual.abs().sum() / mean(weight.sum()).clamp(min=_MIN_COUNT)
+
+
+def _prepare(
+    prediction: Float[Tensor, "b t h w"], target: Float[Tensor, "b t h w"], mask: Bool[Tensor, "b t h w"]
+) -> tuple[Float[Tensor, "b t h w"], Float[Tensor, "b t h w"]]:
+    """Return both in float32 at least, the target free of what stands for unknown."""
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    return prediction.to(dtype), torch.where(mask, target.to(dtype), 0)
+
+
+def _normalise(
+    disparity: Float[Tensor, "b t h w"], mask: Bool[Tensor, "b t h w"], weight: Float[Tensor, "b t h w"]
+) -> Float[Tensor, "b t h w"]:
+    """Return every frame minus its median, over its mean absolute deviation; 0 outside the mask."""
+    centred = (disparity - _median(disparity, mask)) * weight
+    count = weight.sum((-1, -2), keepdim=True).clamp(min=1)
+    deviation = centred.abs().sum((-1, -2), keepdim=True) / count
+    return centred / deviation.clamp(min=_MIN_DEVIATION)
+
+
+def _median(disparity: Float[Tensor, "b t h w"], mask: Bool[Tensor, "b t h w"]) -> Float[Tensor, "b t 1 1"]:
+    """Return the median of every frame's valid pixels, the lower of two, 0 without any.
+
+    The gradient is shared by all pixels that equal the median: a single one would be picked by chance on a GPU, and
+    bfloat16 outputs have many.
+    """
+    known = torch.where(mask, disparity.detach(), torch.nan).flatten(2)
+    is_median = (known == known.nanmedian(-1, keepdim=True).values).to(disparity.dtype).view(disparity.shape)
+    return (disparity * is_median).sum((-1, -2), keepdim=True) / is_median.sum((-1, -2), keepdim=True).clamp(min=1)
+
+
+@torch.no_grad()
+def _spatial_gradient(
+    residual: Float[Tensor, "b t h w"], weight: Float[Tensor, "b t h w"], mean: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "b t h w"]:
+    """Return the gradient of the spatial loss with respect to the masked residual."""
+    steps = [(..., slice(None, None, 2**scale), slice(None, None, 2**scale)) for scale in range(GRADIENT_SCALES)]
+    counts = mean(torch.stack([weight[step].sum() for step in steps])).clamp(min=_MIN_COUNT)
+    gradient = residual.sgn() / counts[0]
+    for step, count in zip(steps, counts, strict=True):
+        share = GRADIENT_WEIGHT / count
+        for dim in (-1, -2):
+            _add_gradient_of_changes(gradient[step], residual[step], weight[step], share, dim)
+    return gradient
+
+
+def _add_gradient_of_changes(
+    gradient: Float[Tensor, "b t h w"],
+    residual: Float[Tensor, "b t h w"],
+    weight: Float[Tensor, "b t h w"],
+    share: Float[Tensor, ""],
+    dim: int,
+) -> None:
+    """Add to `gradient`, in place, that of share x the sum of |r[i + 1] - r[i]| along `dim` over valid pairs."""
+    pairs = residual.shape[dim] - 1
+    sign = residual.diff(dim=dim)
+    sign *= weight.narrow(dim, 1, pairs)
+    sign *= weight.narrow(dim, 0, pairs)
+    sign.sgn_().mul_(share)
+    gradient.narrow(dim, 1, pairs).add_(sign)
+    gradient.narrow(dim, 0, pairs).sub_(sign)
+
+
+def _static_limit(target: Float[Tensor, "b t h w"], mask: Bool[Tensor, "b t h w"]) -> Float[Tensor, "b t 1 1"]:
+    """Return 5 % of the range of every frame's valid pixels; -inf without any."""
+    highest = torch.where(mask, target, -torch.inf).amax((-1, -2), keepdim=True)
+    lowest = torch.where(mask, target, torch.inf).amin((-1, -2), keepdim=True)
+    return STATIC_SHARE * (highest - lowest)

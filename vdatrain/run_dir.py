@@ -1,0 +1,117 @@
+"""What a run was computed with: versions, and the state of the work tree around it."""
+
+import json
+import math
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vdaprep.errors import DataError
+from vdatrain.config import Config, from_mapping
+from vdatrain.distributed.launch import spans_machines
+from vdatrain.storage.files import write_text
+
+_PACKAGES = ("vdakit", "numpy", "timm", "webdataset", "opencv-python-headless", "zstandard")
+_PATIENCE_S = 10
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of CUDA where torch has it, and of the packages that figures depend on."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "torch": str(torch.__version__)}
+    found.update({name: version for name in _PACKAGES if (version := _version(name))})
+    return {**found, **({"cuda": torch.version.cuda} if torch.version.cuda else {})}
+
+
+def git_state(folder: Path) -> dict[str, str | bool] | None:
+    """Return the commit of the work tree that `folder` lies in and whether it was changed; None outside of any."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    if commit is None or changes is None:
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints; None if it is not installed, fails, or takes too long."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=_PATIENCE_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+CONFIG_FILE, LOG_FILE = "config.json", "log.jsonl"
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return what `write_facts` wrote; raises DataError if there is no run."""
+    path = folder / CONFIG_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if spans_machines():  # the first rank may be on another one than when the run began
+            raise DataError(
+                f"{folder}: holds no run to resume on {socket.gethostname()}, where rank 0 is now; give an --out that "
+                "all machines share, or leave --resume out to begin a run."
+            ) from error
+        raise DataError(f"{folder}: holds no run to resume; leave --resume out to begin one.") from error
+    except ValueError as error:
+        raise DataError(f"{path}: is damaged ({error}); begin the run anew elsewhere.") from error
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write what a run is: `config`, the fingerprint of its `data`, `versions` and `git`."""
+    write_text(folder / CONFIG_FILE, json.dumps(facts, indent=2) + "\n")
+
+
+def stored_config(folder: Path) -> Config:
+    """Return the configuration that a run goes on with; raises DataError if there is no run."""
+    return from_mapping(read_facts(folder)["config"], where=str(folder / CONFIG_FILE))
+
+
+def log(folder: Path, step: int, figures: Mapping[str, Any]) -> None:
+    """Add a line to the run's log; a figure that is not finite becomes null, since JSON has no nan."""
+    line = {name: _or_null(value) for name, value in {"step": step, **figures}.items()}
+    with (folder / LOG_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def flush_log(folder: Path) -> None:
+    """Wait until the log's lines are on the disk: a checkpoint that is there must not know more than the log."""
+    if (folder / LOG_FILE).exists():
+        with (folder / LOG_FILE).open("ab") as file:
+            os.fsync(file.fileno())
+
+
+def forget_log_after(folder: Path, step: int, *, evaluated: int) -> None:
+    """Drop what a run is about to do again: later steps, later evaluations, and a line that was cut short."""
+    path = folder / LOG_FILE
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            value = json.loads(line)
+            if value["step"] <= (evaluated if "evaluation" in value else step):
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    write_text(path, "".join(kept))
+
+
+def _or_null(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""Files, local or remote; the cache of shards."""

@@ -1,0 +1,69 @@
+"""A model's forward pass, compiled where that works."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vdatrain.data.batch import Batch
+from vdatrain.device import is_shortage
+
+
+class Forward:
+    """Calls a model; with `compiled`, through torch.compile until that fails, which is said once.
+
+    The model itself, its parameters' names and its modes stay as they are. It may be wrapped for several ranks.
+    """
+
+    def __init__(self, model: nn.Module, *, compiled: bool, warn: Callable[[str], None]) -> None:
+        self._model = model
+        self._compiled = torch.compile(model) if compiled else None
+        self._warn = warn
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the model's disparity for a batch, [b, t, h, w], with its graph."""
+        inputs = (batch.frames, batch.differences, batch.diff_valid)
+        if self._compiled is not None:
+            try:
+                return self._compiled(*inputs)
+            except _failures() as error:
+                self._fall_back(error)
+        return self._model(*inputs)
+
+    def joining(self, wanted: bool) -> AbstractContextManager[object]:
+        """Return what a pass there and back runs in: its gradient and those before it become all ranks', or wait.
+
+        Those of a model that is sharded never wait: nobody could keep them.
+        """
+        if wanted or not isinstance(self._model, DistributedDataParallel):
+            return nullcontext()
+        return self._model.no_sync()
+
+    def try_out(self, compute_gradient: Callable[[], object]) -> None:
+        """Compile both ways now, by a gradient that nobody keeps: the way back is compiled when it is first gone.
+
+        What fails on that way is no exception of torch.compile's own; if it was not its fault, the first step says so.
+        """
+        if self._compiled is None:
+            return
+        try:
+            compute_gradient()
+        except (RuntimeError, OSError, ImportError, AssertionError) as error:
+            if is_shortage(error):
+                raise
+            self._fall_back(error)
+        self._model.zero_grad(set_to_none=True)
+
+    def _fall_back(self, error: Exception) -> None:
+        self._compiled = None
+        reason = " ".join(str(error).partition("\n\n")[0].split()) or type(error).__name__
+        self._warn(f"--compile: torch.compile failed ({reason}); the run goes on without it.")
+
+
+def _failures() -> type[Exception]:
+    """Return the base of what torch.compile raises; its module takes a while to import, so only where it is needed."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return TorchDynamoException

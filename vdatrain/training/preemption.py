@@ -1,0 +1,75 @@
+"""Why a run should leave before its last step."""
+
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import FrameType
+
+from vdaprep.errors import UsageError, VdakitError
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
+
+
+class Stopped(VdakitError):
+    """A run left early because it was asked to; all it did is kept."""
+
+    exit_code = 0
+
+
+class Stop:
+    """Knows whether the run was asked to leave: by SIGTERM, by Ctrl-C, or by the end of its time.
+
+    Such a request is only noted; the run looks at it between steps. The second Ctrl-C is a KeyboardInterrupt at once.
+    time_limit_s counts from here.
+    """
+
+    def __init__(self, time_limit_s: int | None = None, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._limit_s = time_limit_s
+        self._began = now()
+        self._signal: int | None = None
+
+    @contextmanager
+    def watching(self) -> Generator[None]:
+        """Note signals while the block runs; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @property
+    def reason(self) -> str | None:
+        """What asked the run to leave; None if nothing did."""
+        if self._signal is not None:
+            return f"after {signal.Signals(self._signal).name}"
+        if self._limit_s is not None and self._now() - self._began >= self._limit_s:
+            return f"at its time limit of {self._limit_s} s"
+        return None
+
+    @property
+    def by_keyboard(self) -> bool:
+        """Whether it was Ctrl-C."""
+        return self._signal == signal.SIGINT
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = number
+
+
+def parse_duration(text: str) -> int:
+    """Return the seconds of `11h30m`, `90m`, `45s` or `3600`; raises UsageError for anything else, and for none."""
+    match = _DURATION.fullmatch(text.strip())
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if total == 0:
+        raise UsageError(f"--time-limit {text}: expected a time such as 11h30m, 90m or 3600 (seconds).")
+    return total

@@ -1,0 +1,253 @@
+"""A run: begun, resumed, and what of it a checkpoint holds."""
+
+import logging
+import math
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vdaprep.errors import DataError, UsageError
+from vdatrain.config import Config, recipe
+from vdatrain.data.index import fingerprint
+from vdatrain.data.sampler import Share
+from vdatrain.device import Precision
+from vdatrain.distributed import fsdp
+from vdatrain.distributed.fsdp import shard, spread_moments, whole
+from vdatrain.distributed.ranks import Ranks
+from vdatrain.models import tensor_files
+from vdatrain.models.layers.encoder import Encoder
+from vdatrain.models.loading import build_model, initialise, whole_model
+from vdatrain.models.weights import LoadReport, Weights, load_into
+from vdatrain.run_dir import CONFIG_FILE, forget_log_after, git_state, read_facts, versions, write_facts
+from vdatrain.storage.places import without_secrets
+from vdatrain.training.checkpoint import LAST_FILE, candidates
+from vdatrain.training.compile import Forward
+from vdatrain.training.monitor import Meter
+from vdatrain.training.optim import AveragedWeights, make_optimiser, parameter_groups
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """A run under way: what a checkpoint holds, and what it was started with.
+
+    position: of the stream, at which the next step begins. evaluated: the last step that was, -1 before any.
+    last_step: the step of `last.pt` as it is in the folder; None if there is none, or a damaged one. resumed: whether
+    it goes on from a checkpoint, so that its log has a beginning. loaded: what became of the weights that it was begun
+    with; None if there were none, or when it is resumed.
+    """
+
+    config: Config
+    folder: Path
+    precision: Precision
+    model: nn.Module
+    forward: Forward
+    optimiser: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+    average: AveragedWeights | None
+    ranks: Ranks = field(default_factory=Ranks)
+    meter: Meter = field(default_factory=Meter)
+    step: int = 0
+    position: int = 0
+    evaluated: int = -1
+    best: float = math.inf
+    last_step: int | None = None
+    resumed: bool = False
+    loaded: LoadReport | None = None
+
+    @property
+    def share(self) -> Share:
+        """What this rank reads of the stream from the next step on."""
+        return Share(batch=self.config.batch, rank=self.ranks.rank, world=self.ranks.world, start=self.position)
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that learn, in the optimiser's order."""
+        return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+
+
+# ---------------------------------------------------------------------------------------------------- begin and resume
+
+
+def start(config: Config, folder: Path, *, precision: Precision, ranks: Ranks = Ranks()) -> Run:  # noqa: B008 - frozen
+    """Begin a run in a new folder, which only the first rank reads and writes.
+
+    Raises UsageError if a run is there already.
+    """
+    if ranks.is_first and (folder / CONFIG_FILE).exists():
+        raise UsageError(f"{folder}: holds a run; give --resume to go on with it, or another --out.")
+    data = fingerprint(config.shards)  # before the model: a folder without shards is said at once
+    run = _begin(config, folder, precision, ranks)
+    if ranks.is_first:
+        facts = {"config": config.to_json(), "data": data, "versions": versions(), "git": git_state(Path())}
+        write_facts(folder, facts)
+    return run
+
+
+def resume(config: Config, folder: Path, *, precision: Precision, ranks: Ranks = Ranks()) -> Run:  # noqa: B008 - frozen
+    """Go on with a run from the newest checkpoint that is whole, or from its beginning if it never wrote one.
+
+    config: as it began, but for what is CHANGEABLE. Only the first rank reads and writes the folder; the others may be
+    fewer or more than before. Raises DataError if there is no run, if the shards have changed, or if no checkpoint is
+    whole.
+    """
+    found = ranks.share(_find_checkpoint(config, folder) if ranks.is_first else None)
+    if found is None:
+        if ranks.is_first:
+            forget_log_after(folder, -1, evaluated=-1)
+        return _begin(config, folder, precision, ranks)
+    name, state = found
+    model = build_model(config)
+    load_into(model, Weights(name, "weights of a run", state["model"]))
+    run = _make_run(config, folder, precision, model=model, ranks=ranks)
+    _take_over(run, state)
+    run.resumed = True
+    run.last_step = run.step if Path(name).name == LAST_FILE else None
+    if ranks.is_first:
+        forget_log_after(folder, run.step, evaluated=run.evaluated)
+    return run
+
+
+def _find_checkpoint(config: Config, folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return the name and the state that a run goes on from, None if it begins again; raises as `resume`."""
+    facts = read_facts(folder)
+    if _fingerprint_again(config.shards) != facts["data"]:
+        raise DataError(
+            f"{without_secrets(config.shards)}: are not the shards that {folder} began with; train anew on these."
+        )
+    if facts["config"] != config.to_json():
+        write_facts(folder, {**facts, "config": config.to_json()})
+    found = _newest_whole(folder)
+    if found is None:
+        _log.warning(f"{folder}: holds no checkpoint yet, so the run begins again.")
+        return None
+    path, state = found
+    return str(path), state
+
+
+def _fingerprint_again(shards: str) -> str:
+    """Return the fingerprint of shards whose URL may be one that a run kept; raises DataError as `fingerprint`."""
+    try:
+        return fingerprint(shards)
+    except DataError as error:
+        if "://" not in shards or shards != without_secrets(shards):
+            raise
+        raise DataError(
+            f"{str(error).rstrip('.')}; a run keeps neither user, password nor query (?token=...) of --shards: "
+            "if the URL had any, give it again."
+        ) from error
+
+
+def snapshot(run: Run) -> dict[str, Any] | None:
+    """Return a copy, on the host, of everything that the run needs to go on from here; waits for the device.
+
+    All ranks have to ask for it, the first one alone gets it; it is the same for any number of them, sharded or not.
+    """
+    run.meter.settle(run.ranks)
+    state = {
+        "model": run.model.state_dict(),
+        "average": {} if run.average is None else run.average.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "meter": run.meter.state_dict(),
+        "step": run.step,
+        "position": run.position,
+        "evaluated": run.evaluated,
+        "best": run.best,
+        "config": run.config.to_json(),
+        "versions": versions(),
+    }
+    if run.ranks.is_first:
+        return fsdp.to_host(state)
+    fsdp.help_to_host(state)
+    return None
+
+
+def _begin(config: Config, folder: Path, precision: Precision, ranks: Ranks) -> Run:
+    model = build_model(config)
+    loaded = initialise(model, config) if ranks.is_first else None
+    if ranks.world > 1:
+        model.load_state_dict(ranks.share(model.state_dict()))
+    run = _make_run(config, folder, precision, model=model, ranks=ranks)
+    run.loaded = loaded
+    return run
+
+
+def _make_run(config: Config, folder: Path, precision: Precision, *, model: nn.Module, ranks: Ranks) -> Run:
+    model.to(precision.device)
+    if config.shard_model:
+        if ranks.world == 1:
+            raise UsageError(
+                "--shard-model: there is one process alone; start several with torchrun, or give --no-shard-model."
+            )
+        shard(model, world=ranks.world, device=precision.device)
+    groups = parameter_groups(model, recipe(config.preset), lr=config.lr, weight_decay=config.weight_decay)
+    for module in model.modules():
+        if isinstance(module, Encoder):
+            module.frozen = not any(parameter.requires_grad for parameter in module.parameters())
+    return Run(
+        config=config,
+        folder=folder,
+        precision=precision,
+        model=model,
+        forward=Forward(
+            model if config.shard_model else ranks.join_gradients(model), compiled=config.compile, warn=_log.warning
+        ),
+        optimiser=make_optimiser(groups, device=precision.device),
+        scaler=precision.scaler(),
+        average=AveragedWeights(model, decay=config.ema) if config.ema else None,
+        ranks=ranks,
+    )
+
+
+def _newest_whole(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Read the newest checkpoint that is whole and say which ones are not; None if there is none at all."""
+    paths = candidates(folder)
+    damaged: list[str] = []
+    for path in paths:
+        try:
+            state = tensor_files.load(path)
+        except DataError as error:
+            damaged.append(str(error))
+            continue
+        for sentence in damaged:
+            _log.warning(f"{sentence.rstrip('.')}; the run goes on from {path.name}, step {state['step']}.")
+        return path, state
+    if damaged:
+        raise DataError(f"{damaged[0].rstrip('.')}, nor is any before it; begin the run anew elsewhere.")
+    return None
+
+
+def _take_over(run: Run, state: Mapping[str, Any]) -> None:
+    run.optimiser.load_state_dict(spread_moments(state["optimiser"], run.trained))
+    run.scaler.load_state_dict(state["scaler"])
+    run.meter.load_state_dict(state["meter"])
+    if run.average is not None:
+        run.average.load_state_dict(state["average"])
+    run.step, run.position, run.evaluated, run.best = (
+        state[name] for name in ("step", "position", "evaluated", "best")
+    )
+
+
+@contextmanager
+def averaged_model(run: Run) -> Generator[nn.Module]:
+    """Lend the run's model with its averaged weights; where it is sharded, a copy that each rank has all of."""
+    if run.config.shard_model:
+        average = run.average.state_dict() if run.average is not None else {}
+        parts = {"model": run.model.state_dict(), "average": average}
+        state = {part: {name: whole(value) for name, value in values.items()} for part, values in parts.items()}
+        yield whole_model(run.config, state, where=str(run.folder)).to(run.precision.device)
+    elif run.average is None:
+        yield run.model
+    else:
+        run.average.swap(run.model)
+        try:
+            yield run.model
+        finally:
+            run.average.swap(run.model)
