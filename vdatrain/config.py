@@ -11,7 +11,7 @@ from typing import Any
 
 from vdaprep.errors import UsageError
 from vdatrain.storage.cache import parse_size
-from vdatrain.storage.places import without_secrets
+from vdatrain.storage.places import redact
 
 MAX_REPEATS = 1000
 
@@ -68,7 +68,7 @@ WITHOUT_GPU: Mapping[str, Any] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Config:
+class TrainConfig:
     """The options of `vdatrain run`; the defaults are for a GPU, `WITHOUT_GPU` has the others.
 
     A step shows, on each rank, `batch` x `accumulate` windows of `frames` frames of `size` x `size` pixels. `lr` None
@@ -177,12 +177,12 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """Return the options by name, as they may be kept and shown: `shards` without a URL's user or query."""
-        return {**self.options(), "shards": without_secrets(self.shards)}
+        return {**self.options(), "shards": redact(self.shards)}
 
 
-def from_mapping(values: dict[str, Any], *, where: str) -> Config:
+def from_mapping(values: dict[str, Any], *, where: str) -> TrainConfig:
     """Build a Config; raises UsageError, naming `where`, for an unknown name or a value of the wrong type."""
-    kinds = {field.name: field.type for field in dataclasses.fields(Config)}
+    kinds = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
     checked: dict[str, Any] = {}
     for name, value in values.items():
         if name not in kinds:
@@ -196,7 +196,7 @@ def from_mapping(values: dict[str, Any], *, where: str) -> Config:
         checked[name] = value
     if not checked.get("shards"):
         raise UsageError(f"{where}: --shards is missing: the folder, or its URL, that `vdaprep convert` wrote.")
-    return Config(**checked)
+    return TrainConfig(**checked)
 
 
 def from_file(path: Path) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def _expect(condition: bool, name: str, found: object, expected: str) -> None:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Preset:
     """Learning rates at the peak, by the start of a parameter's name; 0 freezes the part.
 
     `rates` is looked up from the first to the last entry; the last has the empty start and so takes what is left.
@@ -231,19 +231,19 @@ class Recipe:
         return rate if lr is None else rate * lr / greatest
 
 
-RECIPES: Mapping[str, Recipe] = MappingProxyType(
+RECIPES: Mapping[str, Preset] = MappingProxyType(
     {
-        "paper": Recipe("encoder frozen, head and branch at 1e-4", (("pretrained.", 0.0), ("", 1e-4))),
-        "finetune": Recipe(
+        "paper": Preset("encoder frozen, head and branch at 1e-4", (("pretrained.", 0.0), ("", 1e-4))),
+        "finetune": Preset(
             "encoder at 1e-6, head at 1e-5, branch at 1e-4", (("pretrained.", 1e-6), ("head.", 1e-5), ("", 1e-4))
         ),
-        "adapter": Recipe("only the variant's own branch, at 1e-4", (("pretrained.", 0.0), ("head.", 0.0), ("", 1e-4))),
-        "scratch": Recipe("everything at 3e-4", (("", 3e-4),)),
+        "adapter": Preset("only the variant's own branch, at 1e-4", (("pretrained.", 0.0), ("head.", 0.0), ("", 1e-4))),
+        "scratch": Preset("everything at 3e-4", (("", 3e-4),)),
     }
 )
 
 
-def recipe(name: str) -> Recipe:
+def preset(name: str) -> Preset:
     """Look a preset up; raises UsageError for an unknown name."""
     if name not in RECIPES:
         raise UsageError(f"--preset {name}: is not known; choose one of {', '.join(RECIPES)}.")

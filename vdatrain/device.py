@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from vdaprep.errors import VdakitError
-from vdatrain.config import Config
+from vdatrain.config import TrainConfig
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -47,12 +47,12 @@ def peak_memory_bytes(device: torch.device) -> int:
 _ON_THE_HOST = "can't allocate memory"  # what torch's allocator for the CPU says, in a plain RuntimeError
 
 
-def is_shortage(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Say whether torch ran out of memory, on a GPU or on the host."""
     return isinstance(error, RuntimeError) and (isinstance(error, torch.OutOfMemoryError) or _ON_THE_HOST in str(error))
 
 
-def shortage(config: Config, *, step: int, device: torch.device) -> VdakitError:
+def oom_advice(config: TrainConfig, *, step: int, device: torch.device) -> VdakitError:
     """Return the sentence to end with: what was asked for and what of it can be less, the cheapest first."""
     where = _size_of(device) if device.type == "cuda" else "memory"
     return VdakitError(
@@ -66,7 +66,7 @@ def _size_of(device: torch.device) -> str:
     return f"the {total / 2**30:.0f} GiB of {torch.cuda.get_device_name(device)}"
 
 
-def _remedies(config: Config) -> list[str]:
+def _remedies(config: TrainConfig) -> list[str]:
     remedies: list[str] = []
     if config.precision == "fp32":
         remedies.append("--precision bf16")

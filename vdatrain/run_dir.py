@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from vdaprep.errors import DataError
-from vdatrain.config import Config, from_mapping
+from vdatrain.config import TrainConfig, from_mapping
 from vdatrain.distributed.launch import spans_machines
 from vdatrain.storage.files import write_text
 
@@ -80,7 +80,7 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     write_text(folder / CONFIG_FILE, json.dumps(facts, indent=2) + "\n")
 
 
-def stored_config(folder: Path) -> Config:
+def stored_config(folder: Path) -> TrainConfig:
     """Return the configuration that a run goes on with; raises DataError if there is no run."""
     return from_mapping(read_facts(folder)["config"], where=str(folder / CONFIG_FILE))
 

@@ -127,13 +127,13 @@ def _memory_of(pid: int) -> int:
 def _ours(spec: Spec) -> dict[str, Start]:
     from vdatrain.data.index import read_index
     from vdatrain.data.loader import stream_batches
-    from vdatrain.data.sampler import Share, TrainingOrder, WindowShape
+    from vdatrain.data.sampler import DistributedPositions, WindowSampler, WindowShape
 
     clips = read_index(spec.shards, split="train")
-    order = TrainingOrder(tuple(clip.num_frames for clip in clips), WindowShape(spec.window))
+    order = WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(spec.window))
 
     def start(workers: int) -> Generator[object]:
-        return stream_batches(clips, order, share=Share(batch=1), workers=workers)
+        return stream_batches(clips, order, share=DistributedPositions(batch=1), workers=workers)
 
     return {
         f"stream, {workers} worker{'' if workers == 1 else 's'}": lambda workers=workers: start(workers)

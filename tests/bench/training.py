@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from tests.bench.rendered import Rendered
-from vdatrain.config import recipe
+from vdatrain.config import preset
 from vdatrain.data.batch import Batch, make_batch
 from vdatrain.data.index import read_index
 from vdatrain.data.loader import Sample, stream_batches
-from vdatrain.data.sampler import Share, TrainingOrder, WindowShape
-from vdatrain.data.transforms import Augmentation, draw_views
+from vdatrain.data.sampler import DistributedPositions, WindowSampler, WindowShape
+from vdatrain.data.transforms import Augmentation, sample_augmentations
 from vdatrain.device import Precision
 from vdatrain.models import variants
 from vdatrain.objectives.losses import video_loss
@@ -64,7 +64,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self.model.to(self.precision.device).train()
-        groups = parameter_groups(self.model, recipe("scratch"), lr=None, weight_decay=0.01)
+        groups = parameter_groups(self.model, preset("scratch"), lr=None, weight_decay=0.01)
         self._optimiser = make_optimiser(groups, device=self.precision.device)
         self._average = AveragedWeights(self.model, decay=0.999)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -86,7 +86,7 @@ class Training:
 
     def show(self, samples: list[Sample]) -> Batch:
         """Return a batch of augmented views, on the device."""
-        views = draw_views(samples, (self.size, self.size), augmentation=Augmentation(), seed=0)
+        views = sample_augmentations(samples, (self.size, self.size), augmentation=Augmentation(), seed=0)
         return make_batch(samples, views, device=self.precision.device)
 
     def compute_gradient(self, batch: Batch, end: Callable[[str], None]) -> None:
@@ -131,8 +131,8 @@ def one_thread() -> Generator[None]:
 def streaming(rendered: Rendered, *, frames: int, batch: int, workers: int) -> Generator[Iterator[list[Sample]]]:
     """Stream batches of windows without an end; the workers end with the block."""
     clips = read_index(rendered.shards, split="train")
-    order = TrainingOrder(tuple(clip.num_frames for clip in clips), WindowShape(frames))
-    batches = stream_batches(clips, order, share=Share(batch=batch), workers=workers)
+    order = WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(frames))
+    batches = stream_batches(clips, order, share=DistributedPositions(batch=batch), workers=workers)
     try:
         yield batches
     finally:

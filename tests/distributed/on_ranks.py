@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 
 from tests.unit.train.conftest import Toy
-from vdatrain.config import Config
+from vdatrain.config import TrainConfig
 from vdatrain.device import Precision
-from vdatrain.distributed.ranks import JoinedRanks, Ranks, joined
+from vdatrain.distributed.ranks import GroupRanks, Ranks, process_group
 from vdatrain.evaluation import evaluate
 from vdatrain.models import loading
 from vdatrain.training import loaders, state, trainer
-from vdatrain.training.preemption import Stop, Stopped
-from vdatrain.training.trainer import Listener
+from vdatrain.training.preemption import Stopped, StopRequest
+from vdatrain.training.trainer import TrainCallbacks
 
 
-class StopAt(Stop):
+class StopAt(StopRequest):
     """Asks to leave once a step is done, on one rank alone."""
 
-    def __init__(self, run: state.Run, last: float) -> None:
+    def __init__(self, run: state.TrainState, last: float) -> None:
         super().__init__()
         self._run, self._last = run, last
 
@@ -48,7 +48,7 @@ def in_float64() -> Generator[None]:
     """
     build, make_batch, to_float = loading.build_model, loaders.make_batch, Tensor.float
 
-    def build_exact(config: Config) -> nn.Module:
+    def build_exact(config: TrainConfig) -> nn.Module:
         model = build(config).to(torch.float64)
         model.register_forward_pre_hook(lambda _, inputs: tuple(_exact(value) for value in inputs))
         return model
@@ -85,7 +85,7 @@ def _exact(value: Tensor | None) -> Tensor | None:
 def toys(fails: str | None) -> Generator[None]:
     """Let the model be a toy, and its compiler one that works, or fails on the way `there` or `back`."""
 
-    def build(config: Config) -> nn.Module:
+    def build(config: TrainConfig) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             return Toy()
@@ -132,12 +132,12 @@ def _work(ranks: Ranks, entry: dict) -> dict[str, object]:
     folder = Path(entry["folder"])
     if ranks.is_first:
         folder.mkdir(exist_ok=True)
-    begin = state.resume if (folder / "config.json").exists() and entry.get("resume") else state.start
-    run = begin(Config(**entry["options"]), folder, precision=Precision(torch.device("cpu")), ranks=ranks)
+    begin = state.load_state if (folder / "config.json").exists() and entry.get("resume") else state.new_state
+    run = begin(TrainConfig(**entry["options"]), folder, precision=Precision(torch.device("cpu")), ranks=ranks)
     last = entry.get("stop_at", math.inf) if ranks.rank == ranks.world - 1 else math.inf
     loaders.make_batch = make_batch
     try:
-        trainer.train(run, Listener(), stop=StopAt(run, last))
+        trainer.train(run, TrainCallbacks(), stop=StopAt(run, last))
     except Stopped as stopped:
         return {"shown": shown, "step": run.step, "said": str(stopped)}
     finally:
@@ -146,9 +146,9 @@ def _work(ranks: Ranks, entry: dict) -> dict[str, object]:
 
 
 def main(entries: list[dict]) -> None:
-    with joined() as ranks:
-        assert isinstance(ranks, JoinedRanks)
+    with process_group() as ranks:
+        assert isinstance(ranks, GroupRanks)
         for entry in entries:
             found = work(ranks, entry)
-            ranks.settle()  # no question of one training is answered in the next
+            ranks.barrier()  # no question of one training is answered in the next
             sys.stdout.write(json.dumps({"name": Path(entry["folder"]).name, **found}) + "\n")

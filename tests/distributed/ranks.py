@@ -52,20 +52,20 @@ def on_two_ranks(work: str, **options: object) -> tuple[Ended, Ended]:
 
 def weigh(folder: str, options: dict[str, Any]) -> dict[str, int]:
     """Take a step in a folder; returns the bytes that this rank then holds of the model, by part."""
-    from vdatrain.distributed.ranks import joined
+    from vdatrain.distributed.ranks import process_group
 
-    with joined() as ranks:
+    with process_group() as ranks:
         return _weigh(ranks, Path(folder), options)
 
 
 def _weigh(ranks: Any, folder: Path, options: dict[str, Any]) -> dict[str, int]:
     import torch
 
-    from vdatrain.config import Config
+    from vdatrain.config import TrainConfig
     from vdatrain.device import Precision
     from vdatrain.training import loaders, memory, state, step
 
-    begun = state.start(Config(**options), folder, precision=Precision(torch.device("cpu")), ranks=ranks)
+    begun = state.new_state(TrainConfig(**options), folder, precision=Precision(torch.device("cpu")), ranks=ranks)
     gathered = _Gathered(begun.model)
     with contextlib.closing(loaders.open_feed(begun)) as feed:
         step.take_step(begun, feed)
@@ -112,25 +112,27 @@ def spoil(folder: str, options: dict[str, Any], max_skipped: int) -> list[str]:
     import torch
 
     from vdaprep.errors import VdakitError
-    from vdatrain.config import Config
+    from vdatrain.config import TrainConfig
     from vdatrain.device import Precision
-    from vdatrain.distributed.ranks import joined
+    from vdatrain.distributed.ranks import process_group
     from vdatrain.training import loaders, monitor, state, step, trainer
-    from vdatrain.training.trainer import Listener
+    from vdatrain.training.trainer import TrainCallbacks
 
     monitor.MAX_SKIPPED = max_skipped
     make_batch, loss = loaders.make_batch, step.video_loss
     step.video_loss = lambda *given: replace(loss(*given), total=loss(*given).total * torch.inf)
-    with joined() as ranks:
+    with process_group() as ranks:
 
         def named(*given: Any, **others: Any) -> Any:
             batch = make_batch(*given, **others)
             return replace(batch, keys=tuple(f"{key}-seen-by-{ranks.rank}" for key in batch.keys))
 
         loaders.make_batch = named
-        begun = state.start(Config(**options), Path(folder), precision=Precision(torch.device("cpu")), ranks=ranks)
+        begun = state.new_state(
+            TrainConfig(**options), Path(folder), precision=Precision(torch.device("cpu")), ranks=ranks
+        )
         try:
-            trainer.train(begun, Listener())
+            trainer.train(begun, TrainCallbacks())
         except VdakitError as error:
             return [str(error), str(begun.step)]
     return []

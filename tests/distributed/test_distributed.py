@@ -18,7 +18,7 @@ from tests.distributed import on_ranks
 from tests.distributed.forked import PATIENCE_S, Child, fork, free_port, wait_until
 from vdatrain import cli
 from vdatrain.distributed.ranks import Ranks
-from vdatrain.distributed.watchdog import Pulse
+from vdatrain.distributed.watchdog import Heartbeat
 from vdatrain.models import tensor_files
 
 ROOT = Path(__file__).parents[2]
@@ -251,7 +251,7 @@ def test_ranks_leave_together_and_end_together(toy_shards: Path, tmp_path: Path,
 
     Left alone they would go on for hours. What a rank waits for before it ends is below half a minute in all.
     """
-    pulse = Pulse()
+    pulse = Heartbeat()
     assert max(pulse.silence_s, pulse.suspected_s) + pulse.farewell_s + 5 * pulse.beat_s < 30
     folder = tmp_path / "run"
     first, second = start(command_line(*arguments(toy_shards, folder)))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.integration.conftest import refused
-from vdatrain.config import Config
+from vdatrain.config import TrainConfig
 from vdatrain.device import Precision
 from vdatrain.inference import export
 from vdatrain.models import loading, tensor_files, variants
@@ -26,7 +26,7 @@ VARIANTS = variants.names()
 
 def trained(variant: str, folder: Path, *, frames: int = 3) -> Path:
     """A checkpoint as a run writes it, its averaged weights unlike the others and nothing a no-op."""
-    config = Config(shards="s", variant=variant, encoder="tiny", frames=frames, size=28)
+    config = TrainConfig(shards="s", variant=variant, encoder="tiny", frames=frames, size=28)
     model = loading.build_model(config)
     generator = torch.Generator().manual_seed(1)
     average = {
@@ -152,7 +152,7 @@ def test_a_run_reports_what_it_began_with(toy_shards: Path, vdatrain, tmp_path: 
     assert "branch (branch.embed." in result.err
     (tmp_path / "best.pt").unlink()  # going on needs it no longer
     stored = stored_config(tmp_path / "run")
-    again = state.resume(stored, tmp_path / "run", precision=Precision(torch.device("cpu")))
+    again = state.load_state(stored, tmp_path / "run", precision=Precision(torch.device("cpu")))
     assert (again.step, again.loaded) == (1, None)
     refused(vdatrain(*arguments, "dinov2", "--out", tmp_path / "b"), 2, "choose one of vits, vitb, vitl")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from vdatrain.config import Config
+from vdatrain.config import TrainConfig
 from vdatrain.models import variants
 
 VARIANTS = ("basic", "conv")
@@ -29,7 +29,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             for name, parameter in model.named_parameters():
                 if "proj_out" in name or name.startswith("branch."):
                     nn.init.normal_(parameter, std=0.3)
-        config = Config(shards="none", variant=variant, encoder="tiny", size=28).to_json()
+        config = TrainConfig(shards="none", variant=variant, encoder="tiny", size=28).to_json()
         paths[variant] = folder / f"{variant}.pt"
         torch.save({"model": model.state_dict(), "average": {}, "config": config}, paths[variant])
     bare = torch.load(paths["basic"], weights_only=True)["model"]

@@ -20,7 +20,7 @@ from vdaprep.raw import targz_index
 from vdaprep.raw.tree import Reader, open_tree
 from vdaprep.shards.records import ClipEntry, Rejection, ShardRecord
 from vdaprep.units import format_bytes, parse_bytes
-from vdaprep.workers.progress import Meter
+from vdaprep.workers.progress import Throughput
 from vdaprep.workers.tasks import Amount
 
 OPTIONS = ("--frames-per-shard", "7", "--clip-frames", "7", "--workers", "1")
@@ -200,7 +200,7 @@ class Clock:
 
 def test_speed_is_of_late_and_time_left_follows_it() -> None:
     clock = Clock()
-    meter = Meter(clock)
+    meter = Throughput(clock)
     clock.now_s += 50  # listing
     meter.begin(frames=1000, shards=4, rejected=1)
     assert meter.seconds_left() is None
@@ -225,7 +225,7 @@ def test_speed_is_of_late_and_time_left_follows_it() -> None:
 
 def test_frames_of_earlier_runs_count_for_no_speed() -> None:
     clock = Clock()
-    meter = Meter(clock)
+    meter = Throughput(clock)
     meter.begin(frames=20, shards=2, rejected=0)
     meter.add_shard(record(frames=5, rejected=2), earlier=True)
     clock.now_s += 1

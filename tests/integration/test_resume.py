@@ -19,10 +19,10 @@ import pytest
 import torch
 
 from vdatrain import cli
-from vdatrain.data.prefetch import Feed
+from vdatrain.data.prefetch import DevicePrefetcher
 from vdatrain.models import tensor_files
 from vdatrain.training import checkpoint, loaders, step, trainer
-from vdatrain.training.state import Run
+from vdatrain.training.state import TrainState
 
 OPTIONS = (
     "--encoder", "tiny", "--frames", 2, "--size", 28, "--batch", 1, "--accumulate", 2, "--steps", 9, "--warmup", 2,
@@ -196,7 +196,7 @@ def send(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     real = trainer.take_step
 
     def arrange(*signals: int, at_step: int) -> None:
-        def take_step(run: Run, feed: Feed) -> None:
+        def take_step(run: TrainState, feed: DevicePrefetcher) -> None:
             if run.step == at_step:
                 for number in signals:
                     os.kill(os.getpid(), number)
@@ -302,7 +302,7 @@ def test_a_run_leaves_when_its_time_is_over(
 ) -> None:
     folder, real = tmp_path / "run", trainer.take_step
 
-    def take_step(run: Run, feed: Feed) -> None:
+    def take_step(run: TrainState, feed: DevicePrefetcher) -> None:
         if run.step == 4:
             time.sleep(1.01)  # the machine may be fast
         real(run, feed)
@@ -331,7 +331,7 @@ def left_early(whole: Whole, toy_shards: Path, tmp_path_factory: pytest.TempPath
     def arrange() -> None:
         real = trainer.take_step
 
-        def take_step(run: Run, feed: Feed) -> None:
+        def take_step(run: TrainState, feed: DevicePrefetcher) -> None:
             if run.step == 6:
                 os.kill(os.getpid(), signal.SIGTERM)
             real(run, feed)

@@ -11,7 +11,7 @@ from vdaprep.shards import reader
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import decode_clip
 from vdaprep.shards.records import ClipEntry, ShardRecord
-from vdaprep.storage.places import Place, size_of
+from vdaprep.storage.places import StoragePath, size_of
 
 _BINS = 12
 
@@ -90,7 +90,7 @@ class ShardReport:
         return {"state": "whole: size and SHA-256 are those of the record", **asdict(self)}
 
 
-def open_shard(tar: Place) -> ShardRecord:
+def open_shard(tar: StoragePath) -> ShardRecord:
     """Read a shard's record and compare the tar with it; raises ShardError, naming what is wrong."""
     if size_of(tar) is None:
         raise ShardError(f"{tar}: there is no such shard; vdaprep convert makes them.")
@@ -99,7 +99,7 @@ def open_shard(tar: Place) -> ShardRecord:
     return record
 
 
-def choose_clips(tar: Place, record: ShardRecord, *, key: str | None) -> list[ClipEntry]:
+def choose_clips(tar: StoragePath, record: ShardRecord, *, key: str | None) -> list[ClipEntry]:
     """Return the clips to look at: all, or the one called `key`; raises UsageError if there is none."""
     clips = [clip for clip in record.clips if key is None or clip.key == key]
     if not clips:
@@ -109,7 +109,7 @@ def choose_clips(tar: Place, record: ShardRecord, *, key: str | None) -> list[Cl
 
 
 def examine(
-    tar: Place, record: ShardRecord, clips: Sequence[ClipEntry], *, on_frame: Callable[[], None]
+    tar: StoragePath, record: ShardRecord, clips: Sequence[ClipEntry], *, on_frame: Callable[[], None]
 ) -> ShardReport:
     """Decode every member of `clips` and gather the facts; raises ShardError if one does not decode."""
     kinds = _kinds()

@@ -20,13 +20,13 @@ from vdaprep.errors import ShardError, UsageError
 from vdaprep.shards.metadata import ClipMeta, DepthSpec
 from vdaprep.shards.reader import decode_clip
 from vdaprep.shards.records import ClipEntry
-from vdaprep.storage.places import Place
+from vdaprep.storage.places import StoragePath
 
 _TEMPORARY = ".vdaprep-tmp"  # ends the name of a folder that is not complete
-_Clip = tuple[Place, ClipEntry, ClipMeta]
+_Clip = tuple[StoragePath, ClipEntry, ClipMeta]
 
 
-def export(tars: Iterable[Place], *, out: Path, on_frame: Callable[[], None]) -> list[str]:
+def export(tars: Iterable[StoragePath], *, out: Path, on_frame: Callable[[], None]) -> list[str]:
     """Write the trajectories of these shards below `out`; returns their names. A folder is complete or not there.
 
     Raises ShardError if a shard is not whole, UsageError if the shards are of several data sets or if a folder is there
@@ -49,7 +49,7 @@ def export(tars: Iterable[Place], *, out: Path, on_frame: Callable[[], None]) ->
     return list(trajectories)
 
 
-def _by_trajectory(tars: Iterable[Place]) -> dict[str, list[_Clip]]:
+def _by_trajectory(tars: Iterable[StoragePath]) -> dict[str, list[_Clip]]:
     """Group clips by trajectory, in order of their frames."""
     found: defaultdict[str, list[_Clip]] = defaultdict(list)
     datasets: set[str] = set()
@@ -63,7 +63,7 @@ def _by_trajectory(tars: Iterable[Place]) -> dict[str, list[_Clip]]:
     return {name: sorted(clips, key=lambda clip: clip[2].frame_ids) for name, clips in sorted(found.items())}
 
 
-def _safe(trajectory: str, tar: Place) -> str:
+def _safe(trajectory: str, tar: StoragePath) -> str:
     path = PurePosixPath(trajectory)
     if not path.parts or path.is_absolute() or ".." in path.parts:
         raise ShardError(f"{tar}: trajectory {trajectory!r} is not the name of a folder below --out.")
@@ -83,7 +83,9 @@ def _write_trajectory(folder: Path, clips: Sequence[_Clip], on_frame: Callable[[
         _write_table(folder / "camera_to_world.txt", rows)
 
 
-def _write_frames(folder: Path, tar: Place, entry: ClipEntry, meta: ClipMeta, on_frame: Callable[[], None]) -> None:
+def _write_frames(
+    folder: Path, tar: StoragePath, entry: ClipEntry, meta: ClipMeta, on_frame: Callable[[], None]
+) -> None:
     numbers: dict[str, Iterator[int]] = {kind: iter(meta.frame_ids) for kind in ("rgb.jpg", "depth.zst")}
     for kind, _, value in decode_clip(tar, entry):
         if isinstance(value, ClipMeta) or kind not in numbers:

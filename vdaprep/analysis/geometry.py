@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from vdaprep.shards.cameras import invert, scale_intrinsics
+from vdaprep.shards.cameras import invert_pose, scale_intrinsics
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import decode_clip, read_record
-from vdaprep.storage.places import Place
+from vdaprep.storage.places import StoragePath
 
 _POINTS = 20_000  # pixels of a view that are warped, about
 
@@ -42,7 +42,7 @@ def warp(view: View, onto: View) -> Fit:
     known = np.isfinite(depth_m)
     fx, fy, cx, cy = view.intrinsics
     rays = np.stack([(columns[known] - cx) / fx, (rows[known] - cy) / fy, np.ones(int(known.sum()))])
-    motion = invert(onto.camera_to_world) @ view.camera_to_world
+    motion = invert_pose(onto.camera_to_world) @ view.camera_to_world
     points = motion[:3, :3] @ (rays * depth_m[known]) + motion[:3, 3:]
     x, y, z = points[:, points[2] > 1e-6]
     fx, fy, cx, cy = onto.intrinsics
@@ -197,7 +197,7 @@ class TrajectoryGeometry:
         return "; ".join([f"{self.trajectory}: {self.frames} frames, {measured}", *self.findings])
 
 
-def measure(tars: Iterable[Place], *, on_frame: Callable[[], None]) -> list[TrajectoryGeometry]:
+def measure(tars: Iterable[StoragePath], *, on_frame: Callable[[], None]) -> list[TrajectoryGeometry]:
     """Measure all trajectories that have clips in these shards, which `verify` found whole.
 
     Raises ShardError if one has no record, or a member that cannot be decoded.
@@ -223,7 +223,7 @@ def _hypotheses(width: int) -> dict[str, Hypothesis]:
 
 
 def _inverted(view: View) -> View:
-    return replace(view, camera_to_world=invert(view.camera_to_world))
+    return replace(view, camera_to_world=invert_pose(view.camera_to_world))
 
 
 def _scaled(scale: int | float) -> Hypothesis:

@@ -12,7 +12,7 @@ from vdaprep.errors import UsageError
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import decode_clip
 from vdaprep.shards.records import ClipEntry
-from vdaprep.storage.places import Place
+from vdaprep.storage.places import StoragePath
 
 _TILES = 6
 _TILE_WIDTH = 260
@@ -25,7 +25,7 @@ _FRAMES_PER_SECOND = 15
 _VIDEO_HEIGHT = 360  # at most; three pictures side by side are wide enough
 
 
-def write_preview(tar: Place, clip: ClipEntry, *, path: Path) -> None:
+def write_preview(tar: StoragePath, clip: ClipEntry, *, path: Path) -> None:
     """Draw a clip: RGB, disparity (near is bright), difference (grey is none); as .png a few frames, as .mp4 all.
 
     Raises UsageError for any other ending.
@@ -42,7 +42,7 @@ def write_preview(tar: Place, clip: ClipEntry, *, path: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _write_sheet(tar: Place, clip: ClipEntry, path: Path) -> None:
+def _write_sheet(tar: StoragePath, clip: ClipEntry, path: Path) -> None:
     shown = set(np.linspace(0, clip.frames - 1, min(_TILES, clip.frames)).round().astype(int).tolist())
     columns = [
         _column([_tile(picture) for picture in pictures], meta=meta, index=index)
@@ -53,7 +53,7 @@ def _write_sheet(tar: Place, clip: ClipEntry, path: Path) -> None:
     cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
 
 
-def _write_video(tar: Place, clip: ClipEntry, path: Path) -> None:
+def _write_video(tar: StoragePath, clip: ClipEntry, path: Path) -> None:
     with iio.imopen(path, "w", plugin="pyav") as video:  # pyright: ignore[reportUnknownMemberType] - partly typed
         video.init_video_stream("libx264", fps=_FRAMES_PER_SECOND)
         for _, pictures in _pictures(tar, clip):
@@ -86,7 +86,7 @@ def colour_diff(diff: Int8[np.ndarray, "3 dh dw"], *, height: int, width: int) -
     return cv2.resize(shown, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
-def _pictures(tar: Place, clip: ClipEntry) -> Iterator[tuple[ClipMeta, list[UInt8[np.ndarray, "_h _w 3"]]]]:
+def _pictures(tar: StoragePath, clip: ClipEntry) -> Iterator[tuple[ClipMeta, list[UInt8[np.ndarray, "_h _w 3"]]]]:
     """Yield what there is of each frame: RGB, depth, difference."""
     meta: ClipMeta | None = None
     pictures: list[np.ndarray] = []

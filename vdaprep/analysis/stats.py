@@ -13,12 +13,12 @@ from vdaprep.shards import codec, reader
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import member_kind
 from vdaprep.shards.records import ClipEntry, ShardRecord
-from vdaprep.storage.places import Place
+from vdaprep.storage.places import StoragePath
 
 CAP = 400  # frames of a data set that are read unless all are asked for
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 DEPTH_EDGES_M = np.geomspace(1e-3, 1e5, 4097)  # half a percent apart
-_Clip = tuple[Place, ClipEntry]
+_Clip = tuple[StoragePath, ClipEntry]
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ class DatasetStats:
         }
 
 
-def gather(tars: Iterable[Place], *, read_all: bool, on_frame: Callable[[], None]) -> list[DatasetStats]:
+def gather(tars: Iterable[StoragePath], *, read_all: bool, on_frame: Callable[[], None]) -> list[DatasetStats]:
     """Look at shards, data set by data set; raises ShardError if one cannot be read, or if they hold no frame.
 
     Unless `read_all`, CAP frames of a data set are read at most, at equal distances.
     """
     records = [(tar, reader.read_record(tar)) for tar in tars]
-    found: defaultdict[str, list[tuple[Place, ShardRecord]]] = defaultdict(list)
+    found: defaultdict[str, list[tuple[StoragePath, ShardRecord]]] = defaultdict(list)
     for tar, record in records:
         if record.clips:
             found[_meta(tar, record.clips[0]).dataset].append((tar, record))
@@ -113,7 +113,7 @@ def gather(tars: Iterable[Place], *, read_all: bool, on_frame: Callable[[], None
 
 
 def _of_dataset(
-    name: str, records: Sequence[tuple[Place, ShardRecord]], cap: int | None, on_frame: Callable[[], None]
+    name: str, records: Sequence[tuple[StoragePath, ShardRecord]], cap: int | None, on_frame: Callable[[], None]
 ) -> DatasetStats:
     stats = DatasetStats(name, shards=len(records))
     for _, record in records:
@@ -147,7 +147,7 @@ def _sample(clips: Sequence[_Clip], *, total: int, cap: int | None) -> Iterator[
             yield clip, frames
 
 
-def _meta(tar: Place, clip: ClipEntry) -> ClipMeta:
+def _meta(tar: StoragePath, clip: ClipEntry) -> ClipMeta:
     start, stop = clip.meta_range()
     member = next(reader.read_members(tar, start=start, stop=stop), None)
     if member is None or member.name != f"{clip.key}.json":
@@ -176,7 +176,7 @@ def motion(
     return translations_m, rotations_deg
 
 
-def _add_frame(stats: DatasetStats, tar: Place, clip: ClipEntry, meta: ClipMeta, frame: int) -> None:
+def _add_frame(stats: DatasetStats, tar: StoragePath, clip: ClipEntry, meta: ClipMeta, frame: int) -> None:
     stats.frames_read += 1
     start, stop = clip.frame_range(frame, 1)
     shape = {"height": meta.height, "width": meta.width}

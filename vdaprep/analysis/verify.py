@@ -18,7 +18,7 @@ from vdaprep.shards.canonical import parse_sealed_json
 from vdaprep.shards.names import DATASET_FILE, record_name
 from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, ShardSummary, totals
 from vdaprep.storage.output import PLAN_FILE
-from vdaprep.storage.places import Place, files_below, in_order, read_bytes, size_of
+from vdaprep.storage.places import StoragePath, list_files, read_bytes, size_of, sort_paths
 
 _TARS, _RECORDS, _LEFT_OVERS = "shard-*.tar", "shard-*.json", "*.vdaprep-tmp"
 
@@ -38,7 +38,7 @@ class Report:
         return {"whole": not self.findings, **asdict(self)}
 
 
-def find_shards(path: Place) -> list[Place]:
+def find_shards(path: StoragePath) -> list[StoragePath]:
     """List the tars that `path` stands for: a shard, or all below a folder; raises ShardError if there are none.
 
     A tar whose record alone is there is listed too.
@@ -46,12 +46,12 @@ def find_shards(path: Place) -> list[Place]:
     return _find(path)[0]
 
 
-def _find(path: Place) -> tuple[list[Place], list[Place]]:
+def _find(path: StoragePath) -> tuple[list[StoragePath], list[StoragePath]]:
     """Return the tars that `path` stands for, and the folders of data sets below it; raises ShardError if none."""
     if path.suffix == ".tar":
         found = [file for file in (path, path.with_name(record_name(path.name))) if size_of(file) is not None]
     else:
-        found = files_below(path, _TARS, _RECORDS, DATASET_FILE)
+        found = list_files(path, _TARS, _RECORDS, DATASET_FILE)
     if not found:
         raise ShardError(f"{path}: there are no shards here; vdaprep convert makes them.")
     folders = [file.parent for file in found if file.name == DATASET_FILE]
@@ -60,13 +60,13 @@ def _find(path: Place) -> tuple[list[Place], list[Place]]:
     return tars, folders
 
 
-def _tars(files: Iterable[Place]) -> list[Place]:
+def _tars(files: Iterable[StoragePath]) -> list[StoragePath]:
     """List the tars among files, and those whose records are, sorted."""
     names = ((file, file.name.removesuffix(".json") + ".tar") for file in files if file.name != DATASET_FILE)
-    return in_order({file if file.suffix == ".tar" else file.with_name(name) for file, name in names})
+    return sort_paths({file if file.suffix == ".tar" else file.with_name(name) for file, name in names})
 
 
-def count_frames(paths: Iterable[Place]) -> int:
+def count_frames(paths: Iterable[StoragePath]) -> int:
     """Count the frames that the readable records below `paths` list, for a progress bar."""
     frames = 0
     for tar in (tar for path in paths for tar in find_shards(path)):
@@ -75,7 +75,7 @@ def count_frames(paths: Iterable[Place]) -> int:
     return frames
 
 
-def verify(paths: Iterable[Place], *, deep: bool, on_frames: OnFrames) -> Report:
+def verify(paths: Iterable[StoragePath], *, deep: bool, on_frames: OnFrames) -> Report:
     """Check shards folders, data sets' folders and single shards.
 
     Raises ShardError only where there is nothing or no list is to be had, DataError if a server does not answer.
@@ -84,10 +84,10 @@ def verify(paths: Iterable[Place], *, deep: bool, on_frames: OnFrames) -> Report
     findings: list[Finding] = []
     for path in paths:
         tars, folders = _find(path)
-        by_folder: dict[Place, list[Place]] = {folder: [] for folder in folders}
+        by_folder: dict[StoragePath, list[StoragePath]] = {folder: [] for folder in folders}
         for tar in tars:
             by_folder.setdefault(tar.parent.parent, []).append(tar)
-        for folder in in_order(by_folder):
+        for folder in sort_paths(by_folder):
             found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in by_folder[folder]]
             checked += found
             findings += (finding for shard in found for finding in shard.findings)
@@ -102,9 +102,9 @@ def verify(paths: Iterable[Place], *, deep: bool, on_frames: OnFrames) -> Report
     )
 
 
-def check_folder(folder: Place, *, deep: bool, on_frames: OnFrames) -> tuple[list[CheckedShard], list[Finding]]:
+def check_folder(folder: StoragePath, *, deep: bool, on_frames: OnFrames) -> tuple[list[CheckedShard], list[Finding]]:
     """Check a data set's folder; returns its shards and everything that is wrong with it, with no shards at all too."""
-    tars = [tar for tar in _tars(files_below(folder, _TARS, _RECORDS)) if tar.parent.parent == folder]
+    tars = [tar for tar in _tars(list_files(folder, _TARS, _RECORDS)) if tar.parent.parent == folder]
     found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in tars]
     findings = [finding for shard in found for finding in shard.findings]
     findings += _check_dataset(folder, found, whole=True)
@@ -114,11 +114,11 @@ def check_folder(folder: Place, *, deep: bool, on_frames: OnFrames) -> tuple[lis
 # ----------------------------------------------------------------------------------------------------------- data set
 
 
-def _check_dataset(folder: Place, checked: Sequence[CheckedShard], *, whole: bool) -> Iterator[Finding]:
+def _check_dataset(folder: StoragePath, checked: Sequence[CheckedShard], *, whole: bool) -> Iterator[Finding]:
     """Compare shards with `dataset.json` and with each other; `whole`: these are all that the data set has."""
     path = folder / DATASET_FILE
     if whole:
-        for left in files_below(folder, _LEFT_OVERS):
+        for left in list_files(folder, _LEFT_OVERS):
             yield Finding(str(left), "was left by a run that died; run convert again.")
         yield from _check_across(checked)
         yield from _check_plan(folder / PLAN_FILE)
@@ -143,7 +143,7 @@ def _check_dataset(folder: Place, checked: Sequence[CheckedShard], *, whole: boo
         yield from (Finding(str(path), what) for what in _check_splits(record, checked))
 
 
-def _check_plan(path: Place) -> Iterator[Finding]:
+def _check_plan(path: StoragePath) -> Iterator[Finding]:
     """Check the plan that `convert --consume` leaves, if it is there."""
     try:
         data = read_bytes(path)
@@ -173,7 +173,7 @@ def _check_across(checked: Sequence[CheckedShard]) -> Iterator[Finding]:
 
 
 def _check_summaries(
-    folder: Place, record: DatasetRecord, checked: Sequence[CheckedShard], *, whole: bool
+    folder: StoragePath, record: DatasetRecord, checked: Sequence[CheckedShard], *, whole: bool
 ) -> Iterator[Finding]:
     listed = {f"{item.split}/{item.name}": item for item in record.shards}
     if len(listed) != len(record.shards):

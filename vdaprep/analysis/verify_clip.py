@@ -16,7 +16,7 @@ from vdaprep.shards.canonical import canonical_json, parse_json
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import clip_key, member_name
 from vdaprep.shards.records import ClipEntry
-from vdaprep.storage.places import Place
+from vdaprep.storage.places import StoragePath
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ def _check_meta(reading: reader.TarPass, entry: ClipEntry, options: Mapping[str,
     return meta, len(member.data)
 
 
-def _expect_members(tar: Place, entry: ClipEntry, start: int, data: bytes, names: Sequence[str]) -> list[reader.Member]:
+def _expect_members(
+    tar: StoragePath, entry: ClipEntry, start: int, data: bytes, names: Sequence[str]
+) -> list[reader.Member]:
     """Return the members in `data`, which begins at byte `start` of the tar; raises ShardError for any others."""
     members = list(reader.members_in(data, where=str(tar)))
     for name, member in zip_longest(names, members):
@@ -79,7 +81,7 @@ def _expect_members(tar: Place, entry: ClipEntry, start: int, data: bytes, names
 
 
 def _meta_problems(
-    tar: Place, entry: ClipEntry, meta: ClipMeta, data: bytes, options: Mapping[str, Any]
+    tar: StoragePath, entry: ClipEntry, meta: ClipMeta, data: bytes, options: Mapping[str, Any]
 ) -> Iterator[str]:
     ids = meta.frame_ids
     key = clip_key(meta.dataset, meta.trajectory, ids[0])

@@ -13,7 +13,7 @@ from vdaprep.shards import reader
 from vdaprep.shards.canonical import canonical_json, parse_json
 from vdaprep.shards.names import record_name
 from vdaprep.shards.records import ClipEntry, ShardRecord
-from vdaprep.storage.places import Place, opened
+from vdaprep.storage.places import StoragePath, opened
 
 OnFrames = Callable[[int], None]
 
@@ -33,7 +33,7 @@ class Finding:
 class CheckedShard:
     """A shard that was looked at; `record` is None if there is no readable one, `clips` is empty unless deep."""
 
-    tar: Place
+    tar: StoragePath
     record: ShardRecord | None
     record_sha256: str
     clips: tuple[CheckedClip, ...]
@@ -45,7 +45,7 @@ class CheckedShard:
         return f"{self.tar.parent.name}/{self.tar.name}"
 
 
-def check_shard(tar: Place, *, deep: bool, on_frames: OnFrames) -> CheckedShard:
+def check_shard(tar: StoragePath, *, deep: bool, on_frames: OnFrames) -> CheckedShard:
     """Compare a tar, which is read once, with its record, and with `deep` every member with the schema.
 
     A tar that is not as long as its record says is not read. Raises DataError if a server does not answer.
@@ -65,7 +65,7 @@ def check_shard(tar: Place, *, deep: bool, on_frames: OnFrames) -> CheckedShard:
     return CheckedShard(tar, record, hashlib.sha256(data).hexdigest(), clips, tuple(findings))
 
 
-def _parse_record(data: bytes, tar: Place) -> ShardRecord:
+def _parse_record(data: bytes, tar: StoragePath) -> ShardRecord:
     name = record_name(tar.name)
     record = ShardRecord.from_bytes(data, where=str(tar.with_name(name)))
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in record.kinds.values()):
@@ -73,7 +73,7 @@ def _parse_record(data: bytes, tar: Place) -> ShardRecord:
     return record
 
 
-def _check_record(tar: Place, record: ShardRecord) -> Iterator[str]:
+def _check_record(tar: StoragePath, record: ShardRecord) -> Iterator[str]:
     if record.tar_name != tar.name:
         yield f"is the record of {record.tar_name}, expected one of {tar.name}."
     end = 0
@@ -89,7 +89,9 @@ def _check_record(tar: Place, record: ShardRecord) -> Iterator[str]:
             yield f"lists clip {key} {count} times."
 
 
-def _check_tar(tar: Place, record: ShardRecord, *, deep: bool, on_frames: OnFrames) -> list[CheckedClip | Finding]:
+def _check_tar(
+    tar: StoragePath, record: ShardRecord, *, deep: bool, on_frames: OnFrames
+) -> list[CheckedClip | Finding]:
     """Read a tar from its beginning to its end; what is wrong with all of it comes first."""
     found: list[CheckedClip | Finding] = []
     try:
@@ -133,6 +135,6 @@ def check_canonical(data: bytes, *, where: str) -> Iterator[str]:
         yield "is not canonical JSON (sorted keys, no spaces, ASCII): it was changed after it was written."
 
 
-def finding_of(file: Place, error: ShardError) -> Finding:
+def finding_of(file: StoragePath, error: ShardError) -> Finding:
     """Turn an error about a file into a finding."""
     return Finding(str(file), str(error).removeprefix(f"{file}: "))

@@ -65,7 +65,7 @@ def within_budget(
 _SHOWN = 40  # of what goes and of what stays; whatever was not converted is shown all
 
 
-def ask(consumption: Consumption, *, yes: bool) -> None:
+def confirm_deletion(consumption: Consumption, *, yes: bool) -> None:
     """Show what may be deleted and what stays, and ask, unless `yes` was said.
 
     Raises UsageError where nobody can be asked, VdakitError if the answer is no.
@@ -223,12 +223,12 @@ def _prepare(dataset: str, conversion: ConversionOptions, output: "Output", tell
 
 def _consumer(ready: "Prepared", teller: "Live", *, unused: bool, yes: bool) -> "Consumer":
     """Ask whether raw data may go; raises VdakitError if not."""
-    from vdaprep.cli.convert import ask
+    from vdaprep.cli.convert import confirm_deletion
     from vdaprep.conversion.consume import Consumer, survey
 
     consumption = survey(ready, take_unused=unused)
     with teller.paused():
-        ask(consumption, yes=yes)
+        confirm_deletion(consumption, yes=yes)
     return Consumer(consumption, teller.on_notice)
 
 

@@ -18,9 +18,9 @@ def command(
     from vdaprep.analysis.export import export as run
     from vdaprep.analysis.verify import count_frames, find_shards
     from vdaprep.cli.output import frame_bar
-    from vdaprep.storage.places import place_of
+    from vdaprep.storage.places import open_path
 
-    place = place_of(path)
+    place = open_path(path)
     frames = count_frames([place])
     with frame_bar("export", total=frames) as bar:
         names = run(find_shards(place), out=out, on_frame=bar.advance)

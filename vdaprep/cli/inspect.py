@@ -97,9 +97,9 @@ def command(
     from vdaprep.analysis import describe as inspection
     from vdaprep.analysis.preview import write_preview
     from vdaprep.cli.output import frame_bar
-    from vdaprep.storage.places import place_of
+    from vdaprep.storage.places import open_path
 
-    place = place_of(shard)
+    place = open_path(shard)
     tar = _find_shard(place) if isinstance(place, Path) else place
     record = inspection.open_shard(tar)
     clips = inspection.choose_clips(tar, record, key=clip)

@@ -19,7 +19,7 @@ from vdaprep.conversion.plan import Plan
 from vdaprep.errors import VdakitError
 from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, totals
 from vdaprep.units import format_bytes
-from vdaprep.workers.progress import Meter, Speed
+from vdaprep.workers.progress import Speed, Throughput
 from vdaprep.workers.signals import Interrupted
 from vdaprep.workers.tasks import Amount
 
@@ -41,14 +41,14 @@ class Summary:
     speed: Speed
 
     @classmethod
-    def of_dataset(cls, record: DatasetRecord, *, out: str, meter: Meter) -> "Summary":
+    def of_dataset(cls, record: DatasetRecord, *, out: str, meter: Throughput) -> "Summary":
         """Sum up a whole conversion."""
         return cls(
             out=out, part="", shards=len(record.shards), totals=record.totals, rejected=record.rejected, **_done(meter)
         )
 
     @classmethod
-    def of_part(cls, part: Part, records: Sequence[ShardRecord], *, out: str, meter: Meter) -> "Summary":
+    def of_part(cls, part: Part, records: Sequence[ShardRecord], *, out: str, meter: Throughput) -> "Summary":
         """Sum up a part of a conversion."""
         rejected = tuple(item for record in records for item in record.rejected)
         return cls(
@@ -93,7 +93,7 @@ class Summary:
         }
 
 
-def _done(meter: Meter) -> dict[str, Any]:
+def _done(meter: Throughput) -> dict[str, Any]:
     seconds = meter.seconds
     return {"work": meter.work, "seconds": seconds, "speed": meter.mean_speed(seconds)}
 
@@ -102,7 +102,7 @@ class Live:
     """Counts, and tells nobody."""
 
     def __init__(self) -> None:
-        self.meter = Meter()
+        self.meter = Throughput()
 
     @contextmanager
     def paused(self) -> Generator[None]:
@@ -248,7 +248,7 @@ class _Lines(Live):
         output.errors.print(sentence, markup=False)
 
 
-def _state(meter: Meter) -> str:
+def _state(meter: Throughput) -> str:
     left = meter.seconds_left()
     parts = [
         f"{meter.frames}/{meter.total_frames} frames",
@@ -259,7 +259,7 @@ def _state(meter: Meter) -> str:
     return ", ".join(parts)
 
 
-def _left_and_rejected(meter: Meter, left_s: float | None) -> list[str]:
+def _left_and_rejected(meter: Throughput, left_s: float | None) -> list[str]:
     left = [] if left_s is None else [f"{timedelta(seconds=round(left_s))} left"]
     return [*left, *([f"{meter.rejected} rejected"] if meter.rejected else [])]
 

@@ -48,12 +48,12 @@ def command(
     from vdaprep.conversion.convert import ConversionProgress
     from vdaprep.conversion.repair import Watch, Wishes, repair
     from vdaprep.storage.output import open_output
-    from vdaprep.storage.places import place_of
+    from vdaprep.storage.places import open_path
     from vdaprep.workers.local import LocalExecutor
 
     workers = workers or os.cpu_count() or 1
     output = open_output(f"{out.rstrip('/')}/{dataset}", writers=workers)
-    folder = place_of(output.place())
+    folder = open_path(output.place())
     if not (folder.is_dir() if isinstance(folder, Path) else output.names()):
         raise UsageError(f"{folder}: there is no such folder; vdaprep convert makes it.")
     settings, selection = _choice(conversion, output, dataset, given=_given(context))

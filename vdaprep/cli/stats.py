@@ -88,11 +88,11 @@ def command(
     from vdaprep.analysis import plots, stats
     from vdaprep.analysis.verify import find_shards
     from vdaprep.cli.output import frame_bar
-    from vdaprep.storage.places import place_of
+    from vdaprep.storage.places import open_path
 
     if plot is not None and plot.suffix.lower() != ".png":
         raise UsageError(f"--plot {plot}: expected a file name that ends in .png.")
-    tars = list(dict.fromkeys(tar for path in paths for tar in find_shards(place_of(path))))
+    tars = list(dict.fromkeys(tar for path in paths for tar in find_shards(open_path(path))))
     with frame_bar("read", total=None) as bar:
         found = stats.gather(tars, read_all=read_all, on_frame=bar.advance)
     if as_json:

@@ -30,9 +30,9 @@ def command(
     from vdaprep.analysis.verify import count_frames, find_shards
     from vdaprep.analysis.verify import verify as check
     from vdaprep.cli.output import frame_bar
-    from vdaprep.storage.places import place_of
+    from vdaprep.storage.places import open_path
 
-    places = [place_of(path) for path in paths]
+    places = [open_path(path) for path in paths]
     frames = count_frames(places)
     with frame_bar("verify", total=frames) as bar:
         report = check(places, deep=deep, on_frames=bar.advance)

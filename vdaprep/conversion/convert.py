@@ -23,7 +23,7 @@ from vdaprep.storage.output import PLAN_FILE, Output, write_file
 from vdaprep.workers.tasks import Amount, Executor, Listener, Tick
 
 
-def conclude(plan: Plan, output: Output, records: dict[str, ShardRecord]) -> DatasetRecord:
+def write_dataset_record(plan: Plan, output: Output, records: dict[str, ShardRecord]) -> DatasetRecord:
     """Write `dataset.json`; raises DataError if the shards hold no frame."""
     _expect_frames(plan, output, records)
     result = summarise(plan, [records[shard.name] for shard in plan.shards])
@@ -99,7 +99,7 @@ def refuse_other_plans(plan: Plan, output: Output) -> None:
         )
 
 
-def finished(plan: Plan, wanted: tuple[PlannedShard, ...], output: Output) -> dict[str, ShardRecord]:
+def finished_shards(plan: Plan, wanted: tuple[PlannedShard, ...], output: Output) -> dict[str, ShardRecord]:
     """Return, by name, the records of those shards that an earlier run finished.
 
     Raises UsageError if one was made with other options or from other frames, ShardError if its tar is not as long as
@@ -255,7 +255,7 @@ def convert(plan: Plan, *, output: Output, executor: Executor, progress: Convers
     """
     with output.lock():
         records = _encode_missing(plan, plan.shards, output=output, executor=executor, progress=progress)
-        return conclude(plan, output, records)
+        return write_dataset_record(plan, output, records)
 
 
 def convert_part(
@@ -281,7 +281,7 @@ def finish(plan: Plan, *, output: Output, progress: ConversionProgress) -> Datas
                 f"{output.place()}: {len(missing)} of {len(plan.shards)} shards are not there, the first {missing[0]}; "
                 "run the parts that should have made them again, then --finish."
             )
-        return conclude(plan, output, records)
+        return write_dataset_record(plan, output, records)
 
 
 def _encode_missing(
@@ -307,7 +307,7 @@ def take_over(
     """Return the records of those of the wanted shards that an earlier run finished; raises as `convert` does."""
     refuse_another_plan(plan, output)
     refuse_other_plans(plan, output)
-    records = finished(plan, wanted, output)
+    records = finished_shards(plan, wanted, output)
     for name, record in records.items():
         progress.on_shard(name, record, True)
     return records

@@ -9,7 +9,7 @@ from typing import Any
 from vdaprep.analysis.verify import check_folder
 from vdaprep.analysis.verify_shard import CheckedShard, Finding, OnFrames
 from vdaprep.conversion.clips import PlannedShard
-from vdaprep.conversion.convert import ConversionProgress, conclude, summarise
+from vdaprep.conversion.convert import ConversionProgress, summarise, write_dataset_record
 from vdaprep.conversion.plan import Plan
 from vdaprep.conversion.saved_plan import refuse_lost, save_plan
 from vdaprep.conversion.verified import make_verified
@@ -18,7 +18,7 @@ from vdaprep.shards.canonical import parse_sealed_json
 from vdaprep.shards.names import DATASET_FILE, record_name
 from vdaprep.shards.records import DatasetRecord, ShardRecord
 from vdaprep.storage.output import PLAN_FILE, Output
-from vdaprep.storage.places import place_of
+from vdaprep.storage.places import open_path
 from vdaprep.workers.tasks import Executor
 
 
@@ -66,7 +66,7 @@ def repair(
     made from, or if another process is writing there; ShardError if what was made is not what `dataset.json` lists.
     """
     with output.lock():
-        checked, findings = check_folder(place_of(output.place()), deep=True, on_frames=watch.on_checked)
+        checked, findings = check_folder(open_path(output.place()), deep=True, on_frames=watch.on_checked)
         if wishes.retry_rejected:
             checked = [_as_broken(shard) for shard in checked]
             findings = list(dict.fromkeys([*(what for shard in checked for what in shard.findings), *findings]))
@@ -165,7 +165,7 @@ def _rebuild(plan: Plan, found: Diagnosis, *, output: Output, executor: Executor
         _compare(listed, summarise(plan, [records[shard.name] for shard in plan.shards]), output)
     if output.size(PLAN_FILE) is not None:
         save_plan(plan, output)
-    conclude(plan, output, records)
+    write_dataset_record(plan, output, records)
 
 
 def _compare(listed: DatasetRecord, made: DatasetRecord, output: Output) -> None:

@@ -9,13 +9,20 @@ from pathlib import Path
 from vdaprep.analysis.verify_shard import check_shard
 from vdaprep.conversion.clips import PlannedShard
 from vdaprep.conversion.consume import Consumer
-from vdaprep.conversion.convert import ConversionProgress, ShardTask, conclude, encode_shard, expect_here, take_over
+from vdaprep.conversion.convert import (
+    ConversionProgress,
+    ShardTask,
+    encode_shard,
+    expect_here,
+    take_over,
+    write_dataset_record,
+)
 from vdaprep.conversion.plan import Plan
 from vdaprep.conversion.saved_plan import refuse_lost, save_plan
 from vdaprep.errors import ShardError
 from vdaprep.shards.records import DatasetRecord, ShardRecord
 from vdaprep.storage.output import Output
-from vdaprep.storage.places import place_of
+from vdaprep.storage.places import open_path
 from vdaprep.workers.tasks import Executor, Listener, Tick
 
 
@@ -62,7 +69,7 @@ def _make_and_reread(job: _Job, tick: Tick) -> tuple[str, ShardRecord]:
 
 def _reread(output: Output, name: str, record: ShardRecord) -> None:
     """Read a shard back from disk or store, every member; raises ShardError if it is not what its record says."""
-    tar = place_of(output.place(name))
+    tar = open_path(output.place(name))
     if isinstance(tar, Path):
         with tar.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what lies in memory proves nothing
@@ -90,4 +97,4 @@ def convert_and_consume(
             for name, record in made:
                 records[name] = record
                 consumer.on_whole(planned[name], record)
-        return conclude(plan, output, records)
+        return write_dataset_record(plan, output, records)

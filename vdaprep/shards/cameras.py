@@ -6,7 +6,7 @@ from jaxtyping import Float64
 _RIGID = 1e-3  # how far a rotation times its transpose may be from the identity
 
 
-def invert(pose: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 4"]:
+def invert_pose(pose: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 4"]:
     """Invert a rotation and translation."""
     result = np.eye(4)
     result[:3, :3] = pose[:3, :3].T

@@ -13,7 +13,7 @@ from vdaprep.shards import codec
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import member_kind, record_name
 from vdaprep.shards.records import ClipEntry, ShardRecord
-from vdaprep.storage.places import PIECE_BYTES, Place, opened, read_bytes, size_of
+from vdaprep.storage.places import PIECE_BYTES, StoragePath, opened, read_bytes, size_of
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Member:
     data: bytes
 
 
-def read_record(tar: Place) -> ShardRecord:
+def read_record(tar: StoragePath) -> ShardRecord:
     """Read the record beside a tar; raises ShardError if there is none or it is damaged."""
     return ShardRecord.from_bytes(record_bytes(tar), where=str(tar.with_name(record_name(tar.name))))
 
 
-def record_bytes(tar: Place) -> bytes:
+def record_bytes(tar: StoragePath) -> bytes:
     """Return what the record beside a tar holds; raises ShardError if there is none."""
     path = tar.with_name(record_name(tar.name))
     try:
@@ -41,14 +41,14 @@ def record_bytes(tar: Place) -> bytes:
         ) from error
 
 
-def check_tar(tar: Place, record: ShardRecord) -> None:
+def check_tar(tar: StoragePath, record: ShardRecord) -> None:
     """Compare a tar with its record, size and SHA-256; raises ShardError if they differ."""
     check_size(tar, record)
     with opened(tar) as file:
         check_sum(TarPass(tar, file), record)
 
 
-def check_size(tar: Place, record: ShardRecord) -> None:
+def check_size(tar: StoragePath, record: ShardRecord) -> None:
     """Compare a tar's size with its record; raises ShardError if it differs or if there is no tar."""
     size = size_of(tar)
     if size is None:
@@ -60,7 +60,7 @@ def check_size(tar: Place, record: ShardRecord) -> None:
 class TarPass:
     """One way through a tar, front to back, on which every byte is summed up, those that nobody asks for too."""
 
-    def __init__(self, tar: Place, file: io.BufferedReader) -> None:
+    def __init__(self, tar: StoragePath, file: io.BufferedReader) -> None:
         self.tar = tar
         self._file = file
         self._position = 0
@@ -97,7 +97,7 @@ def check_sum(reading: TarPass, record: ShardRecord) -> None:
         raise ShardError(f"{reading.tar}: its SHA-256 is not the one in its record; the shard is damaged.")
 
 
-def read_members(tar: Place, *, start: int = 0, stop: int | None = None) -> Iterator[Member]:
+def read_members(tar: StoragePath, *, start: int = 0, stop: int | None = None) -> Iterator[Member]:
     """Yield the members of a tar between two offsets, in order; raises ShardError where it is no tar of ours."""
     with opened(tar, start=start, stop=stop) as file:
         yield from _members(file, stop=stop, where=str(tar))
@@ -124,7 +124,7 @@ def _members(file: io.BufferedReader | io.BytesIO, *, stop: int | None, where: s
         raise ShardError(f"{where}: is not readable as a tar ({error}).") from error
 
 
-def decode_clip(tar: Place, clip: ClipEntry) -> Iterator[tuple[str, bytes, "np.ndarray | ClipMeta"]]:
+def decode_clip(tar: StoragePath, clip: ClipEntry) -> Iterator[tuple[str, bytes, "np.ndarray | ClipMeta"]]:
     """Yield the members of a clip in order: kind, bytes, and the metadata or the array they decode to.
 
     Depth is in metres (nan unknown, inf sky), differences are in steps of `meta.diff.step` grey levels.

@@ -52,27 +52,27 @@ class RemotePath:
         return self.parent / name
 
 
-Place = Path | RemotePath
+StoragePath = Path | RemotePath
 
 
-def place_of(text: str) -> Place:
+def open_path(text: str) -> StoragePath:
     """Return the path or URL that a user gave; nothing is looked up."""
     text = text.removeprefix("file://")
     return RemotePath(text.rstrip("/")) if is_url(text) else Path(text)
 
 
-def in_order(places: Iterable[Place]) -> list[Place]:
+def sort_paths(places: Iterable[StoragePath]) -> list[StoragePath]:
     """Sort, as paths are sorted."""
     return sorted(places, key=lambda place: str(place).split("/"))
 
 
-def files_below(folder: Place, *patterns: str) -> list[Place]:
+def list_files(folder: StoragePath, *patterns: str) -> list[StoragePath]:
     """List the files below a folder whose names match one of the patterns, sorted; none if there is no such folder.
 
     Raises ShardError if a server refuses that, DataError if it does not answer.
     """
     if isinstance(folder, Path):
-        return in_order({path for pattern in patterns for path in folder.rglob(pattern)})
+        return sort_paths({path for pattern in patterns for path in folder.rglob(pattern)})
     from vdaprep.storage import remote  # what it needs takes long to import
 
     try:
@@ -83,10 +83,10 @@ def files_below(folder: Place, *patterns: str) -> list[Place]:
     except OSError as error:
         raise ShardError(f"{folder}: cannot be listed ({_reason(error)}).") from error
     files = (folder / name for name, _ in found)
-    return in_order(file for file in files if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in patterns))
+    return sort_paths(file for file in files if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in patterns))
 
 
-def size_of(place: Place) -> int | None:
+def size_of(place: StoragePath) -> int | None:
     """Return a file's bytes, None if there is none; raises as `read_bytes` does."""
     if isinstance(place, Path):
         return place.stat().st_size if place.is_file() else None
@@ -102,7 +102,7 @@ def size_of(place: Place) -> int | None:
     return None
 
 
-def read_bytes(place: Place) -> bytes:
+def read_bytes(place: StoragePath) -> bytes:
     """Return what a small file holds.
 
     Raises FileNotFoundError; ShardError, naming it, if it cannot be read; DataError if a server does not answer.
@@ -117,7 +117,7 @@ def read_bytes(place: Place) -> bytes:
 
 
 @contextlib.contextmanager
-def opened(place: Place, *, start: int = 0, stop: int | None = None) -> Generator[io.BufferedReader]:
+def opened(place: StoragePath, *, start: int = 0, stop: int | None = None) -> Generator[io.BufferedReader]:
     """Open a file at an offset; as much is fetched at once as there is up to `stop`, or PIECE_BYTES.
 
     Raises ShardError, naming it, if it is missing or cannot be read, even later; DataError as `read_bytes` does.
@@ -133,7 +133,7 @@ def opened(place: Place, *, start: int = 0, stop: int | None = None) -> Generato
 
 
 @contextlib.contextmanager
-def _as_sentence(place: Place) -> Generator[None]:
+def _as_sentence(place: StoragePath) -> Generator[None]:
     try:
         yield
     except FileNotFoundError:

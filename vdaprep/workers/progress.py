@@ -25,7 +25,7 @@ class Speed:
         return f"{self.frames:.1f} frames/s, {self.bytes_in / 1e6:.1f} MB/s in, {self.bytes_out / 1e6:.1f} MB/s out"
 
 
-class Meter:
+class Throughput:
     """Counts what is done: `work` by this run, `earlier_frames` by runs before; and what came of it.
 
     `total_frames` and `total_shards` are what there will be in the end.

@@ -10,7 +10,7 @@ import typer
 
 from vdaprep.errors import VdakitError
 from vdatrain.cli.output import errors, print_log, warn
-from vdatrain.distributed.launch import speaks
+from vdatrain.distributed.launch import is_main_process
 
 _SHARED = {"options", "output", "progress"}
 
@@ -52,10 +52,10 @@ def main() -> None:
     try:
         app()
     except SystemExit as exit_:  # which is all that typer leaves of a KeyboardInterrupt
-        if exit_.code == _INTERRUPTED and speaks():
+        if exit_.code == _INTERRUPTED and is_main_process():
             errors.print("vdatrain: stopped; a run goes on from its last checkpoint with --resume.")
         raise
     except VdakitError as error:
-        if error.exit_code or speaks():
+        if error.exit_code or is_main_process():
             warn(str(error))
         sys.exit(error.exit_code)

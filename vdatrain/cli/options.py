@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 from typer.models import OptionInfo
 
-from vdatrain.config import Config
+from vdatrain.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _with_default(parameter: inspect.Parameter, on_cpu: Mapping[str, Any]) -> in
 
 def _default(name: str, on_cpu: Mapping[str, Any]) -> str:
     """Say what Config has where nothing is given; nothing of a switch, which --help shows both ways."""
-    default = {field.name: field.default for field in fields(Config)}.get(name)
+    default = {field.name: field.default for field in fields(TrainConfig)}.get(name)
     if not isinstance(default, str | int | float) or isinstance(default, bool):
         return ""
     words = _written(default)

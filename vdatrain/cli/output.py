@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vdatrain.distributed.launch import who_speaks
+from vdatrain.distributed.launch import rank_prefix
 
 if TYPE_CHECKING:
     from vdatrain.evaluation.evaluate import Evaluation
@@ -21,7 +21,7 @@ errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 def warn(sentence: str) -> None:
     """Say on stderr what went wrong although the command goes on."""
-    errors.print(f"vdatrain{who_speaks()}: {sentence}", markup=False)
+    errors.print(f"vdatrain{rank_prefix()}: {sentence}", markup=False)
 
 
 class _ToStderr(logging.Handler):

@@ -12,7 +12,7 @@ from vdatrain.cli.options import StepOptions, with_step_options
 from vdatrain.cli.output import console
 
 if TYPE_CHECKING:
-    from vdatrain.config import Config
+    from vdatrain.config import TrainConfig
     from vdatrain.device import Precision
     from vdatrain.training.memory import Footprint
     from vdatrain.training.planner import Room
@@ -63,7 +63,7 @@ def command(
         console.print(_measured(settings, takes, here), highlight=False, soft_wrap=True)
 
 
-def _ranks(config: "Config", ranks: int | None) -> int:
+def _ranks(config: "TrainConfig", ranks: int | None) -> int:
     """Return how many ranks share the model; raises UsageError where that makes no sense."""
     import torch
 
@@ -81,7 +81,7 @@ def _ranks(config: "Config", ranks: int | None) -> int:
     return found
 
 
-def _heading(config: "Config", ranks: int) -> str:
+def _heading(config: "TrainConfig", ranks: int) -> str:
     spread = f", on each of {ranks} ranks that share the model" if ranks > 1 else ""
     return (
         f"{config.variant}, {config.encoder}: batch {config.batch} x {config.frames} frames of "
@@ -101,7 +101,7 @@ def _table(takes: "Footprint") -> Table:
     return table
 
 
-def _verdict(config: "Config", takes: "Footprint", room: "Room", *, elsewhere: bool) -> str:
+def _verdict(config: "TrainConfig", takes: "Footprint", room: "Room", *, elsewhere: bool) -> str:
     from vdatrain.training.planner import change_to_fit, largest_batch
 
     device = "such a GPU" if elsewhere else "this GPU" if room.on_gpu else "this machine without a GPU"
@@ -130,7 +130,7 @@ def _time(takes: "Footprint", here: "Precision", *, elsewhere: bool) -> str:
     )
 
 
-def _measured(config: "Config", takes: "Footprint", here: "Precision") -> str:
+def _measured(config: "TrainConfig", takes: "Footprint", here: "Precision") -> str:
     import torch
 
     from vdatrain.training.planner import measure_steps

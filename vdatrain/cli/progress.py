@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vdatrain.config import Config
+from vdatrain.config import TrainConfig
 from vdatrain.evaluation.evaluate import Evaluation
-from vdatrain.training.trainer import Listener
+from vdatrain.training.trainer import TrainCallbacks
 
 _GIB = 1 << 30
 # What is shown of a step's figures, those that it has, in this order; how each is written is part of what it says.
@@ -38,7 +38,7 @@ class LiveView:
     """
 
     def __init__(
-        self, config: Config, console: Console, *, begun: int = 0, now: Callable[[], float] = time.monotonic
+        self, config: TrainConfig, console: Console, *, begun: int = 0, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._console = console
         self._steps, self._begun = config.steps, begun
@@ -66,9 +66,9 @@ class LiveView:
         if self._console.is_terminal:
             self._live.stop()
 
-    def listener(self) -> Listener:
+    def listener(self) -> TrainCallbacks:
         """Return what a run tells its progress to."""
-        return Listener(on_step=self._on_step, on_evaluation=self._on_evaluation)
+        return TrainCallbacks(on_step=self._on_step, on_evaluation=self._on_evaluation)
 
     def _on_step(self, step: int, figures: Mapping[str, int | float]) -> None:
         shown = {title: write(figures[name]) for name, (title, write) in _SHOWN.items() if name in figures}

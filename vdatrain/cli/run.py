@@ -13,10 +13,10 @@ from vdatrain.cli.output import console, errors, evaluation_table, warn
 from vdatrain.config import WITHOUT_GPU
 
 if TYPE_CHECKING:
-    from vdatrain.config import Config
+    from vdatrain.config import TrainConfig
     from vdatrain.evaluation.evaluate import Evaluation
-    from vdatrain.training.state import Run
-    from vdatrain.training.trainer import Listener
+    from vdatrain.training.state import TrainState
+    from vdatrain.training.trainer import TrainCallbacks
 
 
 EXAMPLE = "vdatrain run --shards shards/ --variant conv --encoder tiny --size 112 --frames 8"
@@ -64,22 +64,22 @@ def command(
 ) -> None:
     """Train a variant; weights, log and the final evaluation go to the folder of the run."""
     options = {**step.given(), **locals()}  # None where nothing was given
-    from vdatrain.config import Config
+    from vdatrain.config import TrainConfig
     from vdatrain.device import Precision, default_device
-    from vdatrain.distributed.ranks import joined
+    from vdatrain.distributed.ranks import process_group
     from vdatrain.training import state, trainer
-    from vdatrain.training.preemption import Stop, parse_duration
+    from vdatrain.training.preemption import StopRequest, parse_duration
 
-    stop = Stop(parse_duration(time_limit) if time_limit else None)
+    stop = StopRequest(parse_duration(time_limit) if time_limit else None)
     own = ("step", "config", "out", "resume", "time_limit")  # of no field of Config
     given = {name: value for name, value in options.items() if value is not None and name not in own}
-    with joined() as ranks:
+    with process_group() as ranks:
         # The first rank alone reads the folder and says what it makes of the options.
         known = _settle(given, config, out, resume=resume) if ranks.is_first else None
-        options, place = ranks.share(known)
-        settings, folder = Config(**options), Path(place)
+        options, place = ranks.broadcast_from_rank0(known)
+        settings, folder = TrainConfig(**options), Path(place)
         here = Precision(default_device(), settings.precision)
-        begin = (state.resume if resume else state.start)(settings, folder, precision=here, ranks=ranks)
+        begin = (state.load_state if resume else state.new_state)(settings, folder, precision=here, ranks=ranks)
         with _told(begin) as listener:
             result = trainer.train(begin, listener, stop=stop)
         if ranks.is_first:
@@ -104,14 +104,14 @@ def _settle(
 
 
 @contextmanager
-def _told(run: "Run") -> "Generator[Listener]":
+def _told(run: "TrainState") -> "Generator[TrainCallbacks]":
     """Show and track the run while the block goes on, on the first rank alone."""
     from vdatrain.cli.progress import LiveView
     from vdatrain.training.trackers import start_tracking
-    from vdatrain.training.trainer import Listener, tell_all
+    from vdatrain.training.trainer import TrainCallbacks, combine_callbacks
 
     if not run.ranks.is_first:
-        yield Listener()
+        yield TrainCallbacks()
         return
     if run.loaded is not None:
         errors.print(str(run.loaded), markup=False)
@@ -119,10 +119,10 @@ def _told(run: "Run") -> "Generator[Listener]":
         start_tracking(run.config, run.folder, step=run.step, warn=warn) as tracking,
         LiveView(run.config, errors, begun=run.step) as view,
     ):
-        yield tell_all(view.listener(), tracking.listener())
+        yield combine_callbacks(view.listener(), tracking.listener())
 
 
-def _print_result(run: "Run", result: "tuple[int, Evaluation] | None") -> None:
+def _print_result(run: "TrainState", result: "tuple[int, Evaluation] | None") -> None:
     from vdatrain.training.checkpoint import BEST_FILE
 
     if result is None:
@@ -146,7 +146,7 @@ def _defaults(asked: Mapping[str, Any]) -> dict[str, Any]:
     return smaller
 
 
-def _changed(config: "Config", given: Mapping[str, Any]) -> "Config":
+def _changed(config: "TrainConfig", given: Mapping[str, Any]) -> "TrainConfig":
     """Return the run's configuration with what may be otherwise when it goes on; raises UsageError for the rest."""
     from vdatrain.config import CHANGEABLE, from_mapping
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vdaprep.shards import depth_codes
 from vdaprep.shards.metadata import DepthSpec
 from vdatrain.data.samples import Sample
-from vdatrain.data.transforms import UNCHANGED, Colour, View, view_intrinsics, view_poses
+from vdatrain.data.transforms import UNCHANGED, ColorJitter, CropParams, view_intrinsics, view_poses
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import PATCH_SIZE
 
@@ -45,7 +45,7 @@ class Batch:
 
 
 def make_batch(
-    samples: Sequence[Sample], views: Sequence[View], *, device: torch.device, windows: int | None = None
+    samples: Sequence[Sample], views: Sequence[CropParams], *, device: torch.device, windows: int | None = None
 ) -> Batch:
     """Show each sample as its view says; the views agree in height and width, the samples in the number of frames.
 
@@ -96,7 +96,7 @@ def _depth_table(spec: DepthSpec, device: torch.device) -> Float32[Tensor, "6553
 
 
 def _show_disparity(
-    sample: Sample, view: View, device: torch.device
+    sample: Sample, view: CropParams, device: torch.device
 ) -> tuple[Float32[Tensor, "t h w"], Bool[Tensor, "t h w"]]:
     """Return the view's normalised disparity and where the depth is known. Each pixel is the nearest stored one."""
     planes = sample.depth_planes.to(device, non_blocking=True)
@@ -119,7 +119,7 @@ def _nearest(start: int, length: int, count: int, device: torch.device) -> Int[T
 # ------------------------------------------------------------------------------------------------- frames, differences
 
 
-def _show_frames(sample: Sample, view: View, device: torch.device) -> Float32[Tensor, "t 3 h w"]:
+def _show_frames(sample: Sample, view: CropParams, device: torch.device) -> Float32[Tensor, "t 3 h w"]:
     """Return the view's frames, 0 to 1."""
     rows, columns = (
         slice(view.top, view.top + view.crop_height),
@@ -134,7 +134,7 @@ def _show_frames(sample: Sample, view: View, device: torch.device) -> Float32[Te
     return frames.clamp(0, 1)
 
 
-def _show_differences(sample: Sample, view: View, device: torch.device) -> Float32[Tensor, "t 3 dh dw"]:
+def _show_differences(sample: Sample, view: CropParams, device: torch.device) -> Float32[Tensor, "t 3 dh dw"]:
     """Return the view's differences; zeros for a sample that has none."""
     if sample.differences is None or sample.diff is None:
         height, width = (side * CELLS_PER_PATCH // PATCH_SIZE for side in (view.height, view.width))
@@ -144,7 +144,7 @@ def _show_differences(sample: Sample, view: View, device: torch.device) -> Float
 
 
 def resample_differences(
-    steps: Int[Tensor, "t 3 down across"], view: View, *, stored: tuple[int, int], step: int
+    steps: Int[Tensor, "t 3 down across"], view: CropParams, *, stored: tuple[int, int], step: int
 ) -> Float32[Tensor, "t 3 dh dw"]:
     """Return the view's differences in grey levels / 255, from those of the whole frame in steps of `step` grey levels.
 
@@ -180,7 +180,7 @@ def _resampling(
     return weights / weights.sum(1, keepdim=True)
 
 
-def mix_colours(image: Float32[Tensor, "t 3 h w"], colour: Colour) -> Float32[Tensor, "t 3 h w"]:
+def mix_colours(image: Float32[Tensor, "t 3 h w"], colour: ColorJitter) -> Float32[Tensor, "t 3 h w"]:
     """Multiply each pixel by the colour's matrix, without its offset."""
     # Not a matrix product: TF32, where it is on, would round the frames to ten bits.
     matrix = torch.tensor(colour.matrix, dtype=image.dtype).to(image.device, non_blocking=True)

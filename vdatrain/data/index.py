@@ -13,7 +13,7 @@ from vdaprep.errors import DataError, ShardError
 from vdaprep.shards.names import DATASET_FILE, record_name
 from vdaprep.shards.records import ClipEntry, DatasetRecord, ShardRecord, ShardSummary
 from vdatrain.storage.cache import Cache, CachedTar
-from vdatrain.storage.places import Place, folders_of, places_of, read_range, size_of
+from vdatrain.storage.places import StoragePath, list_folders, open_paths, read_range, size_of
 
 _REQUESTS = 16  # that a server is sent at a time
 
@@ -26,7 +26,7 @@ class StoredClip:
     """A clip in a tar: the data set it is of, its tar, its place in it, the depth up to which it is evaluated."""
 
     dataset: str
-    tar: Place | CachedTar
+    tar: StoragePath | CachedTar
     entry: ClipEntry
     evaluation_max_m: float = math.inf
 
@@ -98,16 +98,16 @@ def splits_of(shards: Path | str) -> set[str]:
 class _Shard:
     """A shard that a data set lists, in the folder of its split."""
 
-    folder: Place
+    folder: StoragePath
     summary: ShardSummary
     dataset: DatasetRecord
 
     @property
-    def tar(self) -> Place:
+    def tar(self) -> StoragePath:
         return self.folder / self.summary.name
 
     @property
-    def record(self) -> Place:
+    def record(self) -> StoragePath:
         return self.folder / record_name(self.summary.name)
 
     def through(self, cache: Cache) -> CachedTar:
@@ -121,20 +121,20 @@ def _list_shards(shards: Path | str) -> list[_Shard]:
     return [_Shard(folder / summary.split, summary, record) for folder, record in records for summary in record.shards]
 
 
-def _datasets(shards: Path | str) -> list[tuple[Place, bytes]]:
+def _datasets(shards: Path | str) -> list[tuple[StoragePath, bytes]]:
     """Return the folders of the data sets, each with the bytes of its `dataset.json`."""
-    places = places_of(shards)
+    places = open_paths(shards)
     found = list(itertools.chain.from_iterable(map(_datasets_at, places)))
     # Of several URLs the order shall be that of one folder that holds the same.
     return sorted(found, key=lambda item: item[0].name) if len(places) > 1 else found
 
 
-def _datasets_at(place: Place) -> list[tuple[Place, bytes]]:
+def _datasets_at(place: StoragePath) -> list[tuple[StoragePath, bytes]]:
     if isinstance(place, Path):
         return [(folder, (folder / DATASET_FILE).read_bytes()) for folder in _local_folders(place)]
     try:
         here = _dataset_bytes(place)
-        folders = [place] if here is not None else folders_of(place)
+        folders = [place] if here is not None else list_folders(place)
         contents = [here] if here is not None else _each(_dataset_bytes, folders)
     except OSError as error:
         raise DataError(f"{place}: cannot be read ({error.strerror}).") from error
@@ -147,7 +147,7 @@ def _datasets_at(place: Place) -> list[tuple[Place, bytes]]:
     return found
 
 
-def _dataset_bytes(folder: Place) -> bytes | None:
+def _dataset_bytes(folder: StoragePath) -> bytes | None:
     try:
         return (folder / DATASET_FILE).read_bytes()
     except FileNotFoundError:
@@ -175,7 +175,7 @@ def _local_folders(shards: Path) -> list[Path]:
 # -------------------------------------------------------------------------------------------------------------- shards
 
 
-def _read_shard(shard: _Shard, tar: Place | CachedTar) -> list[StoredClip]:
+def _read_shard(shard: _Shard, tar: StoragePath | CachedTar) -> list[StoredClip]:
     where = str(shard.record)
     data = _listed(shard.record, lambda: shard.record.read_bytes())
     if hashlib.sha256(data).hexdigest() != shard.summary.record_sha256:
@@ -191,7 +191,7 @@ def _read_shard(shard: _Shard, tar: Place | CachedTar) -> list[StoredClip]:
     return [StoredClip(shard.dataset.dataset, tar, entry, limit_m) for entry in record.clips]
 
 
-def _listed(file: Place, read: Callable[[], Result]) -> Result:
+def _listed(file: StoragePath, read: Callable[[], Result]) -> Result:
     try:
         return read()
     except FileNotFoundError as error:
@@ -207,4 +207,4 @@ def _each(read: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]
 
 
 def _shown(shards: Path | str) -> str:
-    return ", ".join(map(str, places_of(shards)))
+    return ", ".join(map(str, open_paths(shards)))

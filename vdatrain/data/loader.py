@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from vdaprep.errors import UsageError, VdakitError
 from vdatrain.data.index import StoredClip
 from vdatrain.data.prefetch import Pace, Stalled, map_ahead
-from vdatrain.data.sampler import Order, Share, TrainingOrder, Window
+from vdatrain.data.sampler import DistributedPositions, Sampler, Window, WindowSampler
 from vdatrain.data.samples import Sample, read_window
 
 
 @dataclass(frozen=True)
-class Faults:
+class FaultPolicy:
     """What is done about windows that cannot be read.
 
     skip_bad: how many may be replaced by others before the stream ends with the error of the next; `on_skip` is told of
@@ -35,12 +35,12 @@ class Faults:
 
 def stream_batches(
     clips: Sequence[StoredClip],
-    order: Order,
+    order: Sampler,
     *,
-    share: Share,
+    share: DistributedPositions,
     workers: int = 2,
     pin: bool = False,
-    faults: Faults = Faults(),  # noqa: B008 - it is frozen
+    faults: FaultPolicy = FaultPolicy(),  # noqa: B008 - it is frozen
 ) -> Generator[list[Sample]]:
     """Yield a rank's batches from `share.start` on; their samples may differ in size.
 
@@ -75,7 +75,7 @@ class _Outcome:
     errors: tuple[VdakitError, ...]
 
 
-def _read(window: Window, *, clips: Sequence[StoredClip], order: Order, pin: bool, skip_bad: int) -> _Outcome:
+def _read(window: Window, *, clips: Sequence[StoredClip], order: Sampler, pin: bool, skip_bad: int) -> _Outcome:
     """Read a window or, at most `skip_bad` times, one to take its place."""
     errors: list[VdakitError] = []
     while len(errors) <= skip_bad:
@@ -89,14 +89,14 @@ def _read(window: Window, *, clips: Sequence[StoredClip], order: Order, pin: boo
     return _Outcome(None, tuple(errors))
 
 
-def _instead_of(window: Window, order: Order, *, attempt: int) -> Window:
-    if not isinstance(order, TrainingOrder):
+def _instead_of(window: Window, order: Sampler, *, attempt: int) -> Window:
+    if not isinstance(order, WindowSampler):
         raise UsageError("--skip-bad is for training; an evaluation without some of its windows would be another one.")
     later = order.at(window.position + attempt * order.windows_per_epoch)
     return dataclasses.replace(later, position=window.position)
 
 
-def _replace_bad(outcomes: Iterable[_Outcome], *, faults: Faults) -> Iterator[Sample]:
+def _replace_bad(outcomes: Iterable[_Outcome], *, faults: FaultPolicy) -> Iterator[Sample]:
     """Count what was skipped, in the order of the positions; raise the error that is one too many."""
     skipped = 0
     for outcome in outcomes:
@@ -109,7 +109,7 @@ def _replace_bad(outcomes: Iterable[_Outcome], *, faults: Faults) -> Iterator[Sa
         yield outcome.sample
 
 
-def _too_many(error: VdakitError, faults: Faults) -> VdakitError:
+def _too_many(error: VdakitError, faults: FaultPolicy) -> VdakitError:
     return type(error)(f"{error} That is one more than --skip-bad {faults.skip_bad} lets pass.")
 
 
@@ -120,7 +120,7 @@ def _memory_error(clip: StoredClip, window: Window) -> VdakitError:
     )
 
 
-def _stall_error(stalled: Stalled, clips: Sequence[StoredClip], faults: Faults) -> VdakitError:
+def _stall_error(stalled: Stalled, clips: Sequence[StoredClip], faults: FaultPolicy) -> VdakitError:
     assert isinstance(stalled.item, Window)
     clip = clips[stalled.item.clip]
     return VdakitError(

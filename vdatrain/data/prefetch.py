@@ -168,7 +168,7 @@ def _close_desks() -> None:
         desk.close()
 
 
-class Feed:
+class DevicePrefetcher:
     """Turns samples into batches, each while the device is still at work on the one before.
 
     On a GPU all copies and the work on them run in a stream of their own, from pinned memory: neither the host nor the

@@ -16,7 +16,7 @@ from vdatrain.data.index import StoredClip
 
 
 @dataclass(frozen=True)
-class Part:
+class ClipWeight:
     """So many `clips` that follow one another, and how often each of their windows comes in an epoch.
 
     `repeats` 3: three times, each time cut anew; 0.5: half of the windows, drawn anew every epoch; 0: never.
@@ -36,7 +36,7 @@ class Part:
         return math.floor(self.repeats * windows + 0.5)
 
 
-def parts_of(clips: Sequence[StoredClip], mix: Mapping[str, float]) -> tuple[Part, ...]:
+def dataset_weights(clips: Sequence[StoredClip], mix: Mapping[str, float]) -> tuple[ClipWeight, ...]:
     """Return how often the clips come; those of a data set that the mix does not name, once.
 
     Raises UsageError for a name that no clip has.
@@ -46,7 +46,8 @@ def parts_of(clips: Sequence[StoredClip], mix: Mapping[str, float]) -> tuple[Par
     if unknown:
         raise UsageError(f"--mix {unknown[0]}={mix[unknown[0]]:g}: the shards have {', '.join(sorted(found))} only.")
     return tuple(
-        Part(len(list(group)), mix.get(dataset, 1)) for dataset, group in itertools.groupby(c.dataset for c in clips)
+        ClipWeight(len(list(group)), mix.get(dataset, 1))
+        for dataset, group in itertools.groupby(c.dataset for c in clips)
     )
 
 
@@ -94,7 +95,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class TrainingOrder:
+class WindowSampler:
     """All windows of all clips, shuffled anew every epoch, for ever: a pure function of seed, epoch and position.
 
     In an epoch a clip of L frames gives floor(L / span) windows; their first frames are drawn at random, each from a
@@ -106,7 +107,7 @@ class TrainingOrder:
     lengths: tuple[int, ...]
     shape: WindowShape
     seed: int = 0
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ClipWeight, ...] = ()
 
     def __post_init__(self) -> None:
         _check_lengths(self.lengths, self.shape)
@@ -135,7 +136,7 @@ class TrainingOrder:
         clip, first = _shuffled_epoch(self, epoch)[row].tolist()
         return Window(position, clip, first, self.shape)
 
-    def of_images(self) -> "TrainingOrder":
+    def of_images(self) -> "WindowSampler":
         """Return an order of all frames instead, each a window of its own.
 
         Frame f's difference is to frame f - 1 at stride 1; at others, which add differences up, it has none.
@@ -144,7 +145,7 @@ class TrainingOrder:
 
 
 @dataclass(frozen=True)
-class EvaluationOrder:
+class EvalSampler:
     """All windows of all clips, once, clip after clip from frame 0.
 
     Where frames remain at a clip's end, one more window ends with the clip, and its `repeats` says how many of its
@@ -175,10 +176,10 @@ class EvaluationOrder:
 
 
 @dataclass(frozen=True)
-class Excerpt:
+class SubsetSampler:
     """At most `count` windows of an evaluation, spread evenly over all of them."""
 
-    order: EvaluationOrder
+    order: EvalSampler
     count: int
 
     @property
@@ -192,10 +193,10 @@ class Excerpt:
 
 
 @dataclass(frozen=True)
-class Selection:
+class ChosenSampler:
     """Some positions of an evaluation, as a rank takes them over."""
 
-    order: EvaluationOrder | Excerpt
+    order: EvalSampler | SubsetSampler
     positions: tuple[int, ...]
 
     @property
@@ -208,7 +209,7 @@ class Selection:
         return self.order.at(self.positions[position])
 
 
-Order = TrainingOrder | EvaluationOrder | Excerpt | Selection
+Sampler = WindowSampler | EvalSampler | SubsetSampler | ChosenSampler
 
 
 def _check_lengths(lengths: tuple[int, ...], shape: WindowShape) -> None:
@@ -221,7 +222,7 @@ def _check_lengths(lengths: tuple[int, ...], shape: WindowShape) -> None:
 
 
 @functools.lru_cache(maxsize=4)
-def _shuffled_epoch(order: TrainingOrder, epoch: int) -> Int64[np.ndarray, "n 2"]:
+def _shuffled_epoch(order: WindowSampler, epoch: int) -> Int64[np.ndarray, "n 2"]:
     """Return (clip, first frame) of each position of an epoch.
 
     Only uniform doubles are drawn: PCG64 fixes them for every machine and version, which numpy does not promise of
@@ -237,7 +238,7 @@ def _shuffled_epoch(order: TrainingOrder, epoch: int) -> Int64[np.ndarray, "n 2"
     return windows[np.argsort(rng.random(len(windows)), kind="stable")]
 
 
-def _chosen_windows(order: TrainingOrder, rng: np.random.Generator) -> Int64[np.ndarray, "n 2"]:
+def _chosen_windows(order: WindowSampler, rng: np.random.Generator) -> Int64[np.ndarray, "n 2"]:
     """Return (clip, which of its windows) of all windows of an epoch, as often as they come, unshuffled."""
     chosen: list[np.ndarray] = []
     first = 0
@@ -253,16 +254,16 @@ def _chosen_windows(order: TrainingOrder, rng: np.random.Generator) -> Int64[np.
     return np.concatenate(chosen)
 
 
-def _windows_by_part(order: TrainingOrder) -> list[tuple[Part, Int64[np.ndarray, " clips"]]]:
+def _windows_by_part(order: WindowSampler) -> list[tuple[ClipWeight, Int64[np.ndarray, " clips"]]]:
     """Return each part with the number of windows of each of its clips."""
     counts = np.array(order.lengths, np.int64) // order.shape.span
-    parts = order.parts or (Part(len(counts)),)
+    parts = order.parts or (ClipWeight(len(counts)),)
     ends = np.cumsum([part.clips for part in parts])
     return list(zip(parts, np.split(counts, ends[:-1]), strict=True))
 
 
 @functools.lru_cache(maxsize=4)
-def _in_sequence(order: EvaluationOrder) -> list[tuple[int, int, int]]:
+def _in_sequence(order: EvalSampler) -> list[tuple[int, int, int]]:
     """Return (clip, first frame, repeats) of each position."""
     span = order.shape.span
     windows: list[tuple[int, int, int]] = []
@@ -275,7 +276,7 @@ def _in_sequence(order: EvaluationOrder) -> list[tuple[int, int, int]]:
 
 
 @dataclass(frozen=True)
-class Share:
+class DistributedPositions:
     """A rank's part of the global batches that follow one another from position `start` on.
 
     A global batch is `batch * world` positions; the rank reads every `world`-th of them, from `rank` on. So the order
@@ -298,7 +299,7 @@ class Share:
         """Return the position to resume from after so many batches: the stream's whole state but for the seed."""
         return self.start + batches * self.batch * self.world
 
-    def of_images(self, per_clip: int) -> "Share":
+    def of_images(self, per_clip: int) -> "DistributedPositions":
         """Return the share in an order of images, so many beside each window of this one."""
         return dataclasses.replace(self, batch=self.batch * per_clip, start=self.start * per_clip)
 

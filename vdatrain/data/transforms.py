@@ -19,7 +19,7 @@ _WIDEST_AS = 1.777
 
 
 @dataclass(frozen=True)
-class Colour:
+class ColorJitter:
     """A linear change of colours: `matrix @ rgb + offset`, rgb from 0 to 1; a difference of two frames takes no offset.
 
     Each row of the matrix has the same sum, so that grey stays grey.
@@ -29,11 +29,11 @@ class Colour:
     offset: float = 0.0
 
 
-UNCHANGED = Colour()
+UNCHANGED = ColorJitter()
 
 
 @dataclass(frozen=True)
-class View:
+class CropParams:
     """What a sample shows, the same for all its frames: a part of the stored frame, resized to `height` x `width`.
 
     The part has its corner at (`top`, `left`) and is `crop_height` x `crop_width` pixels of the stored frame; `flip`
@@ -47,7 +47,7 @@ class View:
     height: int
     width: int
     flip: bool = False
-    colour: Colour = UNCHANGED
+    colour: ColorJitter = UNCHANGED
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < PATCH_SIZE or self.height % PATCH_SIZE or self.width % PATCH_SIZE:
@@ -83,12 +83,12 @@ class Augmentation:
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-def draw_views(
+def sample_augmentations(
     samples: Sequence[Sample], target: tuple[int, int], *, augmentation: Augmentation, seed: int
-) -> list[View]:
+) -> list[CropParams]:
     """Draw a view of `target` (height, width) for each sample, from the seed and the sample's position alone."""
     return [
-        draw_view(
+        sample_augmentation(
             sample.size, target, augmentation=augmentation, generator=sample_generator(seed, sample.window.position)
         )
         for sample in samples
@@ -102,16 +102,16 @@ def sample_generator(seed: int, position: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
-def draw_view(
+def sample_augmentation(
     stored: tuple[int, int], target: tuple[int, int], *, augmentation: Augmentation, generator: torch.Generator
-) -> View:
+) -> CropParams:
     """Draw a crop with the aspect ratio of `target`, a flip and a change of colours; sizes are (height, width)."""
     draws = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
     scale = min(stored[0] / target[0], stored[1] / target[1]) * (1 - (1 - augmentation.least_crop) * draws[0])
     crop_height, crop_width = (
         min(side, max(1, round(wanted * scale))) for side, wanted in zip(stored, target, strict=True)
     )
-    return View(
+    return CropParams(
         top=math.floor(draws[1] * (stored[0] - crop_height + 1)),
         left=math.floor(draws[2] * (stored[1] - crop_width + 1)),
         crop_height=crop_height,
@@ -123,7 +123,7 @@ def draw_view(
     )
 
 
-def _colour(draws: Sequence[float], augmentation: Augmentation) -> Colour:
+def _colour(draws: Sequence[float], augmentation: Augmentation) -> ColorJitter:
     """Brightness and contrast about mid grey, then saturation, then hue; from four draws from 0 to 1."""
     brightness, contrast, saturation = (
         1 + amount * (2 * draw - 1)
@@ -134,7 +134,7 @@ def _colour(draws: Sequence[float], augmentation: Augmentation) -> Colour:
     grey = np.tile(_LUMA, (3, 1))
     mixed = saturation * np.eye(3) + (1 - saturation) * grey
     matrix = brightness * contrast * _turn_hue(augmentation.hue * (2 * draws[3] - 1)) @ mixed
-    return Colour(tuple(map(tuple, matrix.tolist())), brightness * (1 - contrast) * _MID_GREY)
+    return ColorJitter(tuple(map(tuple, matrix.tolist())), brightness * (1 - contrast) * _MID_GREY)
 
 
 def _turn_hue(turns: float) -> Float64[np.ndarray, "3 3"]:
@@ -147,10 +147,10 @@ def _turn_hue(turns: float) -> Float64[np.ndarray, "3 3"]:
 # --------------------------------------------------------------------------------------------------------- evaluation
 
 
-def fit_view(stored: tuple[int, int], *, size: int) -> View:
+def fit_view(stored: tuple[int, int], *, size: int) -> CropParams:
     """Return the view of the whole frame that published Video Depth Anything takes; `stored` is (height, width)."""
     height, width = fit_size(stored, size=size)
-    return View(0, 0, stored[0], stored[1], height=height, width=width)
+    return CropParams(0, 0, stored[0], stored[1], height=height, width=width)
 
 
 def fit_size(stored: tuple[int, int], *, size: int) -> tuple[int, int]:
@@ -176,7 +176,7 @@ def _multiple(side: float, *, least: int) -> int:
 # ------------------------------------------------------------------------------------------------------------ cameras
 
 
-def view_intrinsics(view: View, intrinsics: Float64[np.ndarray, "t 4"]) -> Float64[np.ndarray, "t 4"]:
+def view_intrinsics(view: CropParams, intrinsics: Float64[np.ndarray, "t 4"]) -> Float64[np.ndarray, "t 4"]:
     """Turn fx, fy, cx, cy of the stored frame into those of the view; pixel centres at integers in both."""
     fx, fy, cx, cy = intrinsics.T
     across, down = view.width / view.crop_width, view.height / view.crop_height
@@ -185,7 +185,7 @@ def view_intrinsics(view: View, intrinsics: Float64[np.ndarray, "t 4"]) -> Float
     return np.stack([fx * across, fy * down, view.width - 1 - cx if view.flip else cx, cy], axis=1)
 
 
-def view_poses(view: View, camera_to_world: Float64[np.ndarray, "t 4 4"]) -> Float64[np.ndarray, "t 4 4"]:
+def view_poses(view: CropParams, camera_to_world: Float64[np.ndarray, "t 4 4"]) -> Float64[np.ndarray, "t 4 4"]:
     """Turn poses of the stored frames into those of the view.
 
     No camera sees a mirrored image of its world. Where the view flips, both the camera and the world are mirrored

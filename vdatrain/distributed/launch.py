@@ -59,12 +59,12 @@ def spans_machines() -> bool:
     return os.environ.get("LOCAL_WORLD_SIZE", world) != world
 
 
-def speaks() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that says what all of them would say."""
-    return not who_speaks()
+    return not rank_prefix()
 
 
-def who_speaks() -> str:
+def rank_prefix() -> str:
     """Return `, rank 3` for a process whose sentences have to be told from those of the first, nothing for that one."""
     rank = os.environ.get("RANK", "0")
     return "" if os.environ.get("WORLD_SIZE", "1") == "1" or rank == "0" else f", rank {rank}"

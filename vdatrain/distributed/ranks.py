@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from vdaprep.errors import UsageError, VdakitError
 from vdatrain.distributed.launch import Launch, launched
-from vdatrain.distributed.watchdog import Watch
+from vdatrain.distributed.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Ranks:
         """Return the sum of a tensor on the host over the ranks."""
         return values
 
-    def agree(self, wanted: bool) -> bool:
+    def any_rank(self, wanted: bool) -> bool:
         """Return whether any rank wants it: the same answer on all of them.
 
         Where there are several it answers what was wanted at the call before: by now that has gone round while the
@@ -64,7 +64,7 @@ class Ranks:
         """
         return wanted
 
-    def share(self, value: Any) -> Any:
+    def broadcast_from_rank0(self, value: Any) -> Any:
         """Return what the first rank has: numbers, strings, tensors on the host and containers of them."""
         return value
 
@@ -72,13 +72,13 @@ class Ranks:
         """Return the texts that each rank has, the first rank's first."""
         return [list(texts)]
 
-    def join_gradients(self, model: nn.Module) -> nn.Module:
+    def wrap_ddp(self, model: nn.Module) -> nn.Module:
         """Return what to call in place of a model so that every rank gets the mean of all ranks' gradients."""
         return model
 
 
 @dataclass(frozen=True)
-class JoinedRanks(Ranks):
+class GroupRanks(Ranks):
     """This process among others, with which it is connected; all of them have to call the same methods in turn."""
 
     _asked: deque[tuple[dist.Work, Tensor]] = field(default_factory=deque)
@@ -95,7 +95,7 @@ class JoinedRanks(Ranks):
         dist.all_reduce(total)
         return total
 
-    def agree(self, wanted: bool) -> bool:
+    def any_rank(self, wanted: bool) -> bool:
         """Return whether any rank wanted it at the call before."""
         flag = torch.tensor([int(wanted)])
         work = dist.all_reduce(flag, dist.ReduceOp.MAX, async_op=True)
@@ -107,7 +107,7 @@ class JoinedRanks(Ranks):
         work.wait()
         return bool(flag.item())
 
-    def share(self, value: Any) -> Any:
+    def broadcast_from_rank0(self, value: Any) -> Any:
         """Return what the first rank has: its form goes round as bytes, then one tensor after the other."""
         buffer = io.BytesIO()
         if self.is_first:
@@ -136,13 +136,13 @@ class JoinedRanks(Ranks):
         dist.all_gather(forms, nn.functional.pad(mine, (0, longest - len(mine)), value=ord(" ")))
         return [json.loads(form.numpy().tobytes()) for form in forms]
 
-    def join_gradients(self, model: nn.Module) -> nn.Module:
+    def wrap_ddp(self, model: nn.Module) -> nn.Module:
         """Return the model as torch's DistributedDataParallel: every parameter that learns has a gradient each step."""
         with warnings.catch_warnings():  # newer versions call `broadcast_buffers` otherwise
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    def settle(self) -> None:
+    def barrier(self) -> None:
         """Wait until all ranks are here and nothing is under way between them."""
         while self._asked:
             self._asked.popleft()[0].wait()
@@ -153,7 +153,7 @@ class JoinedRanks(Ranks):
 
 
 @contextmanager
-def joined() -> Generator[Ranks]:
+def process_group() -> Generator[Ranks]:
     """While the block runs this process trains with the others that it was launched with, on a GPU of its own.
 
     Once a rank is gone, or has ended with an error, all others end within half a minute: the process says why and exits
@@ -189,7 +189,7 @@ def _choose_gpu(launch: Launch) -> None:
     torch.cuda.set_device(launch.local_rank)
 
 
-def _meet(launch: Launch) -> tuple[JoinedRanks, Watch]:
+def _meet(launch: Launch) -> tuple[GroupRanks, Watchdog]:
     where = f"{launch.host}:{launch.port}"
     try:
         store, rank, world = next(iter(rendezvous("env://", timeout=_GATHERING)))
@@ -205,18 +205,18 @@ def _meet(launch: Launch) -> tuple[JoinedRanks, Watch]:
             "started and whether all machines can reach that address."
         ) from error
     mine = PrefixStore(f"vdatrain/{launch.attempt}", own)
-    return JoinedRanks(rank, world), Watch(mine, ranks=(rank, world), keeps_store=launch.keeps_store, end=_end)
+    return GroupRanks(rank, world), Watchdog(mine, ranks=(rank, world), keeps_store=launch.keeps_store, end=_end)
 
 
-def _part(ranks: JoinedRanks, watch: Watch) -> None:
+def _part(ranks: GroupRanks, watch: Watchdog) -> None:
     """Leave together: nobody misses those who have left."""
-    ranks.settle()
+    ranks.barrier()
     watch.stop()
-    ranks.settle()
+    ranks.barrier()
     dist.destroy_process_group()
 
 
-def _part_early(watch: Watch, error: BaseException) -> None:
+def _part_early(watch: Watchdog, error: BaseException) -> None:
     """Tell the others; but if the error may come of a rank that was lost, hear first whether one was."""
     if isinstance(error, RuntimeError):
         if threading.current_thread() is threading.main_thread():
@@ -232,7 +232,7 @@ def _end(reason: str) -> None:
     os._exit(1)
 
 
-def divide(total: int, *, first_takes: Collection[int], ranks: Ranks) -> tuple[tuple[int, ...], int]:
+def partition_windows(total: int, *, first_takes: Collection[int], ranks: Ranks) -> tuple[tuple[int, ...], int]:
     """Return this rank's positions of `total`, ascending, and the most that any rank has.
 
     The first rank takes those that only it can have, `first_takes`, and then as many as come on each.

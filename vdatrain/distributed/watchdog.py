@@ -14,7 +14,7 @@ _HEARD = "heard"  # how many have read that
 
 
 @dataclass(frozen=True)
-class Pulse:
+class Heartbeat:
     """How often a rank is heard of, and after how many seconds of silence it counts as lost.
 
     suspected_s: the same where a connection to some rank has broken already. farewell_s: how long whoever keeps the
@@ -27,7 +27,7 @@ class Pulse:
     farewell_s: float = 3.0
 
 
-class Watch:
+class Watchdog:
     """Lets the others know every second that this rank lives, in a thread, whatever the rank itself waits for.
 
     Every rank listens to the next one alone, so the work does not grow with their number; whoever misses one writes so
@@ -41,7 +41,7 @@ class Watch:
         ranks: tuple[int, int],
         keeps_store: bool,
         end: Callable[[str], object],
-        pulse: Pulse = Pulse(),  # noqa: B008 - it is frozen
+        pulse: Heartbeat = Heartbeat(),  # noqa: B008 - it is frozen
     ) -> None:
         self._store = store
         self._rank, self._world = ranks

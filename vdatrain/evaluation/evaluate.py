@@ -18,10 +18,10 @@ from vdaprep.errors import DataError
 from vdatrain.data.batch import Batch, decode_depth, make_batch
 from vdatrain.data.index import StoredClip
 from vdatrain.data.loader import Sample, stream_batches
-from vdatrain.data.sampler import EvaluationOrder, Excerpt, Selection, Share, WindowShape
+from vdatrain.data.sampler import ChosenSampler, DistributedPositions, EvalSampler, SubsetSampler, WindowShape
 from vdatrain.data.transforms import fit_view
 from vdatrain.device import Precision
-from vdatrain.distributed.ranks import Ranks, divide
+from vdatrain.distributed.ranks import Ranks, partition_windows
 from vdatrain.objectives.alignment import fit_scale_shift
 from vdatrain.objectives.losses import video_loss
 from vdatrain.objectives.metrics import MIN_DISPARITY, ClipMetrics, clip_metrics, mean_metrics
@@ -45,10 +45,10 @@ class EvaluationPlan:
     workers: int = 0
     ranks: Ranks = Ranks()
 
-    def order(self, clips: Sequence[StoredClip]) -> EvaluationOrder | Excerpt:
+    def order(self, clips: Sequence[StoredClip]) -> EvalSampler | SubsetSampler:
         """Return the order in which the windows of `clips` are evaluated."""
-        order = EvaluationOrder(tuple(clip.num_frames for clip in clips), self.shape)
-        return Excerpt(order, self.windows) if self.windows else order
+        order = EvalSampler(tuple(clip.num_frames for clip in clips), self.shape)
+        return SubsetSampler(order, self.windows) if self.windows else order
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,13 @@ def evaluate(
     stills: dict[str, Gallery] = {}
     shown = _windows_to_show(datasets)
     pictured = shown | {datasets.index(name) for name in set(datasets)}
-    mine, most = divide(order.total, first_takes=pictured, ranks=plan.ranks)
+    mine, most = partition_windows(order.total, first_takes=pictured, ranks=plan.ranks)
     rows = torch.zeros(order.total, len(_COLUMNS), dtype=torch.float64)
     was_training = model.training
     model.eval()
-    samples = stream_batches(clips, Selection(order, mine), share=Share(batch=1), workers=plan.workers)
+    samples = stream_batches(
+        clips, ChosenSampler(order, mine), share=DistributedPositions(batch=1), workers=plan.workers
+    )
     for position, [sample] in zip(mine, samples, strict=True):
         batch = make_batch([sample], [fit_view(sample.size, size=plan.size)], device=precision.device)
         with precision.autocast():

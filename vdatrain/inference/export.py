@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vdaprep.errors import UsageError, VdakitError
-from vdatrain.config import Config
+from vdatrain.config import TrainConfig
 from vdatrain.data.batch import IMAGENET_MEAN, IMAGENET_STD
 from vdatrain.models import tensor_files, variants
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
@@ -80,7 +80,7 @@ def published_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _facts(out: Path, model: nn.Module, config: Config) -> dict[str, Any]:
+def _facts(out: Path, model: nn.Module, config: TrainConfig) -> dict[str, Any]:
     """Say what the file is and how it is to be used."""
     own = variants.own_prefixes(config.variant)
     with out.open("rb") as file:
@@ -114,12 +114,12 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------------ weights
 
 
-def _write_pth(out: Path, model: nn.Module, config: Config, shape: OnnxShape) -> dict[str, Any]:
+def _write_pth(out: Path, model: nn.Module, config: TrainConfig, shape: OnnxShape) -> dict[str, Any]:
     tensor_files.save(out, published_state(model))
     return {}
 
 
-def _write_safetensors(out: Path, model: nn.Module, config: Config, shape: OnnxShape) -> dict[str, Any]:
+def _write_safetensors(out: Path, model: nn.Module, config: TrainConfig, shape: OnnxShape) -> dict[str, Any]:
     from safetensors.torch import save
 
     with new_file(out) as file:
@@ -130,7 +130,7 @@ def _write_safetensors(out: Path, model: nn.Module, config: Config, shape: OnnxS
 # --------------------------------------------------------------------------------------------------------------- onnx
 
 
-def _write_onnx(out: Path, model: nn.Module, config: Config, shape: OnnxShape) -> dict[str, Any]:
+def _write_onnx(out: Path, model: nn.Module, config: TrainConfig, shape: OnnxShape) -> dict[str, Any]:
     """Trace, compare with onnxruntime where that is installed, and write; returns what the JSON says of it."""
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
@@ -201,6 +201,6 @@ def _disagreement(model: nn.Module, graph: bytes, inputs: Mapping[str, Tensor]) 
     return (difference / expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)).item()
 
 
-_WRITERS: Mapping[str, Callable[[Path, nn.Module, Config, OnnxShape], dict[str, Any]]] = MappingProxyType(
+_WRITERS: Mapping[str, Callable[[Path, nn.Module, TrainConfig, OnnxShape], dict[str, Any]]] = MappingProxyType(
     {".pth": _write_pth, ".safetensors": _write_safetensors, ".onnx": _write_onnx}
 )

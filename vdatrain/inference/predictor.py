@@ -19,7 +19,7 @@ from vdaprep.errors import DataError, UsageError
 from vdaprep.shards import codec
 from vdaprep.shards.metadata import DiffSpec
 from vdatrain.data.batch import normalise, resample_differences
-from vdatrain.data.transforms import View, fit_view
+from vdatrain.data.transforms import CropParams, fit_view
 from vdatrain.device import Precision
 from vdatrain.inference.long_video import infer_windows
 from vdatrain.inference.video_reader import Video, VideoFrame
@@ -40,7 +40,7 @@ class Seen:
     """
 
     number: int
-    view: View
+    view: CropParams
     frame: Float32[Tensor, "3 h w"]
     shrunk: Float32[np.ndarray, "dh dw 3"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vdaprep.errors import DataError
-from vdatrain.config import Config, from_mapping
+from vdatrain.config import TrainConfig, from_mapping
 from vdatrain.models import tensor_files, variants
 from vdatrain.models.layers.dpt import TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder
@@ -16,7 +16,7 @@ from vdatrain.models.layers.temporal import PUBLISHED_FRAMES
 from vdatrain.models.weights import PUBLISHED_ENCODER, LoadReport, Weights, fetch_encoder, load_into, read_weights
 
 
-def build_model(config: Config) -> nn.Module:
+def build_model(config: TrainConfig) -> nn.Module:
     """Build the variant with weights drawn from the configuration's seed; `initialise` then reads what `init` names."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -30,7 +30,7 @@ def build_model(config: Config) -> nn.Module:
     return model
 
 
-def initialise(model: nn.Module, config: Config) -> LoadReport | None:
+def initialise(model: nn.Module, config: TrainConfig) -> LoadReport | None:
     """Load what `init` names: a file, DINOv2's encoder from the hub, or, returning None, nothing.
 
     Raises DataError if it cannot be had or does not fit the model but for the variant's own parts.
@@ -42,7 +42,7 @@ def initialise(model: nn.Module, config: Config) -> LoadReport | None:
     return load_into(model, weights, may_miss=variants.own_prefixes(config.variant))
 
 
-def load_model(path: Path) -> tuple[nn.Module, Config]:
+def load_model(path: Path) -> tuple[nn.Module, TrainConfig]:
     """Build the model of a run's checkpoint with its averaged weights; raises DataError if the file is none."""
     state = tensor_files.load(path)
     if "config" not in state:
@@ -56,7 +56,7 @@ def load_model(path: Path) -> tuple[nn.Module, Config]:
     return model, config
 
 
-def whole_model(config: Config, state: Mapping[str, Any], *, where: str) -> nn.Module:
+def whole_model(config: TrainConfig, state: Mapping[str, Any], *, where: str) -> nn.Module:
     """Build a model that no rank shares, on the CPU, with the averaged weights of a run's state."""
     with torch.device("meta"):
         model = build_model(config)

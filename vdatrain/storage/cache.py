@@ -16,7 +16,7 @@ from typing import BinaryIO
 from vdaprep.errors import ShardError, UsageError
 from vdatrain.storage.entries import Entry, Facts, evict, list_entries, note, path_of, read_facts, remove
 from vdatrain.storage.locks import locked, try_lock
-from vdatrain.storage.places import Place, read_range, stream
+from vdatrain.storage.places import StoragePath, read_range, stream
 
 _log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ class CachedTar:
     """A shard that is read from a cache, which fetches it from `source` at its first use."""
 
     cache: Cache
-    source: Place
+    source: StoragePath
     size: int
     sha256: str
 

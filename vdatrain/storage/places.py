@@ -42,10 +42,10 @@ class Remote(Protocol):
         ...
 
 
-Place = Path | Remote
+StoragePath = Path | Remote
 
 
-def places_of(text: str | Path) -> list[Place]:
+def open_paths(text: str | Path) -> list[StoragePath]:
     """Return the folder, or the URLs separated by commas, that `--shards` names; nothing is looked up."""
     if isinstance(text, Path) or "://" not in text:
         return [Path(text)]
@@ -54,7 +54,7 @@ def places_of(text: str | Path) -> list[Place]:
     return [RemotePath(url.strip()) for url in _SEPARATOR.split(text)]
 
 
-def without_secrets(text: str) -> str:
+def redact(text: str) -> str:
     """Return what `--shards` names as it may be shown and kept: of URLs neither user, password, query nor fragment."""
     if "://" not in text:
         return text
@@ -62,19 +62,19 @@ def without_secrets(text: str) -> str:
     return ",".join(match["scheme"] + match["place"] if match else url for match, url in matches)
 
 
-def folders_of(place: Place) -> list[Place]:
+def list_folders(place: StoragePath) -> list[StoragePath]:
     """Return the folders in a folder, sorted by name; raises OSError as `read_range` does."""
     if isinstance(place, Path):
         return [*sorted(path for path in place.iterdir() if path.is_dir())]
     return [*place.folders()]
 
 
-def size_of(place: Place) -> int | None:
+def size_of(place: StoragePath) -> int | None:
     """Return a file's bytes, None where a server does not tell; raises OSError as `read_range` does."""
     return place.stat().st_size if isinstance(place, Path) else place.size()
 
 
-def read_range(place: Place, start: int, stop: int) -> bytes:
+def read_range(place: StoragePath, start: int, stop: int) -> bytes:
     """Return the bytes of a file from `start` to `stop`, fewer only where it ends.
 
     Raises OSError, whose `strerror` says why, where it cannot be read: of a server, after several tries.
@@ -86,7 +86,7 @@ def read_range(place: Place, start: int, stop: int) -> bytes:
         return file.read(stop - start)
 
 
-def stream(place: Place, size: int) -> Iterator[bytes]:
+def stream(place: StoragePath, size: int) -> Iterator[bytes]:
     """Yield the first `size` bytes of a file in pieces, fewer where it ends; raises OSError as `read_range` does."""
     if not isinstance(place, Path):
         yield from place.stream(size)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 
-from vdatrain.storage.places import without_secrets
+from vdatrain.storage.places import redact
 from vdatrain.storage.transports import PIECE_BYTES, HttpServer, ObjectStore, connect
 
 _MAY_PASS = (408, 429)  # answers that ask for patience, beside all from 500 on
@@ -56,7 +56,7 @@ class RemotePath:
 
     def __str__(self) -> str:
         """Return the URL without what may be secret: a user's name and password, and the query."""
-        return without_secrets(self.url)
+        return redact(self.url)
 
     def __truediv__(self, name: str) -> "RemotePath":
         if not self.url.startswith(("http://", "https://")):

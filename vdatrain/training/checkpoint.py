@@ -17,7 +17,7 @@ _EARLIER = re.compile(r"step-(\d+)\.pt")
 _BEST_PARTS = ("model", "average", "step", "config", "versions")  # what is needed to use it, not to go on with it
 
 
-class Keeper:
+class CheckpointManager:
     """Writes checkpoints in a thread of its own, one at a time.
 
     `last.pt` is the newest; the `earlier` ones before it stay as `step-NUMBER.pt`; `best.pt` holds weights alone.
@@ -31,7 +31,7 @@ class Keeper:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self._writing: Future[None] | None = None
 
-    def __enter__(self) -> "Keeper":
+    def __enter__(self) -> "CheckpointManager":
         return self
 
     def __exit__(

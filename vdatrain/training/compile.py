@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vdatrain.data.batch import Batch
-from vdatrain.device import is_shortage
+from vdatrain.device import is_out_of_memory
 
 
-class Forward:
+class CompiledForward:
     """Calls a model; with `compiled`, through torch.compile until that fails, which is said once.
 
     The model itself, its parameters' names and its modes stay as they are. It may be wrapped for several ranks.
@@ -51,7 +51,7 @@ class Forward:
         try:
             compute_gradient()
         except (RuntimeError, OSError, ImportError, AssertionError) as error:
-            if is_shortage(error):
+            if is_out_of_memory(error):
                 raise
             self._fall_back(error)
         self._model.zero_grad(set_to_none=True)

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdatrain.config import Config, recipe
+from vdatrain.config import TrainConfig, preset
 from vdatrain.device import Precision
 from vdatrain.distributed.fsdp import gathered_bytes, kept_bytes
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
@@ -51,7 +51,7 @@ class Footprint:
         return sum(self.parts.values())
 
 
-def footprint(config: Config, *, on_gpu: bool, ranks: int = 1) -> Footprint:
+def footprint(config: TrainConfig, *, on_gpu: bool, ranks: int = 1) -> Footprint:
     """Go through a step forward and back on tensors that have shapes but no numbers, and keep account of their bytes.
 
     on_gpu: with the types that autocast chooses there. Not seen is what kernels use inside themselves, and what the
@@ -66,7 +66,7 @@ def footprint(config: Config, *, on_gpu: bool, ranks: int = 1) -> Footprint:
     ranks = ranks if config.shard_model else 1
     with torch.device("meta"):
         model = build_model(config)
-    parameter_groups(model, recipe(config.preset), lr=None, weight_decay=0.0)
+    parameter_groups(model, preset(config.preset), lr=None, weight_decay=0.0)
     autocast = partial(_autocast, config.precision, on_gpu=on_gpu)
     with FakeTensorMode(), _quick_collection():
         _give_shapes(model)
@@ -101,7 +101,7 @@ class Inputs:
     mask: Tensor
 
     @classmethod
-    def of(cls, config: Config, *, device: str = "cpu") -> "Inputs":
+    def of(cls, config: TrainConfig, *, device: str = "cpu") -> "Inputs":
         """Return a batch of the size that the configuration asks for."""
         B, T, side = config.batch, config.frames, config.size
         rows, columns = (CELLS_PER_PATCH * cells for cells in patch_grid(side, side))

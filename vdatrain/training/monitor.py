@@ -17,7 +17,7 @@ MAX_SKIPPED = 20  # steps in a row without a finite gradient before a run gives 
 _NAMED = 8  # clips that the sentence names then
 
 
-class Meter:
+class StepMonitor:
     """Collects figures on the device and brings them to the host all at once.
 
     The host learns by the norm of a step's gradient whether the device skipped that step.

@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from vdaprep.errors import UsageError
-from vdatrain.config import Recipe
+from vdatrain.config import Preset
 from vdatrain.distributed.fsdp import part_like, whole
 
 _NO_DECAY = ("pos_embed", "cls_token", "mask_token", "gamma", "bias")  # last parts of names; norms are 1-D as well
@@ -16,7 +16,7 @@ _FINAL_SHARE = 0.05  # of the peak, where the cosine ends
 
 
 def parameter_groups(
-    model: nn.Module, recipe: Recipe, *, lr: float | None, weight_decay: float
+    model: nn.Module, recipe: Preset, *, lr: float | None, weight_decay: float
 ) -> list[dict[str, object]]:
     """Freeze what the recipe freezes and group the rest by learning rate and weight decay.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from vdatrain.config import Config, recipe
+from vdatrain.config import TrainConfig, preset
 from vdatrain.device import TYPES, Precision
 from vdatrain.models.layers.encoder import PATCH_SIZE
 from vdatrain.models.loading import build_model
@@ -22,7 +22,7 @@ _MATRIX_SIDE = {"cuda": 4096, "cpu": 1024}
 _STEPS_MEASURED = 2
 _BATCH_TOLERANCE = 100  # of so many one may be missing
 
-Measure = Callable[[Config], Footprint]
+Measure = Callable[[TrainConfig], Footprint]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Change:
     """What a configuration is changed to so that it fits: the options to give, and what it takes then."""
 
     options: str
-    config: Config
+    config: TrainConfig
     takes: Footprint
 
 
@@ -58,7 +58,7 @@ def room_of(device: torch.device, *, ranks: int = 1) -> Room:
     return Room(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), on_gpu=False, ranks=ranks)
 
 
-def largest_batch(config: Config, room: Room, *, measure: Measure | None = None) -> int:
+def largest_batch(config: TrainConfig, room: Room, *, measure: Measure | None = None) -> int:
     """Return the most windows at a time that fit, 0 if not even one does; above a hundred to 1 %."""
     measure = measure or (lambda changed: footprint(changed, on_gpu=room.on_gpu, ranks=room.ranks))
 
@@ -80,7 +80,7 @@ def largest_batch(config: Config, room: Room, *, measure: Measure | None = None)
     return fits
 
 
-def change_to_fit(config: Config, room: Room, *, measure: Measure | None = None) -> Change | None:
+def change_to_fit(config: TrainConfig, room: Room, *, measure: Measure | None = None) -> Change | None:
     """Return the first that fits of changes that add up, those first that alter least what is learnt; None if none."""
     measure = measure or (lambda changed: footprint(changed, on_gpu=room.on_gpu, ranks=room.ranks))
     changes = list(_changes(config))
@@ -96,7 +96,7 @@ def change_to_fit(config: Config, room: Room, *, measure: Measure | None = None)
     return found
 
 
-def _changes(config: Config) -> Iterator[Config]:
+def _changes(config: TrainConfig) -> Iterator[TrainConfig]:
     """Yield ever smaller configurations: the same windows a step one at a time, then shorter numbers, then less kept.
 
     Only then smaller frames and shorter windows, a quarter less each time.
@@ -121,7 +121,7 @@ def _changes(config: Config) -> Iterator[Config]:
             yield config
 
 
-def _options(before: Config, after: Config) -> str:
+def _options(before: TrainConfig, after: TrainConfig) -> str:
     old, new = before.to_json(), after.to_json()
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in new.items() if old[name] != value)
 
@@ -151,11 +151,11 @@ class Measured:
     step_s: float
 
 
-def measure_steps(config: Config, precision: Precision) -> Measured:
+def measure_steps(config: TrainConfig, precision: Precision) -> Measured:
     """Make some training steps on zeros; raises torch.OutOfMemoryError where they do not fit. On a GPU only."""
     device = precision.device
     model = build_model(config).to(device).train()
-    groups = parameter_groups(model, recipe(config.preset), lr=None, weight_decay=config.weight_decay)
+    groups = parameter_groups(model, preset(config.preset), lr=None, weight_decay=config.weight_decay)
     optimiser, batch = make_optimiser(groups, device=device), Inputs.of(config, device=str(device))
     average = [parameter.detach().clone() for parameter in model.parameters() if parameter.requires_grad]
     torch.cuda.reset_peak_memory_stats(device)
@@ -190,7 +190,7 @@ class Utilisation:
         return self.step_flops / (step_s * self.attainable)
 
 
-def utilisation(config: Config, precision: Precision) -> Utilisation:
+def utilisation(config: TrainConfig, precision: Precision) -> Utilisation:
     """Count a step on tensors without numbers; time matrix products on the device. Takes seconds."""
     windows = replace(config, recompute="none", accumulate=1)
     shown = [windows]

@@ -19,7 +19,7 @@ class Stopped(VdakitError):
     exit_code = 0
 
 
-class Stop:
+class StopRequest:
     """Knows whether the run was asked to leave: by SIGTERM, by Ctrl-C, or by the end of its time.
 
     Such a request is only noted; the run looks at it between steps. The second Ctrl-C is a KeyboardInterrupt at once.

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from vdaprep.errors import DataError, UsageError
-from vdatrain.config import Config, recipe
+from vdatrain.config import TrainConfig, preset
 from vdatrain.data.index import fingerprint
-from vdatrain.data.sampler import Share
+from vdatrain.data.sampler import DistributedPositions
 from vdatrain.device import Precision
 from vdatrain.distributed import fsdp
 from vdatrain.distributed.fsdp import shard, spread_moments, whole
@@ -24,17 +24,17 @@ from vdatrain.models.layers.encoder import Encoder
 from vdatrain.models.loading import build_model, initialise, whole_model
 from vdatrain.models.weights import LoadReport, Weights, load_into
 from vdatrain.run_dir import CONFIG_FILE, forget_log_after, git_state, read_facts, versions, write_facts
-from vdatrain.storage.places import without_secrets
+from vdatrain.storage.places import redact
 from vdatrain.training.checkpoint import LAST_FILE, candidates
-from vdatrain.training.compile import Forward
-from vdatrain.training.monitor import Meter
+from vdatrain.training.compile import CompiledForward
+from vdatrain.training.monitor import StepMonitor
 from vdatrain.training.optim import AveragedWeights, make_optimiser, parameter_groups
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Run:
+class TrainState:
     """A run under way: what a checkpoint holds, and what it was started with.
 
     position: of the stream, at which the next step begins. evaluated: the last step that was, -1 before any.
@@ -43,16 +43,16 @@ class Run:
     with; None if there were none, or when it is resumed.
     """
 
-    config: Config
+    config: TrainConfig
     folder: Path
     precision: Precision
     model: nn.Module
-    forward: Forward
+    forward: CompiledForward
     optimiser: torch.optim.AdamW
     scaler: torch.amp.GradScaler
     average: AveragedWeights | None
     ranks: Ranks = field(default_factory=Ranks)
-    meter: Meter = field(default_factory=Meter)
+    meter: StepMonitor = field(default_factory=StepMonitor)
     step: int = 0
     position: int = 0
     evaluated: int = -1
@@ -62,9 +62,11 @@ class Run:
     loaded: LoadReport | None = None
 
     @property
-    def share(self) -> Share:
+    def share(self) -> DistributedPositions:
         """What this rank reads of the stream from the next step on."""
-        return Share(batch=self.config.batch, rank=self.ranks.rank, world=self.ranks.world, start=self.position)
+        return DistributedPositions(
+            batch=self.config.batch, rank=self.ranks.rank, world=self.ranks.world, start=self.position
+        )
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -75,7 +77,7 @@ class Run:
 # ---------------------------------------------------------------------------------------------------- begin and resume
 
 
-def start(config: Config, folder: Path, *, precision: Precision, ranks: Ranks = Ranks()) -> Run:  # noqa: B008 - frozen
+def new_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008 - frozen
     """Begin a run in a new folder, which only the first rank reads and writes.
 
     Raises UsageError if a run is there already.
@@ -90,14 +92,14 @@ def start(config: Config, folder: Path, *, precision: Precision, ranks: Ranks = 
     return run
 
 
-def resume(config: Config, folder: Path, *, precision: Precision, ranks: Ranks = Ranks()) -> Run:  # noqa: B008 - frozen
+def load_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008 - frozen
     """Go on with a run from the newest checkpoint that is whole, or from its beginning if it never wrote one.
 
     config: as it began, but for what is CHANGEABLE. Only the first rank reads and writes the folder; the others may be
     fewer or more than before. Raises DataError if there is no run, if the shards have changed, or if no checkpoint is
     whole.
     """
-    found = ranks.share(_find_checkpoint(config, folder) if ranks.is_first else None)
+    found = ranks.broadcast_from_rank0(_find_checkpoint(config, folder) if ranks.is_first else None)
     if found is None:
         if ranks.is_first:
             forget_log_after(folder, -1, evaluated=-1)
@@ -114,13 +116,11 @@ def resume(config: Config, folder: Path, *, precision: Precision, ranks: Ranks =
     return run
 
 
-def _find_checkpoint(config: Config, folder: Path) -> tuple[str, dict[str, Any]] | None:
+def _find_checkpoint(config: TrainConfig, folder: Path) -> tuple[str, dict[str, Any]] | None:
     """Return the name and the state that a run goes on from, None if it begins again; raises as `resume`."""
     facts = read_facts(folder)
     if _fingerprint_again(config.shards) != facts["data"]:
-        raise DataError(
-            f"{without_secrets(config.shards)}: are not the shards that {folder} began with; train anew on these."
-        )
+        raise DataError(f"{redact(config.shards)}: are not the shards that {folder} began with; train anew on these.")
     if facts["config"] != config.to_json():
         write_facts(folder, {**facts, "config": config.to_json()})
     found = _newest_whole(folder)
@@ -136,7 +136,7 @@ def _fingerprint_again(shards: str) -> str:
     try:
         return fingerprint(shards)
     except DataError as error:
-        if "://" not in shards or shards != without_secrets(shards):
+        if "://" not in shards or shards != redact(shards):
             raise
         raise DataError(
             f"{str(error).rstrip('.')}; a run keeps neither user, password nor query (?token=...) of --shards: "
@@ -144,7 +144,7 @@ def _fingerprint_again(shards: str) -> str:
         ) from error
 
 
-def snapshot(run: Run) -> dict[str, Any] | None:
+def snapshot(run: TrainState) -> dict[str, Any] | None:
     """Return a copy, on the host, of everything that the run needs to go on from here; waits for the device.
 
     All ranks have to ask for it, the first one alone gets it; it is the same for any number of them, sharded or not.
@@ -169,17 +169,17 @@ def snapshot(run: Run) -> dict[str, Any] | None:
     return None
 
 
-def _begin(config: Config, folder: Path, precision: Precision, ranks: Ranks) -> Run:
+def _begin(config: TrainConfig, folder: Path, precision: Precision, ranks: Ranks) -> TrainState:
     model = build_model(config)
     loaded = initialise(model, config) if ranks.is_first else None
     if ranks.world > 1:
-        model.load_state_dict(ranks.share(model.state_dict()))
+        model.load_state_dict(ranks.broadcast_from_rank0(model.state_dict()))
     run = _make_run(config, folder, precision, model=model, ranks=ranks)
     run.loaded = loaded
     return run
 
 
-def _make_run(config: Config, folder: Path, precision: Precision, *, model: nn.Module, ranks: Ranks) -> Run:
+def _make_run(config: TrainConfig, folder: Path, precision: Precision, *, model: nn.Module, ranks: Ranks) -> TrainState:
     model.to(precision.device)
     if config.shard_model:
         if ranks.world == 1:
@@ -187,17 +187,17 @@ def _make_run(config: Config, folder: Path, precision: Precision, *, model: nn.M
                 "--shard-model: there is one process alone; start several with torchrun, or give --no-shard-model."
             )
         shard(model, world=ranks.world, device=precision.device)
-    groups = parameter_groups(model, recipe(config.preset), lr=config.lr, weight_decay=config.weight_decay)
+    groups = parameter_groups(model, preset(config.preset), lr=config.lr, weight_decay=config.weight_decay)
     for module in model.modules():
         if isinstance(module, Encoder):
             module.frozen = not any(parameter.requires_grad for parameter in module.parameters())
-    return Run(
+    return TrainState(
         config=config,
         folder=folder,
         precision=precision,
         model=model,
-        forward=Forward(
-            model if config.shard_model else ranks.join_gradients(model), compiled=config.compile, warn=_log.warning
+        forward=CompiledForward(
+            model if config.shard_model else ranks.wrap_ddp(model), compiled=config.compile, warn=_log.warning
         ),
         optimiser=make_optimiser(groups, device=precision.device),
         scaler=precision.scaler(),
@@ -224,7 +224,7 @@ def _newest_whole(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def _take_over(run: Run, state: Mapping[str, Any]) -> None:
+def _take_over(run: TrainState, state: Mapping[str, Any]) -> None:
     run.optimiser.load_state_dict(spread_moments(state["optimiser"], run.trained))
     run.scaler.load_state_dict(state["scaler"])
     run.meter.load_state_dict(state["meter"])
@@ -236,7 +236,7 @@ def _take_over(run: Run, state: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def averaged_model(run: Run) -> Generator[nn.Module]:
+def averaged_model(run: TrainState) -> Generator[nn.Module]:
     """Lend the run's model with its averaged weights; where it is sharded, a copy that each rank has all of."""
     if run.config.shard_model:
         average = run.average.state_dict() if run.average is not None else {}

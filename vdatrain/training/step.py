@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 
 from vdatrain.data.batch import Batch
-from vdatrain.data.prefetch import Feed
+from vdatrain.data.prefetch import DevicePrefetcher
 from vdatrain.objectives.losses import VideoLoss, video_loss
 from vdatrain.training.optim import gradient_norm, rate_factor, set_rates, step_where
-from vdatrain.training.state import Run
+from vdatrain.training.state import TrainState
 
 
-def take_step(run: Run, feed: Feed) -> None:
+def take_step(run: TrainState, feed: DevicePrefetcher) -> None:
     """Take a step and count it: gradients of `accumulate` batches, clipped, applied where they are finite.
 
     Until the weights change nothing of the run has: an error before that leaves it as it was. The schedule counts all
@@ -36,7 +36,7 @@ def take_step(run: Run, feed: Feed) -> None:
     run.position = run.share.start_after(config.accumulate)
 
 
-def accumulate_gradient(run: Run, batch: Batch, *, joining: bool = False) -> Tensor:
+def accumulate_gradient(run: TrainState, batch: Batch, *, joining: bool = False) -> Tensor:
     """Add a batch's share of the gradient; returns its total, spatial and temporal loss.
 
     joining: the last of a step; what has been added up becomes the mean over the ranks.
@@ -52,20 +52,20 @@ def accumulate_gradient(run: Run, batch: Batch, *, joining: bool = False) -> Ten
     return torch.stack([total, loss.spatial.detach(), loss.temporal.detach()])
 
 
-def _add_gradient(run: Run, batch: Batch, *, joining: bool) -> VideoLoss:
+def _add_gradient(run: TrainState, batch: Batch, *, joining: bool) -> VideoLoss:
     with run.forward.joining(joining):
         loss = _loss(run, batch)
         run.scaler.scale(loss.total / run.config.accumulate).backward()
     return loss
 
 
-def _loss(run: Run, batch: Batch) -> VideoLoss:
+def _loss(run: TrainState, batch: Batch) -> VideoLoss:
     with run.precision.autocast():
         prediction = run.forward(batch)
     return video_loss(prediction, batch.disparity, batch.mask, run.ranks.mean)
 
 
-def _apply(run: Run) -> Tensor:
+def _apply(run: TrainState) -> Tensor:
     """Update weights and averages if the gradient is finite; returns its norm before clipping."""
     run.scaler.unscale_(run.optimiser)
     norm = gradient_norm(run.trained, clip=run.config.clip)
@@ -77,7 +77,7 @@ def _apply(run: Run) -> Tensor:
     return norm
 
 
-def _seed(run: Run) -> None:
+def _seed(run: TrainState) -> None:
     """Let whatever a model draws, such as dropout, be a function of seed, step and rank: there is no state to store."""
     # The spawn key keeps this stream apart from those of the order of windows and of the views.
     sequence = np.random.SeedSequence([run.config.seed, run.step, run.ranks.rank], spawn_key=(2,))

@@ -17,12 +17,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vdaprep.errors import UsageError
-from vdatrain.config import TENSORBOARD, WANDB, Config
+from vdatrain.config import TENSORBOARD, WANDB, TrainConfig
 from vdatrain.evaluation.evaluate import Evaluation
 from vdatrain.evaluation.figures import comparison_sheet
 from vdatrain.storage.files import write_text
-from vdatrain.storage.places import without_secrets
-from vdatrain.training.trainer import Listener
+from vdatrain.storage.places import redact
+from vdatrain.training.trainer import TrainCallbacks
 
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_ID_FILE = "wandb-id.txt"
@@ -157,7 +157,7 @@ class WeightsAndBiases:
 def _discreet_command_line() -> Generator[None]:
     """While it lasts, show whoever takes down the command line, as W&B does, no password or token of a URL in it."""
     real = sys.argv
-    sys.argv = [without_secrets(word) for word in real]
+    sys.argv = [redact(word) for word in real]
     try:
         yield
     finally:
@@ -199,9 +199,9 @@ class Tracking:
     ) -> None:
         self.close()
 
-    def listener(self) -> Listener:
+    def listener(self) -> TrainCallbacks:
         """Return what the run tells its progress to."""
-        return Listener(on_step=self._on_step, on_evaluation=self._on_evaluation)
+        return TrainCallbacks(on_step=self._on_step, on_evaluation=self._on_evaluation)
 
     def close(self) -> None:
         """Write out what is pending; to be called once."""
@@ -230,7 +230,7 @@ class Tracking:
                 self._warn(f"--track {tracker.name} is off from here on ({reason}); the run and its log go on.")
 
 
-def start_tracking(config: Config, folder: Path, *, step: int, warn: Callable[[str], None]) -> Tracking:
+def start_tracking(config: TrainConfig, folder: Path, *, step: int, warn: Callable[[str], None]) -> Tracking:
     """Begin, or at a `step` above 0 continue, what `config.track` names; what is kept lies in the run's folder.
 
     Raises UsageError if a tracker is not installed, or has no key for its server; one whose server or disk does not

@@ -9,23 +9,23 @@ import torch
 
 from vdaprep.errors import VdakitError
 from vdatrain.data.index import StoredClip
-from vdatrain.data.prefetch import Feed
+from vdatrain.data.prefetch import DevicePrefetcher
 from vdatrain.data.sampler import WindowShape
-from vdatrain.device import is_shortage, peak_memory_bytes, shortage
+from vdatrain.device import is_out_of_memory, oom_advice, peak_memory_bytes
 from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate, write_evaluation
 from vdatrain.models import tensor_files
 from vdatrain.models.loading import whole_model
 from vdatrain.run_dir import log
-from vdatrain.training.checkpoint import BEST_FILE, Keeper
+from vdatrain.training.checkpoint import BEST_FILE, CheckpointManager
 from vdatrain.training.loaders import held_out_clips, open_feed
 from vdatrain.training.planner import utilisation
-from vdatrain.training.preemption import Stop, Stopped
-from vdatrain.training.state import Run, averaged_model, snapshot
+from vdatrain.training.preemption import Stopped, StopRequest
+from vdatrain.training.state import TrainState, averaged_model, snapshot
 from vdatrain.training.step import accumulate_gradient, take_step
 
 
 @dataclass(frozen=True)
-class Listener:
+class TrainCallbacks:
     """Who is told of every logged step and of every evaluation, in numbers that are on the host already.
 
     Both are called between steps, so nothing in here can make the device wait; what they raise ends the run.
@@ -35,7 +35,7 @@ class Listener:
     on_evaluation: Callable[[int, Evaluation], None] = lambda step, evaluation: None
 
 
-def tell_all(*listeners: Listener) -> Listener:
+def combine_callbacks(*listeners: TrainCallbacks) -> TrainCallbacks:
     """Return a listener that tells all of `listeners`, in their order."""
 
     def on_step(step: int, figures: Mapping[str, int | float]) -> None:
@@ -46,34 +46,36 @@ def tell_all(*listeners: Listener) -> Listener:
         for listener in listeners:
             listener.on_evaluation(step, evaluation)
 
-    return Listener(on_step, on_evaluation)
+    return TrainCallbacks(on_step, on_evaluation)
 
 
 SELECTED_BY = "absrel"  # the average over the data sets decides which weights are the best; lower is better
 
 
-def train(run: Run, listener: Listener, *, stop: Stop | None = None) -> tuple[int, Evaluation] | None:
+def train(
+    run: TrainState, listener: TrainCallbacks, *, stop: StopRequest | None = None
+) -> tuple[int, Evaluation] | None:
     """Train to the last step; returns the best weights' step and evaluation, None without held-out clips.
 
     Where `stop` asks for it the run is saved between two steps, then it raises Stopped, or KeyboardInterrupt after
     Ctrl-C. Raises VdakitError if memory runs out, if the gradient stays not finite, if a shard cannot be read or a
     checkpoint not written.
     """
-    stop = stop or Stop()
+    stop = stop or StopRequest()
     devices = [run.precision.device] if run.precision.device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=devices),
         stop.watching(),
-        Keeper(run.folder, earlier=run.config.keep, last_step=run.last_step) as keeper,
+        CheckpointManager(run.folder, earlier=run.config.keep, last_step=run.last_step) as keeper,
         closing(open_feed(run)) as feed,
     ):
         training = _Training(run, listener, stop, keeper, held_out_clips(run.config), feed)
         try:
             training.go()
         except RuntimeError as error:
-            if not is_shortage(error):
+            if not is_out_of_memory(error):
                 raise
-            raise shortage(run.config, step=run.step, device=run.precision.device) from error
+            raise oom_advice(run.config, step=run.step, device=run.precision.device) from error
     return _evaluate_best(run, training.held_out)
 
 
@@ -95,12 +97,12 @@ class _Training:
 
     def __init__(
         self,
-        run: Run,
-        listener: Listener,
-        stop: Stop,
-        keeper: Keeper,
+        run: TrainState,
+        listener: TrainCallbacks,
+        stop: StopRequest,
+        keeper: CheckpointManager,
         held_out: tuple[StoredClip, ...],
-        feed: Feed,
+        feed: DevicePrefetcher,
     ) -> None:
         self.held_out = held_out
         self._run, self._listener, self._stop, self._keeper, self._feed = run, listener, stop, keeper, feed
@@ -144,7 +146,7 @@ class _Training:
         """Evaluate and save where it is due; raises _Asked where it is to leave."""
         run, config = self._run, self._run.config
         self._keeper.check()
-        if self._run.ranks.agree(self._stop.reason is not None):
+        if self._run.ranks.any_rank(self._stop.reason is not None):
             raise _Asked
         evaluating = (run.step % config.eval_every == 0 or run.step == config.steps) and run.evaluated < run.step
         if evaluating:
@@ -207,7 +209,7 @@ class _Training:
             return evaluate(model, self.held_out, plan, precision=run.precision, on_window=self._interrupt_evaluation)
 
     def _interrupt_evaluation(self) -> None:
-        if self._run.ranks.agree(self._stop.reason is not None):
+        if self._run.ranks.any_rank(self._stop.reason is not None):
             raise _Asked
 
     def _save(self, *, is_best: bool = False) -> None:
@@ -217,21 +219,23 @@ class _Training:
         self._saved = (self._run.step, self._run.evaluated)
 
 
-def _log(run: Run, figures: dict[str, object]) -> None:
+def _log(run: TrainState, figures: dict[str, object]) -> None:
     if run.ranks.is_first:
         log(run.folder, run.step, figures)
 
 
-def _evaluation_plan(run: Run, *, windows: int = 0) -> EvaluationPlan:
+def _evaluation_plan(run: TrainState, *, windows: int = 0) -> EvaluationPlan:
     config = run.config
     shape = WindowShape(config.frames, config.stride)
     return EvaluationPlan(shape, size=config.size, windows=windows, workers=config.workers, ranks=run.ranks)
 
 
-def _evaluate_best(run: Run, clips: tuple[StoredClip, ...]) -> tuple[int, Evaluation] | None:
+def _evaluate_best(run: TrainState, clips: tuple[StoredClip, ...]) -> tuple[int, Evaluation] | None:
     """Evaluate the best weights on every held-out window and write that beside them."""
     path = run.folder / BEST_FILE
-    state = run.ranks.share(tensor_files.load(path) if clips and run.ranks.is_first and path.is_file() else None)
+    state = run.ranks.broadcast_from_rank0(
+        tensor_files.load(path) if clips and run.ranks.is_first and path.is_file() else None
+    )
     if state is None:
         return None
     model = whole_model(run.config, state, where=str(path)).to(run.precision.device)

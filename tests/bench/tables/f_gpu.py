@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.bench.rendered import Rendered, Scale
 from tests.bench.timing import Timing, new_table, ratio
 from tests.bench.training import WAIT, Training, build, streaming, wait_for
-from vdatrain.config import Config
+from vdatrain.config import TrainConfig
 from vdatrain.data.loader import Sample
 from vdatrain.device import Precision, default_device, peak_memory_bytes
 from vdatrain.training.memory import footprint
@@ -60,9 +60,9 @@ def tables(rendered: Rendered, scratch: Path) -> Iterator[Table]:
     yield table
 
 
-def _config(variant: str, scale: Scale) -> Config:
+def _config(variant: str, scale: Scale) -> TrainConfig:
     """Return the training of this table as `vdatrain run` would name it."""
-    return Config(
+    return TrainConfig(
         shards="",
         variant=variant,
         encoder=scale.gpu_encoder,

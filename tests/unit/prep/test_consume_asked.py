@@ -121,7 +121,7 @@ def test_a_long_list_is_cut_but_not_what_was_not_converted(
     plan = prepared(raw.root, tmp_path / "out").plan
     items = [consume.RawItem(f"{kind}{i}", frozenset(), (), unused=kind) for kind in ("", "more") for i in range(99)]
     consumption = consume.Consumption(tmp_path, plan, tuple(items), tuple((f"kept{i}", "a link") for i in range(99)))
-    convert.ask(consumption, yes=True)
+    convert.confirm_deletion(consumption, yes=True)
     said = capsys.readouterr().err.replace("\n", " ")
     assert said.count(": 0 B goes ") == 40
     assert said.count("it also holds more") == 99

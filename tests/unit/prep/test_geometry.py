@@ -11,7 +11,7 @@ from tests.conftest import pinhole, toy_frame
 from vdaprep.analysis.geometry import TrajectoryGeometry, View, measure, warp
 from vdaprep.raw.frames import Frame, RgbImage
 from vdaprep.shards import codec, depth_codes, writer
-from vdaprep.shards.cameras import invert, scale_intrinsics
+from vdaprep.shards.cameras import invert_pose, scale_intrinsics
 from vdaprep.shards.metadata import ClipMeta, DepthSpec
 from vdaprep.shards.writer import EncodedClip
 from vdaprep.storage.output import LocalOutput
@@ -102,7 +102,7 @@ def test_what_moves_does_not_count(moving: list[Frame], tmp_path: Path) -> None:
 
 def test_poses_the_other_way_round_are_recognised(moving: list[Frame], tmp_path: Path) -> None:
     right = measured(moving, tmp_path).error
-    result = measured(changed(moving, lambda f: {"camera_to_world": invert(f.camera_to_world)}), tmp_path)
+    result = measured(changed(moving, lambda f: {"camera_to_world": invert_pose(f.camera_to_world)}), tmp_path)
     assert right is not None
     assert result.error is not None
     assert result.error > 3 * right
@@ -200,7 +200,7 @@ def test_warping_onto_a_shifted_plane_is_exact() -> None:
     )
     assert fit.error < 1e-5
     assert 0.3 < fit.share < 1
-    away = invert(before)
+    away = invert_pose(before)
     away[2, 3] = -1e4  # behind the other camera
     assert warp(
         View(depths[0].astype(np.float32), intrinsics, away), View(x.astype(np.float32), intrinsics, before)

@@ -10,7 +10,7 @@ from tests.conftest import Outcome, Run, tree_bytes, write_raw
 from tests.unit.prep.conftest import Bucket
 from vdaprep.errors import ShardError
 from vdaprep.storage import places, remote
-from vdaprep.storage.places import RemotePath, files_below, opened, place_of, read_bytes, size_of
+from vdaprep.storage.places import RemotePath, list_files, open_path, opened, read_bytes, size_of
 
 LENGTHS = {"abandonedfactory/Easy/P000": 7, "abandonedfactory/Easy/P001": 3, "abandonedfactory/Easy/P011": 4}
 OPTIONS = ("--frames-per-shard", 5, "--clip-frames", 5, "--workers", 1)
@@ -147,7 +147,7 @@ def test_a_shard_is_fetched_once_and_in_pieces(far: str, vdaprep: Run, monkeypat
 
     monkeypatch.setattr(remote.RemoteFile, "read", read)
     assert vdaprep("verify", f"{far}/{SECOND}.tar", "--deep").code == 0
-    size = size_of(place_of(f"{far}/{SECOND}.tar"))
+    size = size_of(open_path(f"{far}/{SECOND}.tar"))
     assert sum(sizes) == size
     assert max(sizes) <= 20_000 < size
 
@@ -262,15 +262,15 @@ def test_a_server_that_does_not_answer_is_not_a_damaged_shard(
 
 
 def test_names_behind_urls_are_taken_apart_as_paths_are() -> None:
-    tar = place_of("s3://bucket/a/train/shard-0001.tar")
+    tar = open_path("s3://bucket/a/train/shard-0001.tar")
     assert isinstance(tar, RemotePath)
     assert (tar.name, tar.suffix, tar.parent.name) == ("shard-0001.tar", ".tar", "train")
     assert tar.with_name("shard-0001.json") == tar.parent / "shard-0001.json"
     assert [str(folder) for folder in tar.parents] == ["s3://bucket/a/train", "s3://bucket/a", "s3://bucket"]
-    assert place_of("s3://bucket/") == RemotePath("s3://bucket")
+    assert open_path("s3://bucket/") == RemotePath("s3://bucket")
     top = RemotePath("s3://bucket.tar")
     assert (top.parent, top.parents, top.suffix) == (top, [], "")
-    assert place_of("file:///a/b") == place_of("/a/b") == Path("/a/b")
+    assert open_path("file:///a/b") == open_path("/a/b") == Path("/a/b")
 
 
 def test_any_store_will_do() -> None:
@@ -279,10 +279,10 @@ def test_any_store_will_do() -> None:
     files = fsspec.filesystem("memory")
     files.pipe("/bucket/a/b.tar", b"0123456789")
     try:
-        folder = place_of("memory://bucket")
-        [file] = files_below(folder, "*.tar")
+        folder = open_path("memory://bucket")
+        [file] = list_files(folder, "*.tar")
         assert str(file) == "memory://bucket/a/b.tar"
-        assert files_below(folder, "*.json") == []
+        assert list_files(folder, "*.json") == []
         assert (size_of(file), size_of(file.parent), size_of(folder)) == (10, None, None)
         assert read_bytes(file) == b"0123456789"
         with opened(file, start=3, stop=5) as part:

@@ -18,12 +18,12 @@ from vdatrain.data.loader import Sample, read_window
 from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.transforms import (
     Augmentation,
-    Colour,
-    View,
-    draw_view,
-    draw_views,
+    ColorJitter,
+    CropParams,
     fit_size,
     fit_view,
+    sample_augmentation,
+    sample_augmentations,
     sample_generator,
     view_intrinsics,
     view_poses,
@@ -87,11 +87,11 @@ def _grey_levels(batch) -> torch.Tensor:
 
 
 VIEWS = [
-    View(0, 0, 120, 160, height=112, width=154),
-    View(0, 0, 120, 160, height=112, width=154, flip=True),
-    View(13, 22, 90, 118, height=112, width=140),
-    View(13, 22, 90, 118, height=56, width=70, flip=True),
-    View(3, 5, 98, 140, height=98, width=140),
+    CropParams(0, 0, 120, 160, height=112, width=154),
+    CropParams(0, 0, 120, 160, height=112, width=154, flip=True),
+    CropParams(13, 22, 90, 118, height=112, width=140),
+    CropParams(13, 22, 90, 118, height=56, width=70, flip=True),
+    CropParams(3, 5, 98, 140, height=98, width=140),
 ]
 
 
@@ -214,7 +214,7 @@ strong = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
 
 @given(st.integers(0, 2**31))
 def test_grey_stays_grey_and_differences_follow_the_frames(seed):
-    colour = draw_view((28, 28), (28, 28), augmentation=strong, generator=sample_generator(seed, 0)).colour
+    colour = sample_augmentation((28, 28), (28, 28), augmentation=strong, generator=sample_generator(seed, 0)).colour
     grey = mix_colours(torch.full((1, 3, 1, 1), 0.3), colour).flatten()
     torch.testing.assert_close(grey, grey[:1].expand(3))
     before, after = torch.rand(2, 1, 3, 5, 7, generator=torch.Generator().manual_seed(seed))
@@ -230,7 +230,9 @@ def test_jitter_changes_frames_and_differences_alike():
     view = fit_view((56, 84), size=56)
     plain = _grey_levels(_show(sample, view))
     for position in range(5):
-        colour = draw_view((56, 84), (56, 84), augmentation=strong, generator=sample_generator(1, position)).colour
+        colour = sample_augmentation(
+            (56, 84), (56, 84), augmentation=strong, generator=sample_generator(1, position)
+        ).colour
         batch = _show(sample, replace(view, colour=colour))
         seen = _grey_levels(batch)
         assert (seen - plain).abs().max() > 1
@@ -242,16 +244,16 @@ def test_jitter_changes_frames_and_differences_alike():
 def test_the_parts_of_a_colour_do_what_they_say():
     none = Augmentation(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
 
-    def colour_of(**amount) -> Colour:
+    def colour_of(**amount) -> ColorJitter:
         for position in range(99):  # a draw far from the middle
-            view = draw_view(
+            view = sample_augmentation(
                 (14, 14), (14, 14), augmentation=replace(none, **amount), generator=sample_generator(0, position)
             )
             if not np.allclose(view.colour.matrix, np.eye(3), atol=0.1):
                 return view.colour
         raise AssertionError
 
-    plain = draw_view((14, 14), (14, 14), augmentation=none, generator=sample_generator(0, 0)).colour
+    plain = sample_augmentation((14, 14), (14, 14), augmentation=none, generator=sample_generator(0, 0)).colour
     np.testing.assert_allclose(plain.matrix, np.eye(3), atol=1e-12)
     assert plain.offset == 0
     brightness = colour_of(brightness=0.5)
@@ -277,7 +279,7 @@ def test_the_parts_of_a_colour_do_what_they_say():
 def test_a_drawn_crop_fits_and_has_the_targets_shape(stored, patches, position):
     target = (14 * patches[0], 14 * patches[1])
     augmentation = Augmentation(least_crop=0.7)
-    view = draw_view(stored, target, augmentation=augmentation, generator=sample_generator(5, position))
+    view = sample_augmentation(stored, target, augmentation=augmentation, generator=sample_generator(5, position))
     assert view.top + view.crop_height <= stored[0]
     assert view.left + view.crop_width <= stored[1]
     assert (view.height, view.width) == target
@@ -291,13 +293,13 @@ def test_draws_depend_on_seed_and_position_alone(toy_shards):
     samples = [read_window(clips[i], Window(10 + i, i, 0, WindowShape(2))) for i in (0, 2, 5)]
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    views = draw_views(samples, (28, 42), augmentation=Augmentation(), seed=3)
+    views = sample_augmentations(samples, (28, 42), augmentation=Augmentation(), seed=3)
     assert torch.equal(torch.get_rng_state(), state)
-    assert views == [draw_views([s], (28, 42), augmentation=Augmentation(), seed=3)[0] for s in samples]
-    assert views != draw_views(samples, (28, 42), augmentation=Augmentation(), seed=4)
+    assert views == [sample_augmentations([s], (28, 42), augmentation=Augmentation(), seed=3)[0] for s in samples]
+    assert views != sample_augmentations(samples, (28, 42), augmentation=Augmentation(), seed=4)
     assert len({view.colour for view in views}) == 3
     flips = [
-        draw_view((60, 80), (28, 42), augmentation=Augmentation(), generator=sample_generator(0, p)).flip
+        sample_augmentation((60, 80), (28, 42), augmentation=Augmentation(), generator=sample_generator(0, p)).flip
         for p in range(200)
     ]
     assert 60 < sum(flips) < 140
@@ -322,7 +324,7 @@ def test_a_fitting_size_is_the_published_one(stored, size, expected):
 
 def test_sizes_and_shares_without_sense_are_refused():
     with pytest.raises(UsageError, match="multiples of 14 pixels, found 100x56"):
-        View(0, 0, 9, 9, height=56, width=100)
+        CropParams(0, 0, 9, 9, height=56, width=100)
     for wrong in [{"least_crop": 0.0}, {"flip": 1.5}, {"hue": -0.1}]:
         with pytest.raises(UsageError, match="augmentation takes"):
             Augmentation(**wrong)
@@ -334,7 +336,7 @@ def test_sizes_and_shares_without_sense_are_refused():
 def test_a_batch_mixes_sizes_and_samples_without_differences_or_poses(toy_shards):
     clips = read_index(toy_shards, split="train")
     samples = [read_window(clips[i], Window(i, i, 1, WindowShape(3))) for i in (0, 5, 2)]
-    views = draw_views(samples, (28, 42), augmentation=Augmentation(), seed=0)
+    views = sample_augmentations(samples, (28, 42), augmentation=Augmentation(), seed=0)
     batch = make_batch(samples, views, device=CPU)
     assert batch.frames.shape == (3, 3, 3, 28, 42)
     assert batch.differences.shape == (3, 3, 3, 8, 12)
@@ -369,7 +371,7 @@ def test_one_frame_and_strided_differences(toy_shards):
 
 def test_frames_stay_in_range_under_the_strongest_colours():
     sample = _sample(np.random.default_rng(0).integers(0, 256, (1, 28, 28, 3)), np.full((1, 28, 28), 3.0))
-    bright = Colour(matrix=((3.0, 0.0, 0.0), (0.0, 3.0, 0.0), (0.0, 0.0, 3.0)), offset=-0.5)
+    bright = ColorJitter(matrix=((3.0, 0.0, 0.0), (0.0, 3.0, 0.0), (0.0, 0.0, 3.0)), offset=-0.5)
     levels = _grey_levels(_show(sample, replace(fit_view((28, 28), size=28), colour=bright)))
     assert levels.min() > -0.01
     assert levels.max() < 255.01
@@ -379,7 +381,7 @@ def test_nothing_waits_for_the_device(toy_shards):
     """The meta device holds no values: asking it for one fails, where a GPU would make the step wait."""
     clip = read_index(toy_shards, split="train")[4]
     samples = [read_window(clip, Window(p, 4, p, WindowShape(2))) for p in range(4)]
-    views = draw_views(samples, (28, 42), augmentation=strong, seed=0)
+    views = sample_augmentations(samples, (28, 42), augmentation=strong, seed=0)
     assert {view.flip for view in views} == {True, False}
     batch = make_batch(samples, views, device=torch.device("meta"))
     assert batch.frames.is_meta

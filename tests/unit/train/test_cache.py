@@ -26,7 +26,7 @@ from vdatrain.data.samples import read_meta, read_window
 from vdatrain.storage import cache as cache_module
 from vdatrain.storage import locks, remote
 from vdatrain.storage.cache import Cache, CachedTar, open_cache, parse_size
-from vdatrain.storage.places import places_of
+from vdatrain.storage.places import open_paths
 from vdatrain.storage.remote import Patience
 
 SIZE = 300_000
@@ -60,7 +60,7 @@ def data(tmp_path):
 
 
 def _shard(cache, data, number, folder):
-    [place] = places_of(str(folder))
+    [place] = open_paths(str(folder))
     return CachedTar(cache, place / f"shard-{number}.tar", SIZE, hashlib.sha256(data[number]).hexdigest())
 
 

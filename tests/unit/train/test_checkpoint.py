@@ -15,7 +15,7 @@ import torch
 from vdaprep.errors import DataError
 from vdatrain.distributed import fsdp
 from vdatrain.models import tensor_files
-from vdatrain.training.checkpoint import Keeper, candidates
+from vdatrain.training.checkpoint import CheckpointManager, candidates
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def names(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("earlier", [0, 1, 3])
 def test_the_latest_checkpoints_are_kept(earlier: int, tmp_path: Path) -> None:
-    with Keeper(tmp_path, earlier=earlier, last_step=None) as keeper:
+    with CheckpointManager(tmp_path, earlier=earlier, last_step=None) as keeper:
         for step in range(0, 50, 10):
             keeper.save(state(step), is_best=step == 20)
         keeper.flush()
@@ -129,7 +129,7 @@ def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: p
         raise PermissionError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", link)
-    with Keeper(tmp_path, earlier=1, last_step=None) as keeper:
+    with CheckpointManager(tmp_path, earlier=1, last_step=None) as keeper:
         for step in range(3):
             keeper.save(state(step), is_best=False)
     assert names(tmp_path) == {"last.pt", "step-000001.pt"}
@@ -139,7 +139,7 @@ def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: p
 def test_a_damaged_last_checkpoint_is_not_kept_as_an_earlier_one(tmp_path: Path) -> None:
     tensor_files.save(tmp_path / "step-000005.pt", state(5))
     (tmp_path / "last.pt").write_bytes(b"damaged")
-    with Keeper(tmp_path, earlier=1, last_step=None) as keeper:
+    with CheckpointManager(tmp_path, earlier=1, last_step=None) as keeper:
         keeper.save(state(6), is_best=False)
     assert [tensor_files.load(path)["step"] for path in candidates(tmp_path)] == [6, 5]
 
@@ -152,7 +152,7 @@ def test_the_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monk
         real(path, value)
 
     monkeypatch.setattr(tensor_files, "save", slow)
-    with Keeper(tmp_path, earlier=1, last_step=None) as keeper:
+    with CheckpointManager(tmp_path, earlier=1, last_step=None) as keeper:
         keeper.save(state(1), is_best=False)
         keeper.check()
         assert not (tmp_path / "last.pt").exists()
@@ -170,7 +170,7 @@ def test_a_disk_that_is_full_is_said_at_the_next_step(tmp_path: Path, monkeypatc
     def full(path: Path) -> Iterator[Full]:
         yield Full()
 
-    with Keeper(tmp_path, earlier=1, last_step=None) as keeper:
+    with CheckpointManager(tmp_path, earlier=1, last_step=None) as keeper:
         keeper.save(state(1), is_best=False)
         keeper.flush()
         monkeypatch.setattr(tensor_files, "new_file", full)

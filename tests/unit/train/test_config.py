@@ -14,16 +14,16 @@ import vdatrain
 from vdaprep.errors import DataError, UsageError
 from vdatrain import cli
 from vdatrain.cli.options import StepOptions
-from vdatrain.config import CHANGEABLE, WITHOUT_GPU, Config, from_file, from_mapping
+from vdatrain.config import CHANGEABLE, WITHOUT_GPU, TrainConfig, from_file, from_mapping
 from vdatrain.data.index import fingerprint
-from vdatrain.storage.places import without_secrets
-from vdatrain.training.preemption import Stop, parse_duration
+from vdatrain.storage.places import redact
+from vdatrain.training.preemption import StopRequest, parse_duration
 
 FOR_FILES_ALONE = {"weight_decay", "clip", "train_split", "eval_split"}  # of --config, without options of their own
 
 
 def test_a_configuration_comes_back_from_its_json() -> None:
-    config = Config(shards="s", variant="conv", lr=1e-3)
+    config = TrainConfig(shards="s", variant="conv", lr=1e-3)
     assert from_mapping(config.to_json(), where="here") == config
     assert from_mapping({"shards": "s", "lr": 1}, where="here").lr == 1.0
     assert from_mapping({"shards": "s", **WITHOUT_GPU}, where="here").encoder == "tiny"
@@ -44,10 +44,10 @@ def test_a_configuration_comes_back_from_its_json() -> None:
     ],
 )
 def test_what_is_kept_of_the_shards_place_is_no_secret(shards: str, kept: str) -> None:
-    config = Config(shards=shards, compile=True)
+    config = TrainConfig(shards=shards, compile=True)
     assert config.shards == config.options()["shards"] == shards
     assert config.to_json() == {**config.options(), "shards": kept}
-    assert without_secrets(kept) == kept
+    assert redact(kept) == kept
     assert from_mapping(config.to_json(), where="here").to_json() == config.to_json()
 
 
@@ -112,7 +112,7 @@ def test_a_file_of_options(tmp_path: Path) -> None:
 
 
 def test_what_may_change_are_options() -> None:
-    assert set(Config(shards="s").to_json()) > CHANGEABLE
+    assert set(TrainConfig(shards="s").to_json()) > CHANGEABLE
 
 
 # -------------------------------------------------------------------------------------------------------- command lines
@@ -124,14 +124,14 @@ def options_of(command: str) -> dict[str, Any]:
 
 
 def test_every_option_of_a_run_can_be_given() -> None:
-    assert {field.name for field in fields(Config)} - FOR_FILES_ALONE <= set(options_of("run"))
+    assert {field.name for field in fields(TrainConfig)} - FOR_FILES_ALONE <= set(options_of("run"))
     own = {"config", "out", "resume", "time_limit"}
-    assert set(options_of("run")) - own <= {field.name for field in fields(Config)}
+    assert set(options_of("run")) - own <= {field.name for field in fields(TrainConfig)}
 
 
 def test_a_step_is_asked_for_alike_wherever_it_is() -> None:
     shared = [field.name for field in fields(StepOptions)]
-    assert set(shared) <= {field.name for field in fields(Config)}
+    assert set(shared) <= {field.name for field in fields(TrainConfig)}
     run, plan = options_of("run"), options_of("plan")
     for name in shared:
         assert (run[name].opts, run[name].secondary_opts) == (plan[name].opts, plan[name].secondary_opts)
@@ -141,7 +141,7 @@ def test_a_step_is_asked_for_alike_wherever_it_is() -> None:
 
 @pytest.mark.parametrize(("command", "on_cpu"), [("run", WITHOUT_GPU), ("plan", {})])
 def test_help_says_the_defaults_that_hold(command: str, on_cpu: dict[str, object]) -> None:
-    defaults, checked = Config(shards="s").to_json(), 0
+    defaults, checked = TrainConfig(shards="s").to_json(), 0
     for name, option in options_of(command).items():
         assert option.default is None or name not in defaults
         if isinstance(option.show_default, str) and defaults.get(name):
@@ -186,9 +186,9 @@ def test_what_is_no_time(text: str) -> None:
 
 def test_a_limit_counts_from_the_beginning() -> None:
     now = 100.0
-    stop = Stop(60, now=lambda: now)
+    stop = StopRequest(60, now=lambda: now)
     assert stop.reason is None
     now = 160.0
     assert stop.reason == "at its time limit of 60 s"
     assert not stop.by_keyboard
-    assert Stop(now=lambda: 1e9).reason is None
+    assert StopRequest(now=lambda: 1e9).reason is None

@@ -15,19 +15,19 @@ from torch import nn
 from torch.distributed import PrefixStore, TCPStore
 
 from vdaprep.errors import DataError, UsageError
-from vdatrain.config import Config
+from vdatrain.config import TrainConfig
 from vdatrain.device import Precision
 from vdatrain.distributed.fsdp import spread_moments
-from vdatrain.distributed.launch import launched, speaks
-from vdatrain.distributed.ranks import Ranks, divide, joined
-from vdatrain.distributed.watchdog import Pulse, Watch
+from vdatrain.distributed.launch import is_main_process, launched
+from vdatrain.distributed.ranks import Ranks, partition_windows, process_group
+from vdatrain.distributed.watchdog import Heartbeat, Watchdog
 from vdatrain.models import variants
 from vdatrain.objectives.losses import video_loss
 from vdatrain.run_dir import read_facts
 from vdatrain.training import loaders, state, step
 
 LAUNCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
-QUICK = Pulse(beat_s=0.05, silence_s=3.0, suspected_s=1.0, farewell_s=0.3)  # threads are not heard of for a while
+QUICK = Heartbeat(beat_s=0.05, silence_s=3.0, suspected_s=1.0, farewell_s=0.3)  # threads are not heard of for a while
 
 
 @pytest.fixture
@@ -48,16 +48,16 @@ def test_a_process_knows_who_it_is(environment: pytest.MonkeyPatch) -> None:
     assert launch is not None
     assert (launch.rank, launch.world, launch.local_rank, launch.host, launch.port) == (3, 4, 1, "node0", 29500)
     assert not launch.keeps_store
-    assert not speaks()
+    assert not is_main_process()
     environment.setenv("RANK", "0")
     assert launched() == replace(launch, rank=0, keeps_store=True)
-    assert speaks()
+    assert is_main_process()
     environment.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     assert launched() == replace(launch, rank=0)
     environment.setenv("WORLD_SIZE", "1")
     assert launched() is None
     environment.delenv("WORLD_SIZE")
-    with joined() as ranks:
+    with process_group() as ranks:
         assert ranks == Ranks()
 
 
@@ -86,7 +86,7 @@ class Circle:
         port = self.store.port
         clients = [TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False) for _ in range(world)]
         self.watches = [
-            Watch(
+            Watchdog(
                 PrefixStore("test", client),
                 ranks=(rank, world),
                 keeps_store=rank == 0,
@@ -193,7 +193,7 @@ def test_all_end_where_the_store_does_not_answer(circle: Callable[[int], Circle]
 @pytest.mark.parametrize(("total", "world"), [(1, 1), (7, 1), (7, 2), (8, 3), (2, 4), (5, 5), (32, 16)])
 def test_ranks_divide_the_windows_of_an_evaluation(total: int, world: int) -> None:
     pictured = {0, total // 2}
-    parts = [divide(total, first_takes=pictured, ranks=Ranks(rank, world)) for rank in range(world)]
+    parts = [partition_windows(total, first_takes=pictured, ranks=Ranks(rank, world)) for rank in range(world)]
     assert sorted(position for part, _ in parts for position in part) == list(range(total))
     assert pictured <= set(parts[0][0])
     assert {most for _, most in parts} == {max(len(part) for part, _ in parts)}
@@ -240,8 +240,8 @@ class Elsewhere(Ranks):
 
 
 def test_all_ranks_read_the_same_shards(toy_shards: Path, tmp_path: Path) -> None:
-    config = Config(shards=str(toy_shards), encoder="tiny", frames=2, size=28, workers=0)
-    run = state.start(config, tmp_path, precision=Precision(torch.device("cpu")))
+    config = TrainConfig(shards=str(toy_shards), encoder="tiny", frames=2, size=28, workers=0)
+    run = state.new_state(config, tmp_path, precision=Precision(torch.device("cpu")))
     run.ranks = Elsewhere(1, 2)
     with pytest.raises(DataError, match=rf"{toy_shards}: are other shards on {socket.gethostname()} than rank 0 has"):
         loaders.open_feed(run)
@@ -259,8 +259,8 @@ def test_a_run_that_is_not_on_this_machine_is_missed_there(environment: pytest.M
 def test_whatever_learns_has_a_gradient(variant: str, toy_shards: Path, tmp_path: Path) -> None:
     """Even of a single frame: ranks that wait for the gradient of a parameter that has none wait for ever."""
     options = {"encoder": "tiny", "frames": 1, "size": 28, "steps": 1, "workers": 0}
-    config = Config(shards=str(toy_shards), variant=variant, **options)
-    run = state.start(config, tmp_path, precision=Precision(torch.device("cpu")))
+    config = TrainConfig(shards=str(toy_shards), variant=variant, **options)
+    run = state.new_state(config, tmp_path, precision=Precision(torch.device("cpu")))
     feed = loaders.open_feed(run)
     step.accumulate_gradient(run, feed.take())
     feed.close()
@@ -278,9 +278,9 @@ def test_moments_are_laid_out_as_their_weights() -> None:
 
 
 def test_sharding_needs_ranks_and_does_without_compiling(toy_shards: Path, tmp_path: Path) -> None:
-    config = Config(shards=str(toy_shards), encoder="tiny", shard_model=True)
+    config = TrainConfig(shards=str(toy_shards), encoder="tiny", shard_model=True)
     here = Precision(torch.device("cpu"))
     with pytest.raises(UsageError, match="--shard-model: there is one process alone; start several with torchrun"):
-        state.start(config, tmp_path, precision=here)
+        state.new_state(config, tmp_path, precision=here)
     with pytest.raises(UsageError, match="--shard-model does not go together with --compile"):
-        state.start(replace(config, compile=True), tmp_path, precision=here, ranks=Ranks(0, 2))
+        state.new_state(replace(config, compile=True), tmp_path, precision=here, ranks=Ranks(0, 2))

@@ -21,9 +21,9 @@ import vdatrain
 from tests.unit.train.conftest import Toy
 from vdaprep.errors import VdakitError
 from vdatrain import run_dir
-from vdatrain.config import Config
+from vdatrain.config import TrainConfig
 from vdatrain.data.batch import Batch
-from vdatrain.data.prefetch import Feed
+from vdatrain.data.prefetch import DevicePrefetcher
 from vdatrain.data.samples import Sample
 from vdatrain.device import Precision
 from vdatrain.distributed.ranks import Ranks
@@ -32,33 +32,33 @@ from vdatrain.models import variants
 from vdatrain.objectives.losses import VideoLoss
 from vdatrain.run_dir import git_state, versions
 from vdatrain.training import loaders, state, step, trainer
-from vdatrain.training.monitor import FIGURES, MAX_SKIPPED, Meter
-from vdatrain.training.state import Run
-from vdatrain.training.trainer import Listener
+from vdatrain.training.monitor import FIGURES, MAX_SKIPPED, StepMonitor
+from vdatrain.training.state import TrainState
+from vdatrain.training.trainer import TrainCallbacks
 
 CPU = Precision(torch.device("cpu"))
 
 
 @pytest.fixture
-def begin(toy_shards: Path, tmp_path: Path) -> Callable[..., Run]:
+def begin(toy_shards: Path, tmp_path: Path) -> Callable[..., TrainState]:
     """Begin a small run; options as Config has them."""
     numbers = iter(range(100))
 
-    def make(**options: object) -> Run:
+    def make(**options: object) -> TrainState:
         small = {"encoder": "tiny", "frames": 2, "size": 28, "batch": 2, "steps": 4, "warmup": 1, "ema": 0.5}
         rest = {"workers": 0, "log_every": 2, "eval_every": 100, "track": "none"}
-        config = Config(shards=str(toy_shards), **{**small, **rest, **options})
+        config = TrainConfig(shards=str(toy_shards), **{**small, **rest, **options})
         folder = tmp_path / f"run{next(numbers)}"
         folder.mkdir()
-        return state.start(config, folder, precision=CPU)
+        return state.new_state(config, folder, precision=CPU)
 
     return make
 
 
-def figures_of(run: Run) -> list[dict[str, int | float]]:
+def figures_of(run: TrainState) -> list[dict[str, int | float]]:
     """Train to the end; returns what was told every `log_every` steps."""
     told: list[dict[str, int | float]] = []
-    trainer.train(run, Listener(on_step=lambda step, figures: told.append(dict(figures))))
+    trainer.train(run, TrainCallbacks(on_step=lambda step, figures: told.append(dict(figures))))
     return told
 
 
@@ -139,7 +139,7 @@ def test_what_would_wait_is_noticed(waits: Callable[[Tensor], object]) -> None:
 def test_no_step_waits_for_the_device(variant: str, options, begin, monkeypatch: pytest.MonkeyPatch) -> None:
     taken, drawn = 0, loaders.draw_views
 
-    def watched(run: Run, feed: Feed) -> None:
+    def watched(run: TrainState, feed: DevicePrefetcher) -> None:
         nonlocal taken
         with HostWaits() as watch:
 
@@ -177,7 +177,7 @@ def test_a_feed_prepares_one_batch_and_keeps_the_order() -> None:
             read.append(key)
             yield [key]  # type: ignore[list-item]
 
-    feed = Feed(samples(), lambda samples: small_batch(samples[0]), device=torch.device("cpu"))  # type: ignore[arg-type]
+    feed = DevicePrefetcher(samples(), lambda samples: small_batch(samples[0]), device=torch.device("cpu"))  # type: ignore[arg-type]
     assert read == []
     assert [feed.peek().keys, feed.peek().keys, feed.take().keys] == 3 * [("a",)]
     feed.prepare()
@@ -199,7 +199,9 @@ def test_closing_a_feed_ends_who_reads() -> None:
         finally:
             ended.append(True)
 
-    with contextlib.closing(Feed(samples(), lambda samples: small_batch("a"), device=torch.device("cpu"))) as feed:
+    with contextlib.closing(
+        DevicePrefetcher(samples(), lambda samples: small_batch("a"), device=torch.device("cpu"))
+    ) as feed:
         feed.prepare()
     assert ended == [True]
 
@@ -245,7 +247,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(begin, monkeypatch: py
         bad = math.nan if run.step == 1 else 1.0
         return dataclasses.replace(loss, total=loss.total * bad)
 
-    def watched(run: Run, feed: Feed) -> None:
+    def watched(run: TrainState, feed: DevicePrefetcher) -> None:
         step.take_step(run, feed)
         states.append(state.snapshot(run))
 
@@ -282,7 +284,7 @@ def row(**figures: float) -> Tensor:
 
 
 def test_a_meter_goes_on_where_it_was_stored() -> None:
-    meter, again = Meter(), Meter()
+    meter, again = StepMonitor(), StepMonitor()
     for number in range(MAX_SKIPPED - 1):
         meter.add(row(gradient_norm=math.nan), [f"clip{number}"])
     meter.settle()
@@ -307,7 +309,7 @@ class Doubled(Ranks):
 
 
 def test_a_meter_gives_what_all_ranks_measured() -> None:
-    meter = Meter()
+    meter = StepMonitor()
     meter.add(row(total=1.0), ["a"])
     meter.settle(Doubled())
     assert meter.take()["total"] == 2.0
@@ -316,7 +318,7 @@ def test_a_meter_gives_what_all_ranks_measured() -> None:
 
 
 def test_a_meter_names_the_clips_of_all_ranks() -> None:
-    meter = Meter()
+    meter = StepMonitor()
     for number in range(MAX_SKIPPED):
         meter.add(row(gradient_norm=math.nan), ["first", f"clip{number % 3}"])
     clips = "clip1, last, first, other clip1, clip0, other first, other clip0, clip2 and 1 more clips"
@@ -328,7 +330,7 @@ def test_a_meter_names_the_clips_of_all_ranks() -> None:
 
 
 def test_running_out_of_memory_says_what_to_change(begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_much(run: Run, feed: Feed) -> None:
+    def too_much(run: TrainState, feed: DevicePrefetcher) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(trainer, "take_step", too_much)
@@ -344,7 +346,7 @@ def test_running_out_of_memory_says_what_to_change(begin, monkeypatch: pytest.Mo
 
 
 def test_other_errors_of_torch_stay_what_they_are(begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(run: Run, feed: Feed) -> None:
+    def broken(run: TrainState, feed: DevicePrefetcher) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr(trainer, "take_step", broken)
@@ -352,7 +354,7 @@ def test_other_errors_of_torch_stay_what_they_are(begin, monkeypatch: pytest.Mon
         figures_of(begin())
 
 
-def gradients(run: Run) -> list[Tensor]:
+def gradients(run: TrainState) -> list[Tensor]:
     with contextlib.closing(loaders.open_feed(run)) as feed:
         step.accumulate_gradient(run, feed.take())
     return [parameter.grad for parameter in run.trained]
@@ -530,5 +532,7 @@ def test_a_listener_that_fails_ends_the_run_and_keeps_what_was_saved(begin) -> N
 
     run = begin(save_every=2, log_every=1)
     with pytest.raises(VdakitError, match="no"):
-        trainer.train(run, Listener(on_step=lambda step, figures: on_evaluation(step, None) if step == 3 else None))  # type: ignore[arg-type]
+        trainer.train(
+            run, TrainCallbacks(on_step=lambda step, figures: on_evaluation(step, None) if step == 3 else None)
+        )  # type: ignore[arg-type]
     assert torch.load(run.folder / "last.pt", weights_only=True)["step"] == 2

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vdaprep.errors import UsageError
-from vdatrain.config import RECIPES, Recipe, recipe
+from vdatrain.config import RECIPES, Preset, preset
 from vdatrain.models import variants
 from vdatrain.training.optim import (
     AveragedWeights,
@@ -26,9 +26,9 @@ def test_groups_hold_every_trainable_parameter_once(variant: str, preset: str) -
     model = variants.build(variant, encoder="tiny")
     if preset == "adapter" and not variants.own_prefixes(variant):
         with pytest.raises(UsageError, match="nothing is left to train"):
-            parameter_groups(model, recipe(preset), lr=None, weight_decay=0.1)
+            parameter_groups(model, preset(preset), lr=None, weight_decay=0.1)
         return
-    groups = parameter_groups(model, recipe(preset), lr=None, weight_decay=0.1)
+    groups = parameter_groups(model, preset(preset), lr=None, weight_decay=0.1)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     trainable = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert len(grouped) == len(set(grouped))
@@ -42,7 +42,7 @@ def test_groups_hold_every_trainable_parameter_once(variant: str, preset: str) -
 def test_norms_biases_and_positions_do_not_decay() -> None:
     model = variants.build("conv", encoder="tiny")
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for group in parameter_groups(model, recipe("scratch"), lr=None, weight_decay=0.1):
+    for group in parameter_groups(model, preset("scratch"), lr=None, weight_decay=0.1):
         for parameter in group["params"]:
             name = names[id(parameter)]
             plain = parameter.ndim == 1 or name.endswith(("pos_embed", "cls_token"))
@@ -50,12 +50,12 @@ def test_norms_biases_and_positions_do_not_decay() -> None:
 
 
 def test_lr_replaces_the_greatest_rate_and_scales_the_others() -> None:
-    rates = recipe("finetune")
+    rates = preset("finetune")
     assert rates.rate_of("branch.x", lr=None) == 1e-4
     assert rates.rate_of("branch.x", lr=1e-3) == pytest.approx(1e-3)
     assert rates.rate_of("pretrained.x", lr=1e-3) == pytest.approx(1e-5)
     with pytest.raises(UsageError, match="--preset quick: is not known; choose one of paper"):
-        recipe("quick")
+        preset("quick")
 
 
 def test_the_rate_rises_and_falls() -> None:
@@ -69,7 +69,7 @@ def test_the_rate_rises_and_falls() -> None:
 
 def test_rates_follow_their_peaks() -> None:
     model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
-    groups = parameter_groups(model, Recipe("", (("a.", 1e-2), ("", 1e-3))), lr=None, weight_decay=0.0)
+    groups = parameter_groups(model, Preset("", (("a.", 1e-2), ("", 1e-3))), lr=None, weight_decay=0.0)
     optimiser = make_optimiser(groups, device=torch.device("cpu"))
     set_rates(optimiser, 0.5)
     assert sorted(group["lr"] for group in optimiser.param_groups) == [5e-4, 5e-3]
@@ -102,7 +102,7 @@ def test_gradients_are_clipped_to_a_norm() -> None:
 
 def test_a_step_that_is_not_wanted_changes_nothing() -> None:
     model = nn.Linear(2, 2)
-    groups = parameter_groups(model, Recipe("", (("", 1e-2),)), lr=None, weight_decay=0.1)
+    groups = parameter_groups(model, Preset("", (("", 1e-2),)), lr=None, weight_decay=0.1)
     optimiser = make_optimiser(groups, device=torch.device("cpu"))
     average = AveragedWeights(model, decay=0.5)
 
@@ -136,7 +136,7 @@ def test_a_step_that_is_not_wanted_changes_nothing() -> None:
 )
 def test_presets(preset: str, encoder: float, head: float, branch: float) -> None:
     model = variants.build("conv", encoder="tiny")
-    groups = parameter_groups(model, recipe(preset), lr=None, weight_decay=0.1)
+    groups = parameter_groups(model, preset(preset), lr=None, weight_decay=0.1)
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
         expected = {"pretrained": encoder, "head": head, "branch": branch}[name.partition(".")[0]]

@@ -18,7 +18,7 @@ from vdatrain.data.index import fingerprint, read_index, splits_of
 from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.samples import read_meta, read_window
 from vdatrain.storage import remote, transports
-from vdatrain.storage.places import folders_of, places_of, read_range, size_of, stream
+from vdatrain.storage.places import list_folders, open_paths, read_range, size_of, stream
 from vdatrain.storage.remote import Patience, RemotePath
 
 PATIENT = Patience(connect_s=30, answer_s=60, waits_s=(0.01, 0.01))
@@ -69,7 +69,7 @@ def _in_memory(folder, name):
 @pytest.mark.parametrize("kind", ["local", "http", "memory"])
 def test_a_file_reads_alike_wherever_it_lies(server, kind):
     folders = {"local": str(server.folder), "http": server.url, "memory": _in_memory(server.folder, kind)}
-    [folder] = places_of(folders[kind])
+    [folder] = open_paths(folders[kind])
     file = folder / "file.bin"
     assert file.name == "file.bin"
     assert size_of(file) == len(DATA)
@@ -96,13 +96,13 @@ def test_what_lies_beyond_the_end_is_not_there(file):
 def test_a_folders_folders_are_listed_where_the_server_does(server):
     (server.folder / "b" / "c").mkdir(parents=True)
     (server.folder / "a").mkdir()
-    assert folders_of(RemotePath(server.url)) == []
+    assert list_folders(RemotePath(server.url)) == []
     server.lists = True
-    assert [str(folder) for folder in folders_of(RemotePath(server.url))] == [f"{server.url}/a", f"{server.url}/b"]
-    assert folders_of(RemotePath(f"{server.url}/file.bin")) == []
-    assert folders_of(RemotePath(_in_memory(server.folder, "listed"))) == []
+    assert [str(folder) for folder in list_folders(RemotePath(server.url))] == [f"{server.url}/a", f"{server.url}/b"]
+    assert list_folders(RemotePath(f"{server.url}/file.bin")) == []
+    assert list_folders(RemotePath(_in_memory(server.folder, "listed"))) == []
     fsspec.filesystem("memory").pipe_file("/listed/a/file.bin", DATA)
-    assert [folder.name for folder in folders_of(RemotePath("memory://listed"))] == ["a"]
+    assert [folder.name for folder in list_folders(RemotePath("memory://listed"))] == ["a"]
 
 
 def test_a_path_shows_no_secrets_and_keeps_them():
@@ -125,9 +125,9 @@ def test_errors_show_no_secrets(server, status):
 
 def test_commas_separate_urls_but_not_folders():
     urls = ["https://a/x", "https://b/y,z/", "s3://c"]
-    assert list(map(str, places_of(",".join(urls)))) == urls
-    assert list(map(str, places_of(", ".join(urls)))) == urls
-    assert places_of("a,b/c") == [Path("a,b/c")]
+    assert list(map(str, open_paths(",".join(urls)))) == urls
+    assert list(map(str, open_paths(", ".join(urls)))) == urls
+    assert open_paths("a,b/c") == [Path("a,b/c")]
 
 
 def test_a_url_of_an_unknown_kind_is_refused():

@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from tests.distributed.ranks import on_two_ranks
-from vdatrain.config import Config
+from vdatrain.config import TrainConfig
 from vdatrain.device import Precision
 from vdatrain.distributed.fsdp import gathered_bytes
 from vdatrain.models.flops import gflop_per_frame
@@ -26,7 +26,7 @@ from vdatrain.training.memory import Footprint, Inputs, Ledger, footprint, go_th
 from vdatrain.training.planner import Room, attainable_flops, change_to_fit, largest_batch, utilisation
 
 CPU = torch.device("cpu")
-SMALL = Config(shards="none", variant="conv", encoder="tiny", frames=4, size=56, batch=1)
+SMALL = TrainConfig(shards="none", variant="conv", encoder="tiny", frames=4, size=56, batch=1)
 MADE = (memory.ENCODER, memory.BRANCH, memory.HEAD, memory.LOSS, memory.BACKWARD, memory.GRADIENTS)
 
 
@@ -34,7 +34,7 @@ def made(takes: Footprint) -> dict[str, int]:
     return {part: size for part, size in takes.parts.items() if part in MADE and size}
 
 
-def real_step(config: Config) -> Ledger:
+def real_step(config: TrainConfig) -> Ledger:
     """Make a step on tensors that have numbers, under the same ledger."""
     model, batch, ledger = build_model(config).train(), Inputs.of(config), Ledger()
     autocast = Precision(CPU, config.precision).autocast
@@ -178,7 +178,7 @@ def test_ranks_that_cannot_be(options: tuple[object, ...], sentence: str, vdatra
 
 
 def test_the_command_plans_for_a_rank(vdatrain, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spread(config: Config, *, on_gpu: bool, ranks: int = 1) -> Footprint:
+    def spread(config: TrainConfig, *, on_gpu: bool, ranks: int = 1) -> Footprint:
         assert config.shard_model
         return Footprint({memory.WEIGHTS: 60_000_000 // ranks, memory.BATCH: 10_000_000 * config.batch}, 10**9)
 
@@ -238,7 +238,7 @@ def test_types_are_those_that_autocast_chooses_on_a_gpu(name: str, dtype: torch.
     assert ours == theirs
 
 
-def straight(config: Config) -> Footprint:
+def straight(config: TrainConfig) -> Footprint:
     """Take 10 bytes whatever the batch and 3 a window, fewer where less is kept."""
     share = {"none": 1.0, "head": 0.75, "encoder": 0.75, "all": 0.5}[config.recompute]
     share *= 1.0 if config.precision == "fp32" else 0.5
@@ -246,7 +246,7 @@ def straight(config: Config) -> Footprint:
 
 
 def test_the_largest_batch_fits_and_the_next_does_not() -> None:
-    config = Config(shards="none")
+    config = TrainConfig(shards="none")
     for total in (1000, 1400, 1500, 5000):
         room = Room(total, on_gpu=True)
         batch = largest_batch(config, room, measure=straight)
@@ -254,7 +254,7 @@ def test_the_largest_batch_fits_and_the_next_does_not() -> None:
 
 
 def test_what_does_not_fit_is_changed_no_more_than_it_must() -> None:
-    config = Config(shards="none", batch=4, accumulate=2)
+    config = TrainConfig(shards="none", batch=4, accumulate=2)
 
     def options(total: float) -> str | None:
         change = change_to_fit(config, Room(round(total / 0.92), on_gpu=True), measure=straight)

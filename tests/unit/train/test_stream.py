@@ -18,7 +18,15 @@ from vdatrain.config import parse_mix
 from vdatrain.data import samples
 from vdatrain.data.index import read_index
 from vdatrain.data.loader import stream_batches
-from vdatrain.data.sampler import MAX_STRIDE, EvaluationOrder, Share, TrainingOrder, Window, WindowShape, parts_of
+from vdatrain.data.sampler import (
+    MAX_STRIDE,
+    DistributedPositions,
+    EvalSampler,
+    Window,
+    WindowSampler,
+    WindowShape,
+    dataset_weights,
+)
 from vdatrain.data.samples import read_meta, read_window
 
 
@@ -29,7 +37,7 @@ def clips(toy_shards):
 
 @pytest.fixture(scope="module")
 def order(clips):
-    return TrainingOrder(tuple(clip.num_frames for clip in clips), WindowShape(4), seed=3)
+    return WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(4), seed=3)
 
 
 def _take(clips, order, *, share, workers=0, count=6):
@@ -43,7 +51,7 @@ def _take(clips, order, *, share, workers=0, count=6):
 @pytest.fixture(scope="module")
 def whole(clips, order):
     """Global batches of four, read in one process: 24 positions, two epochs and a part."""
-    return _take(clips, order, share=Share(4))
+    return _take(clips, order, share=DistributedPositions(4))
 
 
 # ---------------------------------------------------------------------------------------------------------- the order
@@ -58,7 +66,7 @@ def test_positions_run_on_over_epochs(whole, order):
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_ranks_and_workers_do_not_change_the_global_batches(clips, order, whole, ranks, workers):
-    shares = [Share(4 // ranks, rank, world=ranks) for rank in range(ranks)]
+    shares = [DistributedPositions(4 // ranks, rank, world=ranks) for rank in range(ranks)]
     parts = [_take(clips, order, share=share, workers=workers) for share in shares]
     assert [_interleave(batches) for batches in zip(*parts, strict=True)] == whole
 
@@ -68,11 +76,11 @@ def _interleave(batches):
 
 
 def test_nor_do_they_with_a_mix_and_images_beside(clips, order):
-    mixed = replace(order, parts=parts_of(clips, parse_mix("alpha=0.5,beta=3")))
+    mixed = replace(order, parts=dataset_weights(clips, parse_mix("alpha=0.5,beta=3")))
     images = mixed.of_images()
 
     def steps(ranks, workers, start=0, count=5):
-        shares = [Share(4 // ranks, rank, world=ranks, start=start) for rank in range(ranks)]
+        shares = [DistributedPositions(4 // ranks, rank, world=ranks, start=start) for rank in range(ranks)]
         found = [
             (
                 _take(clips, mixed, share=share, workers=workers, count=count),
@@ -99,23 +107,23 @@ def test_every_rank_gets_whole_batches_for_ever_however_little_there_is(tmp_path
     write_dataset(tmp_path / "a", lengths=(5, 2))
     write_dataset(tmp_path / "b", lengths=(9,))
     clips = read_index(tmp_path, split="train")
-    order = TrainingOrder((5, 2, 9), WindowShape(4))
+    order = WindowSampler((5, 2, 9), WindowShape(4))
     for rank in range(ranks):
-        batches = _take(clips, order, share=Share(2, rank, world=ranks), workers=2, count=9)
+        batches = _take(clips, order, share=DistributedPositions(2, rank, world=ranks), workers=2, count=9)
         assert [len(batch) for batch in batches] == [2] * 9
 
 
 @pytest.mark.parametrize(("start", "workers"), [(4, 2), (7, 0), (7, 1), (20, 3)])
 def test_resuming_continues_the_sequence(clips, order, whole, start, workers):
     flat = [item for batch in whole for item in batch]
-    resumed = _take(clips, order, share=Share(2, start=start), workers=workers, count=2)
+    resumed = _take(clips, order, share=DistributedPositions(2, start=start), workers=workers, count=2)
     assert [item for batch in resumed for item in batch] == flat[start : start + 4]
 
 
 @pytest.mark.parametrize("workers", [0, 3])
 def test_evaluation_ends_after_the_last_window(clips, workers):
-    order = EvaluationOrder(tuple(clip.num_frames for clip in clips), WindowShape(5))
-    batches = _take(clips, order, share=Share(4), workers=workers, count=99)
+    order = EvalSampler(tuple(clip.num_frames for clip in clips), WindowShape(5))
+    batches = _take(clips, order, share=DistributedPositions(4), workers=workers, count=99)
     windows = [window for batch in batches for _, window, _ in batch]
     assert windows == [order.at(position) for position in range(order.total)]
     assert [len(batch) for batch in batches[:-1]] == [4] * (len(batches) - 1)
@@ -123,7 +131,7 @@ def test_evaluation_ends_after_the_last_window(clips, workers):
 
 def test_the_global_generator_is_left_alone_and_threads_end(clips, order):
     before, others = torch.get_rng_state(), set(threading.enumerate())
-    _take(clips, order, share=Share(1), workers=2, count=2)
+    _take(clips, order, share=DistributedPositions(1), workers=2, count=2)
     assert torch.equal(torch.get_rng_state(), before)
     assert set(threading.enumerate()) <= others
 

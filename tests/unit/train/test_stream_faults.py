@@ -24,8 +24,8 @@ from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.records import ClipEntry
 from vdatrain.data import samples
 from vdatrain.data.index import StoredClip, read_index
-from vdatrain.data.loader import Faults, stream_batches
-from vdatrain.data.sampler import EvaluationOrder, Share, TrainingOrder, Window, WindowShape
+from vdatrain.data.loader import FaultPolicy, stream_batches
+from vdatrain.data.sampler import DistributedPositions, EvalSampler, Window, WindowSampler, WindowShape
 from vdatrain.data.samples import read_meta, read_window
 
 
@@ -38,7 +38,7 @@ def copied(tmp_path, toy_shards):
 @pytest.fixture(scope="module")
 def order(toy_shards):
     lengths = tuple(clip.num_frames for clip in read_index(toy_shards, split="train"))
-    return TrainingOrder(lengths, WindowShape(4), seed=3)
+    return WindowSampler(lengths, WindowShape(4), seed=3)
 
 
 def _flip_byte(path, offset):
@@ -55,7 +55,7 @@ def _spoil(clips, window, *, frame=1):
     return clip
 
 
-def _take(clips, order, *, share, workers=0, count=6, faults=Faults()):  # noqa: B008 - it is frozen
+def _take(clips, order, *, share, workers=0, count=6, faults=FaultPolicy()):  # noqa: B008 - it is frozen
     with closing(stream_batches(clips, order, share=share, workers=workers, faults=faults)) as batches:
         return [
             [(sample.key, sample.window, int(sample.rgb.sum())) for sample in batch]
@@ -74,7 +74,7 @@ def test_a_flipped_byte_is_named_when_its_batch_comes(copied, order, where, work
     start, stop = clip.entry.frame_range(window.first + 1, 1) if where == "frame" else clip.entry.meta_range()
     _flip_byte(clip.tar, (start + stop) // 2)
     bad = [i for i in range(3) if order.at(i).clip == window.clip] if where == "metadata" else [2]
-    with closing(stream_batches(copied, order, share=Share(1), workers=workers)) as batches:
+    with closing(stream_batches(copied, order, share=DistributedPositions(1), workers=workers)) as batches:
         for _ in range(bad[0]):
             next(batches)
         with pytest.raises(ShardError, match="differs from its checksum") as caught:
@@ -92,10 +92,10 @@ def test_a_tar_that_is_gone_or_shrinks_while_training(copied, order, workers):
     data = clip.tar.read_bytes()
     clip.tar.unlink()
     with pytest.raises(ShardError, match=r"cannot be read for clip .* \(No such file or directory\)\.$"):
-        _take(copied, order, share=Share(1), workers=workers)
+        _take(copied, order, share=DistributedPositions(1), workers=workers)
     clip.tar.write_bytes(data[: clip.entry.frame_range(order.at(0).first, 4)[1] - 100])
     with pytest.raises(ShardError, match=f"{clip.tar}: ends inside clip {clip.entry.key}"):
-        _take(copied, order, share=Share(1), workers=workers)
+        _take(copied, order, share=DistributedPositions(1), workers=workers)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -105,13 +105,13 @@ def test_memory_that_does_not_suffice_is_one_sentence(copied, order, workers, mo
 
     monkeypatch.setattr(samples, "_buffer", no_memory)
     with pytest.raises(VdakitError, match=r"memory does not suffice to unpack 4 frames of clip .*; use fewer"):
-        _take(copied, order, share=Share(1), workers=workers, faults=Faults(skip_bad=9))
+        _take(copied, order, share=DistributedPositions(1), workers=workers, faults=FaultPolicy(skip_bad=9))
 
 
 def test_a_mistake_of_the_programs_own_is_not_hidden(copied, order, monkeypatch):
     monkeypatch.setattr(codec, "unpack_planes", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        _take(copied, order, share=Share(1), workers=2, faults=Faults(skip_bad=9))
+        _take(copied, order, share=DistributedPositions(1), workers=2, faults=FaultPolicy(skip_bad=9))
 
 
 # ------------------------------------------------------------------------------------------------------------ skip bad
@@ -120,12 +120,19 @@ def test_a_mistake_of_the_programs_own_is_not_hidden(copied, order, monkeypatch)
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("workers", [0, 3])
 def test_a_bad_window_is_replaced_the_same_way_for_all(copied, order, ranks, workers):
-    whole = _take(copied, order, share=Share(4), count=5)
+    whole = _take(copied, order, share=DistributedPositions(4), count=5)
     _spoil(copied, order.at(2))
     said: list[str] = []
-    faults = Faults(skip_bad=9, on_skip=said.append)
+    faults = FaultPolicy(skip_bad=9, on_skip=said.append)
     parts = [
-        _take(copied, order, share=Share(4 // ranks, rank, world=ranks), workers=workers, count=5, faults=faults)
+        _take(
+            copied,
+            order,
+            share=DistributedPositions(4 // ranks, rank, world=ranks),
+            workers=workers,
+            count=5,
+            faults=faults,
+        )
         for rank in range(ranks)
     ]
     found = [item for batches in zip(*parts, strict=True) for items in zip(*batches, strict=True) for item in items]
@@ -146,7 +153,9 @@ def test_warnings_are_counted_and_come_to_an_end(copied, order):
         _flip_byte(clip.tar, (clip.entry.meta_range()[0] + clip.entry.meta_range()[1]) // 2)
     said: list[str] = []
     with pytest.raises(ShardError, match=r"That is one more than --skip-bad 3 lets pass\.$") as caught:
-        _take(copied, order, share=Share(2), workers=2, faults=Faults(skip_bad=3, on_skip=said.append))
+        _take(
+            copied, order, share=DistributedPositions(2), workers=2, faults=FaultPolicy(skip_bad=3, on_skip=said.append)
+        )
     assert "\n" not in str(caught.value)
     assert [sentence.rpartition("(")[2] for sentence in said] == [f"{n} of at most 3)." for n in (1, 2, 3)]
 
@@ -155,22 +164,24 @@ def test_the_count_runs_on_over_the_windows(copied, order):
     bad = _spoil(copied, order.at(0))
     said: list[str] = []
     with pytest.raises(ShardError, match="one more than --skip-bad 2"):
-        _take(copied, order, share=Share(1), count=500, faults=Faults(skip_bad=2, on_skip=said.append))
+        _take(
+            copied, order, share=DistributedPositions(1), count=500, faults=FaultPolicy(skip_bad=2, on_skip=said.append)
+        )
     assert len(said) == 2
     assert all(str(bad.tar) in sentence for sentence in said)
 
 
 def test_an_evaluation_skips_nothing(copied):
-    order = EvaluationOrder(tuple(clip.num_frames for clip in copied), WindowShape(4))
+    order = EvalSampler(tuple(clip.num_frames for clip in copied), WindowShape(4))
     _spoil(copied, order.at(0))
     with pytest.raises(UsageError, match="--skip-bad is for training"):
-        _take(copied, order, share=Share(1), faults=Faults(skip_bad=1))
+        _take(copied, order, share=DistributedPositions(1), faults=FaultPolicy(skip_bad=1))
 
 
 @pytest.mark.parametrize("options", [{"skip_bad": -1}, {"stall_timeout_s": -0.5}])
 def test_faults_without_sense_are_refused(options):
     with pytest.raises(UsageError, match="have to be 0 or more"):
-        Faults(**options)
+        FaultPolicy(**options)
 
 
 # ------------------------------------------------------------------------------------------------------------- no hang
@@ -184,9 +195,9 @@ def test_a_read_that_does_not_come_back_is_named(copied, order, workers):
     clip.tar.unlink()
     os.mkfifo(clip.tar)  # opening it waits for a writer
     try:
-        faults = Faults(stall_timeout_s=2, skip_bad=5)  # time enough for the windows that are well
+        faults = FaultPolicy(stall_timeout_s=2, skip_bad=5)  # time enough for the windows that are well
         with pytest.raises(VdakitError, match=r"has not ended after 2 s; .* --stall-timeout") as caught:
-            _take(copied, order, share=Share(1), workers=workers, faults=faults)
+            _take(copied, order, share=DistributedPositions(1), workers=workers, faults=faults)
         assert str(clip.tar) in str(caught.value)
         assert clip.entry.key in str(caught.value)
     finally:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from vdaprep.errors import UsageError
 from vdatrain.cli.progress import LiveView
-from vdatrain.config import Config
+from vdatrain.config import TrainConfig
 from vdatrain.data.index import read_index
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision
@@ -51,7 +51,7 @@ def read_events(folder: Path):
 
 
 def tell(folder: Path, steps: range, *, begun: int = 0, warn=pytest.fail) -> None:
-    with start_tracking(Config(shards="s"), folder, step=begun, warn=warn) as tracking:
+    with start_tracking(TrainConfig(shards="s"), folder, step=begun, warn=warn) as tracking:
         listener = tracking.listener()
         for step in steps:
             listener.on_step(step, {**FIGURES, "total": step / 10})
@@ -92,7 +92,7 @@ def test_a_resumed_run_leaves_no_step_twice(tmp_path: Path) -> None:
 
 
 def test_none_tracks_nothing(tmp_path: Path) -> None:
-    with start_tracking(Config(shards="s", track="none"), tmp_path, step=0, warn=pytest.fail) as tracking:
+    with start_tracking(TrainConfig(shards="s", track="none"), tmp_path, step=0, warn=pytest.fail) as tracking:
         tracking.listener().on_step(1, FIGURES)
     assert list(tmp_path.iterdir()) == []
 
@@ -100,7 +100,7 @@ def test_none_tracks_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("track", ["", "tensorboard,none", "mlflow", "wandb,"])
 def test_unknown_trackers_are_refused(track: str) -> None:
     with pytest.raises(UsageError, match="--track .*: expected tensorboard, wandb, both with a comma between, or none"):
-        Config(shards="s", track=track)
+        TrainConfig(shards="s", track=track)
 
 
 # ----------------------------------------------------------------------------------------------------------- failures
@@ -151,7 +151,7 @@ def test_what_is_a_mistake_of_ours_is_not_hidden() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full is hard to come by elsewhere")
 def test_a_full_disk_ends_tensorboard_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    with start_tracking(Config(shards="s"), tmp_path, step=0, warn=said.append) as tracking:
+    with start_tracking(TrainConfig(shards="s"), tmp_path, step=0, warn=said.append) as tracking:
         [tracker] = tracking._trackers
         tracker._file.close()
         with Path("/dev/full").open("wb", buffering=0) as full:
@@ -165,7 +165,7 @@ def test_a_full_disk_ends_tensorboard_and_nothing_else(tmp_path: Path, monkeypat
 def test_a_folder_that_cannot_be_written_is_said_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
     said: list[str] = []
-    start_tracking(Config(shards="s"), tmp_path, step=0, warn=said.append).close()
+    start_tracking(TrainConfig(shards="s"), tmp_path, step=0, warn=said.append).close()
     assert len(said) == 1
     assert said[0].startswith("--track tensorboard is off (")
 
@@ -178,7 +178,7 @@ def test_a_tracker_that_is_not_installed_is_a_sentence(
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UsageError, match=f"--track {name}: is not installed .*; `pip install {name}`, or leave"):
-        start_tracking(Config(shards="s", track=name), tmp_path, step=0, warn=pytest.fail)
+        start_tracking(TrainConfig(shards="s", track=name), tmp_path, step=0, warn=pytest.fail)
 
 
 # -------------------------------------------------------------------------------------------------------------- wandb
@@ -198,7 +198,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("offline")
 def test_wandb_offline_keeps_a_run_under_one_id(tmp_path: Path) -> None:
-    config = Config(shards="s", track="wandb,tensorboard")
+    config = TrainConfig(shards="s", track="wandb,tensorboard")
     folder = tmp_path / "run"
     for begun in (0, 1):
         with start_tracking(config, folder, step=begun, warn=pytest.fail) as tracking:
@@ -219,7 +219,9 @@ def test_no_tracker_is_told_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyP
     url = "https://user:SECRET@host/shards?token=SECRET"
     argv = ["vdatrain", "run", "--shards", url, f"--shards={url}"]
     monkeypatch.setattr(sys, "argv", argv)
-    with start_tracking(Config(shards=url, track="wandb,tensorboard"), tmp_path, step=0, warn=pytest.fail) as tracking:
+    with start_tracking(
+        TrainConfig(shards=url, track="wandb,tensorboard"), tmp_path, step=0, warn=pytest.fail
+    ) as tracking:
         tracking.listener().on_step(1, FIGURES)
     assert sys.argv is argv
     contents = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
@@ -238,7 +240,7 @@ def test_wandb_that_does_not_answer_is_left_out_and_without_a_key_refused(
 
         return init
 
-    config = Config(shards="s", track="wandb")
+    config = TrainConfig(shards="s", track="wandb")
     said: list[str] = []
     monkeypatch.setattr(wandb, "init", fails(wandb.errors.CommError("timed out")))
     start_tracking(config, tmp_path, step=0, warn=said.append).close()
@@ -315,7 +317,7 @@ def test_pictures_are_fitted_as_the_metrics_are(toy_shards: Path) -> None:
 def show(*, terminal: bool) -> str:
     clock = iter(range(0, 1000, 10))
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120, soft_wrap=True)
-    with LiveView(Config(shards="s", steps=100), console, begun=10, now=lambda: float(next(clock))) as view:
+    with LiveView(TrainConfig(shards="s", steps=100), console, begun=10, now=lambda: float(next(clock))) as view:
         view.listener().on_step(20, FIGURES)
         view.listener().on_evaluation(20, evaluation())
     assert isinstance(console.file, io.StringIO)

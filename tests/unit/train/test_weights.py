@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from vdaprep.errors import DataError, UsageError
-from vdatrain.config import Config
+from vdatrain.config import TrainConfig
 from vdatrain.models import variants
 from vdatrain.models.layers.encoder import encoder_spec
 from vdatrain.models.layers.temporal import TemporalModule
@@ -177,7 +177,7 @@ def test_the_encoder_file_of_timm_fits(tmp_path: Path) -> None:
     assert spec.timm_name is not None
     theirs = timm.create_model(spec.timm_name, pretrained=False, num_classes=0)
     save_file(theirs.state_dict(), tmp_path / "model.safetensors")
-    config = Config(shards="s", init=str(tmp_path / "model.safetensors"), encoder="vits")
+    config = TrainConfig(shards="s", init=str(tmp_path / "model.safetensors"), encoder="vits")
     model = build_model(config)
     report = initialise(model, config)
     assert report is not None
@@ -205,7 +205,7 @@ def test_dinov2_comes_through_timm(monkeypatch: pytest.MonkeyPatch) -> None:
         return state
 
     monkeypatch.setattr(_builder, "load_state_dict_from_hf", from_hub)
-    config = Config(shards="s", init="dinov2", encoder="vits")
+    config = TrainConfig(shards="s", init="dinov2", encoder="vits")
     model = build_model(config)
     assert initialise(model, config) is not None
     assert asked == ["timm/vit_small_patch14_dinov2.lvd142m"]
@@ -217,7 +217,7 @@ def test_without_a_network_the_sentence_says_which_file_to_bring(monkeypatch: py
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr(_builder, "load_state_dict_from_hf", unreachable)
-    config = Config(shards="s", init="dinov2", encoder="vitb")
+    config = TrainConfig(shards="s", init="dinov2", encoder="vitb")
     page = r"huggingface.co/timm/vit_base_patch14_dinov2.lvd142m"
     with pytest.raises(
         DataError, match=rf"cannot be fetched from the hub .*model.safetensors of .*{page} .*--init FILE"
@@ -227,7 +227,7 @@ def test_without_a_network_the_sentence_says_which_file_to_bring(monkeypatch: py
 
 def test_an_encoder_of_which_there_is_no_dinov2() -> None:
     with pytest.raises(UsageError, match="none for encoder 'tiny'; choose one of vits, vitb, vitl"):
-        initialise(tiny(), Config(shards="s", init="dinov2", encoder="tiny"))
+        initialise(tiny(), TrainConfig(shards="s", init="dinov2", encoder="tiny"))
 
 
 # -------------------------------------------------------------------------------------------------- what does not fit
@@ -296,4 +296,4 @@ def test_half_precision_is_widened(published: State) -> None:
 
 
 def test_nothing_is_read_where_nothing_is_asked() -> None:
-    assert initialise(tiny(), Config(shards="s", encoder="tiny")) is None
+    assert initialise(tiny(), TrainConfig(shards="s", encoder="tiny")) is None

@@ -12,7 +12,15 @@ from vdaprep.errors import DataError, ShardError, UsageError
 from vdaprep.shards.names import DATASET_FILE
 from vdatrain.config import parse_mix
 from vdatrain.data.index import read_index
-from vdatrain.data.sampler import MAX_STRIDE, EvaluationOrder, Part, Share, TrainingOrder, WindowShape, parts_of
+from vdatrain.data.sampler import (
+    MAX_STRIDE,
+    ClipWeight,
+    DistributedPositions,
+    EvalSampler,
+    WindowSampler,
+    WindowShape,
+    dataset_weights,
+)
 
 shapes = st.builds(WindowShape, num_frames=st.integers(1, 6), stride=st.integers(1, 4))
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=12).map(tuple)
@@ -34,9 +42,9 @@ def _starts(windows):
 def test_an_epoch_has_every_clips_windows_once_each_in_its_stretch(lengths, shape, epoch, seed):
     if max(lengths) < shape.span:
         with pytest.raises(UsageError, match="the longest clip has"):
-            TrainingOrder(lengths, shape, seed)
+            WindowSampler(lengths, shape, seed)
         return
-    order = TrainingOrder(lengths, shape, seed)
+    order = WindowSampler(lengths, shape, seed)
     windows = _epoch(order, epoch)
     assert [window.position for window in windows] == [epoch * len(windows) + i for i in range(len(windows))]
     for clip, length in enumerate(lengths):
@@ -50,7 +58,7 @@ def test_an_epoch_has_every_clips_windows_once_each_in_its_stretch(lengths, shap
 
 
 def test_the_order_is_the_same_on_every_machine():
-    order = TrainingOrder((9, 3, 12, 8, 17), WindowShape(4), seed=7)
+    order = WindowSampler((9, 3, 12, 8, 17), WindowShape(4), seed=7)
     assert [_starts(_epoch(order, epoch)) for epoch in (0, 1)] == [
         [(4, 11), (4, 8), (0, 5), (0, 1), (2, 2), (2, 3), (2, 6), (4, 2), (3, 2), (4, 6), (3, 2)],
         [(0, 2), (4, 1), (2, 7), (3, 1), (4, 8), (4, 11), (3, 4), (4, 4), (0, 3), (2, 3), (2, 0)],
@@ -58,18 +66,18 @@ def test_the_order_is_the_same_on_every_machine():
 
 
 def test_epochs_and_seeds_differ_in_order_and_in_cuts():
-    order = TrainingOrder((30,) * 20, WindowShape(8), seed=0)
+    order = WindowSampler((30,) * 20, WindowShape(8), seed=0)
     first, second = _starts(_epoch(order, 0)), _starts(_epoch(order, 1))
     assert first != second
     assert set(first) != set(second)
     assert [clip for clip, _ in first] != sorted(clip for clip, _ in first)
-    assert first != _starts(_epoch(TrainingOrder((30,) * 20, WindowShape(8), seed=1), 0))
+    assert first != _starts(_epoch(WindowSampler((30,) * 20, WindowShape(8), seed=1), 0))
 
 
 def test_every_first_frame_comes_up():
-    order = TrainingOrder((10,), WindowShape(8), seed=0)
+    order = WindowSampler((10,), WindowShape(8), seed=0)
     assert {order.at(position).first for position in range(40)} == {0, 1, 2}
-    twice_the_span = TrainingOrder((16,), WindowShape(8), seed=0)
+    twice_the_span = WindowSampler((16,), WindowShape(8), seed=0)
     assert {twice_the_span.at(position).first for position in range(200)} == set(range(9))
 
 
@@ -88,8 +96,8 @@ def _counts(order, epoch):
 
 
 def test_repeats_show_windows_more_often_each_time_cut_anew():
-    once = TrainingOrder((40, 23, 17), WindowShape(4), seed=5)
-    order = TrainingOrder((40, 23, 17), WindowShape(4), seed=5, parts=(Part(2), Part(1, 3)))
+    once = WindowSampler((40, 23, 17), WindowShape(4), seed=5)
+    order = WindowSampler((40, 23, 17), WindowShape(4), seed=5, parts=(ClipWeight(2), ClipWeight(1, 3)))
     assert _counts(once, 0) == [10, 5, 4]
     for epoch in (0, 1, 7):
         assert _counts(order, epoch) == [10, 5, 12]
@@ -105,7 +113,7 @@ def test_a_fraction_is_that_share_of_the_windows_another_one_each_epoch(lengths,
     count = int(tenths / 10 * total + 0.5)
     if not count:
         return
-    order = TrainingOrder(lengths, shape, seed, parts=(Part(len(lengths), tenths / 10),))
+    order = WindowSampler(lengths, shape, seed, parts=(ClipWeight(len(lengths), tenths / 10),))
     assert order.windows_per_epoch == count
     for epoch in (0, 3):
         found = _counts(order, epoch)
@@ -115,7 +123,7 @@ def test_a_fraction_is_that_share_of_the_windows_another_one_each_epoch(lengths,
 
 
 def test_halves_differ_between_epochs_and_are_the_same_on_every_machine():
-    order = TrainingOrder((12, 12, 12), WindowShape(4), seed=1, parts=(Part(1), Part(2, 0.5)))
+    order = WindowSampler((12, 12, 12), WindowShape(4), seed=1, parts=(ClipWeight(1), ClipWeight(2, 0.5)))
     assert [_starts(_epoch(order, epoch)) for epoch in (0, 1)] == [
         [(2, 5), (0, 7), (0, 2), (2, 7), (1, 6), (0, 4)],
         [(2, 8), (0, 8), (0, 0), (0, 4), (2, 0), (1, 1)],
@@ -123,10 +131,10 @@ def test_halves_differ_between_epochs_and_are_the_same_on_every_machine():
 
 
 def test_a_data_set_may_be_left_out():
-    order = TrainingOrder((12, 12), WindowShape(4), parts=(Part(1, 0), Part(1)))
+    order = WindowSampler((12, 12), WindowShape(4), parts=(ClipWeight(1, 0), ClipWeight(1)))
     assert _counts(order, 0) == [0, 3]
     with pytest.raises(UsageError, match="no window is left to train on"):
-        TrainingOrder((12, 3), WindowShape(4), parts=(Part(1, 0), Part(1)))
+        WindowSampler((12, 3), WindowShape(4), parts=(ClipWeight(1, 0), ClipWeight(1)))
 
 
 @pytest.mark.parametrize(("text", "mix"), [("", {}), ("a=1", {"a": 1}), ("a=1.5, b-c = 0", {"a": 1.5, "b-c": 0})])
@@ -145,16 +153,16 @@ def test_a_mix_that_is_none_is_one_sentence(text):
 
 def test_a_mix_names_data_sets_that_are_there(toy_shards):
     clips = read_index(toy_shards, split="train")
-    assert parts_of(clips, {"beta": 2.5}) == (Part(5), Part(2, 2.5))
+    assert dataset_weights(clips, {"beta": 2.5}) == (ClipWeight(5), ClipWeight(2, 2.5))
     with pytest.raises(UsageError, match=r"--mix gamma=2: the shards have alpha, beta only\.$"):
-        parts_of(clips, {"beta": 1.0, "gamma": 2.0})
+        dataset_weights(clips, {"beta": 1.0, "gamma": 2.0})
 
 
 # -------------------------------------------------------------------------------------------------------------- images
 
 
 def test_images_are_all_frames_once_an_epoch():
-    order = TrainingOrder((9, 3, 12), WindowShape(4, stride=2), seed=2).of_images()
+    order = WindowSampler((9, 3, 12), WindowShape(4, stride=2), seed=2).of_images()
     assert order.windows_per_epoch == 24
     assert {(w.clip, *w.frame_numbers) for w in _epoch(order, 1)} == {
         (clip, frame) for clip, length in enumerate((9, 3, 12)) for frame in range(length)
@@ -168,7 +176,7 @@ def test_images_are_all_frames_once_an_epoch():
 def test_evaluation_sees_every_frame_once_but_for_repeats(lengths, shape):
     if max(lengths) < shape.span:
         return
-    order = EvaluationOrder(lengths, shape)
+    order = EvalSampler(lengths, shape)
     windows = [order.at(position) for position in range(order.total)]
     assert _starts(windows) == sorted(_starts(windows))
     for clip, length in enumerate(lengths):
@@ -188,20 +196,20 @@ def test_ranks_interleave_to_one_sequence(batch, world, start, total):
         positions = share.positions(total=total)
         return [list(itertools.islice(positions, share.batch)) for _ in range(5)]
 
-    whole = batches(Share(batch * world, start=start))
+    whole = batches(DistributedPositions(batch * world, start=start))
     expected = range(start, start + 5 * batch * world)
     assert [p for group in whole for p in group] == [p for p in expected if total is None or p < total]
-    ranks = [batches(Share(batch, rank, world, start)) for rank in range(world)]
+    ranks = [batches(DistributedPositions(batch, rank, world, start)) for rank in range(world)]
     for number, group in enumerate(whole):
         parts = [rank[number] for rank in ranks]
         assert [parts[i % world][i // world] for i in range(len(group))] == group
-    assert Share(batch, 0, world, start).start_after(2) == start + 2 * batch * world
+    assert DistributedPositions(batch, 0, world, start).start_after(2) == start + 2 * batch * world
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 9), st.integers(1, 5))
 def test_so_many_images_belong_to_each_window(batch, world, start, per_clip):
     """Those beside the global batch of positions a to b - 1 are images a * per_clip to b * per_clip - 1."""
-    shares = [Share(batch, rank, world, start).of_images(per_clip) for rank in range(world)]
+    shares = [DistributedPositions(batch, rank, world, start).of_images(per_clip) for rank in range(world)]
     found = sorted(p for share in shares for p in itertools.islice(share.positions(total=None), share.batch))
     assert found == list(range(start * per_clip, (start + batch * world) * per_clip))
 
@@ -209,7 +217,7 @@ def test_so_many_images_belong_to_each_window(batch, world, start, per_clip):
 def test_a_share_without_sense_is_refused():
     for share in [{"batch": 0}, {"batch": 1, "rank": 1}, {"batch": 1, "rank": -1, "world": 2}]:
         with pytest.raises(UsageError, match="cannot be"):
-            Share(**share)
+            DistributedPositions(**share)
 
 
 # --------------------------------------------------------------------------------------------------------------- index
