@@ -25,11 +25,14 @@ ROOT = Path(__file__).parents[2]
 DATASETS = {"vkitti": 1, "mvs-synth": 4, "tartanair": 3}
 STEPS, SAVED_AT = 12, 6
 
-# One thread, and kernels that every x86-64 processor has. Where each processor chooses its own, they round differently,
-# and after ten steps a training from scratch is another one: with AVX-512 the loss was 4.212, with AVX2 4.233.
+# One thread, and kernels that every x86-64 processor with AVX2 has. Where each processor chooses its own, they round
+# differently, and after ten steps a training from scratch is another one: with AVX-512 the loss was 4.212, with AVX2
+# 4.233. OpenBLAS is told as well: poses are numpy's products and inverses of matrices, of rendered frames (with them
+# all pixels) as of vkitti and mvs-synth, and its kernels for Intel's AVX-512 round them otherwise than all others.
 PORTABLE_KERNELS = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "OPENBLAS_CORETYPE": "NEHALEM",
     "MKL_CBWR": "COMPATIBLE",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
     "ATEN_CPU_CAPABILITY": "default",
