@@ -53,7 +53,7 @@ def in_float64() -> Generator[None]:
         model.register_forward_pre_hook(lambda _, inputs: tuple(_exact(value) for value in inputs))
         return model
 
-    loading.build_model = build_exact
+    loading.build_model = state.build_model = build_exact
     loaders.make_batch = evaluate.make_batch = in_float32(make_batch)  # which is the same on all ranks
     Tensor.float = lambda tensor: tensor if tensor.dtype == torch.float64 else to_float(tensor)
     torch.set_default_dtype(torch.float64)
@@ -62,7 +62,8 @@ def in_float64() -> Generator[None]:
     finally:
         torch.set_default_dtype(torch.float32)
         Tensor.float = to_float
-        loading.build_model, loaders.make_batch, evaluate.make_batch = build, make_batch, make_batch
+        loading.build_model = state.build_model = build
+        loaders.make_batch = evaluate.make_batch = make_batch
 
 
 def in_float32(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,14 +99,16 @@ def toys(fails: str | None) -> Generator[None]:
 
         return compile_
 
-    before = loading.build_model, torch.compile
+    before, really = loading.build_model, torch.compile
     backend = aot_autograd(fw_compiler=compiler("there"), bw_compiler=compiler("back"))
-    loading.build_model, torch.compile = build, partial(torch.compile, backend=backend)
+    loading.build_model = state.build_model = build
+    torch.compile = partial(torch.compile, backend=backend)
     torch.compiler.reset()
     try:
         yield
     finally:
-        loading.build_model, torch.compile = before
+        loading.build_model = state.build_model = before
+        torch.compile = really
 
 
 def work(ranks: Ranks, entry: dict) -> dict[str, object]:
