@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 
 from tests.unit.train.conftest import Toy
+from vdatrain.cli.output import print_log
 from vdatrain.config import TrainConfig
 from vdatrain.device import Precision
 from vdatrain.distributed.ranks import GroupRanks, Ranks, process_group
@@ -149,6 +150,7 @@ def _work(ranks: Ranks, entry: dict) -> dict[str, object]:
 
 
 def main(entries: list[dict]) -> None:
+    print_log()
     with process_group() as ranks:
         assert isinstance(ranks, GroupRanks)
         for entry in entries:
