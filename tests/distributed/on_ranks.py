@@ -47,14 +47,14 @@ def in_float64() -> Generator[None]:
     pixels counted by each rank for itself, instead of over all of them, change the loss by 6e-5 within six steps. What
     is the same arithmetic differs by 1e-12 here.
     """
-    build, make_batch, to_float = loading.build_model, loaders.make_batch, Tensor.float
+    build, make_batch, to_float = loading.build_from_config, loaders.make_batch, Tensor.float
 
     def build_exact(config: TrainConfig) -> nn.Module:
         model = build(config).to(torch.float64)
         model.register_forward_pre_hook(lambda _, inputs: tuple(_exact(value) for value in inputs))
         return model
 
-    loading.build_model = state.build_model = build_exact
+    loading.build_from_config = state.build_from_config = build_exact
     loaders.make_batch = evaluate.make_batch = in_float32(make_batch)  # which is the same on all ranks
     Tensor.float = lambda tensor: tensor if tensor.dtype == torch.float64 else to_float(tensor)
     torch.set_default_dtype(torch.float64)
@@ -63,7 +63,7 @@ def in_float64() -> Generator[None]:
     finally:
         torch.set_default_dtype(torch.float32)
         Tensor.float = to_float
-        loading.build_model = state.build_model = build
+        loading.build_from_config = state.build_from_config = build
         loaders.make_batch = evaluate.make_batch = make_batch
 
 
@@ -100,15 +100,15 @@ def toys(fails: str | None) -> Generator[None]:
 
         return compile_
 
-    before, really = loading.build_model, torch.compile
+    before, really = loading.build_from_config, torch.compile
     backend = aot_autograd(fw_compiler=compiler("there"), bw_compiler=compiler("back"))
-    loading.build_model = state.build_model = build
+    loading.build_from_config = state.build_from_config = build
     torch.compile = partial(torch.compile, backend=backend)
     torch.compiler.reset()
     try:
         yield
     finally:
-        loading.build_model = state.build_model = before
+        loading.build_from_config = state.build_from_config = before
         torch.compile = really
 
 

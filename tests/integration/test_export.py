@@ -27,7 +27,7 @@ VARIANTS = variants.names()
 def trained(variant: str, folder: Path, *, frames: int = 3) -> Path:
     """A checkpoint as a run writes it, its averaged weights unlike the others and nothing a no-op."""
     config = TrainConfig(shards="s", variant=variant, encoder="tiny", frames=frames, size=28)
-    model = loading.build_model(config)
+    model = loading.build_from_config(config)
     generator = torch.Generator().manual_seed(1)
     average = {
         name: parameter.detach() + 0.02 * torch.randn(parameter.shape, generator=generator)
@@ -62,7 +62,7 @@ def test_what_is_exported_begins_a_run_with_equal_outputs(variant: str, ending: 
     assert f"{out}: written" in result.out
     model, config = load_model(path)
     again = replace(config, init=str(out), seed=5)
-    copy = loading.build_model(again)
+    copy = loading.build_from_config(again)
     report = loading.initialise(copy, again)
     assert report is not None
     assert len(report.matched) == len(model.state_dict())
@@ -83,7 +83,7 @@ def test_a_longer_position_table_is_cut_to_the_published_one_and_comes_back(vdat
     state = torch.load(out, weights_only=True)
     assert {value.shape[1] for name, value in state.items() if name.endswith(".pe")} == {32}
     model, config = load_model(path)
-    copy = loading.build_model(config)
+    copy = loading.build_from_config(config)
     report = loading.initialise(copy, replace(config, init=str(out)))
     assert report is not None
     assert len(report.rebuilt) == 8

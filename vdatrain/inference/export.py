@@ -138,7 +138,7 @@ def _write_onnx(out: Path, model: nn.Module, config: TrainConfig, shape: OnnxSha
     longest = max(PUBLISHED_FRAMES, config.frames)
     if shape.num_frames > longest:
         raise UsageError(f"--frames {shape.num_frames}: the model takes at most {longest}.")
-    inputs = _example(shape, differences=bool(variants.own_prefixes(config.variant)))
+    inputs = _example(shape, differences=variants.uses_differences(config.variant))
     graph = _trace(model, inputs)
     error = None
     if importlib.util.find_spec("onnxruntime"):

@@ -178,7 +178,7 @@ def load(path: Path, *, encoder: str | None = None) -> TrainedModel:
     found = weights.read_weights(path)
     if "head." in found.lacks:
         raise DataError(f"{path}: holds {found.kind}, without the head that makes depth of its features; train first.")
-    weights.load_into(model, found)
+    weights.load_weights(model, found)
     return TrainedModel(model.eval())
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole or not at all, read without running anything that they hold."""
+"""Files of tensors: written complete or not at all, read without executing anything in them."""
 
 import zipfile
 from collections.abc import Mapping

@@ -1,12 +1,13 @@
-"""Weights from elsewhere: the names and wrappings they come in, and which of them a model takes.
+"""Weights of any origin into a model: the names they come under, what must fit, what may be missing.
 
-    Video Depth Anything    pretrained.*, head.*          whole; ours are these, and a variant's own beside them
-    Depth Anything V2       pretrained.*, depth_head.*    an image model: no temporal modules, which begin as nothing
+    Video Depth Anything    pretrained.*, head.*          complete; ours are these, and a variant's own beside them
+    Depth Anything V2       pretrained.*, depth_head.*    an image model: no temporal modules, which start as no-ops
     DINOv2, from Meta or    cls_token, blocks.*, ...      the encoder alone, with or without its mask_token
     from timm
 
-They stand bare in a `.pth`, `.pt` or `.safetensors` file, or under `model`, `state_dict` or `model_state_dict`; where
-there are averaged ones under `ema` or `average` as well, those win. `module.` and `_orig_mod.` in names are dropped.
+They are found bare in a `.pth`, `.pt` or `.safetensors` file, or under `model`, `state_dict` or `model_state_dict`, as
+in a run's checkpoint; averaged ones under `ema` or `average` replace those of the same names. `module.` and
+`_orig_mod.` in names are dropped.
 """
 
 import logging
@@ -20,7 +21,7 @@ from vdaprep.errors import DataError, UsageError
 from vdatrain.models import tensor_files
 from vdatrain.models.layers.encoder import ENCODERS, encoder_spec
 
-PUBLISHED_ENCODER = "dinov2"  # in place of a file's name
+PUBLISHED_ENCODER = "dinov2"  # what `--init` takes in place of a file
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "ema", "average")  # a later one's tensors win
 _WRAPPED_NAMES = ("module", "_orig_mod")  # parts of names, from DistributedDataParallel and torch.compile
 _TEMPORAL = "head.motion_modules."
@@ -30,32 +31,38 @@ _NAMED = 3  # names a report gives of a group
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors under the names of our models; `lacks`: the starts of names that weights of this kind never hold."""
+    """Tensors under the names that our models give them."""
 
     where: str
+    """Where they come from, for messages: a path or a URL."""
     kind: str
+    """What they are, for messages: "weights of a video model", "of an image model" or "of an encoder"."""
     tensors: Mapping[str, Tensor]
     lacks: tuple[str, ...] = ()
+    """The starts of names that weights of this kind never have."""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of weights: names as the model has them.
-
-    missing: stayed as they began. unexpected: the model has none. reshaped: of another shape, with both shapes.
-    rebuilt: position tables of another length, which stayed as the model computes them.
-    """
+    """Which weights were copied into a model and which were not, by the model's names; `str` prints a summary."""
 
     where: str
+    """Where the weights come from."""
     kind: str
+    """What they are, as in `Weights`."""
     matched: tuple[str, ...]
+    """Copied."""
     missing: tuple[str, ...]
+    """Not among the weights; the model keeps its initial ones."""
     unexpected: tuple[str, ...]
+    """Weights that the model has no place for."""
     reshaped: tuple[str, ...]
+    """Of another shape than the model's, with both shapes."""
     rebuilt: tuple[str, ...]
+    """Position tables over time of another length; the model keeps the ones that it computed for its own length."""
 
     def __str__(self) -> str:
-        """Return a line for each of the four, by group."""
+        """Return a line each of what matched, is missing, is unexpected and has another shape, by group."""
         return "\n".join(
             [
                 f"{self.where}: {self.kind}",
@@ -73,7 +80,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def make_weights(state: Mapping[str, object], *, where: str) -> Weights:
-    """Unwrap, name and recognise weights; raises DataError if there is anything but tensors, or nothing."""
+    """Unwrap weights, rename them as ours and tell their kind; raises DataError for anything but tensors, or none."""
     tensors = {name: value for name, value in _unwrap(state).items() if isinstance(value, Tensor)}
     others = [name for name, value in _unwrap(state).items() if not isinstance(value, Tensor)]
     if others or not tensors:
@@ -89,9 +96,9 @@ def make_weights(state: Mapping[str, object], *, where: str) -> Weights:
 
 
 def fetch_encoder(encoder: str) -> Weights:
-    """Take DINOv2's weights from the hub through timm, or from its cache.
+    """Fetch DINOv2's weights from the hub through timm, or from its cache.
 
-    Raises UsageError if the encoder has none, DataError, saying what to do, if they cannot be had.
+    Raises UsageError if there are none for the encoder, DataError, saying what to do, if they cannot be fetched.
     """
     name = encoder_spec(encoder).timm_name
     if name is None:
@@ -111,13 +118,32 @@ def fetch_encoder(encoder: str) -> Weights:
     return make_weights(model.state_dict(), where=f"timm's {name}")
 
 
-def load_into(model: nn.Module, weights: Weights, *, may_miss: Sequence[str] = ()) -> LoadReport:
-    """Copy weights into a model by name and shape; returns what became of each.
+def load_weights(
+    model: nn.Module, weights: Weights | Path | str, *, may_miss: Sequence[str] | None = None
+) -> LoadReport:
+    """Copy weights into a model by name and shape; all must fit, but for what their kind or the variant excuses.
 
-    Position tables over time are functions of their length alone: one of another length stays as the model built it.
-    Raises DataError if names are unexpected, of another shape, or missing although they start neither as `may_miss`
-    (the variant's own) nor as these weights lack by their kind; the model is then unchanged.
+    Position tables over time are functions of their length alone: one of another length is not copied, the model keeps
+    its own.
+
+    Args:
+        model: A variant that `build_model` built.
+        weights: A file, in any form that this module's docstring lists, or what was read of one.
+        may_miss: The starts of names that may be missing; None excuses all that the variant adds to the published
+            model, unless the weights have some of it: then they are of this variant and must be complete.
+
+    Returns:
+        What was copied and what was not.
+
+    Raises:
+        DataError: The file is missing, damaged, unsafe or holds no weights, or names are unexpected, of another shape
+            or missing without excuse; the model is then unchanged.
     """
+    if not isinstance(weights, Weights):
+        weights = read_weights(Path(weights))
+    if may_miss is None:
+        own: tuple[str, ...] = getattr(model, "own_prefixes", ())
+        may_miss = () if any(name.startswith(own) for name in weights.tensors) else own
     expected = model.state_dict()
     report = _compare(expected, weights)
     excused = (*may_miss, *weights.lacks)
@@ -157,7 +183,7 @@ def _is_other_length(given: Tensor, expected: Tensor, *, name: str) -> bool:
 
 
 def _unwrap(value: Mapping[str, object]) -> dict[str, object]:
-    """Return what the wrappers hold, or the mapping itself if it is bare, under names without what wraps modules."""
+    """Return the content of the wrappers, or the mapping itself if it is bare, without wrappers of modules in names."""
     wrapped = [inner for name in _WRAPPERS if isinstance(inner := value.get(name), Mapping)]
     if not wrapped:
         return {_plain(name): item for name, item in value.items()}

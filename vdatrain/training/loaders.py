@@ -15,7 +15,7 @@ from vdatrain.data.prefetch import DevicePrefetcher
 from vdatrain.data.sampler import WindowSampler, WindowShape, dataset_weights
 from vdatrain.data.samples import Sample, read_meta
 from vdatrain.data.transforms import Augmentation, sample_augmentations
-from vdatrain.models.variants import own_prefixes
+from vdatrain.models.variants import uses_differences
 from vdatrain.run_dir import log
 from vdatrain.storage.cache import open_cache
 from vdatrain.storage.places import redact
@@ -92,7 +92,7 @@ def _batches(run: TrainState) -> Generator[list[Sample]]:
 def _expect_differences(config: TrainConfig, clips: Sequence[StoredClip]) -> None:
     """Raise DataError if the variant looks at differences and no data set has any; one that has suffices."""
     first_of_each = {str(clip.tar).rpartition("/")[0]: clip for clip in reversed(clips)}.values()
-    if not own_prefixes(config.variant) or any(read_meta(clip).diff for clip in first_of_each):
+    if not uses_differences(config.variant) or any(read_meta(clip).diff for clip in first_of_each):
         return
     raise DataError(
         f"{redact(config.shards)}: have no frame differences, which {config.variant} looks at; convert again "

@@ -23,7 +23,7 @@ from vdatrain.device import Precision
 from vdatrain.distributed.fsdp import gathered_bytes, kept_bytes
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import patch_grid
-from vdatrain.models.loading import build_model
+from vdatrain.models.loading import build_from_config
 from vdatrain.objectives.losses import video_loss
 from vdatrain.training.optim import parameter_groups
 
@@ -65,7 +65,7 @@ def footprint(config: TrainConfig, *, on_gpu: bool, ranks: int = 1) -> Footprint
     """
     ranks = ranks if config.shard_model else 1
     with torch.device("meta"):
-        model = build_model(config)
+        model = build_from_config(config)
     parameter_groups(model, preset(config.preset), lr=None, weight_decay=0.0)
     autocast = partial(_autocast, config.precision, on_gpu=on_gpu)
     with FakeTensorMode(), _quick_collection():

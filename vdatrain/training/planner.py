@@ -10,7 +10,7 @@ import torch
 from vdatrain.config import TrainConfig, preset
 from vdatrain.device import TYPES, Precision
 from vdatrain.models.layers.encoder import PATCH_SIZE
-from vdatrain.models.loading import build_model
+from vdatrain.models.loading import build_from_config
 from vdatrain.training.memory import Footprint, Inputs, footprint, go_through
 from vdatrain.training.optim import make_optimiser, parameter_groups
 
@@ -154,7 +154,7 @@ class Measured:
 def measure_steps(config: TrainConfig, precision: Precision) -> Measured:
     """Make some training steps on zeros; raises torch.OutOfMemoryError where they do not fit. On a GPU only."""
     device = precision.device
-    model = build_model(config).to(device).train()
+    model = build_from_config(config).to(device).train()
     groups = parameter_groups(model, preset(config.preset), lr=None, weight_decay=config.weight_decay)
     optimiser, batch = make_optimiser(groups, device=device), Inputs.of(config, device=str(device))
     average = [parameter.detach().clone() for parameter in model.parameters() if parameter.requires_grad]

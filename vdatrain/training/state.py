@@ -21,8 +21,8 @@ from vdatrain.distributed.fsdp import shard, spread_moments, whole
 from vdatrain.distributed.ranks import Ranks
 from vdatrain.models import tensor_files
 from vdatrain.models.layers.encoder import Encoder
-from vdatrain.models.loading import build_model, initialise, whole_model
-from vdatrain.models.weights import LoadReport, Weights, load_into
+from vdatrain.models.loading import build_from_config, initialise, whole_model
+from vdatrain.models.weights import LoadReport, Weights, load_weights
 from vdatrain.run_dir import CONFIG_FILE, forget_log_after, git_state, read_facts, versions, write_facts
 from vdatrain.storage.places import redact
 from vdatrain.training.checkpoint import LAST_FILE, candidates
@@ -105,8 +105,8 @@ def load_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks
             forget_log_after(folder, -1, evaluated=-1)
         return _begin(config, folder, precision, ranks)
     name, state = found
-    model = build_model(config)
-    load_into(model, Weights(name, "weights of a run", state["model"]))
+    model = build_from_config(config)
+    load_weights(model, Weights(name, "weights of a run", state["model"]), may_miss=())
     run = _make_run(config, folder, precision, model=model, ranks=ranks)
     _take_over(run, state)
     run.resumed = True
@@ -170,7 +170,7 @@ def snapshot(run: TrainState) -> dict[str, Any] | None:
 
 
 def _begin(config: TrainConfig, folder: Path, precision: Precision, ranks: Ranks) -> TrainState:
-    model = build_model(config)
+    model = build_from_config(config)
     loaded = initialise(model, config) if ranks.is_first else None
     if ranks.world > 1:
         model.load_state_dict(ranks.broadcast_from_rank0(model.state_dict()))

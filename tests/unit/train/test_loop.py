@@ -416,7 +416,7 @@ def test_where_compiling_fails_the_run_goes_on_without(there, back, calls: int, 
         return lambda *inputs: called.append(1) or compiled(*inputs)
 
     really = torch.compile
-    monkeypatch.setattr(state, "build_model", lambda config: seeded(Toy))
+    monkeypatch.setattr(state, "build_from_config", lambda config: seeded(Toy))
     monkeypatch.setattr(torch, "compile", compile_)
     plain = figures_of(begin(steps=2, log_every=1))
     assert not called

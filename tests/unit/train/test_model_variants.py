@@ -15,7 +15,7 @@ from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import ENCODERS, PATCH_SIZE, TABLE_SIDE
 
 VARIANTS = variants.names()
-WITH_BRANCH = [variant for variant in VARIANTS if variants.own_prefixes(variant)]
+WITH_BRANCH = [variant for variant in VARIANTS if variants.uses_differences(variant)]
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 every_variant_with_a_branch = pytest.mark.parametrize("variant", WITH_BRANCH)

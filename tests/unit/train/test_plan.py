@@ -19,7 +19,7 @@ from vdatrain.config import TrainConfig
 from vdatrain.device import Precision
 from vdatrain.distributed.fsdp import gathered_bytes
 from vdatrain.models.flops import gflop_per_frame
-from vdatrain.models.loading import build_model
+from vdatrain.models.loading import build_from_config
 from vdatrain.objectives.losses import video_loss
 from vdatrain.training import memory, planner
 from vdatrain.training.memory import Footprint, Inputs, Ledger, footprint, go_through
@@ -36,7 +36,7 @@ def made(takes: Footprint) -> dict[str, int]:
 
 def real_step(config: TrainConfig) -> Ledger:
     """Make a step on tensors that have numbers, under the same ledger."""
-    model, batch, ledger = build_model(config).train(), Inputs.of(config), Ledger()
+    model, batch, ledger = build_from_config(config).train(), Inputs.of(config), Ledger()
     autocast = Precision(CPU, config.precision).autocast
     with ledger, ledger.watching(model):
         go_through(model, batch, autocast=autocast, begin=ledger.begin)
@@ -66,7 +66,7 @@ def test_recomputing_takes_no_more_than_predicted_and_not_much_less(parts: str) 
 
 
 def test_what_is_kept_for_the_way_back_is_what_autograd_says_it_saves() -> None:
-    model, batch, ledger = build_model(SMALL), Inputs.of(SMALL), Ledger()
+    model, batch, ledger = build_from_config(SMALL), Inputs.of(SMALL), Ledger()
     given = {
         tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers(), *vars(batch).values())
     }
@@ -99,11 +99,11 @@ def test_memory_grows_by_the_same_for_every_window() -> None:
 
 
 def test_what_there_is_all_the_time_follows_from_the_parameters() -> None:
-    parameters = sum(parameter.numel() for parameter in build_model(SMALL).parameters())
-    buffers = sum(buffer.numel() for buffer in build_model(SMALL).buffers())
+    parameters = sum(parameter.numel() for parameter in build_from_config(SMALL).parameters())
+    buffers = sum(buffer.numel() for buffer in build_from_config(SMALL).buffers())
     takes = footprint(SMALL, on_gpu=False).parts
     assert takes[memory.WEIGHTS] == 4 * (parameters + buffers)
-    learnt = sum(parameter.numel() for parameter in build_model(SMALL).parameters() if parameter.requires_grad)
+    learnt = sum(parameter.numel() for parameter in build_from_config(SMALL).parameters() if parameter.requires_grad)
     assert (takes[memory.OPTIMISER], takes[memory.AVERAGE]) == (8 * learnt, 4 * learnt)
     frozen = footprint(replace(SMALL, preset="adapter", ema=0.0), on_gpu=False).parts
     assert frozen[memory.OPTIMISER] < 0.1 * takes[memory.OPTIMISER]
@@ -150,7 +150,7 @@ def test_more_ranks_hold_less_of_the_model_and_as_much_of_the_batch() -> None:
 
 
 def test_what_is_gathered_together_is_a_block_and_what_surrounds_it() -> None:
-    model = build_model(SMALL)
+    model = build_from_config(SMALL)
 
     def size(module: nn.Module) -> int:
         return sum(parameter.nbytes for parameter in module.parameters())
@@ -199,7 +199,7 @@ def test_the_command_plans_for_a_rank(vdatrain, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_step_is_three_times_the_way_forward() -> None:
     with torch.device("meta"):
-        model = build_model(SMALL)
+        model = build_from_config(SMALL)
     forward = 1e9 * gflop_per_frame(model, size=SMALL.size, num_frames=SMALL.frames) * SMALL.frames
     assert 2.9 * forward < footprint(SMALL, on_gpu=False).flops < 3.2 * forward
 

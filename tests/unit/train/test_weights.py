@@ -15,8 +15,8 @@ from vdatrain.config import TrainConfig
 from vdatrain.models import variants
 from vdatrain.models.layers.encoder import encoder_spec
 from vdatrain.models.layers.temporal import TemporalModule
-from vdatrain.models.loading import build_model, initialise
-from vdatrain.models.weights import LoadReport, load_into, make_weights, read_weights
+from vdatrain.models.loading import build_from_config, initialise
+from vdatrain.models.weights import LoadReport, load_weights, make_weights, read_weights
 
 State = dict[str, Tensor]
 
@@ -57,7 +57,7 @@ def encoder_weights(published: State) -> State:
 def load(state: object, *, variant: str = "basic", max_frames: int = 32) -> tuple[nn.Module, LoadReport]:
     model = tiny(variant, seed=5, max_frames=max_frames)
     weights = make_weights(state, where="w.pth")  # pyright: ignore[reportArgumentType]
-    return model, load_into(model, weights, may_miss=variants.own_prefixes(variant))
+    return model, load_weights(model, weights)
 
 
 def holds(model: nn.Module, state: State) -> bool:
@@ -82,7 +82,7 @@ def test_every_wrapping_loads(wrapper: str | None, prefix: str, ending: str, pub
     named = {prefix + name: value for name, value in published.items()}
     torch.save({"epoch": 3, wrapper: named} if wrapper else named, tmp_path / f"w{ending}")
     model = tiny(seed=5)
-    report = load_into(model, read_weights(tmp_path / f"w{ending}"))
+    report = load_weights(model, read_weights(tmp_path / f"w{ending}"))
     assert holds(model, published)
     assert len(report.matched) == len(published)
     assert not report.missing + report.unexpected + report.reshaped + report.rebuilt
@@ -92,7 +92,7 @@ def test_safetensors_load_and_damaged_ones_are_a_sentence(published: State, tmp_
     path = tmp_path / "w.safetensors"
     save_file({name: value.contiguous() for name, value in published.items()}, path)
     model = tiny(seed=5)
-    load_into(model, read_weights(path))
+    load_weights(model, read_weights(path))
     assert holds(model, published)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"w.safetensors: is no whole checkpoint"):
@@ -178,7 +178,7 @@ def test_the_encoder_file_of_timm_fits(tmp_path: Path) -> None:
     theirs = timm.create_model(spec.timm_name, pretrained=False, num_classes=0)
     save_file(theirs.state_dict(), tmp_path / "model.safetensors")
     config = TrainConfig(shards="s", init=str(tmp_path / "model.safetensors"), encoder="vits")
-    model = build_model(config)
+    model = build_from_config(config)
     report = initialise(model, config)
     assert report is not None
     assert len(report.matched) == len(theirs.state_dict())
@@ -206,7 +206,7 @@ def test_dinov2_comes_through_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(_builder, "load_state_dict_from_hf", from_hub)
     config = TrainConfig(shards="s", init="dinov2", encoder="vits")
-    model = build_model(config)
+    model = build_from_config(config)
     assert initialise(model, config) is not None
     assert asked == ["timm/vit_small_patch14_dinov2.lvd142m"]
     assert holds(model, {f"pretrained.{name}": value for name, value in state.items()})
@@ -262,7 +262,7 @@ def test_a_refusal_changes_nothing(published: State) -> None:
     model = tiny(seed=5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(DataError, match="does not fit"):
-        load_into(model, make_weights({**published, "tail": torch.ones(1)}, where="w.pth"))
+        load_weights(model, make_weights({**published, "tail": torch.ones(1)}, where="w.pth"))
     assert holds(model, before)
 
 

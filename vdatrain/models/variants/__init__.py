@@ -1,42 +1,67 @@
 """The variants of the model: each module of this folder is one, found by listing it.
 
-A variant's module has a docstring whose first sentence says what it is, `OWN_PREFIXES` (the parameter names that
-published weights do not have) and `build(spec, *, max_frames)`.
+A variant's module has a docstring whose first sentence says what it is, and
+
+    OWN_PREFIXES                  starts of the parameter names that published weights do not have
+    USES_DIFFERENCES              whether its forward needs frame differences
+    build(spec, *, max_frames)    the model with initial weights, a `VideoDepth`
 """
 
 import importlib
 import pkgutil
 from types import ModuleType
 
-from torch import nn
-
 from vdaprep.errors import UsageError
 from vdatrain.models.layers.encoder import encoder_spec
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES
+from vdatrain.models.variants.basic import VideoDepth
 
-__all__ = ["build", "names", "own_prefixes", "summary"]
+__all__ = ["build", "names", "own_prefixes", "summary", "uses_differences"]
 
 
 def names() -> tuple[str, ...]:
-    """List the variants, sorted."""
+    """List the variants, sorted.
+
+    Returns:
+        The names that `build` and `--variant` take.
+    """
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
 
 
-def build(variant: str, *, encoder: str, max_frames: int = PUBLISHED_FRAMES) -> nn.Module:
-    """Build a variant with fresh weights; raises UsageError for an unknown variant or encoder.
+def build(variant: str, *, encoder: str = "vits", max_frames: int = PUBLISHED_FRAMES) -> VideoDepth:
+    """Build a variant of the model with initial weights.
 
-    max_frames: the longest clip the model can take; published weights hold a table of 32.
+    Args:
+        variant: One of `names()`, for example "basic" or "conv".
+        encoder: "tiny", "vits", "vitb" or "vitl".
+        max_frames: The longest clip that the model can take; published weights are for 32.
+
+    Returns:
+        The model on the current default device, in training mode: from frames float32 [b, t, 3, h, w] (normalised
+        with ImageNet's mean and deviation), differences [b, t, 3, 4 h / 14, 4 w / 14] and their validity bool [b, t]
+        to relative disparity float32 [b, t, h, w].
+
+    Raises:
+        UsageError: The variant or the encoder is unknown.
     """
-    return _module(variant).build(encoder_spec(encoder), max_frames=max_frames)
+    module = _module(variant)
+    model: VideoDepth = module.build(encoder_spec(encoder), max_frames=max_frames)
+    model.own_prefixes = module.OWN_PREFIXES
+    return model
 
 
 def own_prefixes(variant: str) -> tuple[str, ...]:
-    """Return the starts of the parameter names that may be missing where published weights are loaded."""
+    """Return the starts of the parameter names that a variant adds to the published model."""
     return _module(variant).OWN_PREFIXES
 
 
+def uses_differences(variant: str) -> bool:
+    """Say whether a variant needs frame differences."""
+    return _module(variant).USES_DIFFERENCES
+
+
 def summary(variant: str) -> str:
-    """Return the first sentence of the variant's docstring."""
+    """Return the first sentence of a variant's docstring."""
     text = " ".join((_module(variant).__doc__ or "").split())
     return text.partition(". ")[0].rstrip(".") + "."
 

@@ -8,13 +8,16 @@ from vdatrain.models.layers.dpt import TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder, EncoderSpec, patch_grid
 
 OWN_PREFIXES: tuple[str, ...] = ()
+USES_DIFFERENCES = False
 
 
 class VideoDepth(nn.Module):
-    """Encoder and head under their published names, and between them, where a variant has one, its branch.
+    """Encoder and head under their published names, and between them, where a variant has one, its branch."""
 
-    branch: called with the tapped features, the differences and their validity; returns features of the same shapes.
-    """
+    own_prefixes: tuple[str, ...] = ()
+    """The variant's OWN_PREFIXES, which `variants.build` sets."""
+    branch: nn.Module | None
+    """Called with the tapped features, the differences and their validity; returns features of the same shapes."""
 
     def __init__(self, *, pretrained: Encoder, head: TemporalDPTHead, branch: nn.Module | None = None) -> None:
         super().__init__()
@@ -28,17 +31,23 @@ class VideoDepth(nn.Module):
         differences: Float[Tensor, "b t 3 dh dw"] | None = None,
         diff_valid: Bool[Tensor, "b t"] | None = None,
     ) -> Float[Tensor, "b t h w"]:
-        """Return relative disparity >= 0, float32.
+        """Predict relative disparity >= 0, float32.
 
-        frames: normalised with ImageNet's mean and deviation, h and w multiples of 14. differences, diff_valid: as
-        `layers.difference` takes them; left alone where there is no branch, ValueError where it lacks them.
+        Args:
+            frames: Normalised with ImageNet's mean and deviation; h and w are multiples of 14.
+            differences: Of each frame to the one before it, signed, in grey levels / 255, dh = 4 h / 14, dw = 4 w / 14;
+                ignored by a variant without a branch.
+            diff_valid: False where there is no frame before.
+
+        Raises:
+            ValueError: The size does not split into patches, or the variant has a branch and lacks its differences.
         """
         B, T, _, H, W = frames.shape
         grid = patch_grid(H, W)
         features = self.pretrained(frames.flatten(0, 1))
         if self.branch is not None:
             if differences is None or diff_valid is None:
-                raise ValueError("this variant looks at differences: pass differences and diff_valid.")
+                raise ValueError("this variant uses differences: pass differences and diff_valid.")
             check_cells(differences, grid)
             features = self.branch(features, differences, diff_valid)
         return self.head(features, grid, T).squeeze(1).unflatten(0, (B, T))

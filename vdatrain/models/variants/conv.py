@@ -6,6 +6,7 @@ from vdatrain.models.layers.encoder import Encoder, EncoderSpec
 from vdatrain.models.variants.basic import VideoDepth
 
 OWN_PREFIXES = ("branch.",)
+USES_DIFFERENCES = True
 
 
 def build(spec: EncoderSpec, *, max_frames: int) -> VideoDepth:

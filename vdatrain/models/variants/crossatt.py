@@ -13,6 +13,7 @@ from vdatrain.models.layers.encoder import Encoder, EncoderSpec
 from vdatrain.models.variants.basic import VideoDepth
 
 OWN_PREFIXES = ("branch.",)
+USES_DIFFERENCES = True
 _CHANNELS = 64  # of difference tokens, queries, keys and values
 _HEADS = 2
 _PATCH_CHANNELS = 32  # of the first of the two steps from cells to tokens

@@ -11,6 +11,7 @@ from vdatrain.models.layers.encoder import Encoder, EncoderSpec
 from vdatrain.models.variants.basic import VideoDepth
 
 OWN_PREFIXES = ("branch.",)
+USES_DIFFERENCES = True
 _POOLED_CHANNELS = 14  # of past and future: three colours and a flag, and the colours without their signs
 
 
