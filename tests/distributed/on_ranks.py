@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 
 from tests.unit.train.conftest import Toy
-from vdatrain.cli.output import print_log
+from vdaprep.cli.output import print_log
 from vdatrain.config import TrainConfig
 from vdatrain.device import Precision
+from vdatrain.distributed.launch import rank_prefix
 from vdatrain.distributed.ranks import GroupRanks, Ranks, process_group
 from vdatrain.evaluation import evaluate
 from vdatrain.models import loading
@@ -150,7 +151,7 @@ def _work(ranks: Ranks, entry: dict) -> dict[str, object]:
 
 
 def main(entries: list[dict]) -> None:
-    print_log()
+    print_log("vdatrain", prefix=rank_prefix)
     with process_group() as ranks:
         assert isinstance(ranks, GroupRanks)
         for entry in entries:

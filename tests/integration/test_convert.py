@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from tests.conftest import tree_bytes
-from vdaprep import cli
 from vdaprep.shards import codec, reader
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import decode_clip
@@ -393,16 +392,3 @@ def test_a_flipped_byte_a_cut_and_a_missing_shard(shard: Path, vdaprep, tmp_path
     )
     shard.write_bytes(whole)
     refused(vdaprep("inspect", shard, "--clip", "nope"), 2, "has no clip nope; its clips are tartanair-abandoned")
-
-
-# --------------------------------------------------------------------------------------------------------------- help
-
-
-def test_every_command_has_help_with_an_example_and_stands_in_the_readme(vdaprep) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    for command in cli.app.registered_commands:
-        name = command.name or command.callback.__name__
-        result = vdaprep(name, "--help")
-        assert result.code == 0
-        assert f"Example: vdaprep {name} " in " ".join(result.out.split())
-        assert f"vdaprep {name}" in readme

@@ -275,19 +275,6 @@ def test_a_checkpoint_that_is_none(toy_shards: Path, vdatrain, tmp_path: Path) -
     refused(vdatrain(*arguments, tmp_path / "bare.pth"), 1, "holds weights but no configuration")
 
 
-# --------------------------------------------------------------------------------------------------------------- help
-
-
-def test_every_command_has_help_with_an_example_and_stands_in_the_readme(vdatrain) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    for command in cli.app.registered_commands:
-        name = command.name or command.callback.__name__
-        result = vdatrain(name, "--help")
-        assert result.code == 0
-        assert f"Example: vdatrain {name} " in " ".join(result.out.split())
-        assert f"vdatrain {name}" in readme
-
-
 def test_shards_without_differences(raw: RawTree, toy_shards: Path, tmp_path: Path, vdatrain: Run) -> None:
     """Where none has any, a variant that looks at them is refused; beside others that have, they count as unknown."""
     shards = tmp_path / "shards"

@@ -1,47 +1,23 @@
-"""Where the commands print: results on stdout, everything else on stderr."""
+"""What the commands of vdatrain print beside what vdaprep.cli.output offers."""
 
-import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from vdaprep.cli.output import console, errors, make_table
 from vdatrain.distributed.launch import rank_prefix
 
 if TYPE_CHECKING:
     from vdatrain.evaluation.evaluate import Evaluation
     from vdatrain.evaluation.long import LongEvaluation
 
-
-console = Console()
-errors = Console(stderr=True, soft_wrap=True, highlight=False)
+__all__ = ["console", "errors", "evaluation_table", "warn"]
 
 
 def warn(sentence: str) -> None:
-    """Say on stderr what went wrong although the command goes on."""
-    errors.print(f"vdatrain{rank_prefix()}: {sentence}", markup=False)
-
-
-class _ToStderr(logging.Handler):
-    """Prints what the library logs as the command's own sentences; one that ends all ranks needs no rank's number."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a record."""
-        if record.levelno < logging.CRITICAL:
-            warn(record.getMessage())
-            return
-        errors.show_cursor()  # a progress bar may have hidden it
-        errors.print(f"vdatrain: {record.getMessage()}", markup=False)
-
-
-def print_log() -> None:
-    """Let warnings of the library appear on stderr, once however often this is called."""
-    logger = logging.getLogger("vdatrain")
-    if not any(isinstance(handler, _ToStderr) for handler in logger.handlers):
-        logger.addHandler(_ToStderr())
-        logger.propagate = False
+    """Say on stderr what went wrong although the command continues."""
+    errors.print(f"vdatrain{rank_prefix()}: {sentence}")
 
 
 def evaluation_table(evaluation: "Evaluation | LongEvaluation") -> Table:
@@ -49,10 +25,8 @@ def evaluation_table(evaluation: "Evaluation | LongEvaluation") -> Table:
     figures: dict[str, Mapping[str, Any]] = evaluation.to_json()["datasets"]
     rows = {**figures, "average": evaluation.average()}
     counted = "trajectories" if all("trajectories" in row for row in figures.values()) else "windows"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     loss = ("loss ↓",) if counted == "windows" else ()
-    for title in ("data set", counted, "absrel ↓", "delta1 ↑", "rmse m ↓", "TAE ↓", "compared", *loss):
-        table.add_column(title, justify="left" if title == "data set" else "right", no_wrap=True)
+    table = make_table("data set", counted, "absrel ↓", "delta1 ↑", "rmse m ↓", "TAE ↓", "compared", *loss)
     for name, row in rows.items():
         table.add_row(
             name,

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
 import vdatrain
+from vdaprep.cli.group import typer_command
 from vdaprep.errors import DataError, UsageError
-from vdatrain import cli
 from vdatrain.cli.options import StepOptions
 from vdatrain.config import CHANGEABLE, WITHOUT_GPU, TrainConfig, from_file, from_mapping
 from vdatrain.data.index import fingerprint
@@ -120,12 +119,12 @@ def test_what_may_change_are_options() -> None:
 
 def options_of(command: str) -> dict[str, Any]:
     """Return a command's options as click has them, by name."""
-    return {option.name: option for option in get_command(cli.app).commands[command].params}
+    return {option.name: option for option in typer_command("vdatrain.cli", command).params}
 
 
 def test_every_option_of_a_run_can_be_given() -> None:
     assert {field.name for field in fields(TrainConfig)} - FOR_FILES_ALONE <= set(options_of("run"))
-    own = {"config", "out", "resume", "time_limit"}
+    own = {"config", "out", "resume", "time_limit", "verbose", "quiet"}
     assert set(options_of("run")) - own <= {field.name for field in fields(TrainConfig)}
 
 

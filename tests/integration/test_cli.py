@@ -1,0 +1,101 @@
+"""What both programs have in common, as a shell sees it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vdaprep.cli.group import command_files
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ("vdaprep", "vdatrain")
+COMMANDS = [(program, name) for program in PROGRAMS for name in command_files(f"{program}.cli")]
+
+
+def _run(program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", program, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100", **environment}
+    )
+
+
+def _after(code: str, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process that ran `code` first."""
+    whole = f"import sys; {code}; sys.argv = ['{program}', *sys.argv[1:]]; from {program}.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", whole, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("program", "name"), COMMANDS)
+def test_every_command_has_help_with_an_example_and_stands_in_the_readme(program: str, name: str, request) -> None:
+    result = request.getfixturevalue(program)(name, "-h")
+    assert result.code == 0
+    assert f"Example: {program} {name} " in " ".join(result.out.split())
+    assert f"{program} {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_list_of_commands_imports_none_of_them(program: str) -> None:
+    tell = "import atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))"
+    done = _after(tell, program, "--help")
+    loaded = set(done.stderr.split())
+    assert all(f"\n  {name} " in done.stdout for _, name in COMMANDS if _ == program)
+    assert "..." not in done.stdout.partition("Commands:")[2]
+    assert not {"torch", "numpy", "cv2"} & loaded
+    assert not {f"{program}.cli.{name}" for _, name in COMMANDS} & loaded
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_wrong_call_is_a_usage_error(program: str) -> None:
+    version = _run(program, "--version")
+    assert (version.returncode, version.stdout.split()[0]) == (0, program)
+    unknown = _run(program, "plam")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "No such command 'plam'" in unknown.stderr
+    option = _run(program, "plan", "--none")
+    assert (option.returncode, "No such option" in option.stderr) == (2, True)
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    def completing(*arguments: str, **told: str) -> list[str]:
+        program = Path(sys.executable).with_name("vdaprep")  # completion is of a program that is on the path
+        done = subprocess.run(
+            [program, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **told}
+        )
+        return done.stdout.split()
+
+    asked = {"_VDAPREP_COMPLETE": "complete_bash"}
+    assert completing(COMP_WORDS="vdaprep conv", COMP_CWORD="1", **asked) == ["convert"]
+    assert completing(COMP_WORDS="vdaprep inspect --prev", COMP_CWORD="2", **asked) == ["--preview"]
+    detected = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # the shell is the argument then
+    assert "_VDAPREP_COMPLETE=complete_bash" in completing("--show-completion", "bash", **detected)
+
+
+def test_no_colour_where_none_is_wanted(tmp_path: Path) -> None:
+    wanted = {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}
+    arguments = ("sample", "tartanair", "--out", str(tmp_path / "raw"), "--trajectories", "1", "--frames", "2")
+    assert "\x1b[3" not in _run("vdaprep", *arguments, NO_COLOR="1", **wanted).stdout
+
+
+def test_verbose_and_quiet_stand_before_or_after_the_command(vdaprep) -> None:
+    assert vdaprep("-q", "datasets", "--json").code == 0
+    assert vdaprep("datasets", "-v", "--json").code == 0
+    assert vdaprep("datasets", "-v", "-q").err == "vdaprep: --verbose and --quiet exclude each other.\n"
+
+
+def test_where_files_cannot_be_locked_one_sentence() -> None:
+    hidden = (
+        "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'fcntl' else f(n, *a)"
+    )
+    done = _after(hidden, "vdaprep", "datasets")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("vdaprep: runs on Linux and macOS")
+
+
+def test_without_an_extra_one_sentence(tmp_path: Path) -> None:
+    done = _after("sys.modules['torch'] = None", "vdatrain", "variants")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "vdatrain: needs torch, which is not installed: pip install 'vdakit[train]'.\n",
+    )
