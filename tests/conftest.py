@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, settings
 from rich.console import Console
 
 from vdaprep import cli as prep_cli
-from vdaprep import sources
 from vdaprep.cli import output as prep_console
 from vdaprep.cli import progress
 from vdaprep.conversion.convert import ConversionProgress, convert
@@ -23,6 +22,8 @@ from vdaprep.conversion.plan import make_plan
 from vdaprep.raw.frames import Frame, RgbImage
 from vdaprep.shards.records import DatasetRecord
 from vdaprep.storage.output import LocalOutput
+from vdaprep.synthetic import layouts
+from vdaprep.synthetic.sample import unpack
 from vdaprep.workers.local import LocalExecutor
 
 # Before torch is imported: its threads wait for each other on tiny tensors, a hundredfold on a machine that is busy;
@@ -56,7 +57,7 @@ def toy_frame(trajectory: int, number: int, *, width: int = WIDTH, height: int =
     angle = 0.02 * number
     pose[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
     pose[:3, 3] = [0.1 * number, 0.01 * trajectory, 0.2 * number]
-    intrinsics = sources.load("tartanair").sample_intrinsics(width=width, height=height)
+    intrinsics = layouts.load("tartanair").intrinsics(width=width, height=height)
     return Frame(number, RgbImage(rgb), depth_m, intrinsics, pose)
 
 
@@ -75,12 +76,10 @@ class RawTree:
 
 
 def write_raw(root: Path, *, lengths: dict[str, int]) -> RawTree:
-    source = sources.load("tartanair")
+    layout = layouts.load("tartanair")
     frames = {name: [toy_frame(i, n) for n in range(count)] for i, (name, count) in enumerate(lengths.items())}
     for name, items in frames.items():
-        for path, data in source.sample_files(name, ((item,) for item in items)):
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_bytes(data)
+        unpack(root, layout.encode_files(name, ((item,) for item in items)))
     return RawTree(root, frames)
 
 

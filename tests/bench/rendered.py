@@ -1,19 +1,19 @@
 """Rendered frames as a TartanAir download has them, and the shards made from them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from vdaprep import sources
 from vdaprep.conversion.convert import ConversionProgress, convert
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import Plan, make_plan
 from vdaprep.raw.frames import Frame, RgbImage
 from vdaprep.storage.output import LocalOutput
-from vdaprep.synthetic.render import render_frame
+from vdaprep.synthetic import layouts
+from vdaprep.synthetic.sample import render_as_frame, unpack
 from vdaprep.synthetic.scene import make_scene
 from vdaprep.workers.local import LocalExecutor
 
@@ -81,11 +81,9 @@ class Rendered:
     @cached_property
     def raw(self) -> Path:
         root = self._folder / "raw"
-        source = sources.load(DATASET)
-        [name] = source.sample_names(1, held_out=())
-        for path, data in source.sample_files(name, ((frame,) for frame in _frames(self.scale))):
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_bytes(data)
+        layout = layouts.load(DATASET)
+        [name] = layout.trajectory_names(1, held_out=())
+        unpack(root, layout.encode_files(name, ((frame,) for frame in _frames(self.scale))))
         return root
 
     @cached_property
@@ -118,12 +116,13 @@ class Rendered:
 
 
 def _frames(scale: Scale) -> Iterator[Frame]:
-    intrinsics = sources.load(DATASET).sample_intrinsics(width=scale.width, height=scale.height)
-    fx, fy, cx, cy = intrinsics.tolist()
+    size = scale.width, scale.height
+    intrinsics = layouts.load(DATASET).intrinsics(width=scale.width, height=scale.height)
     scene = make_scene(0)
     rng = np.random.default_rng(0)
     for number in range(scale.frames):
-        seen = render_frame(scene, frame=number, width=scale.width, height=scale.height, intrinsics=(fx, fy, cx, cy))
-        rgb = np.rint(seen.rgb + rng.normal(0, GREY_NOISE, seen.rgb.shape)).clip(0, 255).astype(np.uint8)
+        seen = render_as_frame(scene, number, size=size, intrinsics=intrinsics)
+        pixels = seen.rgb.pixels
+        rgb = np.rint(pixels + rng.normal(0, GREY_NOISE, pixels.shape)).clip(0, 255).astype(np.uint8)
         depth_m = (seen.depth_m * rng.normal(1, DEPTH_NOISE, seen.depth_m.shape)).astype(np.float32)
-        yield Frame(number, RgbImage(rgb), depth_m, intrinsics, seen.camera_to_world)
+        yield replace(seen, rgb=RgbImage(rgb), depth_m=depth_m)

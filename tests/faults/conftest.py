@@ -6,19 +6,18 @@ import pytest
 
 from tests.conftest import toy_frame
 from tests.faults.faults import Clean, Run, files
-from vdaprep import sources
+from vdaprep.synthetic import layouts
+from vdaprep.synthetic.sample import unpack
 
 
 @pytest.fixture(scope="session")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
     """Three trajectories of 80 frames in all, which are twelve shards, converted by one worker and by two."""
     folder = tmp_path_factory.mktemp("clean")
-    source = sources.load("tartanair")
+    layout = layouts.load("tartanair")
     for number, (name, count) in enumerate([("P000", 40), ("P001", 21), ("P011", 19)]):
         shots = ((toy_frame(number, i, width=160, height=120),) for i in range(count))
-        for path, data in source.sample_files(f"abandonedfactory/Easy/{name}", shots):
-            (folder / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "raw" / path).write_bytes(data)
+        unpack(folder / "raw", layout.encode_files(f"abandonedfactory/Easy/{name}", shots))
     seconds: dict[int, float] = {}
     for workers in (1, 2):
         start = time.monotonic()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from vdaprep import sources
+from vdaprep.synthetic import layouts
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--trajectories", 2, "--frames", 4, "--size", "64x48")
-NAMES = sources.names()
+NAMES = layouts.names()
 
 
 def shards(folder: Path) -> dict[str, bytes]:
@@ -86,7 +86,10 @@ def test_a_new_data_set_is_one_module_and_one_manifest(raw, tmp_path: Path) -> N
         )  # fmt: skip
 
     listed = run("datasets")
-    assert "toy-set: Toy; licence: none" in listed.stdout
+    assert "toy-set: Toy; licence: none; https://example.org; no samples" in listed.stdout
+    sample = run("sample", "toy-set", "--out", tmp_path / "sample")
+    assert (sample.returncode, sample.stdout) == (2, "")
+    assert "toy-set has no samples, only real data; there are samples of custom, " in sample.stderr
     converted = run("convert", "toy-set", "--raw", raw.root, "--out", tmp_path / "out", "--workers", 2)
     assert (converted.returncode, converted.stderr) == (0, "")
     assert run("verify", tmp_path / "out", "--deep").returncode == 0

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tests.conftest import HEIGHT, WIDTH, toy_frame, write_raw
-from vdaprep import sources
 from vdaprep.conversion import predict
 from vdaprep.shards import reader
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import decode_clip
-from vdaprep.synthetic.sample import SampleSpec, write_sample
+from vdaprep.synthetic import layouts
+from vdaprep.synthetic.sample import SampleSpec, unpack, write_sample
 
 EASY = "abandonedfactory/Easy"
 
@@ -171,10 +171,7 @@ def test_a_clip_continues_the_one_before_at_its_stride(vdaprep, tmp_path: Path) 
 def test_an_export_with_a_stride_is_read_with_that_stride(vdaprep, tmp_path: Path) -> None:
     """Poses of `custom` are lines in order of the frames that there are, whichever of them are taken."""
     frames = [toy_frame(0, n) for n in range(12)]
-    source = sources.load("custom")
-    for path, data in source.sample_files("walk", ((frame,) for frame in frames)):
-        (tmp_path / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "raw" / path).write_bytes(data)
+    unpack(tmp_path / "raw", layouts.load("custom").encode_files("walk", ((frame,) for frame in frames)))
     vdaprep("convert", "custom", "--raw", tmp_path / "raw", "--out", tmp_path / "a", "--frame-stride", 4)
     [(meta, _)] = clips(tmp_path / "a")
     assert meta.frame_ids == (0, 4, 8)

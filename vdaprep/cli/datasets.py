@@ -15,14 +15,18 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print the fact
     """List the data sets that convert reads: size, licence, where to get them, what shards will weigh."""
     from vdaprep import sources
     from vdaprep.sources import _manifest
+    from vdaprep.synthetic import layouts
 
     facts = [_manifest.load(name) for name in sources.names()]
-    rows = [row for item in facts for row in _manifest.overview(item)]
+    with_samples = layouts.names()
+    rows = [row | {"sample": item.name in with_samples} for item in facts for row in _manifest.overview(item)]
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
     for item in facts:
-        console.print(f"{item.name}: {item.title}; licence: {item.licence}; {item.home}", markup=False, soft_wrap=True)
+        samples = "" if item.name in with_samples else "; no samples"
+        line = f"{item.name}: {item.title}; licence: {item.licence}; {item.home}{samples}"
+        console.print(line, markup=False, soft_wrap=True)
         for row in (row for row in rows if row["dataset"] == item.name and row["version"]):
             figures = [f"{row[name]:,.0f} {unit}" for name, unit in _FIGURES.items() if row[name] is not None]
             known = ", ".join(figures) or "sizes are not known"

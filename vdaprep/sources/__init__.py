@@ -1,18 +1,18 @@
 """The raw data sets that can be read: one module each, found by listing this folder.
 
-A module `NAME.py` here with a manifest `manifests/NAME.toml` is a data set; it has the functions of `Source`.
+A module `NAME.py` here with a manifest `manifests/NAME.toml` is a data set; it has the functions of `Source`. Samples
+of it can be rendered if there is a `vdaprep/synthetic/layouts/NAME.py`, too.
 """
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 
 from vdaprep.errors import UsageError
-from vdaprep.raw.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory
+from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
 from vdaprep.raw.tree import Reader, Tree
 
 
@@ -37,32 +37,6 @@ class Source(Protocol):
 
     def read_depth(self, files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
         """Read a frame's depth in metres along z, nan unknown, inf sky; raises FrameError if it cannot be used."""
-        ...
-
-    SAMPLE_CAMERAS_M: tuple[float, ...]
-    """Where a sample's cameras stand: metres to the right of the first, which is at 0."""
-
-    def sample_names(self, count: int, *, held_out: Sequence[str]) -> list[str]:
-        """Name `count` trajectories for a sample, the last quarter (at least one of two) from `held_out`."""
-        ...
-
-    def sample_world(self, trajectory: str) -> str:
-        """Name the world of a trajectory: those of the same world show the same scene along the same path."""
-        ...
-
-    def sample_intrinsics(self, *, width: int, height: int) -> Float64[np.ndarray, "4"]:
-        """Return the camera that a sample of this size is rendered with; raises UsageError for a wrong aspect."""
-        ...
-
-    def sample_files(self, trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:
-        """Write frames in the raw layout: the path inside the data set and the bytes of every file.
-
-        `shots` holds, for each moment, the frame of every camera of SAMPLE_CAMERAS_M.
-        """
-        ...
-
-    def sample_archives(self, path: str) -> list[str]:
-        """Name the archives (.zip, .tar, .tar.gz) in which the download carries the file `path`."""
         ...
 
 

@@ -45,6 +45,10 @@ class Manifest:
             return DepthSpec("linear", 0.0, unit_m=float(unit_m))
         return DepthSpec(**self.depth, relative_error=relative_error if self.depth["kind"] == "log" else 0.0)
 
+    def version(self, name: str) -> Mapping[str, Any]:
+        """Return the facts of a version that the manifest lists."""
+        return next(version for version in self.versions if version["name"] == name)
+
     def split_of(self, trajectory: str, *, splits: str) -> str:
         """Return the split of a trajectory in the split set `splits`; raises UsageError if there is no such set."""
         if splits not in self.splits:

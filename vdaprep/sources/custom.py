@@ -1,17 +1,16 @@
 """Anyone's own RGB-D videos, one folder each, in the layout that `vdaprep export` writes."""
 
-import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError, UsageError
-from vdaprep.raw.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory
-from vdaprep.raw.images import encode_png, parse_jpeg, parse_npy, parse_png, parse_png16, parse_table
+from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
+from vdaprep.raw.images import parse_jpeg, parse_npy, parse_png, parse_png16, parse_table
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.shards.cameras import is_rigid
 
@@ -19,7 +18,6 @@ EXPECTED = (
     "NAME/rgb/000000.png or .jpg with NAME/depth/000000.npy (metres) or .png (16 bits, with --depth-unit), "
     "NAME/intrinsics.txt (fx fy cx cy) and, if known, NAME/camera_to_world.txt (16 numbers a frame)"
 )
-SAMPLE_CAMERAS_M = (0.0,)
 
 _FILE = re.compile(
     r"^(?:(?P<name>.+)/)?(?:rgb/(?P<rgb>\d+)\.(?i:png|jpe?g)|depth/(?P<depth>\d+)\.(?i:npy|png)|"
@@ -181,47 +179,3 @@ def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
 
 def _is_png(location: Location) -> bool:
     return location.member.lower().endswith(".png")
-
-
-# ------------------------------------------------------------------------------------------------------------ samples
-
-
-def sample_names(count: int, *, held_out: Sequence[str]) -> list[str]:
-    """Name `count` trajectories; the last quarter, at least one of two, lies below `val`, which is held out."""
-    held = max(count // 4, 1 if count > 1 else 0)
-    return [f"{'val' if i >= count - held else 'train'}/scene-{i:03d}" for i in range(count)]
-
-
-def sample_intrinsics(*, width: int, height: int) -> Float64[np.ndarray, "4"]:
-    """Return a centred camera that is about 80 degrees wide."""
-    return np.array([0.6 * width, 0.6 * width, (width - 1) / 2, (height - 1) / 2])
-
-
-def sample_world(trajectory: str) -> str:
-    """Every trajectory is a world of its own."""
-    return trajectory
-
-
-def sample_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:
-    """Write frames as `vdaprep export` does."""
-    poses: list[str] = []
-    intrinsics: list[str] = []
-    for index, (frame,) in enumerate(shots):
-        yield f"{trajectory}/rgb/{index:06d}.png", encode_png(frame.rgb.pixels)
-        depth = io.BytesIO()
-        np.save(depth, frame.depth_m, allow_pickle=False)
-        yield f"{trajectory}/depth/{index:06d}.npy", depth.getvalue()
-        assert frame.camera_to_world is not None  # rendered frames have poses
-        poses.append(_line(frame.camera_to_world.ravel()))
-        intrinsics.append(_line(frame.intrinsics))
-    yield f"{trajectory}/camera_to_world.txt", "".join(poses).encode("ascii")
-    yield f"{trajectory}/intrinsics.txt", "".join(intrinsics).encode("ascii")
-
-
-def _line(numbers: Float64[np.ndarray, " n"]) -> str:
-    return " ".join(f"{number:.17g}" for number in numbers.tolist()) + "\n"
-
-
-def sample_archives(path: str) -> list[str]:
-    """Name the zip that holds a file: one for all."""
-    return ["custom.zip"]

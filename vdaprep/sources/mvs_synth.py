@@ -8,30 +8,29 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError
-from vdaprep.raw.exr import encode_exr, parse_exr
-from vdaprep.raw.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
-from vdaprep.raw.images import encode_png, parse_png, png_size
+from vdaprep.raw.exr import parse_exr
+from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
+from vdaprep.raw.images import parse_png, png_size
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.sources import _manifest
 
 EXPECTED = (
     "GTAV_{540,720,1080}/0000/{images/0000.png,depths/0000.exr,poses/0000.json}, in folders or in GTAV_540.tar.gz"
 )
-SAMPLE_CAMERAS_M = (0.0,)
 
 _FILE = re.compile(
     r"^(?:(?:.*/)?(?P<folder>[^/]+)/)?(?P<number>\d{4})/"
     r"(?:images/(?P<rgb>\d+)\.(?i:png)|depths/(?P<depth>\d+)\.(?i:exr)|poses/(?P<pose>\d+)\.(?i:json))$"
 )
 _KINDS = ("rgb", "depth", "pose")
-_INTRINSICS = ("f_x", "f_y", "c_x", "c_y")
+INTRINSICS = ("f_x", "f_y", "c_x", "c_y")
 _MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])  # the world's y
 _ORTHONORMAL = 1e-3  # rotations are off by about 1e-5
 _HUGE = 1e9  # no length and no focal length comes near
@@ -96,7 +95,7 @@ def _parse_camera(data: bytes, location: Location) -> dict[str, Any]:
 
 
 def _read_intrinsics(camera: Mapping[str, Any], location: Location) -> Float64[np.ndarray, "4"]:
-    values = np.array([_numbers(camera, key, (), location) for key in _INTRINSICS])
+    values = np.array([_numbers(camera, key, (), location) for key in INTRINSICS])
     if values[:2].min() <= 0:
         raise FrameError(str(location), f"f_x, f_y are {values[0]:g}, {values[1]:g}, expected positive numbers")
     return values
@@ -116,7 +115,7 @@ def _read_pose(camera: Mapping[str, Any], location: Location) -> Float64[np.ndar
 def _numbers(camera: Mapping[str, Any], key: str, shape: tuple[int, ...], location: Location) -> np.ndarray:
     """Return camera[key] as float64 of the given shape; raises FrameError naming the key."""
     if key not in camera:
-        raise FrameError(str(location), f"lacks {key}, expected {', '.join(_INTRINSICS)} and extrinsic")
+        raise FrameError(str(location), f"lacks {key}, expected {', '.join(INTRINSICS)} and extrinsic")
     expected = "x".join(map(str, shape)) + " numbers" if shape else "a number"
     try:
         values = np.array(camera[key], np.float64)
@@ -133,14 +132,14 @@ def _numbers(camera: Mapping[str, Any], key: str, shape: tuple[int, ...], locati
 def pose_from_extrinsic(extrinsic: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 4"]:
     """Turn a raw world-to-camera matrix into camera_to_world in metres, the world right-handed."""
     pose = _MIRROR @ np.linalg.inv(extrinsic)
-    pose[:3, 3] *= _unit_m()
+    pose[:3, 3] *= unit_m()
     return pose
 
 
 def extrinsic_from_pose(camera_to_world: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 4"]:
     """Undo `pose_from_extrinsic`."""
     pose = camera_to_world.copy()
-    pose[:3, 3] /= _unit_m()
+    pose[:3, 3] /= unit_m()
     extrinsic = np.linalg.inv(_MIRROR @ pose)
     extrinsic[3] = 0, 0, 0, 1
     return extrinsic
@@ -184,48 +183,10 @@ def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
     if files.depth is None:
         raise FrameError(str(files.rgb), "has no depth map beside it in depths")
     raw = parse_exr(reader.read(files.depth), files.depth)
-    depth_m = (raw.astype(np.float64) * _unit_m()).astype(np.float32)
+    depth_m = (raw.astype(np.float64) * unit_m()).astype(np.float32)
     return np.where(depth_m > 0, depth_m, np.float32(np.nan))
 
 
-def _unit_m() -> float:
+def unit_m() -> float:
+    """Return the metres of a raw unit of length."""
     return _manifest.load("mvs-synth").depth["unit_m"]
-
-
-# ------------------------------------------------------------------------------------------------------------ samples
-
-
-def sample_names(count: int, *, held_out: Sequence[str]) -> list[str]:
-    """Name `count` trajectories; the last quarter, at least one of two, is from `held_out`."""
-    held_names = [glob.removeprefix("*") for glob in held_out]
-    held = min(len(held_names), max(count // 4, 1 if count > 1 else 0))
-    training = [name for name in (f"{i:04d}" for i in range(10_000)) if name not in held_names]
-    return training[: count - held] + held_names[:held]
-
-
-def sample_intrinsics(*, width: int, height: int) -> Float64[np.ndarray, "4"]:
-    """Return a camera about 80 degrees wide, whatever the aspect."""
-    return np.array([0.6 * width, 0.6 * width, width / 2, height / 2])
-
-
-def sample_world(trajectory: str) -> str:
-    """Every trajectory is a world of its own."""
-    return trajectory
-
-
-def sample_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:
-    """Write frames as GTAV_540 has them: depth becomes half floats, the sky infinity, the world left-handed."""
-    for index, (frame,) in enumerate(shots):
-        yield f"GTAV_540/{trajectory}/images/{index:04d}.png", encode_png(frame.rgb.pixels)
-        with np.errstate(over="ignore"):  # beyond the range of half floats is sky
-            raw = (frame.depth_m.astype(np.float64) / _unit_m()).astype(np.float16)
-        yield f"GTAV_540/{trajectory}/depths/{index:04d}.exr", encode_exr(raw)
-        assert frame.camera_to_world is not None  # rendered frames have poses
-        camera: dict[str, Any] = dict(zip(_INTRINSICS, frame.intrinsics.tolist(), strict=True))
-        camera["extrinsic"] = extrinsic_from_pose(frame.camera_to_world).tolist()
-        yield f"GTAV_540/{trajectory}/poses/{index:04d}.json", json.dumps(camera).encode("ascii")
-
-
-def sample_archives(path: str) -> list[str]:
-    """Name the one archive of the download."""
-    return ["GTAV_540.tar.gz"]

@@ -1,28 +1,24 @@
 """TartanAir: PNG frames, float depth in npy (v1) or packed in PNGs (v2), poses in a text file; folders or zips."""
 
 import functools
-import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from vdaprep.errors import FrameError, UsageError
-from vdaprep.raw.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
-from vdaprep.raw.images import encode_png, parse_npy, parse_png, parse_png_floats, parse_table
+from vdaprep.errors import FrameError
+from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
+from vdaprep.raw.images import parse_npy, parse_png, parse_png_floats, parse_table
 from vdaprep.raw.tree import Location, Reader, Tree
-from vdaprep.shards.cameras import scale_intrinsics
 from vdaprep.sources import _manifest
 
 EXPECTED = (
     "ENV/{Easy,Hard}/P000/image_left/000000_left.png (v1) or "
     "ENV/Data_{easy,hard}/P000/image_lcam_front/000000_lcam_front.png (v2), in folders or in zip files"
 )
-SAMPLE_CAMERAS_M = (0.0,)
 
 
 @dataclass(frozen=True)
@@ -93,15 +89,15 @@ def _trajectory(name: str, layout: str, files: dict[str, dict[int, Location]], p
 def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
     """Read `pose_left.txt` (v1) or `pose_lcam_front.txt`; the renderer's own intrinsics unless `options` has others."""
     count = len(trajectory.frames)
-    known, size = _own_camera(trajectory.layout)
+    known, size = own_camera(trajectory.layout)
     intrinsics = np.tile(np.asarray(options.intrinsics or known, np.float64), (count, 1))
     poses, problems = _read_poses(trajectory, reader)
     return Cameras(intrinsics, poses, problems, size=None if options.intrinsics else size)
 
 
-def _own_camera(layout: str) -> tuple[tuple[float, ...], tuple[int, int]]:
-    versions = _manifest.load("tartanair").versions
-    [facts] = [version for version in versions if version["name"] == _LAYOUTS[layout].version]
+def own_camera(layout: str) -> tuple[tuple[float, ...], tuple[int, int]]:
+    """Return the renderer's fx, fy, cx, cy and the size (width, height) of its images, by the name of the layout."""
+    facts = _manifest.load("tartanair").version(_LAYOUTS[layout].version)
     width, height = facts["size"]
     return tuple(facts["intrinsics"]), (width, height)
 
@@ -190,47 +186,3 @@ def _beside(location: Location | None, kind: str) -> str:
     """Name the folder, of images or depth maps, in which a file's counterpart should lie."""
     assert location is not None  # a frame has at least one file
     return f"{kind}_{PurePosixPath(location.member).parent.name.partition('_')[2]}"
-
-
-# ------------------------------------------------------------------------------------------------------------ samples
-
-
-def sample_names(count: int, *, held_out: Sequence[str]) -> list[str]:
-    """Name `count` trajectories of one environment; the last quarter, at least one of two, is from `held_out`."""
-    held = min(len(held_out), max(count // 4, 1 if count > 1 else 0))
-    numbers = (f"abandonedfactory/Easy/P{i:03d}" for i in range(1000))
-    training = [name for name in numbers if name not in held_out]
-    return training[: count - held] + list(held_out[:held])
-
-
-def sample_intrinsics(*, width: int, height: int) -> Float64[np.ndarray, "4"]:
-    """Return TartanAir's camera for another size; raises UsageError unless that is 4:3, as TartanAir's frames are."""
-    known, size = _own_camera("v1")
-    if width * size[1] != height * size[0]:
-        raise UsageError(f"--size {width}x{height}: TartanAir's frames are 4:3, for example 320x240.")
-    return scale_intrinsics(np.array(known), x=width / size[0], y=height / size[1])
-
-
-def sample_world(trajectory: str) -> str:
-    """Every trajectory is a world of its own."""
-    return trajectory
-
-
-def sample_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:
-    """Write frames as TartanAir v1 has them; sky becomes 10,000 m."""
-    lines: list[str] = []
-    for index, (frame,) in enumerate(shots):
-        yield f"{trajectory}/image_left/{index:06d}_left.png", encode_png(frame.rgb.pixels)
-        depth = io.BytesIO()
-        np.save(depth, np.where(np.isinf(frame.depth_m), np.float32(10_000), frame.depth_m), allow_pickle=False)
-        yield f"{trajectory}/depth_left/{index:06d}_left_depth.npy", depth.getvalue()
-        assert frame.camera_to_world is not None  # rendered frames have poses
-        lines.append(" ".join(f"{number:.17g}" for number in line_from_pose(frame.camera_to_world)))
-    yield f"{trajectory}/pose_left.txt", ("\n".join(lines) + "\n").encode("ascii")
-
-
-def sample_archives(path: str) -> list[str]:
-    """Name the zips that hold a file: `ENV/LEVEL/image_left.zip`, `depth_left.zip`, or both for the poses."""
-    env, level, *_ = path.split("/")
-    kinds = [kind for kind in ("image", "depth") if f"/{kind}_left/" in path] or ["image", "depth"]
-    return [f"{env}/{level}/{kind}_left.zip" for kind in kinds]

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
+from jaxtyping import Float64
 
-from vdaprep import sources
 from vdaprep.errors import UsageError
 from vdaprep.raw.frames import Frame, RgbImage
 from vdaprep.sources import _manifest
+from vdaprep.synthetic import layouts
 from vdaprep.synthetic.render import render_frame
 from vdaprep.synthetic.scene import make_scene
 from vdaprep.synthetic.world import Scene
@@ -47,62 +48,53 @@ def write_sample(
     """
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: is not empty; choose another --out, or delete it first.")
-    source = sources.load(dataset)
+    layout = layouts.load(dataset)
     held_out = [glob for globs in _manifest.load(dataset).splits["default"].values() for glob in globs]
-    names = source.sample_names(spec.trajectories, held_out=held_out)
-    worlds = list(dict.fromkeys(source.sample_world(name) for name in names))
+    names = layout.trajectory_names(spec.trajectories, held_out=held_out)
+    scenes = list(dict.fromkeys(layout.scene_name(name) for name in names))
     files = (
         file
         for name in names
-        for file in source.sample_files(
-            name, _render(source, spec, world=worlds.index(source.sample_world(name)), on_frame=on_frame)
+        for file in layout.encode_files(
+            name, _render(layout, spec, scene=scenes.index(layout.scene_name(name)), on_frame=on_frame)
         )
     )
     if archives:
-        _pack(out, files, source.sample_archives)
+        _pack(out, files, layout.archives_of)
     else:
-        _unpack(out, files)
+        unpack(out, files)
     return names
 
 
-def _render(
-    source: sources.Source, spec: SampleSpec, *, world: int, on_frame: Callable[[], None]
-) -> Iterator[tuple[Frame, ...]]:
-    intrinsics = source.sample_intrinsics(width=spec.width, height=spec.height)
-    fx, fy, cx, cy = intrinsics.tolist()
-    camera = _Camera(spec.width, spec.height, (fx, fy, cx, cy))
-    scene = make_scene(spec.seed * 1000 + world)
-    for number in range(spec.frames):
-        yield tuple(_frame(scene, number, camera, right_m) for right_m in source.SAMPLE_CAMERAS_M)
-        on_frame()
-
-
-@dataclass(frozen=True)
-class _Camera:
-    """A camera's size in pixels and its fx, fy, cx, cy."""
-
-    width: int
-    height: int
-    intrinsics: tuple[float, float, float, float]
-
-
-def _frame(scene: Scene, number: int, camera: _Camera, right_m: float) -> Frame:
-    seen = render_frame(
-        scene,
-        frame=number,
-        width=camera.width,
-        height=camera.height,
-        intrinsics=camera.intrinsics,
-        right_m=right_m,
-    )
-    return Frame(number, RgbImage(seen.rgb), seen.depth_m, np.array(camera.intrinsics), seen.camera_to_world)
-
-
-def _unpack(out: Path, files: Iterable[tuple[str, bytes]]) -> None:
+def unpack(out: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Write files, given by their paths below `out`."""
     for path, data in files:
         target = out / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
+
+
+def _render(
+    layout: layouts.Layout, spec: SampleSpec, *, scene: int, on_frame: Callable[[], None]
+) -> Iterator[tuple[Frame, ...]]:
+    intrinsics = layout.intrinsics(width=spec.width, height=spec.height)
+    made = make_scene(spec.seed * 1000 + scene)
+    for number in range(spec.frames):
+        yield tuple(
+            render_as_frame(made, number, size=(spec.width, spec.height), intrinsics=intrinsics, right_m=right_m)
+            for right_m in layout.CAMERAS_M
+        )
+        on_frame()
+
+
+def render_as_frame(
+    scene: Scene, number: int, *, size: tuple[int, int], intrinsics: Float64[np.ndarray, "4"], right_m: float = 0.0
+) -> Frame:
+    """Render frame `number` of a scene, `size` is (width, height) in pixels, as a source would read it."""
+    fx, fy, cx, cy = intrinsics.tolist()
+    width, height = size
+    seen = render_frame(scene, frame=number, width=width, height=height, intrinsics=(fx, fy, cx, cy), right_m=right_m)
+    return Frame(number, RgbImage(seen.rgb), seen.depth_m, intrinsics, seen.camera_to_world)
 
 
 def _pack(out: Path, files: Iterable[tuple[str, bytes]], archives_of: Callable[[str], list[str]]) -> None:

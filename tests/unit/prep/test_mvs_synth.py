@@ -23,6 +23,8 @@ from vdaprep.shards.names import clip_key
 from vdaprep.shards.reader import decode_clip
 from vdaprep.shards.records import DatasetRecord
 from vdaprep.sources import _manifest, mvs_synth
+from vdaprep.synthetic import layouts
+from vdaprep.synthetic.sample import unpack
 
 HERE = Location("", "x.exr")
 SPEC = _manifest.load("mvs-synth").depth_spec(relative_error=0.0005)
@@ -67,15 +69,6 @@ def test_several_sizes_in_one_tree_keep_apart() -> None:
     # The folder that is the root itself has the root's name; folders that share no sequence need none.
     assert [item.name for item in find("0000/images/0000.png", sizes[0])] == ["GTAV_540/0000", "GTAV_720/0000"]
     assert [item.name for item in find("a/0000/images/0000.png", "b/0001/images/0000.png")] == ["0000", "0001"]
-
-
-def test_sample_names_hold_some_out() -> None:
-    held = list(_manifest.load("mvs-synth").splits["default"]["val"])
-    assert mvs_synth.sample_names(1, held_out=held) == ["0000"]
-    assert mvs_synth.sample_names(4, held_out=held) == ["0000", "0001", "0002", "0117"]
-    many = mvs_synth.sample_names(130, held_out=held)
-    assert len(set(many)) == 130
-    assert many[-3:] == ["0117", "0118", "0119"]
 
 
 # ---------------------------------------------------------------------------------------------------- axes and units
@@ -134,9 +127,7 @@ def toy_frame(number: int, *, width: int = 64, height: int = 48) -> Frame:
 
 def write(root: Path, *, name: str = "0000", count: int = 3) -> list[Frame]:
     frames = [toy_frame(number) for number in range(count)]
-    for path, data in mvs_synth.sample_files(name, ((frame,) for frame in frames)):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(data)
+    unpack(root, layouts.load("mvs-synth").encode_files(name, ((frame,) for frame in frames)))
     return frames
 
 

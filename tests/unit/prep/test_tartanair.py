@@ -78,15 +78,6 @@ def test_pose_lines_round_trip(values: list[float]) -> None:
     assert np.allclose(tartanair.pose_from_line(tartanair.line_from_pose(pose)), pose)
 
 
-def test_sample_names_hold_some_out() -> None:
-    held = ["abandonedfactory/Easy/P011", "x/Easy/P000"]
-    assert tartanair.sample_names(1, held_out=held) == ["abandonedfactory/Easy/P000"]
-    assert tartanair.sample_names(4, held_out=held)[-1] == held[0]
-    many = tartanair.sample_names(20, held_out=held)
-    assert len(set(many)) == 20
-    assert many[-2:] == held
-
-
 # ---------------------------------------------------------------------------------------------------------- version 2
 
 V2 = "ArchVizTinyHouseDay/Data_easy/P000"

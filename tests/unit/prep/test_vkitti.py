@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from vdaprep import sources
 from vdaprep.errors import FrameError, UsageError
-from vdaprep.raw.frames import Cameras, Frame, FrameFiles, RgbImage, SourceOptions, Trajectory
-from vdaprep.raw.tree import Location, Reader, Tree, open_tree
+from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
+from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.shards import codec, depth_codes
 from vdaprep.sources import _manifest, vkitti
-from vdaprep.synthetic.sample import SampleSpec, write_sample
 
 ONE_ROW = "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1"
 V2_HEADER = "frame cameraID r1,1 r1,2 r1,3 t1 r2,1 r2,2 r2,3 t2 r3,1 r3,2 r3,3 t3 0 0 0 1"
@@ -371,81 +370,3 @@ def test_a_frame_lacks_its_image_or_its_depth(tmp_path: Path) -> None:
             vkitti.read_rgb(FrameFiles(1, None, Location("", "depth_00001.png")), reader)
         with pytest.raises(FrameError, match="rgb_00001.jpg: has no depth map of the same number"):
             vkitti.read_depth(FrameFiles(1, Location("", "rgb_00001.jpg"), None), reader)
-
-
-# ------------------------------------------------------------------------------------------------------------ samples
-
-
-def test_sample_names_are_variants_of_scenes_and_hold_some_out() -> None:
-    held = ["Scene01/*", "0001/*"]
-    assert vkitti.sample_names(1, held_out=held) == ["Scene02/clone"]
-    assert vkitti.sample_names(2, held_out=held) == ["Scene02/clone", "Scene01/clone"]
-    assert vkitti.sample_names(4, held_out=held) == ["Scene02/clone", "Scene02/fog", "Scene06/clone", "Scene01/clone"]
-    assert vkitti.sample_names(8, held_out=held)[-2:] == ["Scene01/clone", "Scene01/fog"]
-    everything = vkitti.sample_names(30, held_out=held)
-    assert len(set(everything)) == 30
-    assert vkitti.sample_names(3, held_out=[])[-1] == "Scene01/clone"
-    assert (
-        vkitti.sample_world("Scene02/clone") == vkitti.sample_world("Scene02/fog") != vkitti.sample_world("Scene06/fog")
-    )
-    with pytest.raises(UsageError, match="--trajectories 31: a sample of Virtual KITTI has 30 at most"):
-        vkitti.sample_names(31, held_out=held)
-
-
-def test_a_sample_has_the_data_sets_camera() -> None:
-    assert np.allclose(vkitti.sample_intrinsics(width=1242, height=375), [725.0087, 725.0087, 620.5, 187])
-    assert np.allclose(vkitti.sample_intrinsics(width=621, height=375)[[0, 2]], [725.0087 / 2, 310])
-
-
-def test_weather_changes_the_look_and_nothing_else(tmp_path: Path) -> None:
-    spec = SampleSpec(trajectories=4, frames=2, width=62, height=38)
-    write_sample("vkitti", out=tmp_path, spec=spec, archives=False, on_frame=lambda: None)
-    clear, fog = tmp_path / "Scene02" / "clone", tmp_path / "Scene02" / "fog"
-    names = sorted(str(path.relative_to(clear)) for path in clear.rglob("*.*"))
-    assert names == sorted(str(path.relative_to(fog)) for path in fog.rglob("*.*"))
-    assert len(names) == 2 * 2 * 2 + 2
-    same = {name for name in names if (clear / name).read_bytes() == (fog / name).read_bytes()}
-    assert same == {name for name in names if not name.endswith(".jpg")}
-    sky = cv2.imread(str(clear / "frames/depth/Camera_0/depth_00000.png"), cv2.IMREAD_UNCHANGED) == 65535
-    assert sky.any()
-    looks = [cv2.imread(str(scene / "frames/rgb/Camera_0/rgb_00000.jpg")) for scene in (clear, fog)]
-    assert looks[1].std() < looks[0].std()
-    assert np.abs(looks[1][sky].astype(int) - 170).mean() < 3
-    assert (clear / "intrinsic.txt").read_text().splitlines()[0] == "frame cameraID K[0,0] K[1,1] K[0,2] K[1,2]"
-    assert (clear / "extrinsic.txt").read_text().splitlines()[0] == V2_HEADER
-    assert [row[:3] for row in (clear / "extrinsic.txt").read_text().splitlines()[1:]] == ["0 0", "0 1", "1 0", "1 1"]
-
-
-def test_the_second_camera_stands_to_the_right(tmp_path: Path) -> None:
-    spec = SampleSpec(trajectories=1, frames=1, width=62, height=38)
-    write_sample("vkitti", out=tmp_path, spec=spec, archives=False, on_frame=lambda: None)
-    poses = []
-    for camera in (0, 1):
-        [trajectory] = vkitti.find_trajectories(open_tree(tmp_path), SourceOptions(camera=camera))
-        with Reader(tmp_path) as reader:
-            cameras = vkitti.read_cameras(trajectory, reader, SourceOptions(camera=camera))
-        assert cameras.camera_to_world is not None
-        poses.append(cameras.camera_to_world[0])
-    assert np.allclose((np.linalg.inv(poses[0]) @ poses[1])[:3, 3], [0.532725, 0, 0])
-
-
-def test_sample_depth_is_centimetres_with_sky_and_unknown() -> None:
-    depth_m = np.array([[1.234, np.inf, np.nan], [655.34, 655.36, 0.006]], np.float32)
-    pixels = np.zeros((2, 3, 3), np.uint8)
-    shot = (Frame(0, RgbImage(pixels), depth_m, np.ones(4), np.eye(4)),)
-    files = dict(vkitti.sample_files("Scene01/rain", [shot]))
-    png = np.frombuffer(files["Scene01/rain/frames/depth/Camera_0/depth_00000.png"], np.uint8)
-    assert cv2.imdecode(png, cv2.IMREAD_UNCHANGED).tolist() == [[123, 65535, 0], [65534, 65535, 1]]
-
-
-@pytest.mark.parametrize(
-    ("path", "archive"),
-    [
-        ("Scene01/fog/frames/rgb/Camera_0/rgb_00000.jpg", "vkitti_2.0.3_rgb.tar"),
-        ("Scene01/fog/frames/depth/Camera_1/depth_00000.png", "vkitti_2.0.3_depth.tar"),
-        ("Scene01/fog/extrinsic.txt", "vkitti_2.0.3_textgt.tar.gz"),
-    ],
-)
-def test_samples_are_packed_as_the_download(path: str, archive: str) -> None:
-    assert vkitti.sample_archives(path) == [archive]
-    assert archive in [file["name"] for file in _manifest.load("vkitti").versions[0]["files"]]
