@@ -1,4 +1,4 @@
-"""Sizes as people write and read them."""
+"""Numbers as people write and read them: sizes, durations; an even choice of some of many."""
 
 import re
 
@@ -10,6 +10,7 @@ _UNITS = {
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", re.ASCII)
 
 
 def parse_bytes(text: str, option: str) -> int:
@@ -27,3 +28,19 @@ def format_bytes(count: int | float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def parse_duration(text: str, option: str) -> int:
+    """Return the seconds of `11h30m`, `90m`, `45s` or `3600`; raises UsageError, naming the option, for others or 0."""
+    match = _DURATION.fullmatch(text.strip())
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if total == 0:
+        raise UsageError(f"{option} {text}: expected a time such as 11h30m, 90m or 3600 (seconds).")
+    return total
+
+
+def spread_evenly(total: int, count: int) -> list[int]:
+    """Return the middles of `count` equal stretches of `range(total)`, in order; all positions if there are no more."""
+    count = min(count, total)
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]

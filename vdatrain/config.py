@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from vdaprep.errors import UsageError
-from vdatrain.storage.cache import parse_size
-from vdatrain.storage.places import redact
+from vdaprep.storage.urls import redact
+from vdaprep.units import parse_bytes
 
 MAX_REPEATS = 1000
 
@@ -156,8 +156,8 @@ class TrainConfig:
                 "--shard-model does not go together with --compile; give --no-compile or --no-shard-model."
             )
         parse_mix(self.mix)
-        parse_size(self.cache_size, option="cache-size")
-        parse_size(self.cache_free, option="cache-free")
+        parse_bytes(self.cache_size, "--cache-size")
+        parse_bytes(self.cache_free, "--cache-free")
         known = self.track == NO_TRACKER or set(self.track.split(",")) <= {TENSORBOARD, WANDB}
         _expect(known, "track", self.track, "tensorboard, wandb, both with a comma between, or none")
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from vdaprep.errors import DataError
+from vdaprep.storage.atomic import write_text
 from vdatrain.config import TrainConfig, from_mapping
 from vdatrain.distributed.launch import spans_machines
-from vdatrain.storage.files import write_text
 
 _PACKAGES = ("vdakit", "numpy", "timm", "webdataset", "opencv-python-headless", "zstandard")
 _PATIENCE_S = 10

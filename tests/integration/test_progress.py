@@ -15,11 +15,9 @@ import pytest
 
 from tests.conftest import RawTree, Run
 from vdaprep.cli import progress
-from vdaprep.errors import UsageError
 from vdaprep.raw import targz_index
 from vdaprep.raw.tree import Reader, open_tree
 from vdaprep.shards.records import ClipEntry, Rejection, ShardRecord
-from vdaprep.units import format_bytes, parse_bytes
 from vdaprep.workers.progress import Throughput
 from vdaprep.workers.tasks import Amount
 
@@ -287,23 +285,3 @@ def test_the_listing_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert told(capsys.readouterr().out) == [
         {"event": "listing", "archive": "depth.tar.gz", "bytes": 15, "total_bytes": 30}
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [("5GB", 5 * 10**9), ("5 gb", 5 * 10**9), ("2GiB", 2 << 30), ("1.5MB", 1_500_000), ("4096", 4096), ("1T", 10**12)],
-)
-def test_sizes(text: str, count: int) -> None:
-    assert parse_bytes(text, "--min-free") == count
-
-
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "5XB", "5 G B", "1e9", "nan", "٥GB"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(UsageError, match="--min-free .*: expected a size, for example 5GB"):
-        parse_bytes(text, "--min-free")
-
-
-def test_sizes_for_people() -> None:
-    assert [format_bytes(count) for count in (0, 1023, 1024, 5 << 20, 3 << 40)] == [
-        "0 B", "1023 B", "1.0 KiB", "5.0 MiB", "3.0 TiB",
-    ]  # fmt: skip

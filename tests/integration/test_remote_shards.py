@@ -8,8 +8,8 @@ import pytest
 
 from tests.integration.conftest import refused
 from tests.serving import STALL, Server, serve
-from vdatrain.storage import remote
-from vdatrain.storage.remote import Patience
+from vdaprep.storage import requests
+from vdaprep.storage.requests import Patience
 
 SMALL = (
     "--encoder", "tiny", "--frames", 3, "--size", 28, "--batch", 2, "--steps", 3, "--warmup", 2, "--ema", 0.5,
@@ -113,7 +113,7 @@ def test_a_server_that_stalls_while_training_ends_the_run(
     server: Server, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It answers until the index is read, which asks each tar for one byte."""
-    monkeypatch.setattr(remote, "PATIENCE", Patience(connect_s=10, answer_s=3, waits_s=(0.01,)))
+    monkeypatch.setattr(requests, "PATIENCE", Patience(connect_s=10, answer_s=3, waits_s=(0.01,)))
     server.faults["shard-0001.tar"] = [None] * 2 + [STALL]
     cache = ("--cache", tmp_path / "cache", "--cache-free", "1MB")
     result = vdatrain("run", "--shards", f"{server.url}/tartanair", "--out", tmp_path / "run", *cache, *SMALL)

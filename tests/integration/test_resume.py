@@ -146,7 +146,7 @@ def test_killed_at_the_worst_moment(moment: str, toy_shards: Path, whole: Whole,
             calls += 1
             if calls == call:
                 if name == "save":
-                    arguments[0].with_name("next.pt.vdatrain-tmp").write_bytes(b"PK half of it")
+                    arguments[0].with_name("next.pt.vdaprep-tmp.pt").write_bytes(b"PK half of it")
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*arguments, **options)
 

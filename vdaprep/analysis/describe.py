@@ -11,7 +11,7 @@ from vdaprep.shards import reader
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import decode_clip
 from vdaprep.shards.records import ClipEntry, ShardRecord
-from vdaprep.storage.places import StoragePath, size_of
+from vdaprep.storage.paths import StoragePath, is_file
 
 _BINS = 12
 
@@ -92,7 +92,7 @@ class ShardReport:
 
 def open_shard(tar: StoragePath) -> ShardRecord:
     """Read a shard's record and compare the tar with it; raises ShardError, naming what is wrong."""
-    if size_of(tar) is None:
+    if not is_file(tar):
         raise ShardError(f"{tar}: there is no such shard; vdaprep convert makes them.")
     record = reader.read_record(tar)
     reader.check_tar(tar, record)

@@ -6,7 +6,6 @@ OUT/TRAJECTORY/intrinsics.txt          fx fy cx cy, in pixels, a line a frame
 OUT/TRAJECTORY/camera_to_world.txt     16 numbers, row by row, metres, OpenCV axes, a line a frame; if known
 """
 
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -20,9 +19,9 @@ from vdaprep.errors import ShardError, UsageError
 from vdaprep.shards.metadata import ClipMeta, DepthSpec
 from vdaprep.shards.reader import decode_clip
 from vdaprep.shards.records import ClipEntry
-from vdaprep.storage.places import StoragePath
+from vdaprep.storage.atomic import new_path
+from vdaprep.storage.paths import StoragePath
 
-_TEMPORARY = ".vdaprep-tmp"  # ends the name of a folder that is not complete
 _Clip = tuple[StoragePath, ClipEntry, ClipMeta]
 
 
@@ -37,15 +36,8 @@ def export(tars: Iterable[StoragePath], *, out: Path, on_frame: Callable[[], Non
         if (out / name).exists():
             raise UsageError(f"{out / name}: is there already; choose another --out, or delete it first.")
     for name, clips in trajectories.items():
-        target = out / name
-        unfinished = target.with_name(target.name + _TEMPORARY)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        try:
+        with new_path(out / name) as unfinished:
             _write_trajectory(unfinished, clips, on_frame)
-            unfinished.rename(target)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
     return list(trajectories)
 
 

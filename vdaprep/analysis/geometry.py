@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64
 from vdaprep.shards.cameras import invert_pose, scale_intrinsics
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import decode_clip, read_record
-from vdaprep.storage.places import StoragePath
+from vdaprep.storage.paths import StoragePath
 
 _POINTS = 20_000  # pixels of a view that are warped, about
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from vdaprep.analysis.stats import DEPTH_EDGES_M, DatasetStats
+from vdaprep.storage.atomic import new_file
 
 _SCALE = 2  # drawn larger, so that lines and letters have smooth edges
 _WIDTH, _HEIGHT = 520 * _SCALE, 330 * _SCALE
@@ -232,10 +233,8 @@ def write_picture(found: Sequence[DatasetStats], path: Path) -> None:
     """Write the picture as PNG; the file is complete or not there."""
     ok, png = cv2.imencode(".png", cv2.cvtColor(picture(found), cv2.COLOR_RGB2BGR))
     assert ok  # cv2 encodes any uint8 image
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.vdaprep-tmp")
-    unfinished.write_bytes(png.tobytes())
-    unfinished.replace(path)
+    with new_file(path) as file:
+        file.write(png.tobytes())
 
 
 def picture(found: Sequence[DatasetStats]) -> UInt8[np.ndarray, "h w 3"]:

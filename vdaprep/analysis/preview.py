@@ -12,7 +12,8 @@ from vdaprep.errors import UsageError
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import decode_clip
 from vdaprep.shards.records import ClipEntry
-from vdaprep.storage.places import StoragePath
+from vdaprep.storage.atomic import new_path
+from vdaprep.storage.paths import StoragePath
 
 _TILES = 6
 _TILE_WIDTH = 260
@@ -33,13 +34,8 @@ def write_preview(tar: StoragePath, clip: ClipEntry, *, path: Path) -> None:
     writers = {".png": _write_sheet, ".mp4": _write_video}
     if path.suffix.lower() not in writers:
         raise UsageError(f"--preview {path}: expected a file name that ends in .png or .mp4.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.stem}.vdaprep-tmp{path.suffix}")
-    try:
+    with new_path(path) as unfinished:
         writers[path.suffix.lower()](tar, clip, unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _write_sheet(tar: StoragePath, clip: ClipEntry, path: Path) -> None:

@@ -13,7 +13,8 @@ from vdaprep.shards import codec, reader
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import member_kind
 from vdaprep.shards.records import ClipEntry, ShardRecord
-from vdaprep.storage.places import StoragePath
+from vdaprep.storage.paths import StoragePath
+from vdaprep.units import spread_evenly
 
 CAP = 400  # frames of a data set that are read unless all are asked for
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -134,8 +135,7 @@ def _of_dataset(
 
 def _sample(clips: Sequence[_Clip], *, total: int, cap: int | None) -> Iterator[tuple[_Clip, list[int]]]:
     """Yield the clips that frames are to be read of, and which."""
-    count = total if cap is None else min(cap, total)
-    wanted = iter([(2 * i + 1) * total // (2 * count) for i in range(count)])
+    wanted = iter(spread_evenly(total, total if cap is None else cap))
     passed, next_one = 0, next(wanted, None)
     for clip in clips:
         frames: list[int] = []

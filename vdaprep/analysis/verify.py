@@ -18,7 +18,7 @@ from vdaprep.shards.canonical import parse_sealed_json
 from vdaprep.shards.names import DATASET_FILE, record_name
 from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, ShardSummary, totals
 from vdaprep.storage.output import PLAN_FILE
-from vdaprep.storage.places import StoragePath, list_files, read_bytes, size_of, sort_paths
+from vdaprep.storage.paths import StoragePath, is_file, list_files, read_bytes, sort_paths
 
 _TARS, _RECORDS, _LEFT_OVERS = "shard-*.tar", "shard-*.json", "*.vdaprep-tmp"
 
@@ -49,7 +49,7 @@ def find_shards(path: StoragePath) -> list[StoragePath]:
 def _find(path: StoragePath) -> tuple[list[StoragePath], list[StoragePath]]:
     """Return the tars that `path` stands for, and the folders of data sets below it; raises ShardError if none."""
     if path.suffix == ".tar":
-        found = [file for file in (path, path.with_name(record_name(path.name))) if size_of(file) is not None]
+        found = [file for file in (path, path.with_name(record_name(path.name))) if is_file(file)]
     else:
         found = list_files(path, _TARS, _RECORDS, DATASET_FILE)
     if not found:

@@ -16,7 +16,7 @@ from vdaprep.shards.canonical import canonical_json, parse_json
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import clip_key, member_name
 from vdaprep.shards.records import ClipEntry
-from vdaprep.storage.places import StoragePath
+from vdaprep.storage.paths import StoragePath
 
 
 @dataclass(frozen=True)

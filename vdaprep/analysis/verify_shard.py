@@ -13,7 +13,7 @@ from vdaprep.shards import reader
 from vdaprep.shards.canonical import canonical_json, parse_json
 from vdaprep.shards.names import record_name
 from vdaprep.shards.records import ClipEntry, ShardRecord
-from vdaprep.storage.places import StoragePath, opened
+from vdaprep.storage.paths import StoragePath, opened
 
 OnFrames = Callable[[int], None]
 

@@ -186,7 +186,7 @@ def _part(text: str, *, finish: bool) -> "Part | None":
 
 
 def _absolute(place: str) -> str:
-    from vdaprep.storage.range_reader import is_url
+    from vdaprep.storage.urls import is_url
 
     return place if is_url(place) else str(Path(place).absolute())
 
@@ -249,7 +249,7 @@ def _executor(kind: Executors, *, workers: int, ray_address: str, raw: str) -> "
 
 def _begin_elsewhere(raw: str, seek_points: "Callable[[], None]") -> None:
     """Get ready on another machine; raises DataError if it has no raw data, whose frames would all be rejected."""
-    from vdaprep.storage.range_reader import is_url
+    from vdaprep.storage.urls import is_url
 
     if not is_url(raw) and not Path(raw).exists():
         raise DataError(

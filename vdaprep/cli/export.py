@@ -18,7 +18,7 @@ def command(
     from vdaprep.analysis.export import export as run
     from vdaprep.analysis.verify import count_frames, find_shards
     from vdaprep.cli.output import frame_bar
-    from vdaprep.storage.places import open_path
+    from vdaprep.storage.paths import open_path
 
     place = open_path(path)
     frames = count_frames([place])

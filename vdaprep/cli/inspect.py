@@ -97,7 +97,7 @@ def command(
     from vdaprep.analysis import describe as inspection
     from vdaprep.analysis.preview import write_preview
     from vdaprep.cli.output import frame_bar
-    from vdaprep.storage.places import open_path
+    from vdaprep.storage.paths import open_path
 
     place = open_path(shard)
     tar = _find_shard(place) if isinstance(place, Path) else place

@@ -165,7 +165,7 @@ def command(
     from vdaprep.conversion.plan import find_raw
     from vdaprep.conversion.predict import room
     from vdaprep.conversion.probes import Prober
-    from vdaprep.storage.range_reader import is_url
+    from vdaprep.storage.urls import is_url
     from vdaprep.units import parse_bytes
 
     limit = parse_bytes(budget, "--budget") if budget else None

@@ -48,7 +48,7 @@ def command(
     from vdaprep.conversion.convert import ConversionProgress
     from vdaprep.conversion.repair import Watch, Wishes, repair
     from vdaprep.storage.output import open_output
-    from vdaprep.storage.places import open_path
+    from vdaprep.storage.paths import open_path
     from vdaprep.workers.local import LocalExecutor
 
     workers = workers or os.cpu_count() or 1

@@ -88,7 +88,7 @@ def command(
     from vdaprep.analysis import plots, stats
     from vdaprep.analysis.verify import find_shards
     from vdaprep.cli.output import frame_bar
-    from vdaprep.storage.places import open_path
+    from vdaprep.storage.paths import open_path
 
     if plot is not None and plot.suffix.lower() != ".png":
         raise UsageError(f"--plot {plot}: expected a file name that ends in .png.")

@@ -30,7 +30,7 @@ def command(
     from vdaprep.analysis.verify import count_frames, find_shards
     from vdaprep.analysis.verify import verify as check
     from vdaprep.cli.output import frame_bar
-    from vdaprep.storage.places import open_path
+    from vdaprep.storage.paths import open_path
 
     places = [open_path(path) for path in paths]
     frames = count_frames(places)

@@ -16,7 +16,7 @@ from vdaprep.conversion.plan import Plan, RawData
 from vdaprep.conversion.predict import Prediction, predict
 from vdaprep.conversion.probes import Prober
 from vdaprep.errors import UsageError
-from vdaprep.units import format_bytes
+from vdaprep.units import format_bytes, spread_evenly
 
 _SHORT_SIDES = (518, 476, 434, 392, 350)  # whole patches of 14 pixels; 518 is what training crops
 _JPEG_QUALITIES = (90, 85, 80, 75)
@@ -205,7 +205,7 @@ def spread(splits: Mapping[str, Sequence[str]], count: int) -> list[str]:
     chosen: list[str] = []
     for names in splits.values():
         share = 1 + free * (len(names) - 1) // rest
-        chosen += [names[(2 * i + 1) * len(names) // (2 * share)] for i in range(share)]
+        chosen += [names[i] for i in spread_evenly(len(names), share)]
     return chosen
 
 

@@ -20,7 +20,7 @@ from vdaprep.errors import UsageError
 from vdaprep.raw.frames import Trajectory
 from vdaprep.raw.tree import Location
 from vdaprep.shards.records import Rejection, ShardRecord
-from vdaprep.storage.range_reader import is_url
+from vdaprep.storage.urls import is_url
 from vdaprep.units import format_bytes
 
 

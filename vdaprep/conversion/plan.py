@@ -15,7 +15,7 @@ from vdaprep.raw.tree import Location, OnListing, Tree, open_tree
 from vdaprep.shards.records import Rejection
 from vdaprep.sources import _manifest
 from vdaprep.sources._manifest import Manifest
-from vdaprep.storage.range_reader import is_url
+from vdaprep.storage.urls import is_url
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from vdaprep.shards.records import Rejection
 from vdaprep.shards.tar import TarWriter
 from vdaprep.shards.writer import EncodedClip, write_clip
 from vdaprep.sources import _manifest
+from vdaprep.units import spread_evenly
 
 PROBES = 64
 DIFF = "diff.zst"
@@ -152,7 +153,7 @@ class _Nowhere:
 def choose_probes(shards: Sequence[PlannedShard], count: int) -> Iterator[tuple[str, PlannedClip]]:
     """Yield the split and the frames of every probe, at equal distances over all frames."""
     total = sum(shard.num_frames for shard in shards)
-    wanted = [(2 * i + 1) * total // (2 * min(count, total)) for i in range(min(count, total))]
+    wanted = spread_evenly(total, count)
     passed = 0
     for shard in shards:
         for clip in shard.clips:

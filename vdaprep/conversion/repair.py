@@ -18,7 +18,7 @@ from vdaprep.shards.canonical import parse_sealed_json
 from vdaprep.shards.names import DATASET_FILE, record_name
 from vdaprep.shards.records import DatasetRecord, ShardRecord
 from vdaprep.storage.output import PLAN_FILE, Output
-from vdaprep.storage.places import open_path
+from vdaprep.storage.paths import open_path
 from vdaprep.workers.tasks import Executor
 
 

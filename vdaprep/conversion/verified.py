@@ -22,7 +22,7 @@ from vdaprep.conversion.saved_plan import refuse_lost, save_plan
 from vdaprep.errors import ShardError
 from vdaprep.shards.records import DatasetRecord, ShardRecord
 from vdaprep.storage.output import Output
-from vdaprep.storage.places import open_path
+from vdaprep.storage.paths import open_path
 from vdaprep.workers.tasks import Executor, Listener, Tick
 
 

@@ -16,7 +16,8 @@ from vdaprep.errors import DataError, FrameError
 from vdaprep.raw.containers import UNREADABLE, GzipSpan, Listing, Span, list_tar, list_zip
 from vdaprep.raw.targz import list_targz, open_gzip
 from vdaprep.shards.records import Rejection
-from vdaprep.storage.range_reader import Ranges, buffered, is_url, open_ranges, read_file
+from vdaprep.storage.range_reader import Ranges, buffered, open_ranges, read_file
+from vdaprep.storage.urls import is_url
 
 _ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 _REPEATED_FREELY = (".txt", ".json")  # TartanAir has its poses in every zip, for one

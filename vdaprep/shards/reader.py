@@ -13,7 +13,7 @@ from vdaprep.shards import codec
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import member_kind, record_name
 from vdaprep.shards.records import ClipEntry, ShardRecord
-from vdaprep.storage.places import PIECE_BYTES, StoragePath, opened, read_bytes, size_of
+from vdaprep.storage.paths import PIECE_BYTES, StoragePath, is_file, opened, read_bytes, size_of
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def check_tar(tar: StoragePath, record: ShardRecord) -> None:
 
 def check_size(tar: StoragePath, record: ShardRecord) -> None:
     """Compare a tar's size with its record; raises ShardError if it differs or if there is no tar."""
-    size = size_of(tar)
-    if size is None:
+    if not is_file(tar):
         raise ShardError(f"{tar}: is missing, though its record is there; run convert again.")
+    size = size_of(tar)
     if size != record.tar_bytes:
         raise ShardError(f"{tar}: has {size} bytes, its record says {record.tar_bytes}; the shard is cut or damaged.")
 

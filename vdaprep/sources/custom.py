@@ -23,7 +23,7 @@ _FILE = re.compile(
     r"^(?:(?P<name>.+)/)?(?:rgb/(?P<rgb>\d+)\.(?i:png|jpe?g)|depth/(?P<depth>\d+)\.(?i:npy|png)|"
     r"(?P<table>camera_to_world|intrinsics)\.(?i:txt))$"
 )
-_UNFINISHED = re.compile(r"\.vdaprep-tmp(/|$)")  # what an export left that died
+_UNFINISHED = re.compile(r"\.vdaprep-tmp\b")  # what an export left that died
 _BEYOND_CODE = 65535
 
 

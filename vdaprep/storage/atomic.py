@@ -1,13 +1,16 @@
-"""Writing to a disk that may be full: never below a floor, and what fails is a sentence."""
+"""Files that are complete under their name or not there, on disks that may be full."""
 
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Generator
 from pathlib import Path
+from typing import BinaryIO
 
 from vdaprep.errors import OutputError
 
+TEMPORARY = ".vdaprep-tmp"  # in the name of what is not complete
 _CHUNK = 1 << 20  # bytes between two looks at the free space
 
 
@@ -90,3 +93,41 @@ def flush_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def new_path(path: Path) -> Generator[Path]:
+    """Yield a temporary name beside `path`, for a file or a folder that takes its place when the block ends well.
+
+    An error leaves nothing of it, and what was at `path`. The ending is kept: some writers choose the format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}{TEMPORARY}{path.suffix}")
+    _remove(temporary)  # of a process that was killed
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        _remove(temporary)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Generator[BinaryIO]:
+    """Open a temporary file that takes the name `path` once its bytes are on the disk; an error leaves nothing."""
+    with new_path(path) as temporary, temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 that is complete under its name or not there."""
+    with new_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -13,12 +13,11 @@ from typing import Protocol, runtime_checkable
 
 from vdaprep.errors import OutputError, UsageError
 from vdaprep.shards.names import DATASET_FILE
-from vdaprep.storage.atomic import GuardedWriter, as_sentence, flush_folder, make_folder
-from vdaprep.storage.range_reader import is_url
+from vdaprep.storage.atomic import TEMPORARY, GuardedWriter, as_sentence, flush_folder, make_folder
+from vdaprep.storage.urls import is_url
 from vdaprep.workers import signals
 
 PLAN_FILE = "plan.json"
-_TEMPORARY = ".vdaprep-tmp"
 _OWN_TEMPORARY = re.compile(r"(shard-\d+\.(tar|json)|dataset\.json|plan\.json)\.[0-9a-f]{8}\.vdaprep-tmp")
 _LOCK = ".vdaprep-lock"
 
@@ -138,7 +137,7 @@ class LocalOutput:
             _remove_unfinished(path.parent, f"{path.name}.*")  # of a worker that died on the same shard
         with signals.unwinding() as held:
             # A name of its own: should two processes ever write the same file, each renames what it wrote itself.
-            temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
+            temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
             held.callback(temporary.unlink, missing_ok=True)
             with as_sentence(path):
                 handle = held.enter_context(_locked(temporary, fcntl.LOCK_EX))  # none but removers contend
@@ -171,7 +170,7 @@ class LocalOutput:
 
 def _remove_unfinished(folder: Path, pattern: str) -> None:
     """Remove temporary files whose writers are dead."""
-    for path in folder.glob(f"{pattern}{_TEMPORARY}"):
+    for path in folder.glob(f"{pattern}{TEMPORARY}"):
         if not _OWN_TEMPORARY.fullmatch(path.name) or path.is_symlink() or not path.is_file():
             continue
         with contextlib.suppress(FileNotFoundError, BlockingIOError), _opened(path) as handle:

@@ -5,6 +5,8 @@ import os
 import stat
 from typing import Any, Protocol, runtime_checkable
 
+from vdaprep.storage.urls import is_url
+
 MAX_FILE_BYTES = 1 << 28  # a single frame's file is never larger; a size that lies must not fill the memory
 
 
@@ -100,11 +102,6 @@ class RangeStream(io.RawIOBase):
 def buffered(ranges: Ranges) -> io.BufferedReader:
     """Return Ranges as a file object; its small buffer serves the few bytes before a tar's header and the header."""
     return io.BufferedReader(RangeStream(ranges), buffer_size=1024)
-
-
-def is_url(name: str) -> bool:
-    """Tell URLs from paths."""
-    return "://" in name
 
 
 def open_ranges(name: str) -> Ranges:

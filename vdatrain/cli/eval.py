@@ -32,6 +32,7 @@ def command(
         raise UsageError("--long takes whole trajectories in windows of 32 frames; leave --frames out.")
     from dataclasses import replace
 
+    from vdaprep.storage.cache import open_cache
     from vdatrain.cli.progress import window_bar
     from vdatrain.data.index import read_index
     from vdatrain.data.sampler import WindowShape
@@ -41,7 +42,6 @@ def command(
     from vdatrain.inference.predictor import Predictor
     from vdatrain.inference.video_reader import DEFAULT_DIFF
     from vdatrain.models.loading import load_model
-    from vdatrain.storage.cache import open_cache
 
     clips = read_index(shards, split=split, cache=open_cache(cache, size=cache_size, free=cache_free))
     model, config = load_model(checkpoint)

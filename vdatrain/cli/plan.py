@@ -38,9 +38,9 @@ def command(
 
     With --shard-model, what a rank keeps of the model, and the blocks of it that are gathered while they are at work.
     """
+    from vdaprep.units import parse_bytes
     from vdatrain.config import from_file, from_mapping
     from vdatrain.device import Precision, default_device
-    from vdatrain.storage.cache import parse_size
     from vdatrain.training.memory import footprint
     from vdatrain.training.planner import Room, room_of
 
@@ -50,7 +50,7 @@ def command(
     elsewhere = device_memory is not None
     world = _ranks(settings, ranks)
     if elsewhere:
-        room = Room(parse_size(device_memory, option="device-memory"), on_gpu=True, ranks=world)
+        room = Room(parse_bytes(device_memory, "--device-memory"), on_gpu=True, ranks=world)
     else:
         room = room_of(here.device, ranks=world)
     takes = footprint(settings, on_gpu=room.on_gpu, ranks=world)

@@ -64,13 +64,14 @@ def command(
 ) -> None:
     """Train a variant; weights, log and the final evaluation go to the folder of the run."""
     options = {**step.given(), **locals()}  # None where nothing was given
+    from vdaprep.units import parse_duration
     from vdatrain.config import TrainConfig
     from vdatrain.device import Precision, default_device
     from vdatrain.distributed.ranks import process_group
     from vdatrain.training import state, trainer
-    from vdatrain.training.preemption import StopRequest, parse_duration
+    from vdatrain.training.preemption import StopRequest
 
-    stop = StopRequest(parse_duration(time_limit) if time_limit else None)
+    stop = StopRequest(parse_duration(time_limit, "--time-limit") if time_limit else None)
     own = ("step", "config", "out", "resume", "time_limit")  # of no field of Config
     given = {name: value for name, value in options.items() if value is not None and name not in own}
     with process_group() as ranks:

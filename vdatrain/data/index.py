@@ -12,8 +12,8 @@ from typing import TypeVar
 from vdaprep.errors import DataError, ShardError
 from vdaprep.shards.names import DATASET_FILE, record_name
 from vdaprep.shards.records import ClipEntry, DatasetRecord, ShardRecord, ShardSummary
-from vdatrain.storage.cache import Cache, CachedTar
-from vdatrain.storage.places import StoragePath, list_folders, open_paths, read_range, size_of
+from vdaprep.storage.cache import CachedTar, ShardCache
+from vdaprep.storage.paths import StoragePath, list_folders, open_paths, read_range, size_of
 
 _REQUESTS = 16  # that a server is sent at a time
 
@@ -53,7 +53,7 @@ class StoredClip:
             raise ShardError(f"{self.tar}: cannot be read for clip {self.entry.key} ({error.strerror}).") from error
 
 
-def read_index(shards: Path | str, *, split: str, cache: Cache | None = None) -> tuple[StoredClip, ...]:
+def read_index(shards: Path | str, *, split: str, cache: ShardCache | None = None) -> tuple[StoredClip, ...]:
     """List the clips of a split of every data set under `shards`, which may itself be one data set's folder.
 
     `shards` is a folder, a URL, or URLs separated by commas; with a cache, as many shards as fit are read through it.
@@ -110,7 +110,7 @@ class _Shard:
     def record(self) -> StoragePath:
         return self.folder / record_name(self.summary.name)
 
-    def through(self, cache: Cache) -> CachedTar:
+    def through(self, cache: ShardCache) -> CachedTar:
         return CachedTar(cache, self.tar, self.summary.bytes, self.summary.sha256)
 
 

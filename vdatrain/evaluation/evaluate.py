@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdaprep.errors import DataError
+from vdaprep.storage.atomic import new_file, write_text
+from vdaprep.units import spread_evenly
 from vdatrain.data.batch import Batch, decode_depth, make_batch
 from vdatrain.data.index import StoredClip
 from vdatrain.data.loader import Sample, stream_batches
@@ -25,7 +27,6 @@ from vdatrain.distributed.ranks import Ranks, partition_windows
 from vdatrain.objectives.alignment import fit_scale_shift
 from vdatrain.objectives.losses import video_loss
 from vdatrain.objectives.metrics import MIN_DISPARITY, ClipMetrics, clip_metrics, mean_metrics
-from vdatrain.storage.files import new_file, write_text
 
 WINDOWS_SHOWN = 4  # as pictures, each time during a training
 STILLS_PER_WINDOW = 4
@@ -66,9 +67,7 @@ class Gallery:
 
     def stills(self, count: int = STILLS_PER_WINDOW) -> "Gallery":
         """Return at most `count` of the frames, spread evenly."""
-        total = len(self.frames)
-        count = min(count, total)
-        chosen = [(2 * number + 1) * total // (2 * count) for number in range(count)]
+        chosen = spread_evenly(len(self.frames), count)
         return Gallery(self.frames[chosen], self.truth[chosen], self.prediction[chosen], self.known[chosen])
 
 
@@ -191,8 +190,7 @@ def _windows_to_show(datasets: Sequence[str]) -> frozenset[int]:
         positions[name].append(position)
     shown: set[int] = set()
     for found in positions.values():
-        count = min(len(found), max(1, WINDOWS_SHOWN // len(positions)))
-        shown.update(found[(2 * number + 1) * len(found) // (2 * count)] for number in range(count))
+        shown.update(found[i] for i in spread_evenly(len(found), max(1, WINDOWS_SHOWN // len(positions))))
     return frozenset(shown)
 
 

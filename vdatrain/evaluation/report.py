@@ -11,10 +11,10 @@ import imageio.v3 as iio
 import numpy as np
 from jaxtyping import UInt8
 
+from vdaprep.storage.atomic import write_text
 from vdatrain.evaluation.compare import AVERAGE, FinishedRun, Row, heading, verdict
 from vdatrain.evaluation.evaluate import Gallery, read_gallery
 from vdatrain.evaluation.figures import ERROR_RANGE, error_colours, near_is_bright
-from vdatrain.storage.files import write_text
 
 _COLOURS = ("#3366cc", "#dd4b39", "#109618", "#990099", "#ff9900", "#0099c6")
 _TILE_HEIGHT = 168

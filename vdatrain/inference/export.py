@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vdaprep.errors import UsageError, VdakitError
+from vdaprep.storage.atomic import new_file, write_text
 from vdatrain.config import TrainConfig
 from vdatrain.data.batch import IMAGENET_MEAN, IMAGENET_STD
 from vdatrain.models import tensor_files, variants
@@ -23,7 +24,6 @@ from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import PATCH_SIZE
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES
 from vdatrain.models.loading import load_model
-from vdatrain.storage.files import new_file, write_text
 
 ONNX_TOLERANCE = 1e-3  # greatest difference from the model, as a share of its greatest output
 _OWN_TOOLS = ("vdakit", "torch", "timm")

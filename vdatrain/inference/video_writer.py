@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from jaxtyping import Float32, UInt8
 from numpy.lib import format as npy
 
 from vdaprep.errors import DataError, UsageError
-from vdatrain.storage.files import new_file
+from vdaprep.storage.atomic import new_file, new_path
 
 SCALE_FILE = "disparity.json"
 _STEPS = 65535
@@ -119,20 +118,15 @@ def _write_array(path: Path, spool: Spool) -> None:
 
 def _write_folder(folder: Path, spool: Spool) -> None:
     """Write one 16-bit PNG a frame, 65535 the nearest of the whole video; SCALE_FILE says how to undo it."""
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     scale = spool.highest / _STEPS
-    try:
-        temporary.chmod(0o755)
+    with new_path(folder) as temporary:
+        temporary.mkdir()
         for number, disparity in enumerate(spool):
             steps = np.rint(disparity / np.float32(scale or 1)).clip(0, _STEPS).astype(np.uint16)
             _, data = cv2.imencode(".png", steps)
             (temporary / f"{number:06d}.png").write_bytes(data.tobytes())
         facts = {"disparity": "scale * value", "scale": scale, "frames": spool.count}
         (temporary / SCALE_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 # -------------------------------------------------------------------------------------------------------------- video

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vdaprep.errors import DataError
-from vdatrain.storage.files import new_file
+from vdaprep.storage.atomic import new_file
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:

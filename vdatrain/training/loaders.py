@@ -7,6 +7,8 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 
 from vdaprep.errors import DataError
+from vdaprep.storage.cache import open_cache
+from vdaprep.storage.urls import redact
 from vdatrain.config import TrainConfig, parse_mix
 from vdatrain.data.batch import Batch, make_batch
 from vdatrain.data.index import StoredClip, fingerprint, read_index, splits_of
@@ -17,8 +19,6 @@ from vdatrain.data.samples import Sample, read_meta
 from vdatrain.data.transforms import Augmentation, sample_augmentations
 from vdatrain.models.variants import uses_differences
 from vdatrain.run_dir import log
-from vdatrain.storage.cache import open_cache
-from vdatrain.storage.places import redact
 from vdatrain.training.state import TrainState
 
 _log = logging.getLogger(__name__)

@@ -1,6 +1,5 @@
 """Why a run should leave before its last step."""
 
-import re
 import signal
 import threading
 import time
@@ -8,9 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
-from vdaprep.errors import UsageError, VdakitError
-
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
+from vdaprep.errors import VdakitError
 
 
 class Stopped(VdakitError):
@@ -63,13 +60,3 @@ class StopRequest:
         if number == signal.SIGINT and self._signal is not None:
             raise KeyboardInterrupt
         self._signal = number
-
-
-def parse_duration(text: str) -> int:
-    """Return the seconds of `11h30m`, `90m`, `45s` or `3600`; raises UsageError for anything else, and for none."""
-    match = _DURATION.fullmatch(text.strip())
-    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    total = 3600 * hours + 60 * minutes + seconds
-    if total == 0:
-        raise UsageError(f"--time-limit {text}: expected a time such as 11h30m, 90m or 3600 (seconds).")
-    return total

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from vdaprep.errors import DataError, UsageError
+from vdaprep.storage.urls import redact
 from vdatrain.config import TrainConfig, preset
 from vdatrain.data.index import fingerprint
 from vdatrain.data.sampler import DistributedPositions
@@ -24,7 +25,6 @@ from vdatrain.models.layers.encoder import Encoder
 from vdatrain.models.loading import build_from_config, initialise, whole_model
 from vdatrain.models.weights import LoadReport, Weights, load_weights
 from vdatrain.run_dir import CONFIG_FILE, forget_log_after, git_state, read_facts, versions, write_facts
-from vdatrain.storage.places import redact
 from vdatrain.training.checkpoint import LAST_FILE, candidates
 from vdatrain.training.compile import CompiledForward
 from vdatrain.training.monitor import StepMonitor

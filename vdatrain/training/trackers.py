@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vdaprep.errors import UsageError
+from vdaprep.storage.atomic import write_text
+from vdaprep.storage.urls import redact
 from vdatrain.config import TENSORBOARD, WANDB, TrainConfig
 from vdatrain.evaluation.evaluate import Evaluation
 from vdatrain.evaluation.figures import comparison_sheet
-from vdatrain.storage.files import write_text
-from vdatrain.storage.places import redact
 from vdatrain.training.trainer import TrainCallbacks
 
 TENSORBOARD_FOLDER = "tensorboard"

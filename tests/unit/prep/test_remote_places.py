@@ -1,6 +1,5 @@
 """Shards behind URLs are verified, repaired, inspected, summed up, exported as those of a folder are."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,8 @@ import pytest
 from tests.conftest import Outcome, Run, tree_bytes, write_raw
 from tests.unit.prep.conftest import Bucket
 from vdaprep.errors import ShardError
-from vdaprep.storage import places, remote
-from vdaprep.storage.places import RemotePath, list_files, open_path, opened, read_bytes, size_of
+from vdaprep.storage import paths, remote
+from vdaprep.storage.paths import RemotePath, open_path, opened, read_bytes, size_of
 
 LENGTHS = {"abandonedfactory/Easy/P000": 7, "abandonedfactory/Easy/P001": 3, "abandonedfactory/Easy/P011": 4}
 OPTIONS = ("--frames-per-shard", 5, "--clip-frames", 5, "--workers", 1)
@@ -136,7 +135,7 @@ def test_other_damage_is_found_as_on_a_disk(far: str, bucket: Bucket, vdaprep: R
 
 
 def test_a_shard_is_fetched_once_and_in_pieces(far: str, vdaprep: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "PIECE_BYTES", 10_000)
+    monkeypatch.setattr(paths, "PIECE_BYTES", 10_000)
     sizes: list[int] = []
     real = remote.RemoteFile.read
 
@@ -204,8 +203,6 @@ def test_what_is_not_there_is_a_sentence(far: str, bucket: Bucket, vdaprep: Run,
         (("verify", "nonsense://bucket/shards"), 1, "Protocol not known: nonsense"),
         (("stats", f"{bucket.url}-none"), 1, "there is nothing there (The specified bucket does not exist)."),
         (("export", f"{bucket.url}/none", "--out", "frames"), 1, "there are no shards here"),
-        (("inspect", bucket.url), 1, f"{bucket.url}: there is no such shard; vdaprep convert makes them."),
-        (("inspect", f"{far}/tartanair"), 1, "/tartanair: there is no such shard"),
         (("inspect", f"{far}/tartanair/train/shard-0009.tar"), 1, "shard-0009.tar: there is no such shard"),
         (("repair", "tartanair", "--out", f"{bucket.url}/none"), 2, "/none/tartanair: there is no such folder"),
         (("repair", "tartanair", "--out", f"{bucket.url}-none"), 2, "-none/tartanair: there is no such folder"),
@@ -223,13 +220,6 @@ def test_what_a_server_refuses_is_named(far: str, vdaprep: Run, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(files, "find", forbidden)
         refused(vdaprep("verify", far), 1, f"{far}: cannot be listed (Access Denied).")
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "cat_file", forbidden)
-        result = vdaprep("verify", far, "--json")
-        assert result.code == 1
-        found = {item["file"]: item["what"] for item in json.loads(result.out)["findings"]}
-        assert found[f"{far}/tartanair/dataset.json"] == "cannot be read (Access Denied)."
-        assert "shard-0001.json: cannot be read (Access Denied)." in found[f"{far}/tartanair/val/shard-0001.tar"]
     with monkeypatch.context() as patch:
         patch.setattr(files, "open", forbidden)
         assert f"{far}/{SECOND}.tar: cannot be read (Access Denied)." in vdaprep("verify", far, "--deep").out
@@ -271,28 +261,6 @@ def test_names_behind_urls_are_taken_apart_as_paths_are() -> None:
     top = RemotePath("s3://bucket.tar")
     assert (top.parent, top.parents, top.suffix) == (top, [], "")
     assert open_path("file:///a/b") == open_path("/a/b") == Path("/a/b")
-
-
-def test_any_store_will_do() -> None:
-    import fsspec
-
-    files = fsspec.filesystem("memory")
-    files.pipe("/bucket/a/b.tar", b"0123456789")
-    try:
-        folder = open_path("memory://bucket")
-        [file] = list_files(folder, "*.tar")
-        assert str(file) == "memory://bucket/a/b.tar"
-        assert list_files(folder, "*.json") == []
-        assert (size_of(file), size_of(file.parent), size_of(folder)) == (10, None, None)
-        assert read_bytes(file) == b"0123456789"
-        with opened(file, start=3, stop=5) as part:
-            assert part.read(2) == b"34"
-        with pytest.raises(FileNotFoundError):
-            read_bytes(folder / "c")
-        with pytest.raises(ShardError, match=r"^memory://bucket/c: is missing\.$"), opened(folder / "c"):
-            pass
-    finally:
-        files.rm("/bucket", recursive=True)
 
 
 def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from vdaprep.shards.metadata import ClipMeta, DepthSpec, DiffSpec
 from vdaprep.shards.records import ShardRecord
 from vdaprep.shards.writer import EncodedClip
 from vdaprep.storage.output import LocalOutput
-from vdaprep.storage.places import opened
+from vdaprep.storage.paths import opened
 
 
 def clip(number: int, *, frames: int = 3) -> EncodedClip:

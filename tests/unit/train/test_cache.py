@@ -20,14 +20,14 @@ import pytest
 
 from tests.serving import DIE, STALL, serve
 from vdaprep.errors import ShardError, UsageError
+from vdaprep.storage import cache as cache_module
+from vdaprep.storage import locks, requests
+from vdaprep.storage.cache import CachedTar, ShardCache, open_cache
+from vdaprep.storage.paths import open_paths
+from vdaprep.storage.requests import Patience
 from vdatrain.data.index import read_index
 from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.samples import read_meta, read_window
-from vdatrain.storage import cache as cache_module
-from vdatrain.storage import locks, remote
-from vdatrain.storage.cache import Cache, CachedTar, open_cache, parse_size
-from vdatrain.storage.places import open_paths
-from vdatrain.storage.remote import Patience
 
 SIZE = 300_000
 PLENTY = 10**12
@@ -46,7 +46,7 @@ def _plenty(_folder):
 
 @pytest.fixture
 def cache(tmp_path):
-    return Cache(tmp_path / "cache", size=3 * SIZE, floor=0, wait_s=60, free=_plenty)
+    return ShardCache(tmp_path / "cache", size=3 * SIZE, floor=0, wait_s=60, free=_plenty)
 
 
 @pytest.fixture
@@ -128,10 +128,10 @@ def test_threads_fetch_a_shard_once(cache, data, server):
 READER = """
 import sys
 from pathlib import Path
-from vdatrain.storage.cache import Cache, CachedTar
-from vdatrain.storage.remote import RemotePath
+from vdaprep.storage.cache import ShardCache, CachedTar
+from vdaprep.storage.paths import RemotePath
 folder, room, size, *shards = sys.argv[1:]
-cache = Cache(Path(folder), int(room), 0, wait_s=120)
+cache = ShardCache(Path(folder), int(room), 0, wait_s=120)
 for url, sha256 in zip(shards[::2], shards[1::2]):
     shard = CachedTar(cache, RemotePath(url), int(size), sha256)
     sys.stdout.write(f"{len(shard.read_range(0, shard.size))}\\n")
@@ -206,7 +206,7 @@ def test_only_what_the_data_set_lists_is_admitted(cache, shards, what):
 
 @pytest.mark.parametrize("fault", [STALL, DIE, 500, 404])
 def test_a_server_that_fails_leaves_nothing(cache, data, server, fault, monkeypatch):
-    monkeypatch.setattr(remote, "PATIENCE", Patience(connect_s=0.2, answer_s=0.6, waits_s=(0.01,)))
+    monkeypatch.setattr(requests, "PATIENCE", Patience(connect_s=0.2, answer_s=0.6, waits_s=(0.01,)))
     server.faults["shard-0.tar"] = [fault] if fault != DIE else [DIE, STALL]
     with pytest.raises(OSError, match="the server"):
         _shard(cache, data, 0, server.url).read_range(0, 5)
@@ -261,11 +261,11 @@ def test_what_is_being_read_stays(cache, shards, caplog):
         fcntl.flock(reading, fcntl.LOCK_SH)
         shards[3].read_range(0, 1)
         assert _held(cache) == _names(shards[0], shards[2], shards[3])
-        small = Cache(cache.folder, SIZE, 0, wait_s=60, free=_plenty)
+        small = ShardCache(cache.folder, SIZE, 0, wait_s=60, free=_plenty)
         shard = CachedTar(small, shards[1].source, SIZE, shards[1].sha256)
         assert shard.read_range(0, SIZE) == shard.source.read_bytes()
         assert _held(cache) == _names(shards[0])
-    assert "has no room for more shards within 300KB, 0B of the disk left free" in caplog.text
+    assert "has no room for more shards within 293.0 KiB, 0 B of the disk left free" in caplog.text
 
 
 def test_other_files_are_neither_counted_nor_touched(cache, shards):
@@ -285,7 +285,7 @@ def test_other_files_are_neither_counted_nor_touched(cache, shards):
 
 
 def test_a_shard_without_room_is_read_where_it_lies_and_that_is_said_once(shards, data, tmp_path, caplog):
-    small = Cache(tmp_path / "small", SIZE - 1, 0, free=_plenty)
+    small = ShardCache(tmp_path / "small", SIZE - 1, 0, free=_plenty)
     for _ in range(3):
         assert CachedTar(small, shards[0].source, SIZE, shards[0].sha256).read_range(5, 9) == data[0][5:9]
     assert _files(small) == ["lock"]
@@ -298,7 +298,7 @@ def test_the_disk_keeps_its_free_room(cache, shards, data):
     def left(folder):
         return free[0] - sum(path.stat().st_size for path in folder.glob("vdatrain-*[tp]a*"))
 
-    careful = Cache(cache.folder, PLENTY, 7, free=left)
+    careful = ShardCache(cache.folder, PLENTY, 7, free=left)
     mine = [CachedTar(careful, shard.source, SIZE, shard.sha256) for shard in shards]
     for number in (0, 1):
         mine[number].read_range(0, 1)
@@ -315,7 +315,7 @@ def test_the_disk_keeps_its_free_room(cache, shards, data):
 
 def test_a_disk_that_others_fill_meanwhile_is_not_filled_further(cache, shards, data, caplog):
     answers = iter([PLENTY, PLENTY])
-    careful = Cache(cache.folder, cache.size, 10, free=lambda _: next(answers, 9))
+    careful = ShardCache(cache.folder, cache.size, 10, free=lambda _: next(answers, 9))
     shard = CachedTar(careful, shards[0].source, SIZE, shards[0].sha256)
     assert shard.read_range(5, 9) == data[0][5:9]
     assert _files(cache) == ["lock"]
@@ -327,8 +327,8 @@ def test_a_full_disk_is_no_reason_to_stop(cache, shards, data, monkeypatch, numb
     def write(_piece):
         raise OSError(number, "full")
 
-    real = Cache._write
-    monkeypatch.setattr(Cache, "_write", lambda self, _, piece: real(self, write, piece))
+    real = ShardCache._write
+    monkeypatch.setattr(ShardCache, "_write", lambda self, _, piece: real(self, write, piece))
     assert shards[0].read_range(5, 9) == data[0][5:9]
     assert _files(cache) == ["lock"]
 
@@ -337,13 +337,13 @@ def test_a_smaller_bound_holds_from_the_start(cache, shards):
     for number in (0, 1, 2):
         shards[number].read_range(0, 1)
         _used(cache, shards[number], seconds_ago=300 - 100 * number)
-    Cache(cache.folder, SIZE, 0, free=_plenty).prepare()
+    ShardCache(cache.folder, SIZE, 0, free=_plenty).prepare()
     assert _held(cache) == _names(shards[2])
 
 
 def test_room_is_promised_once(cache, shards, data, server):
     """Two that come at the same time do not both take the last room."""
-    small = Cache(cache.folder, SIZE, 0, wait_s=60, free=_plenty)
+    small = ShardCache(cache.folder, SIZE, 0, wait_s=60, free=_plenty)
     server.delay_s = 0.1
     mine = [_shard(small, data, number, server.url) for number in range(4)]
     most, before = [0], set()
@@ -395,7 +395,7 @@ def _rot(path, offset):
 @pytest.mark.parametrize("where", ["frame", "metadata"])
 def test_bits_that_rot_in_the_cache_are_fetched_again(cache, toy_shards, tmp_path, caplog, where):
     shutil.copytree(toy_shards / "alpha", tmp_path / "alpha")
-    roomy = Cache(cache.folder, PLENTY, 0, free=_plenty)
+    roomy = ShardCache(cache.folder, PLENTY, 0, free=_plenty)
     plain, clip = (read_index(tmp_path / "alpha", split="train", cache=cache)[0] for cache in (None, roomy))
     window = Window(0, 0, 3, WindowShape(4))
     whole = read_window(plain, window)
@@ -420,7 +420,7 @@ def test_bits_that_rot_in_the_cache_are_fetched_again(cache, toy_shards, tmp_pat
 def test_shards_that_do_not_fit_together_are_left_out_from_the_start(cache, toy_shards, caplog):
     tars = [clip.tar for clip in read_index(toy_shards, split="train")]
     sizes = [tar.stat().st_size for tar in dict.fromkeys(tars)]
-    some = Cache(cache.folder, sum(sizes[:2]), 0, free=_plenty)
+    some = ShardCache(cache.folder, sum(sizes[:2]), 0, free=_plenty)
     clips = read_index(toy_shards, split="train", cache=some)
     cached = dict.fromkeys(str(clip.tar) for clip in clips if isinstance(clip.tar, CachedTar))
     assert list(cached) == list(map(str, dict.fromkeys(tars)))[:2]
@@ -434,21 +434,10 @@ def test_shards_that_do_not_fit_together_are_left_out_from_the_start(cache, toy_
 
 def test_a_cache_is_made_from_options(tmp_path):
     assert open_cache(None, size="20GB", free="1GB") is None
-    assert open_cache(str(tmp_path / "a" / "b"), size="20GB", free="500 mb") == Cache(
+    assert open_cache(str(tmp_path / "a" / "b"), size="20GB", free="500 mb") == ShardCache(
         tmp_path / "a" / "b", 20 * 10**9, 5 * 10**8
     )
     assert (tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"--cache .*file: cannot be used \(File exists\); expected a folder"):
         open_cache(str(tmp_path / "file"), size="1", free="0")
-
-
-@pytest.mark.parametrize(("text", "size"), [("20GB", 2 * 10**10), ("1.5t", 15 * 10**11), ("7", 7), ("3 kB", 3000)])
-def test_sizes(text, size):
-    assert parse_size(text, option="cache-size") == size
-
-
-@pytest.mark.parametrize("text", ["", "much", "-1GB", "1e9", "5XB", "nan"])
-def test_sizes_that_are_none(text):
-    with pytest.raises(UsageError, match=r"^--cache-size .*: expected a size like 20GB"):
-        parse_size(text, option="cache-size")

@@ -12,11 +12,11 @@ import pytest
 import vdatrain
 from vdaprep.cli.group import typer_command
 from vdaprep.errors import DataError, UsageError
+from vdaprep.storage.urls import redact
 from vdatrain.cli.options import StepOptions
 from vdatrain.config import CHANGEABLE, WITHOUT_GPU, TrainConfig, from_file, from_mapping
 from vdatrain.data.index import fingerprint
-from vdatrain.storage.places import redact
-from vdatrain.training.preemption import StopRequest, parse_duration
+from vdatrain.training.preemption import StopRequest
 
 FOR_FILES_ALONE = {"weight_decay", "clip", "train_split", "eval_split"}  # of --config, without options of their own
 
@@ -168,19 +168,6 @@ def test_help_does_without_torch(command: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- times
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("3600", 3600), ("90m", 5400), ("11h30m", 41400), ("2h", 7200), ("1h0m5s", 3605), ("45s", 45)]
-)
-def test_times(text: str, seconds: int) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0", "soon", "1d", "-5", "5m5h", "1.5h"])
-def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--time-limit .*: expected a time such as 11h30m, 90m or 3600"):
-        parse_duration(text)
 
 
 def test_a_limit_counts_from_the_beginning() -> None:

@@ -14,12 +14,12 @@ import pytest
 
 from tests.serving import CRAWL, DIE, STALL, serve
 from vdaprep.errors import DataError, ShardError, UsageError
+from vdaprep.storage import requests, transports
+from vdaprep.storage.paths import RemotePath, list_folders, open_paths, read_range, size_of, stream
+from vdaprep.storage.requests import Patience, Requests
 from vdatrain.data.index import fingerprint, read_index, splits_of
 from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.samples import read_meta, read_window
-from vdatrain.storage import remote, transports
-from vdatrain.storage.places import list_folders, open_paths, read_range, size_of, stream
-from vdatrain.storage.remote import Patience, RemotePath
 
 PATIENT = Patience(connect_s=30, answer_s=60, waits_s=(0.01, 0.01))
 # For servers that stall now and then, with time enough for the answers that come; and for those that do nothing else.
@@ -31,7 +31,7 @@ DATA = np.random.default_rng(0).bytes(3_500_000)  # some of a stream's pieces
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Whatever is asked is asked of the server itself, no proxy, and with the patience that a busy machine needs."""
-    monkeypatch.setattr(remote, "PATIENCE", PATIENT)
+    monkeypatch.setattr(requests, "PATIENCE", PATIENT)
     monkeypatch.setattr(transports, "PIECE_BYTES", 1_000_000)
     monkeypatch.setenv("no_proxy", "*")
 
@@ -46,7 +46,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def file(server):
-    return RemotePath(f"{server.url}/file.bin")
+    return Requests(f"{server.url}/file.bin")
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +118,13 @@ def test_errors_show_no_secrets(server, status):
     server.faults["file.bin"] = [status]
     url = server.url.replace("//", "//user:word@")
     with pytest.raises(OSError, match=str(status)) as caught:
-        RemotePath(f"{url}/file.bin?token=abc").read_range(0, 5)
+        Requests(f"{url}/file.bin?token=abc").read_range(0, 5)
     assert "word" not in str(caught.value)
     assert "token" not in str(caught.value)
 
 
 def test_commas_separate_urls_but_not_folders():
-    urls = ["https://a/x", "https://b/y,z/", "s3://c"]
+    urls = ["https://a/x", "https://b/y,z", "s3://c"]
     assert list(map(str, open_paths(",".join(urls)))) == urls
     assert list(map(str, open_paths(", ".join(urls)))) == urls
     assert open_paths("a,b/c") == [Path("a,b/c")]
@@ -198,7 +198,7 @@ def test_a_server_that_is_gone():
     with socket.socket() as gone:
         gone.bind(("127.0.0.1", 0))  # nobody else can listen there
         with pytest.raises(OSError, match="the server does not answer: Cannot connect"):
-            RemotePath(f"http://127.0.0.1:{gone.getsockname()[1]}/file.bin").read_range(0, 10)
+            Requests(f"http://127.0.0.1:{gone.getsockname()[1]}/file.bin").read_range(0, 10)
 
 
 def test_a_server_without_ranges_needs_a_cache(server, file):
@@ -259,7 +259,7 @@ def test_s3(toy_shards, monkeypatch):
         window = Window(0, 2, 3, WindowShape(4))
         assert _bytes_of(read_window(far[2], window)) == _bytes_of(read_window(local[2], window))
         size = local[0].tar.stat().st_size
-        assert b"".join(far[0].tar.stream(size)) == local[0].tar.read_bytes()
+        assert b"".join(stream(far[0].tar, size)) == local[0].tar.read_bytes()
         store.rm(str(far[0].tar))
         with pytest.raises(ShardError, match=r"shard-0001.tar: is missing, though dataset.json lists"):
             read_index("s3://bucket/shards", split="train")
@@ -288,7 +288,7 @@ def test_a_server_that_lists_nothing_needs_the_data_sets_urls(shards):
 )
 def test_what_a_server_lacks_is_named(tmp_path, toy_shards, name, fault, error, says, monkeypatch):
     if fault == STALL:
-        monkeypatch.setattr(remote, "PATIENCE", replace(SOON, waits_s=()))
+        monkeypatch.setattr(requests, "PATIENCE", replace(SOON, waits_s=()))
     with serve(toy_shards) as server:
         server.faults[name] = [fault]
         with pytest.raises(error, match=says) as caught:
@@ -310,11 +310,11 @@ def test_what_differs_on_the_server_is_named(tmp_path, toy_shards):
 
 
 @pytest.mark.parametrize("fault", [STALL, DIE, 500])
-def test_a_server_that_fails_while_training_is_one_sentence(toy_shards, fault):
+def test_a_server_that_fails_while_training_is_one_sentence(toy_shards, fault, monkeypatch):
     with serve(toy_shards) as server:
         clip = read_index(f"{server.url}/alpha", split="train")[0]
         read_meta.cache_clear()
-        clip = replace(clip, tar=replace(clip.tar, patience=AT_ONCE if fault == STALL else PATIENT))
+        monkeypatch.setattr(requests, "PATIENCE", AT_ONCE if fault == STALL else PATIENT)
         server.faults["shard-0001.tar"] = [fault]
         with pytest.raises(ShardError, match=r"\(the server does not answer: .*; it was asked 3 times\)\.$") as caught:
             read_window(clip, Window(0, 0, 0, WindowShape(3)))

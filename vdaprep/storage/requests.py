@@ -7,14 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 
-from vdatrain.storage.places import redact
-from vdatrain.storage.transports import PIECE_BYTES, HttpServer, ObjectStore, connect
+from vdaprep.storage.transports import PIECE_BYTES, HttpServer, ObjectStore, connect
+from vdaprep.storage.urls import redact
 
 _MAY_PASS = (408, 429)  # answers that ask for patience, beside all from 500 on
 _REFUSED = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT}
@@ -44,8 +43,8 @@ PATIENCE = Patience()
 
 
 @dataclass(frozen=True)
-class RemotePath:
-    """A file or folder behind a URL, used as a Path is; a value that may travel between processes and threads.
+class Requests:
+    """What is asked of a file or folder behind a URL.
 
     Every reading method sends failed requests again, as `patience` says, and then raises an OSError whose `strerror`
     says what the server did: FileNotFoundError and PermissionError at once, where the server says so.
@@ -53,22 +52,6 @@ class RemotePath:
 
     url: str
     patience: Patience = field(default_factory=lambda: PATIENCE)
-
-    def __str__(self) -> str:
-        """Return the URL without what may be secret: a user's name and password, and the query."""
-        return redact(self.url)
-
-    def __truediv__(self, name: str) -> "RemotePath":
-        if not self.url.startswith(("http://", "https://")):
-            return RemotePath(f"{self.url.rstrip('/')}/{name}", self.patience)
-        parts = urlsplit(self.url)
-        path = f"{parts.path.rstrip('/')}/{name}"
-        return RemotePath(urlunsplit(parts._replace(path=path)), self.patience)
-
-    @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return PurePosixPath(urlsplit(self.url).path).name
 
     def read_bytes(self) -> bytes:
         """Return the whole file."""
@@ -96,10 +79,10 @@ class RemotePath:
                 self._wait_or_raise(error, failures)
                 failures += 1
 
-    def folders(self) -> list["RemotePath"]:
-        """Return the folders in this folder, sorted by name; none if the server does not list them."""
+    def folders(self) -> list[str]:
+        """Return the names of the folders in this folder, sorted; none if the server does not list them."""
         names = self._patiently(lambda: self._transport.folders(self.url, self.patience.longest_s(0)))
-        return [self / name for name in sorted(set(names))]
+        return sorted(set(names))
 
     @property
     def _transport(self) -> HttpServer | ObjectStore:
@@ -121,7 +104,7 @@ class RemotePath:
             reason = f"the server does not answer: {_reason(error)}; it was asked {failures + 1} times"
             final = OSError(errno.EIO, reason)
         if final is not None:  # some repeat the URL as it is
-            raise OSError(final.errno, str(final.strerror).replace(self.url, str(self))) from error
+            raise OSError(final.errno, str(final.strerror).replace(self.url, redact(self.url))) from error
         time.sleep(self.patience.waits_s[failures])
 
 

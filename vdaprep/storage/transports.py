@@ -1,3 +1,4 @@
+# pyright: basic
 """Requests to the servers of URLs: one each, neither repeated nor explained."""
 
 import errno

@@ -1,0 +1,208 @@
+"""One path type for files on this machine and behind URLs, and what is read through it.
+
+What cannot be read is an OSError, whose `strerror` says why (FileNotFoundError where there is nothing), or where a
+docstring says so a ShardError, which names the path.
+"""
+
+import contextlib
+import fnmatch
+import io
+import os
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from vdaprep.errors import ShardError
+from vdaprep.storage.range_reader import RangeStream, open_ranges
+from vdaprep.storage.urls import is_url, redact, split_urls
+
+if TYPE_CHECKING:
+    from vdaprep.storage.requests import Requests
+
+PIECE_BYTES = 8 << 20  # of a file that is read to its end: a request each where it lies behind a URL
+_STREAM_BYTES = 1 << 20
+_LEAST_BYTES = 1024
+
+
+@dataclass(frozen=True, order=True, repr=False)
+class RemotePath:
+    """A file or folder behind a URL, used as a Path is; above the top is the top.
+
+    Its text shows neither user, password, query nor fragment; the query (a token) travels along to other names.
+    """
+
+    url: str
+    """The whole URL, secrets included: for requests alone."""
+
+    def __str__(self) -> str:
+        return redact(self.url)
+
+    def __repr__(self) -> str:
+        return f"RemotePath({str(self)!r})"
+
+    def __truediv__(self, name: str) -> "RemotePath":
+        parts = urlsplit(self.url)
+        return RemotePath(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}")))
+
+    @property
+    def name(self) -> str:
+        """The last part; that of the top is its host or bucket."""
+        parts = urlsplit(self.url)
+        return PurePosixPath(parts.path).name or parts.netloc.rpartition("@")[2]
+
+    @property
+    def suffix(self) -> str:
+        """The last part's ending, with its dot; the top has none."""
+        return "" if self.parent == self else Path(self.name).suffix
+
+    @property
+    def parent(self) -> "RemotePath":
+        """The folder that it is in."""
+        parts = urlsplit(self.url)
+        path = parts.path.rstrip("/")
+        return RemotePath(urlunsplit(parts._replace(path=path.rpartition("/")[0]))) if path else self
+
+    @property
+    def parents(self) -> "list[RemotePath]":
+        """All folders that it is in, the nearest first."""
+        return [] if self.parent == self else [self.parent, *self.parent.parents]
+
+    def with_name(self, name: str) -> "RemotePath":
+        """Name another file beside it."""
+        return self.parent / name
+
+    def read_bytes(self) -> bytes:
+        """Return what a small file holds."""
+        return _requests(self).read_bytes()
+
+
+StoragePath = Path | RemotePath
+
+
+def open_path(text: str | Path) -> StoragePath:
+    """Return the path or URL that a user gave; nothing is looked up."""
+    text = str(text).removeprefix("file://")
+    if not is_url(text):
+        return Path(text)
+    parts = urlsplit(text)
+    return RemotePath(urlunsplit(parts._replace(path=parts.path.rstrip("/"))))
+
+
+def open_paths(text: str | Path) -> list[StoragePath]:
+    """Return the path, or the URLs separated by commas, that a user gave; nothing is looked up."""
+    return [open_path(text)] if isinstance(text, Path) else [open_path(part) for part in split_urls(text)]
+
+
+def sort_paths(paths: Iterable[StoragePath]) -> list[StoragePath]:
+    """Sort, as paths are sorted."""
+    return sorted(paths, key=lambda path: str(path).split("/"))
+
+
+def list_files(folder: StoragePath, *patterns: str) -> list[StoragePath]:
+    """List the files below a folder whose names match one of the patterns, sorted; none if there is no such folder.
+
+    Raises ShardError if a server refuses that or does not answer.
+    """
+    if isinstance(folder, Path):
+        return sort_paths({path for pattern in patterns for path in folder.rglob(pattern)})
+    from vdaprep.storage import remote  # what it needs takes long to import
+
+    try:
+        remote.connect(folder.url)[0].invalidate_cache()
+        found = remote.list_url(folder.url)
+    except FileNotFoundError as error:
+        raise ShardError(f"{folder}: there is nothing there ({_reason(error)}).") from error
+    except OSError as error:
+        raise ShardError(f"{folder}: cannot be listed ({_reason(error)}).") from error
+    files = (folder / name for name, _ in found)
+    return sort_paths(file for file in files if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in patterns))
+
+
+def list_folders(folder: StoragePath) -> list[StoragePath]:
+    """List the folders in a folder, sorted by name; none of a server that does not list them."""
+    if isinstance(folder, Path):
+        return [*sorted(path for path in folder.iterdir() if path.is_dir())]
+    return [folder / name for name in _requests(folder).folders()]
+
+
+def is_file(path: StoragePath) -> bool:
+    """Tell whether there is such a file; raises ShardError if a server does not tell."""
+    if isinstance(path, Path):
+        return path.is_file()
+    try:
+        with reading(path):
+            size_of(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def size_of(path: StoragePath) -> int | None:
+    """Return a file's bytes, None where a server does not tell."""
+    return path.stat().st_size if isinstance(path, Path) else _requests(path).size()
+
+
+def read_bytes(path: StoragePath) -> bytes:
+    """Return what a small file holds; raises FileNotFoundError, or ShardError if it cannot be read."""
+    with reading(path):
+        return path.read_bytes()
+
+
+def read_range(path: StoragePath, start: int, stop: int) -> bytes:
+    """Return the bytes of a file from `start` to `stop`, fewer only where it ends; of a server by one request."""
+    if not isinstance(path, Path):
+        return _requests(path).read_range(start, stop)
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(stop - start)
+
+
+def stream(path: StoragePath, size: int) -> Iterator[bytes]:
+    """Yield the first `size` bytes of a file in pieces, fewer where it ends."""
+    if not isinstance(path, Path):
+        yield from _requests(path).stream(size)
+        return
+    with path.open("rb") as file:
+        while size and (piece := file.read(min(size, _STREAM_BYTES))):
+            size -= len(piece)
+            yield piece
+
+
+@contextlib.contextmanager
+def opened(path: StoragePath, *, start: int = 0, stop: int | None = None) -> Generator[io.BufferedReader]:
+    """Open a file at an offset; as much is fetched at once as there is up to `stop`, or PIECE_BYTES.
+
+    Raises ShardError, naming it, if it is missing or cannot be read, even later.
+    """
+    wanted = PIECE_BYTES if stop is None else min(PIECE_BYTES, max(_LEAST_BYTES, stop - start))
+    name = os.fspath(path) if isinstance(path, Path) else path.url
+    try:
+        with reading(path), contextlib.closing(open_ranges(name)) as ranges:
+            file: io.BufferedReader = io.BufferedReader(RangeStream(ranges), buffer_size=wanted)
+            file.seek(start)
+            yield file
+    except FileNotFoundError as error:
+        raise ShardError(f"{path}: is missing.") from error
+
+
+@contextlib.contextmanager
+def reading(path: StoragePath) -> Generator[None]:
+    """Raise ShardError, naming the path, for an OSError of the block other than FileNotFoundError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({_reason(error)}).") from error
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _requests(path: RemotePath) -> "Requests":
+    from vdaprep.storage.requests import Requests  # what it needs takes half a second that local files need not
+
+    return Requests(path.url)

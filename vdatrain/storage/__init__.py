@@ -1,1 +1,0 @@
-"""Files, local or remote; the cache of shards."""
