@@ -16,7 +16,7 @@ from rich.console import Console
 from vdaprep import cli as prep_cli
 from vdaprep.cli import output as prep_console
 from vdaprep.cli import progress
-from vdaprep.conversion.convert import ConversionProgress, convert
+from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import make_plan
 from vdaprep.raw.frames import Frame, RgbImage
@@ -94,9 +94,7 @@ def make_shards(
 ) -> DatasetRecord:
     """Convert a raw tree into OUT/DATASET, without the command line."""
     plan = make_plan(dataset, raw=raw, settings=settings or Settings(), selection=selection or Selection())
-    return convert(
-        plan, output=LocalOutput(out / dataset), executor=LocalExecutor(workers), progress=ConversionProgress()
-    )
+    return convert_plan(plan, output=LocalOutput(out / dataset), executor=LocalExecutor(workers))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.bench.rendered import DATASET
-from vdaprep.conversion.convert import ConversionProgress, convert
+from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import make_plan
 from vdaprep.storage.output import LocalOutput
@@ -57,7 +57,7 @@ def main(raw: str, out: str, workers: str, shard_frames: str) -> None:
     plan = make_plan(DATASET, raw=raw, settings=settings, selection=Selection())
     output, executor = LocalOutput(Path(out), writers=int(workers)), LocalExecutor(int(workers))
     before, busy = time.perf_counter(), time.process_time()
-    record = convert(plan, output=output, executor=executor, progress=ConversionProgress())
+    record = convert_plan(plan, output=output, executor=executor)
     seconds, busy = time.perf_counter() - before, time.process_time() - busy
     of_workers = resource.getrusage(resource.RUSAGE_CHILDREN)
     conversion = Conversion(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vdaprep.conversion.convert import ConversionProgress, convert
+from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
-from vdaprep.conversion.plan import Plan, make_plan
+from vdaprep.conversion.plan import ConversionPlan, make_plan
 from vdaprep.raw.frames import Frame, RgbImage
 from vdaprep.storage.output import LocalOutput
 from vdaprep.synthetic import layouts
@@ -87,7 +87,7 @@ class Rendered:
         return root
 
     @cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> ConversionPlan:
         return make_plan(DATASET, raw=self.raw, settings=Settings(), selection=Selection())
 
     @cached_property
@@ -106,12 +106,7 @@ class Rendered:
     @cached_property
     def shards(self) -> Path:
         out = self._folder / "shards"
-        convert(
-            self.plan,
-            output=LocalOutput(out / self.plan.dataset),
-            executor=LocalExecutor(1),
-            progress=ConversionProgress(),
-        )
+        convert_plan(self.plan, output=LocalOutput(out / self.plan.dataset), executor=LocalExecutor(1))
         return out
 
 

@@ -22,11 +22,11 @@ from ray.cluster_utils import Cluster
 
 from vdaprep import cli
 from vdaprep.conversion import convert
-from vdaprep.errors import DataError
+from vdaprep.errors import DataError, WorkerError
 from vdaprep.raw import targz
-from vdaprep.workers import ray_cluster, signals
+from vdaprep.workers import ray_cluster
+from vdaprep.workers.progress import Amount, ProgressEvent
 from vdaprep.workers.ray_cluster import RayExecutor, connect
-from vdaprep.workers.tasks import Amount, Listener
 
 STORE_BYTES = 80 << 20
 FIRST = "train/shard-0001.tar"
@@ -51,16 +51,19 @@ def node() -> str:
 
 
 def die_once(task: str, tick: Any) -> str:
-    """Tick five frames; die at the first try of `mortal`, when that was heard."""
+    """Do five frames; die at the first try of `mortal`."""
     marker = Path(task)
-    mortal = marker.name == "mortal"
     tick(Amount(frames=3))
-    time.sleep(0.4)
-    tick(Amount(frames=2, bytes_in=10, bytes_out=int(mortal)))
-    if mortal and not marker.exists():
+    tick(Amount(frames=2, bytes_in=10))
+    if marker.name == "mortal" and not marker.exists():
         marker.touch()
-        wait_for(marker.with_name("heard").exists)
         os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def die(task: str, tick: Any) -> str:
+    """Die at every try."""
+    os.kill(os.getpid(), signal.SIGKILL)
     return task
 
 
@@ -76,30 +79,26 @@ def fail(task: str, tick: Any) -> str:
 
 def deaths(executor: RayExecutor, folder: Path) -> dict[str, Any]:
     """Four tasks, one of whose processes dies."""
-    notices: list[str] = []
-    ticks: list[Amount] = []
+    events: list[ProgressEvent] = []
+    tasks = [str(folder / name) for name in ("a", "mortal", "b", "c")]
+    results = list(executor.run(die_once, tasks, events.append))
+    total = sum((event.amount for event in events), Amount())
+    return {"results": len(results), "frames": total.frames, "bytes_in": total.bytes_in}
 
-    def on_tick(amount: Amount) -> None:
-        ticks.append(amount)
-        if amount.bytes_out > 0:
-            (folder / "heard").touch()
 
-    listener = Listener(on_tick=on_tick, on_notice=notices.append)
-    results = list(executor.run(die_once, [str(folder / name) for name in ("a", "mortal", "b", "c")], listener))
-    total = sum(ticks, Amount())
-    return {
-        "results": len(results),
-        "notices": notices,
-        "frames": total.frames,
-        "bytes_in": total.bytes_in,
-        "taken_back": any(tick.frames < 0 for tick in ticks),
-    }
+def always_deadly(executor: RayExecutor, folder: Path) -> str:
+    """A task that kills every process."""
+    try:
+        list(executor.run(die, [str(folder / "deadly")]))
+    except WorkerError as error:
+        return str(error)
+    return ""
 
 
 def failure(executor: RayExecutor, folder: Path) -> dict[str, Any]:
     """A task that fails while another would take an hour."""
     try:
-        list(executor.run(fail, [str(folder / "slow"), str(folder / "bad")], Listener()))
+        list(executor.run(fail, [str(folder / "slow"), str(folder / "bad")]))
     except DataError as error:
         pid = int(Path(folder, "slow").read_text())
         seconds = time.time() - float(str(error))
@@ -175,7 +174,7 @@ def unending(real: Any, folder: Path) -> Any:
 
 def held(folder: Path, arguments: list[str]) -> None:
     """Run `vdaprep convert` to be interrupted, with time to unwind however busy the machine is."""
-    signals._LIMIT_S = ray_cluster._GRACE_S = LONG_S  # noqa: SLF001
+    ray_cluster._GRACE_S = LONG_S  # noqa: SLF001
     convert.encode_shard = unending(convert.encode_shard, folder)
     sys.argv = ["vdaprep", "convert", *arguments, "--executor", "ray"]
     cli.main()
@@ -253,6 +252,7 @@ def main(folder: Path, conversions: list[list[str]]) -> None:
         with connect("", workers=0, prepare=nothing) as executor:
             found["workers"] = executor.workers
             found["deaths"] = deaths(executor, folder)
+            found["always_deadly"] = always_deadly(executor, folder)
             found["failure"] = failure(executor, folder)
         place = folder / "plain"
         code = conversion(place, plain)

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import tree_bytes
 from vdaprep.analysis.verify import check_folder
 from vdaprep.analysis.verify_shard import check_shard
-from vdaprep.conversion.convert import ConversionProgress, convert
+from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import make_plan
 from vdaprep.storage.output import LocalOutput
@@ -30,7 +30,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = write_raw(folder / "raw", lengths={"abandonedfactory/Easy/P000": 10, "abandonedfactory/Easy/P011": 4})
     plan = make_plan("tartanair", raw=tree.root, settings=SETTINGS, selection=Selection())
     output = LocalOutput(folder / "shards" / "tartanair")
-    convert(plan, output=output, executor=LocalExecutor(1), progress=ConversionProgress())
+    convert_plan(plan, output=output, executor=LocalExecutor(1))
     return folder
 
 

@@ -17,21 +17,13 @@ from tests.conftest import RawTree, Run
 from vdaprep.cli import progress
 from vdaprep.raw import targz_index
 from vdaprep.raw.tree import Reader, open_tree
-from vdaprep.shards.records import ClipEntry, Rejection, ShardRecord
-from vdaprep.workers.progress import Throughput
-from vdaprep.workers.tasks import Amount
+from vdaprep.workers.progress import Amount, ProgressEvent, Throughput
 
 OPTIONS = ("--frames-per-shard", "7", "--clip-frames", "7", "--workers", "1")
 
 
 def told(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
-
-
-def record(*, frames: int = 5, rejected: int = 0) -> ShardRecord:
-    clip = ClipEntry("a-b-000000", 0, 512, frames, tuple(range(1, frames + 1)), crc32=(0,) * (frames + 1))
-    bad = tuple(Rejection(f"{i}.png", "is bad") for i in range(rejected))
-    return ShardRecord("shard-0001.tar", 1024, "0" * 64, (clip,), {}, "", {}, rejected=bad)
 
 
 # -------------------------------------------------------------------------------------------------------------- events
@@ -131,7 +123,7 @@ def test_the_frames_of_a_process_that_died_are_taken_back(raw: RawTree, vdaprep:
     assert frames != sorted(frames)
 
 
-# -------------------------------------------------------------------------------------------------------------- people
+# ---------------------------------------------------------------------------------------------------------------- text
 
 
 def test_a_log_gets_a_line_now_and_then_and_a_summary(
@@ -196,26 +188,34 @@ class Clock:
         return self.now_s
 
 
-def test_speed_is_of_late_and_time_left_follows_it() -> None:
+def begin(meter: Throughput, *, frames: int, shards: int) -> None:
+    meter.update(ProgressEvent("plan", facts={"frames": frames, "shards": shards}))
+
+
+def add(meter: Throughput, amount: Amount) -> None:
+    meter.update(ProgressEvent("work", amount=amount))
+
+
+def test_speed_is_of_the_last_half_minute_and_time_left_follows_it() -> None:
     clock = Clock()
     meter = Throughput(clock)
     clock.now_s += 50  # listing
-    meter.begin(frames=1000, shards=4, rejected=1)
+    begin(meter, frames=1000, shards=4)
     assert meter.seconds_left() is None
     clock.now_s += 20  # processes start
-    meter.add(Amount(frames=1))
+    add(meter, Amount(frames=1))
     assert meter.speed().frames == pytest.approx(1 / 20)
     for _ in range(60):
         clock.now_s += 1
-        meter.add(Amount(frames=10, bytes_in=2_000_000, bytes_out=1_000_000))
+        add(meter, Amount(frames=10, bytes_in=2_000_000, bytes_out=1_000_000))
     assert str(meter.speed()) == "10.0 frames/s, 2.0 MB/s in, 1.0 MB/s out"
     assert meter.seconds_left() == pytest.approx((1000 - 601) / 10)
     assert meter.mean_speed().frames == pytest.approx(601 / 80)
     for _ in range(40):
         clock.now_s += 1
-        meter.add(Amount(frames=2))
+        add(meter, Amount(frames=2))
     assert meter.speed().frames == pytest.approx(2)
-    meter.add(Amount(frames=-300))
+    add(meter, Amount(frames=-300))
     assert meter.frames == 381
     assert meter.speed().frames == 0
     assert meter.seconds_left() is None
@@ -224,13 +224,15 @@ def test_speed_is_of_late_and_time_left_follows_it() -> None:
 def test_frames_of_earlier_runs_count_for_no_speed() -> None:
     clock = Clock()
     meter = Throughput(clock)
-    meter.begin(frames=20, shards=2, rejected=0)
-    meter.add_shard(record(frames=5, rejected=2), earlier=True)
+    begin(meter, frames=20, shards=2)
+    meter.update(ProgressEvent("shard", amount=Amount(frames=7), facts={"earlier": True}))
+    meter.update(ProgressEvent("rejected"))
+    meter.update(ProgressEvent("rejected"))
     clock.now_s += 1
     assert (meter.frames, meter.shards, meter.rejected) == (7, 1, 2)
     assert meter.mean_speed().frames == 0
-    meter.add(Amount(frames=13))
-    meter.add_shard(record(frames=13), earlier=False)
+    add(meter, Amount(frames=13))
+    meter.update(ProgressEvent("shard", amount=Amount(frames=13), facts={"earlier": False}))
     assert meter.to_json()["frames"] == 20
 
 
@@ -277,11 +279,10 @@ def test_listing_a_large_gzip_tells_how_far_it_is(tmp_path: Path, monkeypatch: p
 def test_the_listing_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(progress, "LINE_S", 0.0)
     monkeypatch.setattr(progress, "EVENT_S", 0.0)
-    with progress.live(as_json=False) as teller:
-        teller.on_listing("depth.tar.gz", 1_500_000_000, 3_000_000_000)
+    facts = {"bytes": 1_500_000_000, "total_bytes": 3_000_000_000}
+    with progress.reporter(as_json=False) as report:
+        report(ProgressEvent("listing", "depth.tar.gz", facts=facts))
     assert capsys.readouterr().err == "listing depth.tar.gz: 1.5 of 3.0 GB\n"
-    with progress.live(as_json=True) as teller:
-        teller.on_listing("depth.tar.gz", 15, 30)
-    assert told(capsys.readouterr().out) == [
-        {"event": "listing", "archive": "depth.tar.gz", "bytes": 15, "total_bytes": 30}
-    ]
+    with progress.reporter(as_json=True) as report:
+        report(ProgressEvent("listing", "depth.tar.gz", facts=facts))
+    assert told(capsys.readouterr().out) == [{"event": "listing", "archive": "depth.tar.gz", **facts}]

@@ -22,7 +22,7 @@ def shards(toy_shards: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered sample, converted."""
-    from vdaprep.conversion.convert import ConversionProgress, convert
+    from vdaprep.conversion.convert import convert_plan
     from vdaprep.conversion.options import Selection, Settings
     from vdaprep.conversion.plan import make_plan
     from vdaprep.storage.output import LocalOutput
@@ -33,12 +33,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = SampleSpec(trajectories=2, frames=12, width=96, height=72)
     write_sample("custom", out=folder / "raw", spec=spec, archives=False, on_frame=lambda: None)
     plan = make_plan("custom", raw=folder / "raw", settings=Settings(), selection=Selection())
-    convert(
-        plan,
-        output=LocalOutput(folder / "shards" / plan.dataset),
-        executor=LocalExecutor(1),
-        progress=ConversionProgress(),
-    )
+    convert_plan(plan, output=LocalOutput(folder / "shards" / plan.dataset), executor=LocalExecutor(1))
     return folder
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -15,16 +15,16 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from vdaprep.cli.options import ConversionOptions, Dataset, with_conversion_options
-from vdaprep.cli.output import console, errors
-from vdaprep.conversion.budget import Choice
-from vdaprep.conversion.predict import Prediction, Room
-from vdaprep.units import format_bytes
-
-if TYPE_CHECKING:
-    from vdaprep.cli.output import FrameBar
-    from vdaprep.conversion.plan import RawData
-    from vdaprep.conversion.probes import Prober
+from vdaprep.cli.options import Dataset, cli_options, command_words
+from vdaprep.cli.output import console, errors, frame_bar
+from vdaprep.conversion.budget import Choice, choose
+from vdaprep.conversion.options import ConversionOptions
+from vdaprep.conversion.plan import find_raw
+from vdaprep.conversion.predict import Prediction, Room, room
+from vdaprep.conversion.probes import PROBES
+from vdaprep.storage.urls import is_url
+from vdaprep.units import format_bytes, parse_bytes
+from vdaprep.workers.progress import ProgressEvent
 
 
 def to_json(choice: Choice, place: Room | None, *, command: Sequence[str]) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _table(title: str, *columns: str) -> Table:
 EXAMPLE = "vdaprep plan tartanair --raw raw/tartanair --out shards/ --budget 50GB"
 
 
-@with_conversion_options
+@cli_options(ConversionOptions)
 def command(
     dataset: Dataset,
     out: Annotated[str, typer.Option(help="Where the shards are to go, as convert takes it.", show_default=False)],
@@ -156,26 +156,26 @@ def command(
     budget: Annotated[
         str, typer.Option(help="Choose settings so that the shards take at most this, for example 50GB or 40GiB.")
     ] = "",
-    probes: Annotated[int, typer.Option(help="Places at which two frames are encoded, at most.", min=2)] = 64,
+    probes: Annotated[int, typer.Option(help="Places at which two frames are encoded, at most.", min=2)] = PROBES,
     workers: Annotated[int, typer.Option(help="Processes that encode.", show_default="one a core", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Predict shards, disk space and time before anything is converted; with --budget also choose what fits."""
-    from vdaprep.cli.output import frame_bar
-    from vdaprep.conversion.plan import find_raw
-    from vdaprep.conversion.predict import room
-    from vdaprep.conversion.probes import Prober
-    from vdaprep.storage.urls import is_url
-    from vdaprep.units import parse_bytes
-
     limit = parse_bytes(budget, "--budget") if budget else None
-    processes = workers or os.cpu_count() or 1
     raw = find_raw(dataset, raw=conversion.raw_of(dataset), options=conversion.settings().source)
-    with frame_bar("probe", total=None) as bar, Prober(raw.raw, count=probes, on_frames=bar.advance) as prober:
-        choice = _choose(raw, conversion, limit, prober=prober, workers=processes, bar=bar)
+    with frame_bar("probe", total=None) as bar:
+
+        def report(event: ProgressEvent) -> None:
+            if event.kind == "notice":
+                bar.notice(event.text)
+            else:
+                bar.advance(event.amount.frames)
+
+        processes = workers or os.cpu_count() or 1
+        choice = choose(raw, conversion, budget=limit, workers=processes, probes=probes, on_progress=report)
     chosen = conversion.with_choice(choice.plan.settings, choice.selection)
     place = None if is_url(out) else room(choice.prediction, Path(out, dataset))
-    then = ["vdaprep", "convert", dataset, "--out", out, *chosen.arguments()]
+    then = ["vdaprep", "convert", dataset, "--out", out, *command_words(chosen)]
     then += ["--workers", str(workers)] if workers else []
     if as_json:
         sys.stdout.write(json.dumps(to_json(choice, place, command=then), indent=2) + "\n")
@@ -185,24 +185,3 @@ def command(
     for item in choice.prediction.rejected:
         errors.print(f"a probe was rejected: {item.file}: {item.reason}", markup=False)
     console.print(f"\n{shlex.join(then)}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _choose(
-    raw: "RawData",
-    conversion: ConversionOptions,
-    budget: int | None,
-    *,
-    prober: "Prober",
-    workers: int,
-    bar: "FrameBar",
-) -> "Choice":
-    """Return what is asked for, or with a budget what fits it; its steps go to stderr as they are taken."""
-    from vdaprep.conversion.budget import Budget, Choice, fit
-    from vdaprep.conversion.predict import predict
-
-    settings, selection = conversion.settings(), conversion.selection()
-    if budget is None:
-        plan = raw.plan(settings, selection)
-        return Choice(plan, selection, predict(plan, prober, workers=workers))
-    limit = Budget(budget, workers=workers, on_step=lambda step: bar.notice(str(step)))
-    return fit(raw, settings=settings, selection=selection, budget=limit, prober=prober)

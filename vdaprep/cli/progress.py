@@ -1,155 +1,43 @@
-"""What a conversion tells while it is under way: a bar on a terminal, lines elsewhere, JSON events for scripts."""
+"""Progress of a conversion: a bar on a terminal, lines elsewhere, JSON events for scripts."""
 
 import json
+import shlex
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from vdaprep.cli import output
-from vdaprep.conversion.clips import PlannedShard
-from vdaprep.conversion.convert import ConversionProgress, Part
-from vdaprep.conversion.plan import Plan
-from vdaprep.errors import VdakitError
-from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, totals
+from vdaprep.cli.options import command_words
+from vdaprep.conversion.api import ConversionResult
+from vdaprep.conversion.consume import Consumption
+from vdaprep.errors import UsageError, VdakitError
 from vdaprep.units import format_bytes
-from vdaprep.workers.progress import Speed, Throughput
+from vdaprep.workers.progress import ProgressEvent, Throughput
 from vdaprep.workers.signals import Interrupted
-from vdaprep.workers.tasks import Amount
+
+LINE_S = 10.0  # between two lines, and before the first: a short conversion prints only its summary
+EVENT_S = 1.0  # between two JSON events of listing, and of progress
+_MAX_COLUMN = 40
+_SHOWN = 40  # lines of what will be deleted, and of what is kept; whatever was not converted is shown in full
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What there is now, in `totals` as `dataset.json` has them; `work` is what this run did of it.
-
-    `part` is empty for a whole conversion; `seconds` and `speed` are those of the work.
-    """
-
-    out: str
-    part: str
-    shards: int
-    totals: Mapping[str, Any]
-    rejected: tuple[Rejection, ...]
-    work: Amount
-    seconds: float
-    speed: Speed
-
-    @classmethod
-    def of_dataset(cls, record: DatasetRecord, *, out: str, meter: Throughput) -> "Summary":
-        """Sum up a whole conversion."""
-        return cls(
-            out=out, part="", shards=len(record.shards), totals=record.totals, rejected=record.rejected, **_done(meter)
-        )
-
-    @classmethod
-    def of_part(cls, part: Part, records: Sequence[ShardRecord], *, out: str, meter: Throughput) -> "Summary":
-        """Sum up a part of a conversion."""
-        rejected = tuple(item for record in records for item in record.rejected)
-        return cls(
-            out=out, part=str(part), shards=len(records), totals=totals(records), rejected=rejected, **_done(meter)
-        )
-
-    def lines(self) -> Iterator[str]:
-        """Say it in a few lines."""
-        made = self.totals
-        part = f" part {self.part.replace('-', ' ')}:" if self.part else ""
-        each = f" ({format_bytes(made['bytes'] / made['frames'])} a frame)" if made["frames"] else ""
-        yield (
-            f"{self.out}:{part} {made['frames']} frames in {made['clips']} clips, {self.shards} shards, "
-            f"{format_bytes(made['bytes'])}{each}"
-        )
-        if made["frames"]:
-            kinds = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in made["bytes_by_kind"].items())
-            yield f"of that {kinds}; {len(self.rejected)} inputs rejected"
-        if self.work.frames:
-            yield f"{self.work.frames} frames in {timedelta(seconds=round(self.seconds))}: {self.speed}"
-        if made["clamped_near"]:
-            near = "depth pixels were nearer than the depth code goes; stored at its near end."
-            yield f"{made['clamped_near']} {near}"
-        if self.part:
-            yield "After the last part: the same command with --finish instead of --part."
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it for scripts."""
-        return {
-            "out": self.out,
-            "part": self.part or None,
-            "shards": self.shards,
-            **self.totals,
-            "rejected": len(self.rejected),
-            "seconds": round(self.seconds, 3),
-            "new_frames": self.work.frames,
-            "bytes_in": self.work.bytes_in,
-            "bytes_out": self.work.bytes_out,
-            "frames_per_s": round(self.speed.frames, 2),
-            "bytes_in_per_s": round(self.speed.bytes_in),
-            "bytes_out_per_s": round(self.speed.bytes_out),
-        }
-
-
-def _done(meter: Throughput) -> dict[str, Any]:
-    seconds = meter.seconds
-    return {"work": meter.work, "seconds": seconds, "speed": meter.mean_speed(seconds)}
-
-
-class Live:
-    """Counts, and tells nobody."""
-
-    def __init__(self) -> None:
-        self.meter = Throughput()
-
-    @contextmanager
-    def paused(self) -> Generator[None]:
-        """Let the block have the terminal."""
-        yield
-
-    def heard(self) -> ConversionProgress:
-        """Return what `convert` is to tell."""
-        return ConversionProgress(on_work=self.on_work, on_shard=self.on_shard, on_notice=self.on_notice)
-
-    def on_listing(self, archive: str, done: int, size: int) -> None:
-        """Hear how many of an archive's bytes were gone through to list it."""
-
-    def on_plan(self, plan: Plan, shards: tuple[PlannedShard, ...], *, out: str) -> None:
-        """Hear which shards of a plan are to be made now."""
-        frames = sum(shard.num_frames for shard in shards)
-        self.meter.begin(frames=frames, shards=len(shards), rejected=len(plan.rejected))
-
-    def on_work(self, amount: Amount) -> None:
-        """Hear of work."""
-        self.meter.add(amount)
-
-    def on_shard(self, name: str, record: ShardRecord, earlier: bool) -> None:
-        """Hear of a finished shard."""
-        self.meter.add_shard(record, earlier=earlier)
-
-    def on_notice(self, sentence: str) -> None:
-        """Hear what went amiss without stopping anything."""
-
-    def on_done(self, summary: Summary) -> None:
-        """Hear how it ended."""
-        for line in summary.lines():
-            output.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        for item in summary.rejected:
-            output.errors.print(f"rejected: {item.file}: {item.reason}", markup=False)
-
-
-class Seldom:
-    """Says whether it is time to tell something again."""
+class _Every:
+    """Tells whether it is time to print again."""
 
     def __init__(self, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._every_s = every_s
         self._clock = clock
         self._last = clock()
 
-    def __call__(self) -> bool:
-        """Tell whether `every_s` have passed since it last was."""
+    def is_due(self) -> bool:
+        """Return whether `every_s` seconds have passed since this last was true."""
         now = self._clock()
         if now - self._last < self._every_s:
             return False
@@ -157,23 +45,85 @@ class Seldom:
         return True
 
 
-_MAX_COLUMN = 40
+class TextReporter:
+    """Prints a line now and then on stderr, and a summary on stdout."""
+
+    def __init__(self) -> None:
+        self.throughput = Throughput()
+        self._due = _Every(LINE_S)
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Report an event."""
+        self.throughput.update(event)
+        match event.kind:
+            case "listing":
+                self.on_listing(event)
+            case "chosen":
+                words = shlex.join(command_words(event.facts["options"])) or "nothing but the defaults"
+                self.on_notice(f"--budget chose: {words}")
+            case "notice":
+                self.on_notice(event.text)
+            case "done":
+                self.on_done(event.facts["result"])
+            case _:
+                self.on_change(event)
+
+    @contextmanager
+    def running(self) -> Generator[None]:
+        """Report while the block runs."""
+        yield
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Leave the terminal to the block."""
+        yield
+
+    def on_listing(self, event: ProgressEvent) -> None:
+        """Report the bytes of an archive that were listed."""
+        if self._due.is_due():
+            self.on_notice(f"listing {event.text}: {_listed(event)} GB")
+
+    def on_change(self, event: ProgressEvent) -> None:
+        """Report that counters have changed."""
+        if event.kind == "work" and self._due.is_due():
+            self.on_notice(", ".join(self._state()))
+
+    def on_notice(self, sentence: str) -> None:
+        """Print a sentence."""
+        output.errors.print(sentence, markup=False)
+
+    def on_done(self, result: ConversionResult) -> None:
+        """Print a summary, and what was rejected."""
+        for line in summary_lines(result, self.throughput):
+            output.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for item in result.rejected:
+            output.errors.print(f"rejected: {item.file}: {item.reason}", markup=False)
+
+    def confirm_deletion(self, consumption: Consumption, *, yes: bool) -> None:
+        """Show what --consume may delete and what is kept, and ask, unless `yes` was said.
+
+        Raises UsageError without a terminal, VdakitError if the answer is no.
+        """
+        with self.paused():
+            confirm_deletion(consumption, yes=yes)
+
+    def _state(self) -> Iterator[str]:
+        counts = self.throughput
+        yield f"{counts.frames}/{counts.total_frames} frames"
+        yield f"{counts.shards}/{counts.total_shards} shards"
+        yield str(counts.speed())
+        yield from self._left_and_rejected()
+
+    def _left_and_rejected(self) -> Iterator[str]:
+        left_s = self.throughput.seconds_left()
+        if left_s is not None:
+            yield f"{timedelta(seconds=round(left_s))} left"
+        if self.throughput.rejected:
+            yield f"{self.throughput.rejected} rejected"
 
 
-@contextmanager
-def tell_people(*, every_s: float) -> Generator[Live]:
-    """Tell of what happens in the block on stderr: by a bar if that is a terminal, else by a line every `every_s`."""
-    terminal = Console(stderr=True)
-    if not terminal.is_terminal:
-        yield _Lines(every_s)
-        return
-    bar = _Bar(terminal)
-    with bar.shown():
-        yield bar
-
-
-class _Bar(Live):
-    """A bar on a terminal."""
+class BarReporter(TextReporter):
+    """Shows a bar on a terminal."""
 
     def __init__(self, terminal: Console) -> None:
         super().__init__()
@@ -181,173 +131,183 @@ class _Bar(Live):
         self._progress = Progress(*columns, console=terminal, expand=True)
         self._task = self._progress.add_task("listing", total=None)
 
-    def shown(self) -> Progress:
-        """Return what shows the bar while it is entered."""
-        return self._progress
+    @contextmanager
+    def running(self) -> Generator[None]:
+        """See TextReporter."""
+        with self._progress:
+            yield
 
     @contextmanager
     def paused(self) -> Generator[None]:
-        """See Live."""
+        """See TextReporter."""
         self._progress.stop()
         yield
         self._progress.start()
 
-    def on_listing(self, archive: str, done: int, size: int) -> None:
-        text = f"listing {archive[-_MAX_COLUMN:]}, {done / 1e9:.1f} of {size / 1e9:.1f} GB"
-        self._progress.update(self._task, total=size, completed=done, description=text)
+    def on_listing(self, event: ProgressEvent) -> None:
+        """See TextReporter."""
+        text = f"listing {event.text[-_MAX_COLUMN:]}, {_listed(event)} GB"
+        self._progress.update(
+            self._task, total=event.facts["total_bytes"], completed=event.facts["bytes"], description=text
+        )
 
-    def on_plan(self, plan: Plan, shards: tuple[PlannedShard, ...], *, out: str) -> None:
-        super().on_plan(plan, shards, out=out)
-        self._progress.update(self._task, total=self.meter.total_frames)
-        self._show()
-
-    def on_work(self, amount: Amount) -> None:
-        super().on_work(amount)
-        self._show()
-
-    def on_shard(self, name: str, record: ShardRecord, earlier: bool) -> None:
-        super().on_shard(name, record, earlier)
-        self._show()
-
-    def on_notice(self, sentence: str) -> None:
-        self._progress.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-
-    def on_done(self, summary: Summary) -> None:
-        self._progress.stop()
-        super().on_done(summary)
-
-    def _show(self) -> None:
-        meter, speed, left = self.meter, self.meter.speed(), self.meter.seconds_left()
+    def on_change(self, event: ProgressEvent) -> None:
+        """See TextReporter."""
+        counts, speed = self.throughput, self.throughput.speed()
         parts = [
-            f"{meter.frames}/{meter.total_frames} frames",
+            f"{counts.frames}/{counts.total_frames} frames",
             f"{speed.frames:.1f}/s",
             f"{speed.bytes_in / 1e6:.1f} MB/s in",
             f"{speed.bytes_out / 1e6:.1f} out",
-            *_left_and_rejected(meter, left),
+            *self._left_and_rejected(),
         ]
-        self._progress.update(self._task, completed=meter.frames, description=", ".join(parts))
-
-
-class _Lines(Live):
-    """A line every `every_s` seconds on a stderr that is no terminal."""
-
-    def __init__(self, every_s: float) -> None:
-        super().__init__()
-        self._due = Seldom(every_s)
-
-    def on_listing(self, archive: str, done: int, size: int) -> None:
-        if self._due():
-            self.on_notice(f"listing {archive}: {done / 1e9:.1f} of {size / 1e9:.1f} GB")
-
-    def on_work(self, amount: Amount) -> None:
-        super().on_work(amount)
-        if self._due():
-            self.on_notice(_state(self.meter))
+        self._progress.update(
+            self._task, total=counts.total_frames, completed=counts.frames, description=", ".join(parts)
+        )
 
     def on_notice(self, sentence: str) -> None:
-        output.errors.print(sentence, markup=False)
+        """See TextReporter."""
+        self._progress.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    def on_done(self, result: ConversionResult) -> None:
+        """See TextReporter."""
+        self._progress.stop()
+        super().on_done(result)
 
 
-def _state(meter: Throughput) -> str:
-    left = meter.seconds_left()
-    parts = [
-        f"{meter.frames}/{meter.total_frames} frames",
-        f"{meter.shards}/{meter.total_shards} shards",
-        str(meter.speed()),
-        *_left_and_rejected(meter, left),
-    ]
-    return ", ".join(parts)
-
-
-def _left_and_rejected(meter: Throughput, left_s: float | None) -> list[str]:
-    left = [] if left_s is None else [f"{timedelta(seconds=round(left_s))} left"]
-    return [*left, *([f"{meter.rejected} rejected"] if meter.rejected else [])]
-
-
-@contextmanager
-def tell_scripts(*, every_s: float) -> Generator[Live]:
-    """Tell of what happens in the block on stdout; of listing and of progress no more often than `every_s`."""
-    events = _Events(every_s)
-    try:
-        yield events
-    except BaseException as error:
-        events.on_error(error)
-        raise
-
-
-class _Events(Live):
-    """Events on stdout, a line of JSON each.
+class JsonReporter(TextReporter):
+    """Prints events on stdout, a line of JSON each.
 
     listing: archive, bytes, total_bytes. plan: dataset, raw, out, frames, clips, shards. progress: the counts of
-    Meter.to_json. shard: name, frames, clips, bytes, sha256, earlier. rejected: file, reason. notice: message.
-    done: the summary. error: message, exit_code.
+    Throughput.to_json. shard: name, frames, clips, bytes, sha256, earlier. rejected: file, reason. notice: message.
+    done: the summary. error: message, exit_code. Of listing and progress there is at most one in EVENT_S seconds.
     """
 
-    def __init__(self, every_s: float) -> None:
+    _TEXTS = {"shard": "name", "rejected": "file"}
+
+    def __init__(self) -> None:
         super().__init__()
-        self._out = sys.stdout  # as it is now: some libraries print, and that is led elsewhere
-        self._listing_due = Seldom(every_s)
-        self._work_due = Seldom(every_s)
+        self._out = sys.stdout  # as it is now: some libraries print, and that is redirected
+        self._listing, self._work = _Every(EVENT_S), _Every(EVENT_S)
 
-    def on_listing(self, archive: str, done: int, size: int) -> None:
-        if self._listing_due():
-            self._tell("listing", archive=archive, bytes=done, total_bytes=size)
+    @contextmanager
+    def running(self) -> Generator[None]:
+        """See TextReporter; an error is an event, too."""
+        try:
+            yield
+        except BaseException as error:
+            known = isinstance(error, (VdakitError, Interrupted))
+            message, code = (str(error), error.exit_code) if known else (repr(error), 1)
+            self._print("error", message=message, exit_code=code)
+            raise
 
-    def on_plan(self, plan: Plan, shards: tuple[PlannedShard, ...], *, out: str) -> None:
-        super().on_plan(plan, shards, out=out)
-        self._tell(
-            "plan",
-            dataset=plan.dataset,
-            raw=plan.raw,
-            out=out,
-            frames=self.meter.total_frames,
-            clips=sum(len(shard.clips) for shard in shards),
-            shards=len(shards),
-        )
-        self._tell_rejected(plan.rejected)
+    def on_listing(self, event: ProgressEvent) -> None:
+        """See TextReporter."""
+        if self._listing.is_due():
+            self._print("listing", archive=event.text, **event.facts)
 
-    def on_work(self, amount: Amount) -> None:
-        super().on_work(amount)
-        if self._work_due():
-            self._tell("progress", **self.meter.to_json())
-
-    def on_shard(self, name: str, record: ShardRecord, earlier: bool) -> None:
-        super().on_shard(name, record, earlier)
-        self._tell(
-            "shard",
-            name=name,
-            frames=record.num_frames,
-            clips=len(record.clips),
-            bytes=record.tar_bytes,
-            sha256=record.tar_sha256,
-            earlier=earlier,
-        )
-        self._tell_rejected(record.rejected)
+    def on_change(self, event: ProgressEvent) -> None:
+        """See TextReporter."""
+        if event.kind in self._TEXTS:
+            self._print(event.kind, **{self._TEXTS[event.kind]: event.text}, **event.facts)
+        elif event.kind == "plan":
+            self._print("plan", **event.facts)
+        elif event.kind == "work" and self._work.is_due():
+            self._print("progress", **self.throughput.to_json())
 
     def on_notice(self, sentence: str) -> None:
-        self._tell("notice", message=sentence)
+        """See TextReporter."""
+        self._print("notice", message=sentence)
 
-    def on_done(self, summary: Summary) -> None:
-        self._tell("done", **summary.to_json())
+    def on_done(self, result: ConversionResult) -> None:
+        """See TextReporter."""
+        self._print("done", **summary_json(result, self.throughput))
 
-    def on_error(self, error: BaseException) -> None:
-        """Hear what ended it."""
-        known = isinstance(error, (VdakitError, Interrupted))
-        self._tell("error", message=str(error) if known else repr(error), exit_code=error.exit_code if known else 1)
-
-    def _tell_rejected(self, rejected: Iterable[Rejection]) -> None:
-        for item in rejected:
-            self._tell("rejected", file=item.file, reason=item.reason)
-
-    def _tell(self, event: str, **facts: Any) -> None:
+    def _print(self, event: str, **facts: Any) -> None:
         self._out.write(json.dumps({"event": event, **facts}) + "\n")
         self._out.flush()
 
 
-LINE_S = 10.0  # between two lines, and before the first: a short conversion tells only what came of it
-EVENT_S = 1.0  # between two events of the same kind that tell of progress
+@contextmanager
+def reporter(*, as_json: bool) -> Generator[TextReporter]:
+    """Provide what reports progress in the block: on stdout if as JSON, else on stderr."""
+    terminal = Console(stderr=True)
+    found = JsonReporter() if as_json else BarReporter(terminal) if terminal.is_terminal else TextReporter()
+    with found.running():
+        yield found
 
 
-def live(*, as_json: bool) -> AbstractContextManager[Live]:
-    """Tell of what happens in the block: on stdout if as JSON, else on stderr."""
-    return tell_scripts(every_s=EVENT_S) if as_json else tell_people(every_s=LINE_S)
+def _listed(event: ProgressEvent) -> str:
+    return f"{event.facts['bytes'] / 1e9:.1f} of {event.facts['total_bytes'] / 1e9:.1f}"
+
+
+# -------------------------------------------------------------------------------------------------------------- summary
+
+
+def summary_lines(result: ConversionResult, throughput: Throughput) -> Iterator[str]:
+    """Lay out for a terminal what a conversion has made."""
+    made, seconds = result.totals, throughput.seconds
+    part = "" if result.part is None else f" part {str(result.part).replace('-', ' ')}:"
+    each = f" ({format_bytes(made['bytes'] / made['frames'])} a frame)" if made["frames"] else ""
+    yield (
+        f"{result.out}:{part} {made['frames']} frames in {made['clips']} clips, {result.shards} shards, "
+        f"{format_bytes(made['bytes'])}{each}"
+    )
+    if made["frames"]:
+        kinds = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in made["bytes_by_kind"].items())
+        yield f"of that {kinds}; {len(result.rejected)} inputs rejected"
+    if frames := throughput.work.frames:
+        yield f"{frames} frames in {timedelta(seconds=round(seconds))}: {throughput.mean_speed(seconds)}"
+    if made["clamped_near"]:
+        yield f"{made['clamped_near']} depth pixels were nearer than the depth code reaches; stored at its near end."
+    if part:
+        yield "After the last part: the same command with --finish instead of --part."
+
+
+def summary_json(result: ConversionResult, throughput: Throughput) -> dict[str, Any]:
+    """Return what a conversion has made, and how fast, as JSON."""
+    seconds = throughput.seconds
+    speed = throughput.mean_speed(seconds)
+    return {
+        "out": result.out,
+        "part": None if result.part is None else str(result.part),
+        "shards": result.shards,
+        **result.totals,
+        "rejected": len(result.rejected),
+        "seconds": round(seconds, 3),
+        "new_frames": throughput.work.frames,
+        "bytes_in": throughput.work.bytes_in,
+        "bytes_out": throughput.work.bytes_out,
+        "frames_per_s": round(speed.frames, 2),
+        "bytes_in_per_s": round(speed.bytes_in),
+        "bytes_out_per_s": round(speed.bytes_out),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- deletion
+
+
+def confirm_deletion(consumption: Consumption, *, yes: bool) -> None:
+    """Show what --consume may delete and what is kept, and ask, unless `yes` was said.
+
+    Raises UsageError without a terminal, VdakitError if the answer is no.
+    """
+    _print_some(list(consumption.deleted()), "to delete", limit=_SHOWN)
+    _print_some(list(consumption.deleted_unused()), "to delete")
+    _print_some(list(consumption.left()), "kept", limit=_SHOWN)
+    if yes or not consumption.items:
+        return
+    what = f"{format_bytes(sum(item.bytes for item in consumption.items))} of raw data"
+    if any(item.unused for item in consumption.items):
+        what = f"{what} (some of it not converted)"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"--consume: would delete {what} below {consumption.root}; say --yes to allow it.")
+    if not typer.confirm(f"Delete {what}, each part when its shards were read back?", err=True):
+        raise VdakitError("nothing was done; without --consume raw data is kept.")
+
+
+def _print_some(lines: Sequence[str], what: str, *, limit: int | None = None) -> None:
+    for line in lines[:limit]:
+        output.errors.print(line, markup=False)
+    if more := len(lines) - len(lines[:limit]):
+        output.errors.print(f"and {more} more {what}")

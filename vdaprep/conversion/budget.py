@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vdaprep.conversion.options import Selection, Settings
-from vdaprep.conversion.plan import Plan, RawData
+from vdaprep.conversion.options import ConversionOptions, Selection, Settings
+from vdaprep.conversion.plan import ConversionPlan, RawData
 from vdaprep.conversion.predict import Prediction, predict
-from vdaprep.conversion.probes import Prober
+from vdaprep.conversion.probes import PROBES, Prober
 from vdaprep.errors import UsageError
 from vdaprep.units import format_bytes, spread_evenly
+from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
 
 _SHORT_SIDES = (518, 476, 434, 392, 350)  # whole patches of 14 pixels; 518 is what training crops
 _JPEG_QUALITIES = (90, 85, 80, 75)
@@ -28,12 +29,16 @@ _WORTH = 0.99  # a change that leaves more than this share of the bytes saves no
 
 @dataclass(frozen=True)
 class Step:
-    """A change that was tried, and what it would make: `fits`, or is worth having (`kept`) on the way there, or not."""
+    """A change of options that was tried."""
 
     change: str
+    """The option and its value."""
     prediction: Prediction
+    """What it would make."""
     fits: bool
+    """Whether that is within the budget."""
     kept: bool
+    """Whether it saves enough to be kept."""
 
     def __str__(self) -> str:
         size = format_bytes(self.prediction.bytes)
@@ -43,25 +48,57 @@ class Step:
 
 @dataclass(frozen=True)
 class Budget:
-    """The bytes that a data set's folder may have in the end, for `workers` processes; `on_step` hears of each step."""
+    """The bytes that a data set's folder may have in the end."""
 
     bytes: int
+    """Upper bound."""
     workers: int = 1
+    """Processes of the conversion."""
     on_step: Callable[[Step], None] = lambda step: None
+    """Called after each step of the search."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What fits: the plan to carry out, its selection (its settings are the plan's own), and how it was found.
+    """Options that fit, and how they were found."""
 
-    `changes` are the steps that it consists of, of all that were tried.
-    """
-
-    plan: Plan
+    plan: ConversionPlan
+    """The plan to carry out, with its settings."""
     selection: Selection
+    """Its trajectories."""
     prediction: Prediction
+    """What it will make."""
     changes: tuple[str, ...] = ()
+    """The changes that it consists of."""
     steps: tuple[Step, ...] = ()
+    """All changes that were tried, in order."""
+
+
+def choose(
+    raw: RawData,
+    options: ConversionOptions,
+    *,
+    budget: int | None,
+    workers: int = 1,
+    probes: int = PROBES,
+    on_progress: OnProgress = ignore,
+) -> Choice:
+    """Predict what options lead to, or with a budget in bytes choose options that fit it.
+
+    Encoded probes are reported as `probe`, every step of the search as `notice`.
+    Raises what `fit` does.
+    """
+    settings, selection = options.settings(), options.selection()
+    with Prober(raw.raw, count=probes, on_frames=lambda frames: _report_frames(frames, on_progress)) as prober:
+        if budget is None:
+            plan = raw.plan(settings, selection)
+            return Choice(plan, selection, predict(plan, prober, workers=workers))
+        limit = Budget(budget, workers, on_step=lambda step: on_progress(ProgressEvent("notice", str(step))))
+        return fit(raw, settings=settings, selection=selection, budget=limit, prober=prober)
+
+
+def _report_frames(frames: int, on_progress: OnProgress) -> None:
+    on_progress(ProgressEvent("probe", amount=Amount(frames=frames)))
 
 
 def fit(raw: RawData, *, settings: Settings, selection: Selection, budget: Budget, prober: Prober) -> Choice:

@@ -1,8 +1,8 @@
-"""Raw data that goes once every shard made of it was read back and found whole.
+"""Delete raw data (--consume) once every shard made of it was written, read back and found whole.
 
-What may go is an archive all of whose frames the plan uses, or the loose files of a trajectory; an archive that holds
-more only if the user says so. What stays, always: archives without frames of the plan, whatever a rejected frame or a
-listing problem concerns, what lies behind a link, and what has changed since it was listed.
+What may be deleted is an archive all of whose frames the plan uses, or the loose files of a trajectory; an archive that
+holds more only with --consume-unused. Always kept: archives without frames of the plan, whatever a rejected frame or a
+listing problem concerns, what is behind a link, and what has changed since it was listed.
 """
 
 import contextlib
@@ -14,28 +14,33 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from vdaprep.conversion.clips import PlannedShard
-from vdaprep.conversion.plan import Plan
-from vdaprep.conversion.saved_plan import LostTrajectory, Prepared
+from vdaprep.conversion.convert import announce, make_verified, take_over, write_dataset_record
+from vdaprep.conversion.plan import ConversionPlan
+from vdaprep.conversion.saved_plan import LostTrajectory, Prepared, save_plan
 from vdaprep.errors import UsageError
 from vdaprep.raw.frames import Trajectory
 from vdaprep.raw.tree import Location
-from vdaprep.shards.records import Rejection, ShardRecord
+from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord
+from vdaprep.storage.output import Output
 from vdaprep.storage.urls import is_url
 from vdaprep.units import format_bytes
+from vdaprep.workers.progress import OnProgress, ignore
+from vdaprep.workers.tasks import Executor
 
 
 @dataclass(frozen=True)
 class FileState:
-    """What a file was when it was looked at; another file under its name is not deleted."""
+    """Identity of a file when it was listed; another file under its name is not deleted."""
 
     path: str
+    """Below the root."""
     size: int
     mtime_ns: int
     inode: int
 
 
 def state_of(root: Path, path: str) -> FileState | None:
-    """Look at a file below `root`; None if it is no regular file, or a link leads to it."""
+    """Return the identity of a file below `root`; None if it is no regular file, or behind a link."""
     try:
         with _parent(root, path) as folder:
             found = os.stat(PurePosixPath(path).name, dir_fd=folder, follow_symlinks=False)
@@ -45,12 +50,12 @@ def state_of(root: Path, path: str) -> FileState | None:
 
 
 def has_changed(root: Path, file: FileState) -> bool:
-    """Tell whether there is another file now; one that is gone has not changed."""
+    """Return whether there is another file now; one that is gone has not changed."""
     return os.path.lexists(root / file.path) and state_of(root, file.path) != file
 
 
 def delete(root: Path, file: FileState) -> bool:
-    """Delete a file below `root` unless it has changed; tells whether it is gone. Raises OSError if it cannot be."""
+    """Delete a file below `root` unless it has changed; returns whether it was. Raises OSError if it cannot be."""
     if has_changed(root, file):
         return False
     with contextlib.suppress(FileNotFoundError), _parent(root, file.path) as folder:
@@ -86,58 +91,64 @@ _BESIDE_FRAMES = (".txt", ".json", ".csv", ".md")  # what an archive of frames m
 
 @dataclass(frozen=True)
 class RawItem:
-    """An archive, or a trajectory's loose files; `tables` are those that other cameras' frames may need, too.
-
-    `unused` says what an archive holds besides frames of the plan.
-    """
+    """An archive, or a trajectory's loose files."""
 
     name: str
+    """The archive's path below the root, or the trajectory's name."""
     trajectories: frozenset[str]
+    """Trajectories whose frames it holds."""
     files: tuple[FileState, ...]
+    """The archive, or the files of frames."""
     tables: tuple[FileState, ...] = ()
+    """Files that frames of other cameras may need, too."""
     unused: str = ""
+    """What an archive holds besides frames of the plan; empty: nothing."""
 
     @property
     def bytes(self) -> int:
-        """What deleting it frees."""
+        """Bytes that deleting it frees."""
         return sum(file.size for file in self.files)
 
 
 @dataclass(frozen=True)
 class Consumption:
-    """What a conversion may delete of its raw data, and what stays: (name, reason)."""
+    """What a conversion may delete of its raw data."""
 
     root: Path
-    plan: Plan
+    """Folder of the raw data."""
+    plan: ConversionPlan
+    """What is converted."""
     items: tuple[RawItem, ...]
+    """What may be deleted."""
     kept: tuple[tuple[str, str], ...]
+    """What is kept: (name, reason)."""
 
-    def going(self) -> Iterator[str]:
-        """Say what goes that holds nothing but what is converted."""
+    def deleted(self) -> Iterator[str]:
+        """Describe what will be deleted that holds nothing but what is converted."""
         for item in self.items:
             if not item.unused:
                 files = f" in {len(item.files)} files" if len(item.files) > 1 else ""
-                yield f"{self.root / item.name}: {format_bytes(item.bytes)}{files} goes"
+                yield f"{self.root / item.name}: will be deleted, {format_bytes(item.bytes)}{files}"
 
-    def going_unused(self) -> Iterator[str]:
-        """Say what goes that was not converted."""
+    def deleted_unused(self) -> Iterator[str]:
+        """Describe what will be deleted though not all of it is converted."""
         for item in self.items:
             if item.unused:
                 yield (
-                    f"{self.root / item.name}: {format_bytes(item.bytes)} goes, and with it frames that are not "
-                    f"converted: it also holds {item.unused}"
+                    f"{self.root / item.name}: will be deleted, {format_bytes(item.bytes)}, and with it frames that "
+                    f"are not converted: it also holds {item.unused}"
                 )
         if self.plan.settings.frame_stride > 1:
-            yield "the frames that --frame-stride leaves out go with the others"
+            yield "the frames that --frame-stride leaves out will be deleted with the others"
 
-    def staying(self) -> Iterator[str]:
-        """Say what stays, and why."""
+    def left(self) -> Iterator[str]:
+        """Describe what is kept, and why."""
         for name, reason in self.kept:
-            yield f"{self.root / name}: stays: {reason}"
+            yield f"{self.root / name}: kept: {reason}"
 
 
 def survey(prepared: Prepared, *, take_unused: bool = False) -> Consumption:
-    """Find what may go, with `take_unused` also archives that hold more than what is converted.
+    """Find what may be deleted, with `take_unused` also archives that hold more than what is converted.
 
     Raises UsageError if raw data is not on this machine.
     """
@@ -157,7 +168,7 @@ def survey(prepared: Prepared, *, take_unused: bool = False) -> Consumption:
         if len(item.files) < len(use.names[0]):
             reason = reason or "a link leads there, or it is no plain file"
         if item.unused and not take_unused:
-            reason = reason or f"this run does not use {item.unused} in it; --consume-unused lets it go all the same"
+            reason = reason or f"this run does not use {item.unused} in it; --consume-unused deletes it all the same"
         if reason:
             kept.append((item.name, reason))
         else:
@@ -165,7 +176,7 @@ def survey(prepared: Prepared, *, take_unused: bool = False) -> Consumption:
     return Consumption(Path(found.raw), plan, tuple(items), tuple(kept))
 
 
-def _planned(plan: Plan, found: Iterable[Trajectory]) -> list[Trajectory]:
+def _planned(plan: ConversionPlan, found: Iterable[Trajectory]) -> list[Trajectory]:
     """List the plan's trajectories with their files; of one that is not whole any more, the files that are left."""
     of_plan = {clip.trajectory.name: clip.trajectory for shard in plan.shards for clip in shard.clips}
     left = {item.name: item for item in found}
@@ -175,7 +186,7 @@ def _planned(plan: Plan, found: Iterable[Trajectory]) -> list[Trajectory]:
 
 @dataclass
 class _Use:
-    """Something that may go: who uses it, the files that it is, files beside them, what else it holds."""
+    """What may be deleted: who uses it, its files, files beside them, what else it holds."""
 
     name: str
     trajectories: set[str] = field(default_factory=set[str])
@@ -186,7 +197,7 @@ class _Use:
 
     @property
     def names(self) -> tuple[list[str], list[str]]:
-        """Paths below the root: what goes, and what goes with it if nothing else is left."""
+        """Paths below the root: what is deleted, and what with it if nothing else is left."""
         return ([self.name], []) if self.is_archive else (sorted(self.frames), sorted(self.tables))
 
 
@@ -211,7 +222,7 @@ def _uses(trajectories: Iterable[Trajectory]) -> list[_Use]:
 
 
 def _archives(uses: Iterable[_Use], files: Mapping[str, Location]) -> Iterator[_Use]:
-    """Yield the archives that hold frames, and what else they hold; the others stay without a word."""
+    """Yield the archives that hold frames, and what else they hold; the others are kept without a word."""
     held: defaultdict[str, list[str]] = defaultdict(list)
     for location in files.values():
         if location.container:
@@ -254,7 +265,7 @@ def _problem(item: RawItem, problems: Iterable[Rejection], names: list[str]) -> 
 
 
 class Consumer:
-    """Deletes raw data as the shards made of it are found whole; `notice` is told of everything that goes."""
+    """Deletes raw data as the shards made of it are found whole; calls `notice` with a sentence on each deletion."""
 
     def __init__(self, consumption: Consumption, notice: Callable[[str], None]) -> None:
         self._consumption = consumption
@@ -264,7 +275,7 @@ class Consumer:
         self.freed_bytes = 0
 
     def waits_for(self, name: str) -> bool:
-        """Tell whether anything goes when a shard is found whole."""
+        """Return whether raw data is kept until a shard is found whole."""
         return any(name in shards for _, shards in self._waiting)
 
     def order(self, shards: Iterable[PlannedShard]) -> list[PlannedShard]:
@@ -272,28 +283,28 @@ class Consumer:
         return sorted(shards, key=lambda shard: (shard.clips[0].trajectory.name, shard.split, shard.number))
 
     def on_whole(self, shard: PlannedShard, record: ShardRecord) -> None:
-        """Delete what no other shard is waited for; what rejected frames concern stays."""
+        """Delete raw data all of whose shards are whole; what rejected frames concern is kept."""
         affected = _trajectories_of(record.rejected, shard)
-        staying = [item for item, _ in self._waiting if item.trajectories & affected]
-        for item in staying:
-            self._notice(f"{self._consumption.root / item.name}: stays: frames of it were rejected.")
-        self._kept += len(staying)
+        kept = [item for item, _ in self._waiting if item.trajectories & affected]
+        for item in kept:
+            self._notice(f"{self._consumption.root / item.name}: kept: frames of it were rejected.")
+        self._kept += len(kept)
         due: list[RawItem] = []
         rest: list[tuple[RawItem, set[str]]] = []
         for item, shards in self._waiting:
             shards.discard(shard.name)
-            if item not in staying and not shards:
+            if item not in kept and not shards:
                 due.append(item)
-            elif item not in staying:
+            elif item not in kept:
                 rest.append((item, shards))
         self._waiting = rest
         for item in due:
             self._delete(item)
 
     def summary(self) -> str:
-        """Say what was freed."""
-        stays = f"; {self._kept} archives and folders stay" if self._kept else ""
-        return f"{self._consumption.root}: {format_bytes(self.freed_bytes)} of raw data freed{stays}"
+        """Describe what was freed."""
+        kept = f"; {self._kept} archives and folders are kept" if self._kept else ""
+        return f"{self._consumption.root}: {format_bytes(self.freed_bytes)} of raw data freed{kept}"
 
     def _delete(self, item: RawItem) -> None:
         root = self._consumption.root
@@ -304,7 +315,7 @@ class Consumer:
             self._notice(f"{root / item.name}: cannot be deleted ({error.strerror}).")
             return
         if changed:
-            self._notice(f"{root / changed[0]}: stays: it has changed since it was listed.")
+            self._notice(f"{root / changed[0]}: kept: it has changed since it was listed.")
             return
         if item.tables and _holds_only(root, item):
             for table in item.tables:
@@ -314,7 +325,7 @@ class Consumer:
         self._notice(f"{root / item.name}: deleted, {format_bytes(item.bytes)} freed; its shards were read back.")
 
 
-def _shards_of(item: RawItem, plan: Plan) -> set[str]:
+def _shards_of(item: RawItem, plan: ConversionPlan) -> set[str]:
     return {
         shard.name for shard in plan.shards if any(clip.trajectory.name in item.trajectories for clip in shard.clips)
     }
@@ -336,9 +347,32 @@ def _trajectories_of(rejected: Iterable[Rejection], shard: PlannedShard) -> set[
 
 
 def _holds_only(root: Path, item: RawItem) -> bool:
-    """Tell whether the folder that a trajectory's files lay in holds but its tables now."""
+    """Return whether the folder of a trajectory's files holds only its tables now."""
     tables = {file.path for file in item.tables}
     paths = [PurePosixPath(file.path) for file in (*item.files, *item.tables)]
     top = Path(os.path.commonpath([path.parent for path in paths]))
     below = (Path(folder, name) for folder, _, names in os.walk(root / top) for name in names)
     return all(path.relative_to(root).as_posix() in tables for path in below)
+
+
+def convert_and_consume(
+    plan: ConversionPlan, consumer: Consumer, *, output: Output, executor: Executor, on_progress: OnProgress = ignore
+) -> DatasetRecord:
+    """Do what `convert_plan` does, and delete raw data as its shards are found whole; the plan is saved before.
+
+    Raises what `convert_plan` does; ShardError if a shard is not whole, before anything that it was made of is deleted.
+    """
+    announce(plan, plan.shards, output, on_progress)
+    with output.lock():
+        records = take_over(plan, plan.shards, output, on_progress)
+        save_plan(plan, output)
+        wanted = [shard for shard in plan.shards if shard.name not in records or consumer.waits_for(shard.name)]
+        planned = {shard.name: shard for shard in plan.shards}
+        made = make_verified(
+            plan, consumer.order(wanted), records, output=output, executor=executor, on_progress=on_progress
+        )
+        with contextlib.closing(made):
+            for name, record in made:
+                records[name] = record
+                consumer.on_whole(planned[name], record)
+        return write_dataset_record(plan, output, records)

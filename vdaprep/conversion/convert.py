@@ -1,16 +1,20 @@
-"""Convert a raw data set into shards: encode, in parallel, what the plan says and no earlier run has finished."""
+"""Carry out a plan: encode the shards that no earlier run finished, then write `dataset.json`."""
 
 import contextlib
 import hashlib
+import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from vdaprep import sources
+from vdaprep.analysis.verify_shard import check_shard
 from vdaprep.conversion.clips import PlannedShard
 from vdaprep.conversion.encode import ClipEncoder
-from vdaprep.conversion.plan import Plan
+from vdaprep.conversion.plan import ConversionPlan
 from vdaprep.conversion.saved_plan import compare_options, refuse_another_plan, refuse_lost
 from vdaprep.errors import DataError, OutputError, ShardError, UsageError
 from vdaprep.raw.tree import Reader
@@ -20,10 +24,12 @@ from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, ShardS
 from vdaprep.shards.writer import EncodedClip
 from vdaprep.sources import _manifest
 from vdaprep.storage.output import PLAN_FILE, Output, write_file
-from vdaprep.workers.tasks import Amount, Executor, Listener, Tick
+from vdaprep.storage.paths import open_path
+from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
+from vdaprep.workers.tasks import Executor, Tick
 
 
-def write_dataset_record(plan: Plan, output: Output, records: dict[str, ShardRecord]) -> DatasetRecord:
+def write_dataset_record(plan: ConversionPlan, output: Output, records: dict[str, ShardRecord]) -> DatasetRecord:
     """Write `dataset.json`; raises DataError if the shards hold no frame."""
     _expect_frames(plan, output, records)
     result = summarise(plan, [records[shard.name] for shard in plan.shards])
@@ -33,7 +39,7 @@ def write_dataset_record(plan: Plan, output: Output, records: dict[str, ShardRec
     return result
 
 
-def summarise(plan: Plan, records: list[ShardRecord]) -> DatasetRecord:
+def summarise(plan: ConversionPlan, records: list[ShardRecord]) -> DatasetRecord:
     """Return what `dataset.json` holds of a plan whose shards have these records."""
     summaries = [
         ShardSummary(
@@ -69,7 +75,7 @@ def _source(dataset: str) -> dict[str, Any]:
     }
 
 
-def _expect_frames(plan: Plan, output: Output, records: dict[str, ShardRecord]) -> None:
+def _expect_frames(plan: ConversionPlan, output: Output, records: dict[str, ShardRecord]) -> None:
     """Raise DataError if no frame could be used; the empty shards go, so that a run with better options can begin."""
     if any(record.clips for record in records.values()):
         return
@@ -83,7 +89,7 @@ def _expect_frames(plan: Plan, output: Output, records: dict[str, ShardRecord]) 
     raise DataError(f"{plan.raw}: none of {plan.num_frames} frames can be used; the first: {first}.")
 
 
-def refuse_other_plans(plan: Plan, output: Output) -> None:
+def _refuse_other_plans(plan: ConversionPlan, output: Output) -> None:
     """Raise UsageError if what is there was made with other options, or holds shards that are not in the plan."""
     names = output.names()
     if DATASET_FILE in names:
@@ -99,17 +105,7 @@ def refuse_other_plans(plan: Plan, output: Output) -> None:
         )
 
 
-def finished_shards(plan: Plan, wanted: tuple[PlannedShard, ...], output: Output) -> dict[str, ShardRecord]:
-    """Return, by name, the records of those shards that an earlier run finished.
-
-    Raises UsageError if one was made with other options or from other frames, ShardError if its tar is not as long as
-    its record says.
-    """
-    found = {shard.name: _finished_record(plan, shard, output) for shard in wanted}
-    return {name: record for name, record in found.items() if record is not None}
-
-
-def _finished_record(plan: Plan, shard: PlannedShard, output: Output) -> ShardRecord | None:
+def _finished_record(plan: ConversionPlan, shard: PlannedShard, output: Output) -> ShardRecord | None:
     name = record_name(shard.name)
     if output.size(name) is None:
         return None
@@ -130,7 +126,7 @@ def _finished_record(plan: Plan, shard: PlannedShard, output: Output) -> ShardRe
 
 
 @contextlib.contextmanager
-def _repair_helps(plan: Plan) -> Generator[None]:
+def _repair_helps(plan: ConversionPlan) -> Generator[None]:
     try:
         yield
     except ShardError as error:
@@ -141,7 +137,7 @@ def _repair_helps(plan: Plan) -> Generator[None]:
 class ShardTask:
     """A shard to make; `plan` is without its shards."""
 
-    plan: Plan
+    plan: ConversionPlan
     output: Output
     shard: PlannedShard
 
@@ -208,19 +204,6 @@ _LOOKS_S = (0.0, 0.5, 2.0, 5.0)  # pauses before another look for a shard that a
 
 
 @dataclass(frozen=True)
-class ConversionProgress:
-    """Who is told of a conversion: of work as it is done, of shards as they are finished, of what went amiss.
-
-    on_work is told the negative of what a process did that died. on_shard: the shard's name below the output, its
-    record, and whether an earlier run made it.
-    """
-
-    on_work: Tick = lambda amount: None
-    on_shard: Callable[[str, ShardRecord, bool], None] = lambda name, record, earlier: None
-    on_notice: Callable[[str], None] = lambda sentence: None
-
-
-@dataclass(frozen=True)
 class Part:
     """Part `number`, from 1, of `count`: every `count`-th shard of a plan."""
 
@@ -247,34 +230,39 @@ def parse_part(text: str) -> Part:
     return Part(int(number), int(count))
 
 
-def convert(plan: Plan, *, output: Output, executor: Executor, progress: ConversionProgress) -> DatasetRecord:
+def convert_plan(
+    plan: ConversionPlan, *, output: Output, executor: Executor, on_progress: OnProgress = ignore
+) -> DatasetRecord:
     """Carry a plan out; shards that an earlier run finished are kept as they are, `dataset.json` comes last.
 
     Raises UsageError if what is there was made with other options or from other frames, or if another process is
     writing there; DataError if no frame can be used; OutputError if the disk is full; WorkerError if processes die.
     """
+    announce(plan, plan.shards, output, on_progress)
     with output.lock():
-        records = _encode_missing(plan, plan.shards, output=output, executor=executor, progress=progress)
+        records = _encode_missing(plan, plan.shards, output=output, executor=executor, on_progress=on_progress)
         return write_dataset_record(plan, output, records)
 
 
 def convert_part(
-    plan: Plan, part: Part, *, output: Output, executor: Executor, progress: ConversionProgress
+    plan: ConversionPlan, part: Part, *, output: Output, executor: Executor, on_progress: OnProgress = ignore
 ) -> list[ShardRecord]:
-    """Carry a part of a plan out, beside other parts; `finish` then writes `dataset.json`.
+    """Carry a part of a plan out, beside other parts; `finish_parts` then writes `dataset.json`.
 
-    Raises what `convert` does.
+    Raises what `convert_plan` does.
     """
+    mine = part.of(plan.shards)
+    announce(plan, mine, output, on_progress)
     with output.lock(part=str(part)):
-        mine = part.of(plan.shards)
-        records = _encode_missing(plan, mine, output=output, executor=executor, progress=progress)
+        records = _encode_missing(plan, mine, output=output, executor=executor, on_progress=on_progress)
     return [records[shard.name] for shard in mine]
 
 
-def finish(plan: Plan, *, output: Output, progress: ConversionProgress) -> DatasetRecord:
+def finish_parts(plan: ConversionPlan, *, output: Output, on_progress: OnProgress = ignore) -> DatasetRecord:
     """Write the `dataset.json` of shards that parts have made; raises UsageError, naming them, if some are missing."""
+    announce(plan, plan.shards, output, on_progress)
     with output.lock():
-        records = take_over(plan, plan.shards, output, progress)
+        records = take_over(plan, plan.shards, output, on_progress)
         missing = [shard.name for shard in plan.shards if shard.name not in records]
         if missing:
             raise UsageError(
@@ -285,35 +273,40 @@ def finish(plan: Plan, *, output: Output, progress: ConversionProgress) -> Datas
 
 
 def _encode_missing(
-    plan: Plan, wanted: tuple[PlannedShard, ...], *, output: Output, executor: Executor, progress: ConversionProgress
+    plan: ConversionPlan,
+    wanted: tuple[PlannedShard, ...],
+    *,
+    output: Output,
+    executor: Executor,
+    on_progress: OnProgress,
 ) -> dict[str, ShardRecord]:
     """Encode those of the wanted shards that no earlier run has finished; returns the records of all of them."""
-    records = take_over(plan, wanted, output, progress)
+    records = take_over(plan, wanted, output, on_progress)
     missing = [shard for shard in wanted if shard.name not in records]
     refuse_lost(plan, missing)
     tasks = [ShardTask(replace(plan, shards=()), output, shard) for shard in missing]
-    listener = Listener(on_tick=progress.on_work, on_notice=progress.on_notice)
-    with contextlib.closing(executor.run(encode_shard, tasks, listener)) as results:  # no process outlives the lock
+    with contextlib.closing(executor.run(encode_shard, tasks, on_progress)) as results:  # no process outlives the lock
         for name, record in results:
-            expect_here(output, name, record)
+            _expect_visible(output, name, record)
             records[name] = record
-            progress.on_shard(name, record, False)
+            _report_shard(name, record, on_progress)
     return records
 
 
 def take_over(
-    plan: Plan, wanted: tuple[PlannedShard, ...], output: Output, progress: ConversionProgress
+    plan: ConversionPlan, wanted: tuple[PlannedShard, ...], output: Output, on_progress: OnProgress
 ) -> dict[str, ShardRecord]:
-    """Return the records of those of the wanted shards that an earlier run finished; raises as `convert` does."""
+    """Return the records of those of the wanted shards that an earlier run finished; raises as `convert_plan` does."""
     refuse_another_plan(plan, output)
-    refuse_other_plans(plan, output)
-    records = finished_shards(plan, wanted, output)
+    _refuse_other_plans(plan, output)
+    found = {shard.name: _finished_record(plan, shard, output) for shard in wanted}
+    records = {name: record for name, record in found.items() if record is not None}
     for name, record in records.items():
-        progress.on_shard(name, record, True)
+        _report_shard(name, record, on_progress, earlier=True)
     return records
 
 
-def expect_here(output: Output, name: str, record: ShardRecord) -> None:
+def _expect_visible(output: Output, name: str, record: ShardRecord) -> None:
     """Raise OutputError if a worker wrote a shard that cannot be seen from here."""
     size: int | None = None
     for pause_s in _LOOKS_S:  # network file systems may take a while to show it
@@ -326,3 +319,97 @@ def expect_here(output: Output, name: str, record: ShardRecord) -> None:
         f"{output.place(name)}: was written with {record.tar_bytes} bytes but {found}, seen from here; processes on "
         "several machines need an --out that all of them share: a network file system or a URL."
     )
+
+
+# ------------------------------------------------------------------------------------------------------------- progress
+
+
+def announce(plan: ConversionPlan, shards: Sequence[PlannedShard], output: Output, on_progress: OnProgress) -> None:
+    """Report which shards are to be made, and what of the raw data the plan cannot use."""
+    facts = {
+        "dataset": plan.dataset,
+        "raw": plan.raw,
+        "out": output.place(),
+        "frames": sum(shard.num_frames for shard in shards),
+        "clips": sum(len(shard.clips) for shard in shards),
+        "shards": len(shards),
+    }
+    on_progress(ProgressEvent("plan", facts=facts))
+    _report_rejected(plan.rejected, on_progress)
+
+
+def _report_shard(name: str, record: ShardRecord, on_progress: OnProgress, *, earlier: bool = False) -> None:
+    """Report a finished shard: its clips and frames, and whether an earlier run made it."""
+    facts = {
+        "frames": record.num_frames,
+        "clips": len(record.clips),
+        "bytes": record.tar_bytes,
+        "sha256": record.tar_sha256,
+        "earlier": earlier,
+    }
+    amount = Amount(frames=record.num_frames + len(record.rejected), bytes_out=record.tar_bytes)
+    on_progress(ProgressEvent("shard", name, amount, facts))
+    _report_rejected(record.rejected, on_progress)
+
+
+def _report_rejected(rejected: Iterable[Rejection], on_progress: OnProgress) -> None:
+    for item in rejected:
+        on_progress(ProgressEvent("rejected", item.file, facts={"reason": item.reason}))
+
+
+# ------------------------------------------------------------------------------------------------- shards and read back
+
+
+@dataclass(frozen=True)
+class _VerifiedTask:
+    """A shard to make and read back; only to read back if it has a record."""
+
+    task: ShardTask
+    record: ShardRecord | None
+
+    def __str__(self) -> str:
+        return str(self.task)
+
+
+def make_verified(
+    plan: ConversionPlan,
+    shards: Iterable[PlannedShard],
+    records: Mapping[str, ShardRecord],
+    *,
+    output: Output,
+    executor: Executor,
+    on_progress: OnProgress,
+) -> Generator[tuple[str, ShardRecord]]:
+    """Write the shards that have no record, read all of them back, and yield name and record of each.
+
+    For --consume and repair, which delete or replace something on the strength of it. Raises what `convert_plan` does,
+    ShardError for a shard that is not whole, DataError if raw data it needs is gone.
+    """
+    task = partial(ShardTask, replace(plan, shards=()), output)
+    tasks = [_VerifiedTask(task(shard), records.get(shard.name)) for shard in shards]
+    refuse_lost(plan, [item.task.shard for item in tasks if item.record is None])
+    with contextlib.closing(executor.run(_make_and_reread, tasks, on_progress)) as results:
+        for name, record in results:
+            if name not in records:
+                _expect_visible(output, name, record)
+                _report_shard(name, record, on_progress)
+            yield name, record
+
+
+def _make_and_reread(item: _VerifiedTask, tick: Tick) -> tuple[str, ShardRecord]:
+    name, record = (item.task.shard.name, item.record) if item.record is not None else encode_shard(item.task, tick)
+    _reread(item.task.output, name, record)
+    return name, record
+
+
+def _reread(output: Output, name: str, record: ShardRecord) -> None:
+    """Read a shard back from disk or store, every member; raises ShardError if it is not what its record says."""
+    tar = open_path(output.place(name))
+    if isinstance(tar, Path):
+        with tar.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what lies in memory proves nothing
+    checked = check_shard(tar, deep=True, on_frames=lambda count: None)
+    if checked.findings:
+        raise ShardError(f"{checked.findings[0]} Found when it was read back; vdaprep repair makes it anew.")
+    if checked.record != record:
+        raise ShardError(f"{tar}: its record is not the one that was written; vdaprep repair makes it anew.")

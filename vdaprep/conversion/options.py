@@ -1,8 +1,8 @@
-"""TODO"""
+"""Options of a conversion: how users give them, what decides the bytes of shards, how records store them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from vdaprep.errors import UsageError
 from vdaprep.raw.frames import SourceOptions
@@ -17,12 +17,16 @@ DIFF_STEP = 2
 
 @dataclass(frozen=True)
 class Encoding:
-    """What decides the bytes of a frame: the stored size, the JPEG quality, the depth code, the differences."""
+    """What decides the bytes of a frame."""
 
     depth: DepthSpec
+    """Code of depth."""
     short_side: int | None = 540
+    """Pixels that larger images are scaled down to; None keeps their size."""
     jpeg_quality: int = 95
+    """Quality of images that are not JPEG already, 1 to 100."""
     diff: DiffSpec | None = DiffSpec(4, DIFF_STEP)  # noqa: RUF009 - frozen, so it can be shared
+    """Code of frame differences; None leaves them out."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a shard's record holds them."""
@@ -31,19 +35,24 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of a conversion that decide its bytes; None as `short_side` keeps the raw size.
-
-    Of a trajectory every `frame_stride`-th frame is taken, by the frames' numbers; differences are to the last taken.
-    """
+    """The options of a conversion that decide the bytes of a trajectory's frames and shards."""
 
     short_side: int | None = 540
+    """Pixels that larger images are scaled down to; None keeps their size."""
     clip_frames: int = 64
+    """Upper bound of the frames of a clip."""
     frames_per_shard: int = 1024
+    """Upper bound of the frames of a shard."""
     jpeg_quality: int = 95
+    """Quality of images that are not JPEG already, 1 to 100."""
     depth_error: float = 0.0005
+    """Upper bound of the relative error of depth, where it is not stored exactly."""
     diff_scale: int | None = 4
+    """Pixels averaged, each way, for frame differences; None leaves differences out."""
     source: SourceOptions = field(default_factory=SourceOptions)
+    """What the user says about the raw data."""
     frame_stride: int = 1
+    """Every how many-th frame is taken, by the frames' numbers; differences are to the last one taken."""
 
     def __post_init__(self) -> None:
         _expect(self.short_side is None or self.short_side >= 14, "--short-side", "at least 14 pixels, or native")
@@ -68,15 +77,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which trajectories are converted, and into which split each goes.
-
-    `select`: globs of names (empty: all but those that the manifest excludes); `splits`: a split set of the manifest;
-    `val`: globs that are held out instead of the split set's.
-    """
+    """Which trajectories are converted, and the split of each."""
 
     select: tuple[str, ...] = ()
+    """Globs of the names of trajectories to convert; empty: all but those that the manifest excludes."""
     splits: str = "default"
+    """Split set of the manifest."""
     val: tuple[str, ...] = ()
+    """Globs of trajectories that form the split `val`, all others being `train`; empty: the split set decides."""
 
     def takes(self, trajectory: str, facts: Manifest) -> bool:
         """Tell whether a trajectory is to be converted."""
@@ -89,6 +97,138 @@ class Selection:
         if self.val:
             return "val" if _manifest.matches(trajectory, self.val) else "train"
         return facts.split_of(trajectory, splits=self.splits)
+
+
+def _parse_short_side(text: str) -> int | None:
+    if not (text.isdigit() or text == "native"):
+        raise UsageError(f"--short-side {text}: expected a whole number, or native.")
+    return None if text == "native" else int(text)
+
+
+def _write_short_side(pixels: int | None) -> str:
+    return "native" if pixels is None else str(pixels)
+
+
+def _parse_intrinsics(text: str) -> tuple[float, float, float, float]:
+    try:
+        fx, fy, cx, cy = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--intrinsics {text}: expected four numbers fx,fy,cx,cy.") from error
+    if not (0 < fx < 1e6 and 0 < fy < 1e6):
+        raise UsageError(f"--intrinsics {text}: the focal lengths fx and fy must be positive.")
+    return fx, fy, cx, cy
+
+
+def _write_intrinsics(intrinsics: tuple[float, float, float, float]) -> str:
+    return ",".join(map(str, intrinsics))
+
+
+_SHORT_SIDE = {"parse": _parse_short_side, "write": _write_short_side}
+_INTRINSICS = {"parse": _parse_intrinsics, "write": _write_intrinsics}
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """What is converted, and how: the options that `plan`, `convert` and `repair` have in common."""
+
+    raw: str = field(default="", metadata={"show_default": "raw/DATASET"})
+    """Folder of the download, unpacked or not; or https:// or s3:// URLs of its archives, by commas."""
+    select: tuple[str, ...] = field(default=(), metadata={"metavar": "GLOB"})
+    """Take only trajectories that match; repeatable."""
+    splits: str = field(default="default", metadata={"metavar": "NAME"})
+    """Split set of the manifest."""
+    val: tuple[str, ...] = field(default=(), metadata={"metavar": "GLOB"})
+    """Hold these trajectories out instead; repeatable."""
+    intrinsics: tuple[float, float, float, float] | None = field(default=None, metadata=_INTRINSICS)
+    """Camera of the raw frames, fx,fy,cx,cy in pixels."""
+    camera: int = field(default=0, metadata={"min": 0})
+    """Camera, where a data set has several."""
+    depth_unit: float | None = None
+    """Metres of a unit of 16-bit PNG depth, for custom."""
+    short_side: int | None = field(default=540, metadata=_SHORT_SIDE)
+    """Scale down to this short side; native keeps."""
+    clip_frames: int = 64
+    """Frames of a clip at most."""
+    frames_per_shard: int = 1024
+    """Frames of a shard at most."""
+    jpeg_quality: int = 95
+    """JPEG quality of the frames."""
+    depth_error: float = 0.0005
+    """Relative error of depth at most, where it is not exact."""
+    diff_scale: int = 4
+    """Pixels averaged, each way, for frame differences."""
+    no_diffs: bool = False
+    """Leave frame differences out."""
+    frame_stride: int = 1
+    """Take every Nth frame; differences are to the last taken."""
+
+    def raw_of(self, dataset: str) -> str:
+        """Return the path or URLs of the raw data."""
+        return self.raw or f"raw/{dataset}"
+
+    def settings(self) -> Settings:
+        """Return the options that decide bytes; raises UsageError for values out of range."""
+        return Settings(
+            short_side=self.short_side,
+            clip_frames=self.clip_frames,
+            frames_per_shard=self.frames_per_shard,
+            jpeg_quality=self.jpeg_quality,
+            depth_error=self.depth_error,
+            diff_scale=None if self.no_diffs else self.diff_scale,
+            source=SourceOptions(camera=self.camera, intrinsics=self.intrinsics, depth_unit_m=self.depth_unit),
+            frame_stride=self.frame_stride,
+        )
+
+    def selection(self) -> Selection:
+        """Return which trajectories are converted."""
+        return Selection(select=self.select, splits=self.splits, val=self.val)
+
+    def with_choice(self, settings: Settings, selection: Selection) -> "ConversionOptions":
+        """Return the options with size, quality, differences, stride and trajectories as a budget chose them."""
+        return replace(
+            self,
+            short_side=settings.short_side,
+            jpeg_quality=settings.jpeg_quality,
+            diff_scale=self.diff_scale if settings.diff_scale is None else settings.diff_scale,
+            frame_stride=settings.frame_stride,
+            select=selection.select,
+        )
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a conversion is carried out; nothing of it decides bytes."""
+
+    workers: int = field(default=0, metadata={"min": 0, "show_default": "one a core"})
+    """Processes that encode."""
+    executor: Literal["local", "ray"] = "local"
+    """Run on this machine, or on a Ray cluster."""
+    ray_address: str = field(default="", metadata={"show_default": "the one that runs here"})
+    """The Ray cluster, as HOST:PORT."""
+    part: str = field(default="", metadata={"metavar": "i/n"})
+    """Make only part i of n, beside other jobs; --finish comes last."""
+    finish: bool = False
+    """Complete what --part jobs have made."""
+    min_free: str = field(default="0", metadata={"metavar": "SIZE"})
+    """Leave this much of the disk free, for example 5GB."""
+    budget: str = field(default="", metadata={"metavar": "SIZE"})
+    """Choose settings, as plan --budget does, so that the shards take at most this."""
+    consume: bool = False
+    """Delete raw data as soon as all shards made of it were read back and found whole."""
+    consume_unused: bool = False
+    """With --consume: delete also archives that hold more than what is converted."""
+    strict: bool = False
+    """Exit 1 if any frame was rejected."""
+
+    def __post_init__(self) -> None:
+        if self.part and self.finish:
+            raise UsageError(f"--finish: completes what all parts have made; leave --part {self.part} out.")
+        if self.consume and (self.part or self.finish):
+            raise UsageError("--consume: goes with a whole conversion only, not with --part or --finish.")
+        if self.consume_unused and not self.consume:
+            raise UsageError("--consume-unused: goes with --consume, of which it says more.")
+        if self.ray_address and self.executor != "ray":
+            raise UsageError(f"--ray-address {self.ray_address}: goes with --executor ray.")
 
 
 def options_of(settings: Settings, selection: Selection, facts: Manifest) -> dict[str, Any]:

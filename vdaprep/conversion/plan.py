@@ -19,7 +19,7 @@ from vdaprep.storage.urls import is_url
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConversionPlan:
     """Everything that a conversion will do, before it does anything."""
 
     dataset: str
@@ -46,7 +46,7 @@ class RawData:
     problems: tuple[Rejection, ...]
     files: Mapping[str, Location] = field(default_factory=dict[str, Location])
 
-    def plan(self, settings: Settings, selection: Selection) -> Plan:
+    def plan(self, settings: Settings, selection: Selection) -> ConversionPlan:
         """Decide which frames go into which shard; raises DataError if the selection takes no trajectory."""
         facts = _manifest.load(self.dataset)
         trajectories = self._select(selection, facts)
@@ -56,7 +56,7 @@ class RawData:
         stride = settings.frame_stride
         cutting = {"clip_frames": settings.clip_frames, "frames_per_shard": settings.frames_per_shard, "stride": stride}
         planned = [plan_shards(items, split=split, **cutting) for split, items in sorted(by_split.items())]
-        return Plan(
+        return ConversionPlan(
             dataset=self.dataset,
             raw=self.raw,
             settings=settings,
@@ -78,7 +78,7 @@ class RawData:
         return found
 
 
-def make_plan(dataset: str, *, raw: str | Path, settings: Settings, selection: Selection) -> Plan:
+def make_plan(dataset: str, *, raw: str | Path, settings: Settings, selection: Selection) -> ConversionPlan:
     """List the raw tree, a path or URLs, and decide which frames go into which shard; no frame is read.
 
     Raises DataError, saying what was looked for and how to get it, if there is nothing to convert.

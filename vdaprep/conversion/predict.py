@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vdaprep.conversion.clips import PlannedShard
-from vdaprep.conversion.plan import Plan
+from vdaprep.conversion.plan import ConversionPlan
 from vdaprep.conversion.probes import DIFF, Cost, Prober, Probes, cost_of
 from vdaprep.shards.canonical import canonical_json
 from vdaprep.shards.names import clip_key
@@ -104,7 +104,7 @@ def room(prediction: Prediction, folder: Path) -> Room:
     return Room(shutil.disk_usage(base).free, there, max(0, prediction.peak_bytes - there))
 
 
-def predict(plan: Plan, prober: Prober, *, workers: int) -> Prediction:
+def predict(plan: ConversionPlan, prober: Prober, *, workers: int) -> Prediction:
     """Predict what a plan will make with `workers` processes; raises DataError if no probe frame can be used."""
     probes = prober.probe(plan)
     by_shard = _by_shard(plan, _Model(probes))
@@ -156,7 +156,7 @@ def _mean(costs: Sequence[Cost]) -> Cost:
     return np.mean(costs, axis=0) if costs else np.zeros(2)
 
 
-def _by_shard(plan: Plan, model: _Model) -> list[dict[str, float]]:
+def _by_shard(plan: ConversionPlan, model: _Model) -> list[dict[str, float]]:
     """Predict the bytes of every shard by kind."""
     result: list[dict[str, float]] = []
     for shard in plan.shards:
@@ -169,7 +169,7 @@ def _by_shard(plan: Plan, model: _Model) -> list[dict[str, float]]:
     return result
 
 
-def _record_bytes(plan: Plan, shard: PlannedShard, tar_bytes: int) -> float:
+def _record_bytes(plan: ConversionPlan, shard: PlannedShard, tar_bytes: int) -> float:
     """Predict the record beside a tar from the entry of its first clip, as if that lay in the tar's middle."""
     clip = shard.clips[0]
     middle, frames = tar_bytes // 2, clip.num_frames
@@ -185,13 +185,13 @@ def _record_bytes(plan: Plan, shard: PlannedShard, tar_bytes: int) -> float:
     return of_clip / frames * shard.num_frames + len(canonical_json(plan.options)) + _SUMMARY_BYTES
 
 
-def _dataset_bytes(plan: Plan) -> int:
+def _dataset_bytes(plan: ConversionPlan) -> int:
     """Predict the bytes of `dataset.json`."""
     rejected = [asdict(item) for item in plan.rejected]
     return len(canonical_json([plan.options, plan.splits, rejected])) + _SUMMARY_BYTES * (len(plan.shards) + 2)
 
 
-def _split(plan: Plan, split: str, weights: Sequence[float]) -> SplitForecast:
+def _split(plan: ConversionPlan, split: str, weights: Sequence[float]) -> SplitForecast:
     own = [(shard, weight) for shard, weight in zip(plan.shards, weights, strict=True) if shard.split == split]
     return SplitForecast(
         trajectories=len(plan.splits[split]),
@@ -202,7 +202,7 @@ def _split(plan: Plan, split: str, weights: Sequence[float]) -> SplitForecast:
     )
 
 
-def _standard_error(plan: Plan, probes: Probes) -> float:
+def _standard_error(plan: ConversionPlan, probes: Probes) -> float:
     """Estimate the standard error of the total from how much neighbouring probes differ.
 
     In a systematic sample what changes slowly along the data is no error (Wolter, Introduction to Variance Estimation,

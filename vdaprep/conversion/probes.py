@@ -18,7 +18,7 @@ from jaxtyping import Float64
 from vdaprep import sources
 from vdaprep.conversion.clips import PlannedClip, PlannedShard
 from vdaprep.conversion.encode import ClipEncoder
-from vdaprep.conversion.plan import Plan
+from vdaprep.conversion.plan import ConversionPlan
 from vdaprep.errors import DataError
 from vdaprep.raw.tree import Location, Reader
 from vdaprep.shards.metadata import ClipMeta
@@ -86,7 +86,7 @@ class Prober:
     ) -> None:
         self._reader.close()
 
-    def probe(self, plan: Plan) -> Probes:
+    def probe(self, plan: ConversionPlan) -> Probes:
         """Encode the probes of a plan; raises DataError if none of their frames can be used."""
         rejected: list[Rejection] = []
         threads = cv2.getNumThreads()
@@ -100,7 +100,7 @@ class Prober:
             raise DataError(f"{plan.raw}: none of {len(rejected)} probe frames can be used; the first: {first}.")
         return Probes(found, tuple(dict.fromkeys(rejected)))
 
-    def _encode(self, plan: Plan, rejected: list[Rejection]) -> Iterator[Probe]:
+    def _encode(self, plan: ConversionPlan, rejected: list[Rejection]) -> Iterator[Probe]:
         encoder = ClipEncoder(
             dataset=plan.dataset,
             source=sources.load(plan.dataset),

@@ -7,78 +7,85 @@ from pathlib import Path
 from typing import Any
 
 from vdaprep.analysis.verify import check_folder
-from vdaprep.analysis.verify_shard import CheckedShard, Finding, OnFrames
+from vdaprep.analysis.verify_shard import CheckedShard, Finding
 from vdaprep.conversion.clips import PlannedShard
-from vdaprep.conversion.convert import ConversionProgress, summarise, write_dataset_record
-from vdaprep.conversion.plan import Plan
-from vdaprep.conversion.saved_plan import refuse_lost, save_plan
-from vdaprep.conversion.verified import make_verified
+from vdaprep.conversion.convert import announce, make_verified, summarise, write_dataset_record
+from vdaprep.conversion.options import ConversionOptions, Selection, Settings, options_of, settings_of
+from vdaprep.conversion.plan import ConversionPlan, make_plan
+from vdaprep.conversion.saved_plan import prepare, refuse_lost, save_plan
 from vdaprep.errors import DataError, ShardError, UsageError
 from vdaprep.shards.canonical import parse_sealed_json
 from vdaprep.shards.names import DATASET_FILE, record_name
 from vdaprep.shards.records import DatasetRecord, ShardRecord
+from vdaprep.sources import _manifest
 from vdaprep.storage.output import PLAN_FILE, Output
 from vdaprep.storage.paths import open_path
+from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
 from vdaprep.workers.tasks import Executor
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is wrong, and what is to be done about it: shards to make anew, shards that are in no plan.
+    """What is wrong with a data set's shards, and what repairing it takes."""
 
-    `whole` are the records of the shards that stay; `dataset_json` tells whether that file is to be written anew.
-    """
-
+    place: str
+    """Folder or URL of the shards."""
     findings: tuple[Finding, ...]
+    """What is wrong."""
     broken: tuple[PlannedShard, ...]
+    """Shards to make again."""
     extra: tuple[str, ...]
+    """Names of shards that are in no plan."""
     whole: Mapping[str, ShardRecord]
+    """Records of the shards that are kept, by name."""
     dataset_json: bool
+    """Whether `dataset.json` is to be written again."""
 
 
-@dataclass(frozen=True)
-class Watch:
-    """Who is told of a repair: of frames that were checked, of the diagnosis, of the work as in a conversion."""
-
-    on_checked: OnFrames = lambda count: None
-    on_diagnosis: Callable[[Diagnosis], None] = lambda diagnosis: None
-    progress: ConversionProgress = ConversionProgress()  # noqa: RUF009 - frozen
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What to do beyond making good what is broken.
-
-    `remove_extra`: delete shards that are in no plan; `retry_rejected`: make those anew, too, that lost frames.
-    """
-
-    remove_extra: bool = False
-    retry_rejected: bool = False
-
-
-def repair(
-    output: Output, make_plan: Callable[[], Plan], *, executor: Executor, watch: Watch, wishes: Wishes
+def repair_shards(
+    output: Output,
+    replan: Callable[[], ConversionPlan],
+    *,
+    executor: Executor,
+    remove_extra: bool = False,
+    retry_rejected: bool = False,
+    on_progress: OnProgress = ignore,
 ) -> Diagnosis:
-    """Check every shard in depth, make those anew that are broken or missing, then read these back.
+    """Check every shard in depth, make those again that are broken or missing, and read these back.
 
-    `make_plan` is called if there is anything to do. Shards that are in no plan are reported.
-    Raises DataError, naming the shards, if their raw data is not there; UsageError if it is not what the shards were
-    made from, or if another process is writing there; ShardError if what was made is not what `dataset.json` lists.
+    Args:
+        output: Where the shards are.
+        replan: Called if there is anything to do.
+        executor: Runs the encoding.
+        remove_extra: Delete shards that are in no plan; otherwise they are only reported.
+        retry_rejected: Treat shards with rejected frames as broken, too.
+        on_progress: Receives `checked` while shards are verified; then `finding`, `plan`, and events of the conversion.
+
+    Raises:
+        DataError: the raw data of broken shards, which are named, is not there.
+        UsageError: raw data is not what the shards were made from, or another process is writing there.
+        ShardError: what was made is not what `dataset.json` lists.
     """
     with output.lock():
-        checked, findings = check_folder(open_path(output.place()), deep=True, on_frames=watch.on_checked)
-        if wishes.retry_rejected:
+        checked, findings = check_folder(
+            open_path(output.place()),
+            deep=True,
+            on_frames=lambda count: on_progress(ProgressEvent("checked", amount=Amount(frames=count))),
+        )
+        if retry_rejected:
             checked = [_as_broken(shard) for shard in checked]
             findings = list(dict.fromkeys([*(what for shard in checked for what in shard.findings), *findings]))
         if not findings:
-            return Diagnosis((), (), (), {}, dataset_json=False)
-        plan = _plan_for(checked, findings, make_plan)
+            return Diagnosis(output.place(), (), (), (), {}, dataset_json=False)
+        plan = _plan_for(checked, findings, replan)
         found = diagnose(plan, output, checked, findings)
-        if wishes.retry_rejected:
+        if retry_rejected:
             found = _with_neighbours(plan, found)
-        watch.on_diagnosis(found)
-        _rebuild(plan, found, output=output, executor=executor, progress=watch.progress)
-        for name in found.extra if wishes.remove_extra else ():
+        for finding in found.findings:
+            on_progress(ProgressEvent("finding", str(finding)))
+        announce(plan, found.broken, output, on_progress)
+        _rebuild(plan, found, output=output, executor=executor, on_progress=on_progress)
+        for name in found.extra if remove_extra else ():
             for file in (record_name(name), name):
                 if output.size(file) is not None:
                     output.delete(file)
@@ -86,14 +93,14 @@ def repair(
 
 
 def _as_broken(shard: CheckedShard) -> CheckedShard:
-    """Hold it against a shard that it lost frames."""
+    """Treat a shard with rejected frames as broken (--retry-rejected)."""
     if shard.record is None or not shard.record.rejected:
         return shard
     finding = Finding(str(shard.tar), f"lost {len(shard.record.rejected)} frames when it was made.")
     return replace(shard, findings=(*shard.findings, finding))
 
 
-def _with_neighbours(plan: Plan, found: Diagnosis) -> Diagnosis:
+def _with_neighbours(plan: ConversionPlan, found: Diagnosis) -> Diagnosis:
     """Add the shards that share a trajectory with a broken one: a difference is to the frame before, wherever it is."""
     concerned = {clip.trajectory.name for shard in found.broken for clip in shard.clips}
     broken = [shard for shard in plan.shards if any(clip.trajectory.name in concerned for clip in shard.clips)]
@@ -102,16 +109,20 @@ def _with_neighbours(plan: Plan, found: Diagnosis) -> Diagnosis:
     return replace(found, broken=tuple(broken), whole=whole, dataset_json=True)  # which lists fewer rejections now
 
 
-def _plan_for(checked: Sequence[CheckedShard], findings: Sequence[Finding], make_plan: Callable[[], Plan]) -> Plan:
+def _plan_for(
+    checked: Sequence[CheckedShard], findings: Sequence[Finding], replan: Callable[[], ConversionPlan]
+) -> ConversionPlan:
     try:
-        return make_plan()
+        return replan()
     except DataError as error:
         broken = {shard.name for shard in checked if shard.findings}
         files = sorted(broken or {Path(finding.file).name for finding in findings})
         raise DataError(f"cannot be repaired without raw data: {', '.join(files)}; {error}") from error
 
 
-def diagnose(plan: Plan, output: Output, checked: Sequence[CheckedShard], findings: Sequence[Finding]) -> Diagnosis:
+def diagnose(
+    plan: ConversionPlan, output: Output, checked: Sequence[CheckedShard], findings: Sequence[Finding]
+) -> Diagnosis:
     """Decide what to do; raises UsageError if the raw data of the plan is not what whole shards were made from."""
     by_name = {shard.name: shard for shard in checked}
     planned = {shard.name: shard for shard in plan.shards}
@@ -129,6 +140,7 @@ def diagnose(plan: Plan, output: Output, checked: Sequence[CheckedShard], findin
         else:
             whole[name] = there.record
     return Diagnosis(
+        place=output.place(),
         findings=tuple(findings),
         broken=tuple(broken),
         extra=tuple(sorted(by_name.keys() - planned.keys())),
@@ -137,7 +149,7 @@ def diagnose(plan: Plan, output: Output, checked: Sequence[CheckedShard], findin
     )
 
 
-def _is_stale(plan: Plan, output: Output, records: Mapping[str, ShardRecord]) -> bool:
+def _is_stale(plan: ConversionPlan, output: Output, records: Mapping[str, ShardRecord]) -> bool:
     expected = summarise(plan, [records[shard.name] for shard in plan.shards]).to_bytes()
     return output.read(DATASET_FILE) != expected
 
@@ -150,14 +162,16 @@ def _dataset_record(output: Output) -> DatasetRecord | None:
         return None
 
 
-def _rebuild(plan: Plan, found: Diagnosis, *, output: Output, executor: Executor, progress: ConversionProgress) -> None:
+def _rebuild(
+    plan: ConversionPlan, found: Diagnosis, *, output: Output, executor: Executor, on_progress: OnProgress
+) -> None:
     refuse_lost(plan, found.broken)
     listed = _dataset_record(output)
     for shard in found.broken:  # a shard without record is none: should this run die, the next finds what is to do
         if output.size(record_name(shard.name)) is not None:
             output.delete(record_name(shard.name))
     records = dict(found.whole)
-    made = make_verified(plan, found.broken, {}, output=output, executor=executor, progress=progress)
+    made = make_verified(plan, found.broken, {}, output=output, executor=executor, on_progress=on_progress)
     with contextlib.closing(made):
         for name, record in made:
             records[name] = record
@@ -220,3 +234,34 @@ def _all_options(output: Output) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 def _candidates(names: Iterable[str]) -> list[str]:
     return [DATASET_FILE, PLAN_FILE, *(name for name in names if name.endswith(".json") and name != DATASET_FILE)]
+
+
+# -------------------------------------------------------------------------------------- the options and the plan of it
+
+_KEYS = {"no_diffs": "diff", "diff_scale": "diff", "depth_error": "depth"}  # where records call an option otherwise
+
+
+def options_for_repair(
+    options: ConversionOptions, output: Output, dataset: str, *, given: Iterable[str]
+) -> tuple[Settings, Selection]:
+    """Return the options that the shards were made with; raises UsageError if others were `given` (fields, by name)."""
+    stored = stored_options(output, dataset=dataset)
+    if stored is None:
+        return options.settings(), options.selection()
+    said = options_of(options.settings(), options.selection(), _manifest.load(dataset))
+    for name in sorted({*given} - {"raw"}):
+        key = _KEYS.get(name, name)
+        if said.get(key) != stored.get(key):
+            raise UsageError(
+                f"--{name.replace('_', '-')}: the shards in {output.place()} were made with {key} = {stored.get(key)}; "
+                "leave the option out."
+            )
+    return settings_of(stored, dataset=dataset)
+
+
+def plan_again(dataset: str, *, raw: str, settings: Settings, selection: Selection, output: Output) -> ConversionPlan:
+    """Make the plan that the shards were made by."""
+    try:
+        return prepare(dataset, raw=raw, settings=settings, selection=selection, output=output).plan
+    except ShardError:  # the saved plan is damaged: if all raw data is still there, it can be made from that
+        return make_plan(dataset, raw=raw, settings=settings, selection=selection)

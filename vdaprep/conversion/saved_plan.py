@@ -6,7 +6,7 @@ from typing import Any
 
 from vdaprep.conversion.clips import PlannedClip, PlannedShard, runs
 from vdaprep.conversion.options import Selection, Settings, options_of
-from vdaprep.conversion.plan import Plan, RawData, find_raw
+from vdaprep.conversion.plan import ConversionPlan, RawData, find_raw
 from vdaprep.errors import DataError, ShardError, UsageError
 from vdaprep.raw.frames import FrameFiles, Trajectory
 from vdaprep.raw.tree import OnListing
@@ -15,7 +15,7 @@ from vdaprep.shards.records import Rejection
 from vdaprep.storage.output import PLAN_FILE, Output, write_file
 
 
-def compare_options(where: str, found: Any, plan: Plan) -> None:
+def compare_options(where: str, found: Any, plan: ConversionPlan) -> None:
     """Raise UsageError, naming what differs, if `found`, the options that stand in `where`, are not the plan's."""
     names = sorted(name for name in {*found, *plan.options} if found.get(name) != plan.options.get(name))
     if names:
@@ -39,7 +39,7 @@ class LostTrajectory(Trajectory):
 class Prepared:
     """A plan and the raw data that it is for; `found` is None if that is not there any more."""
 
-    plan: Plan
+    plan: ConversionPlan
     found: RawData | None
 
 
@@ -77,20 +77,20 @@ def _options(dataset: str, settings: Settings, selection: Selection) -> dict[str
     return options_of(settings, selection, _manifest.load(dataset))
 
 
-def save_plan(plan: Plan, output: Output) -> None:
+def save_plan(plan: ConversionPlan, output: Output) -> None:
     """Write the plan beside its shards, unless it is there."""
     data = plan_bytes(plan)
     if output.size(PLAN_FILE) is None or output.read(PLAN_FILE) != data:
         write_file(output, PLAN_FILE, data)
 
 
-def refuse_another_plan(plan: Plan, output: Output) -> None:
+def refuse_another_plan(plan: ConversionPlan, output: Output) -> None:
     """Raise UsageError if the plan that was saved is not this one."""
     if output.size(PLAN_FILE) is not None and output.read(PLAN_FILE) != plan_bytes(plan):
         raise UsageError(f"{output.place(PLAN_FILE)}: has changed since this run began; run the same command again.")
 
 
-def refuse_lost(plan: Plan, shards: Iterable[PlannedShard]) -> None:
+def refuse_lost(plan: ConversionPlan, shards: Iterable[PlannedShard]) -> None:
     """Raise DataError, naming them, if raw data of these shards, which are still to be made, is not there."""
     lost = {
         shard.name: clip.trajectory.name
@@ -110,7 +110,7 @@ def refuse_lost(plan: Plan, shards: Iterable[PlannedShard]) -> None:
 # ------------------------------------------------------------------------------------------------------------ the file
 
 
-def plan_bytes(plan: Plan) -> bytes:
+def plan_bytes(plan: ConversionPlan) -> bytes:
     """Serialise a plan; where raw data lies is not in it."""
     trajectories = {clip.trajectory.name: clip.trajectory for shard in plan.shards for clip in shard.clips}
     numbers = {name: number for number, name in enumerate(trajectories)}
@@ -144,13 +144,13 @@ def _shard_to_json(shard: PlannedShard, numbers: Mapping[str, int]) -> dict[str,
     return {"split": shard.split, "number": shard.number, "clips": clips}
 
 
-def parse_plan(data: bytes, *, where: str, raw: str, settings: Settings) -> Plan:
+def parse_plan(data: bytes, *, where: str, raw: str, settings: Settings) -> ConversionPlan:
     """Undo `plan_bytes`, all trajectories without files; raises ShardError naming `where` if it is damaged."""
     value = parse_sealed_json(data, where=where)
     try:
         trajectories = [_trajectory_from_json(item) for item in value["trajectories"]]
         stride = value["options"]["frame_stride"]
-        return Plan(
+        return ConversionPlan(
             dataset=value["dataset"],
             raw=raw,
             settings=settings,
@@ -183,7 +183,7 @@ def _shard_from_json(value: Mapping[str, Any], trajectories: list[LostTrajectory
 # ------------------------------------------------------------------------------------------------------- the raw data
 
 
-def bind(plan: Plan, trajectories: Iterable[Trajectory]) -> Plan:
+def bind(plan: ConversionPlan, trajectories: Iterable[Trajectory]) -> ConversionPlan:
     """Give the trajectories of a saved plan their files back, as far as all of them are there."""
     by_first = {_without_files(item).first: item for item in trajectories}
     bound: dict[str, Trajectory] = {}

@@ -1,4 +1,4 @@
-"""Run independent tasks in processes of this machine, replacing processes that die."""
+"""Run tasks in processes of this machine, replacing processes that die."""
 
 import contextlib
 import multiprocessing
@@ -6,7 +6,9 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -16,169 +18,167 @@ import cv2
 
 from vdaprep.errors import WorkerError
 from vdaprep.workers import signals
-from vdaprep.workers.tasks import Amount, Deaths, Done, Failed, Listener, Result, Task, Work, outcome
-
-_GRACE_S = 1.0  # for a process that has nothing left to do
+from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
+from vdaprep.workers.tasks import Deaths, Done, Failed, Result, Task, Tick, Work, outcome
 
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """Runs tasks in `workers` processes; with one, in this process, whose death nobody here can notice."""
+    """Runs tasks in processes of this machine; see Executor."""
 
     workers: int
+    """Number of processes; with one, tasks run in this process."""
 
-    def run(self, work: Work[Task, Result], tasks: Sequence[Task], listener: Listener) -> Generator[Result]:
+    def run(
+        self, work: Work[Task, Result], tasks: Sequence[Task], on_progress: OnProgress = ignore
+    ) -> Generator[Result]:
         """See Executor."""
         if self.workers <= 1 or len(tasks) <= 1:
             with _one_thread():
                 for task in tasks:
-                    yield work(task, listener.on_tick)
+                    yield work(task, _reporting(on_progress))
             return
-        pool = _Pool(work, tasks, listener)
-        with signals.unwinding() as begun:
-            begun.callback(pool.stop)
-            pool.start(min(self.workers, len(tasks)))
-            yield from pool.results()
+        waiting, deaths = deque(tasks), Deaths()
+        with contextlib.ExitStack() as stack:
+            idle = [
+                stack.enter_context(_Worker[Task, Result](work, on_progress))
+                for _ in range(min(self.workers, len(tasks)))
+            ]
+            busy: dict[object, _Worker[Task, Result]] = {}
+            done: list[Result] = []
+            while waiting or busy or done:
+                while waiting and idle:
+                    worker = idle.pop()
+                    worker.submit(waiting.popleft())
+                    busy[worker.pipe] = worker
+                yield from done  # now that all processes are busy again
+                done = []
+                for pipe in wait([worker.pipe for worker in busy.values()]) if busy else ():
+                    worker = busy[pipe]
+                    if worker.is_working():
+                        continue
+                    idle.append(busy.pop(pipe))
+                    try:
+                        done.append(worker.result())
+                    except BrokenProcessPool:
+                        on_progress(ProgressEvent("notice", deaths.add(str(worker.task), worker.cause_of_death())))
+                        waiting.appendleft(worker.task)
 
 
-# --------------------------------------------------------------------------------------- what processes tell each other
+class _Worker(Generic[Task, Result]):
+    """A pool of one process: if it breaks, the task is known, and tasks of other processes are not lost."""
 
-
-@dataclass(frozen=True)
-class _Ticked:
-    amount: Amount
-
-
-# ---------------------------------------------------------------------------------------------------- the first process
-
-
-@dataclass
-class _Worker(Generic[Task]):
-    """A process, our end of the pipe to it, and what it is doing."""
-
-    process: SpawnProcess
-    pipe: Connection
     task: Task
-    ticked: Amount = Amount()
+    pipe: Connection
 
-
-class _Pool(Generic[Task, Result]):
-    """Processes at work on a queue of tasks."""
-
-    def __init__(self, work: Work[Task, Result], tasks: Sequence[Task], listener: Listener) -> None:
+    def __init__(self, work: Work[Task, Result], on_progress: OnProgress) -> None:
         self._work = work
-        self._waiting = deque(tasks)
-        self._deaths = Deaths()
-        self._listener = listener
-        self._workers: dict[Connection, _Worker[Task]] = {}  # those that have a task
-        self._idle: list[_Worker[Task]] = []
-        self._context: SpawnContext = multiprocessing.get_context("spawn")
+        self._tick = _reporting(on_progress)
+        self._ticked = Amount()
+        self._context = _Context()
+        self._pool: ProcessPoolExecutor | None = None
+        self._future: Future[Done[Result] | Failed]
 
-    def start(self, count: int) -> None:
-        """Start processes, each on a task of its own."""
-        # A task may be more than a pipe holds; it is read only when its process is up, by then the others are, too.
-        for worker in [self._start_one(self._waiting.popleft()) for _ in range(count)]:
-            self._send(worker, worker.task)
+    def __enter__(self) -> "_Worker[Task, Result]":
+        return self
 
-    def results(self) -> Iterator[Result]:
-        """Yield results until no task is left."""
-        while self._workers:
-            for pipe in wait(list(self._workers)):
-                assert isinstance(pipe, Connection)  # nothing else was waited for
-                yield from self._hear(self._workers[pipe])
+    def __exit__(self, *error: object) -> None:
+        """End the process at once: its output is of no use."""
+        if self._pool is not None:
+            for process in self._context.started:
+                if process.pid is not None:
+                    process.kill()
+            self._pool.shutdown(cancel_futures=True)
+            self.pipe.close()
+            self._pool = None
 
-    def stop(self) -> None:
-        """End all processes: those at work at once, as their output is of no use."""
-        for worker in self._workers.values():
-            worker.process.kill()
-        for worker in self._idle:
-            worker.pipe.close()  # which ends it
-        for worker in [*self._workers.values(), *self._idle]:
-            worker.process.join(_GRACE_S)
-            worker.process.kill()
-            worker.process.join()
-            worker.pipe.close()
-        self._workers.clear()
-        self._idle.clear()
-
-    def _start_one(self, task: Task) -> _Worker[Task]:
-        with signals.deferred(), _blocked_signals():  # a process that is not in the list would not be ended
-            ours, theirs = Pipe()
-            process = self._context.Process(target=_serve, args=(theirs, self._work), daemon=True)
+    def submit(self, task: Task) -> None:
+        """Begin a task; raises WorkerError if no process can be started for it."""
+        self.task, self._ticked = task, Amount()
+        with _blocked_signals(), contextlib.ExitStack() as started:
+            if self._pool is None:
+                self.pipe, theirs = Pipe(duplex=False)
+                started.callback(theirs.close)  # the process's own end is the only one left, so its death closes it
+                self._context = _Context()
+                self._pool = ProcessPoolExecutor(1, self._context, initializer=_begin, initargs=(theirs,))
             try:
-                process.start()
+                self._future = self._pool.submit(_perform, self._work, task)
             except OSError as error:
-                ours.close()
                 raise WorkerError(
                     f"{task}: no process could be started for it ({error.strerror}); finished shards are kept: "
                     "run the same command again, with fewer --workers."
                 ) from error
-            finally:
-                theirs.close()  # the process's own end is the only one left, so its death closes the pipe
-            worker = self._workers[ours] = _Worker(process, ours, task)
-        return worker
 
-    def _hear(self, worker: _Worker[Task]) -> Iterator[Result]:
+    def is_working(self) -> bool:
+        """Handle a message of the process; returns whether the task is still under way."""
         try:
-            message: _Ticked | Done[Result] | Failed = worker.pipe.recv()
+            amount: Amount | None = self.pipe.recv()
         except (EOFError, OSError):
-            self._replace(worker)
-            return
-        match message:
-            case _Ticked(amount):
-                worker.ticked += amount
-                self._listener.on_tick(amount)
-            case Done():
-                self._next(worker)
-                yield message.result
-            case Failed(error):
-                raise error
+            return False
+        if amount is not None:
+            self._ticked += amount
+            self._tick(amount)
+        return amount is not None
 
-    def _next(self, worker: _Worker[Task]) -> None:
-        if self._waiting:
-            worker.task, worker.ticked = self._waiting.popleft(), Amount()
-            self._send(worker, worker.task)
-            return
-        self._idle.append(self._workers.pop(worker.pipe))
+    def result(self) -> Result:
+        """Return the task's result; raises its error, or BrokenProcessPool if the process died."""
+        try:
+            ended = self._future.result()
+        except BrokenProcessPool:
+            self.__exit__()
+            self._tick(-self._ticked)
+            raise
+        if isinstance(ended, Failed):
+            raise ended.error
+        return ended.result
 
-    def _replace(self, worker: _Worker[Task]) -> None:
-        """Give the task of a process that died to a new one, or give up."""
-        worker.process.kill()  # should it live: it is not heard any more
-        worker.process.join()
-        del self._workers[worker.pipe]
-        worker.pipe.close()
-        name = str(worker.task)
-        self._listener.on_tick(-worker.ticked)
-        self._listener.on_notice(self._deaths.add(name, _cause_of_death(worker.process.exitcode)))
-        self._send(self._start_one(worker.task), worker.task)
-
-    @staticmethod
-    def _send(worker: _Worker[Task], task: Task) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead; reading from it will say so
-            worker.pipe.send(task)
+    def cause_of_death(self) -> str:
+        """Name what ended the process: an exit code, or a signal."""
+        code = next((process.exitcode for process in self._context.started), None)
+        if code is None or code >= 0:
+            return f"exit code {code}"
+        name = signal.Signals(-code).name
+        return f"{name}, as when memory runs out" if name == "SIGKILL" else name
 
 
-def _cause_of_death(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f"exit code {code}"
-    name = signal.Signals(-code).name
-    return f"{name}, as when memory runs out" if name == "SIGKILL" else name
+class _Context(SpawnContext):
+    """Remembers the processes that a pool starts, which keeps them to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+        process = SpawnProcess(*args, **options)
+        self.started.append(process)
+        return process
+
+
+def _reporting(on_progress: OnProgress) -> Tick:
+    return lambda amount: on_progress(ProgressEvent("work", amount=amount))
 
 
 # -------------------------------------------------------------------------------------------------- the other processes
 
+_pipes: list[Connection] = []  # to the first process; one, in a worker
 
-def _serve(pipe: Connection, work: Work[Any, Any]) -> None:
-    """Work on tasks until there are no more."""
+
+def _begin(pipe: Connection) -> None:
+    """Prepare a worker."""
     for number in signals.STOPPING:  # they reach every process of a terminal or a job; the first one decides
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # one worker, one core: the workers share the machine
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # nobody is there any more
-        while True:
-            task = pipe.recv()
-            pipe.send(outcome(work, task, lambda amount: pipe.send(_Ticked(amount))))
+    _pipes.append(pipe)
+
+
+def _perform(work: Work[Any, Any], task: Any) -> Done[Any] | Failed:
+    [pipe] = _pipes
+    try:
+        return outcome(work, task, pipe.send)
+    finally:
+        pipe.send(None)
 
 
 def _die_with_parent() -> None:
@@ -191,7 +191,7 @@ def _die_with_parent() -> None:
 
 @contextlib.contextmanager
 def _blocked_signals() -> Generator[None]:
-    """Let a process that starts in this block be deaf to signals until it says what to do with them."""
+    """Let processes and threads that start in this block be deaf to signals until they say what to do with them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Independent tasks: what runs them, what they tell while they run, what comes of them."""
+"""Executor protocol: how tasks are run, how their errors travel, how often they are retried."""
 
 import pickle
 import traceback
@@ -8,41 +8,15 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from vdaprep.errors import WorkerError
+from vdaprep.workers.progress import Amount, OnProgress
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-
-@dataclass(frozen=True)
-class Amount:
-    """How much was done: frames gone through, bytes of raw files read, bytes of shards made."""
-
-    frames: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-
-    def __add__(self, other: "Amount") -> "Amount":
-        return Amount(self.frames + other.frames, self.bytes_in + other.bytes_in, self.bytes_out + other.bytes_out)
-
-    def __neg__(self) -> "Amount":
-        return Amount(-self.frames, -self.bytes_in, -self.bytes_out)
-
-    def __sub__(self, other: "Amount") -> "Amount":
-        return self + -other
-
-
 Tick = Callable[[Amount], None]
 Work = Callable[[Task, Tick], Result]
 
-RETRIES = 2  # how often the task of a dead process is given to another
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Who is told how tasks go: what they tick (taken back, as negative amounts, of a process that died), notices."""
-
-    on_tick: Tick = lambda amount: None
-    on_notice: Callable[[str], None] = lambda sentence: None
+RETRIES = 2  # for the task of a process that died
 
 
 @runtime_checkable
@@ -51,45 +25,43 @@ class Executor(Protocol):
 
     @property
     def workers(self) -> int:
-        """How many tasks run at once, at most."""
+        """Upper bound of the tasks that run at the same time."""
         ...
 
-    def run(self, work: Work[Task, Result], tasks: Sequence[Task], listener: Listener) -> Generator[Result]:
+    def run(self, work: Work[Task, Result], tasks: Sequence[Task], on_progress: OnProgress = ...) -> Generator[Result]:
         """Yield `work(task, tick)` of every task as it ends; `str(task)` names one.
 
-        An error of a task stops the others and is raised. The task of a process that dies is given to another, RETRIES
-        times; then WorkerError is raised. Closing the generator ends all processes.
+        An error of a task stops the others and is raised. The task of a process that died is repeated, RETRIES times;
+        then WorkerError is raised. Closing the generator ends all processes. `on_progress` receives events of the
+        kinds `work` and `notice`.
         """
         ...
 
 
-# --------------------------------------------------------------------------------------------------- what comes of them
-
-
 @dataclass(frozen=True)
 class Done(Generic[Result]):
-    """A task's result."""
+    """The result of a task."""
 
     result: Result
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A task's error."""
+    """The error of a task."""
 
     error: BaseException
 
 
 def outcome(work: Work[Task, Result], task: Task, tick: Tick) -> Done[Result] | Failed:
-    """Do a task; whatever it raises comes back, as something that can be sent to another process."""
+    """Run a task; its error is returned, as something that can be pickled."""
     try:
         return Done(work(task, tick))
     except Exception as error:  # noqa: BLE001 - the worker boundary: the first process raises it
         error.add_note(traceback.format_exc())
-        return Failed(error if _can_travel(error) else WorkerError(f"{task}: {error!r}"))
+        return Failed(error if _can_be_pickled(error) else WorkerError(f"{task}: {error!r}"))
 
 
-def _can_travel(error: BaseException) -> bool:
+def _can_be_pickled(error: BaseException) -> bool:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001 - whatever its own code does
@@ -104,11 +76,16 @@ class Deaths:
         self._counts: Counter[str] = Counter()
 
     def add(self, name: str, how: str) -> str:
-        """Count a death; returns a notice that another process does the task, raises WorkerError if none shall."""
+        """Count a death; returns a notice that the task is repeated, raises WorkerError after RETRIES of them."""
         self._counts[name] += 1
         if self._counts[name] > RETRIES:
-            raise WorkerError(
-                f"{name}: the process that made it died {self._counts[name]} times ({how}); finished shards are kept: "
-                "run the same command again, with fewer --workers if memory is short."
-            )
+            raise died(name, how, times=self._counts[name])
         return f"{name}: the process that made it died ({how}); another begins it anew."
+
+
+def died(name: str, how: str, *, times: int) -> WorkerError:
+    """Return the error for a task whose process died too often."""
+    return WorkerError(
+        f"{name}: the process that made it died {times} times ({how}); finished shards are kept: "
+        "run the same command again, with fewer --workers if memory is short."
+    )

@@ -22,7 +22,7 @@ from vdaprep import sources
 from vdaprep.conversion.clips import PlannedClip
 from vdaprep.conversion.encode import ClipEncoder
 from vdaprep.conversion.options import Encoding
-from vdaprep.conversion.plan import Plan
+from vdaprep.conversion.plan import ConversionPlan
 from vdaprep.raw import images
 from vdaprep.raw.frames import FrameFiles, SourceOptions
 from vdaprep.raw.tree import Location, Reader
@@ -131,7 +131,7 @@ def _by_workers(rendered: Rendered, scratch: Path) -> Table:
 class _Conversion:
     """The first `count` frames of a trajectory, and everything that is done to them."""
 
-    plan: Plan
+    plan: ConversionPlan
     count: int
     reader: Reader
     paths: Sequence[tuple[Path, Path]]

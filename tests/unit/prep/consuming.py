@@ -1,18 +1,20 @@
 """What tests of --consume share: conversions of small data that delete it, and ones that keep it to compare with."""
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.conftest import tree_bytes
 from vdaprep.analysis.verify import verify
-from vdaprep.conversion import consume, verified
-from vdaprep.conversion.convert import ConversionProgress, convert
+from vdaprep.conversion import consume
+from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.saved_plan import Prepared, prepare
 from vdaprep.shards.records import DatasetRecord
 from vdaprep.storage.output import PLAN_FILE, LocalOutput
 from vdaprep.synthetic.sample import SampleSpec, write_sample
 from vdaprep.workers.local import LocalExecutor
+from vdaprep.workers.progress import OnProgress, ProgressEvent, ignore
 
 SMALL = Settings(short_side=24, clip_frames=3, frames_per_shard=6)
 EASY = "abandonedfactory/Easy"
@@ -52,23 +54,33 @@ def run(
     *,
     selection: Selection = ALL,
     workers: int = 1,
-    progress: ConversionProgress | None = None,
+    on_progress: OnProgress = ignore,
     unused: bool = False,
 ) -> tuple[DatasetRecord, Said]:
     said = Said()
     output = LocalOutput(out / "tartanair")
     ready = prepared(raw, out, selection=selection)
     consumer = consume.Consumer(consume.survey(ready, take_unused=unused), said.append)
-    record = verified.convert_and_consume(
-        ready.plan, consumer, output=output, executor=LocalExecutor(workers), progress=progress or ConversionProgress()
+    record = consume.convert_and_consume(
+        ready.plan, consumer, output=output, executor=LocalExecutor(workers), on_progress=on_progress
     )
     said.append(consumer.summary())
     return record, said
 
 
+def on_shard(do: Callable[[], object]) -> OnProgress:
+    """Do something whenever a shard is finished."""
+
+    def report(event: ProgressEvent) -> None:
+        if event.kind == "shard":
+            do()
+
+    return report
+
+
 def plain(raw: Path, out: Path, *, selection: Selection = ALL) -> dict[str, bytes]:
     ready = prepared(raw, out, selection=selection)
-    convert(ready.plan, output=LocalOutput(out / "tartanair"), executor=LocalExecutor(1), progress=ConversionProgress())
+    convert_plan(ready.plan, output=LocalOutput(out / "tartanair"), executor=LocalExecutor(1))
     return tree_bytes(out)
 
 
@@ -90,7 +102,7 @@ def consumed(dataset: str, raw: Path, out: Path, *, unused: bool = False) -> Sai
     output = LocalOutput(out / dataset)
     ready = prepare(dataset, raw=str(raw), settings=SMALL, selection=ALL, output=output)
     consumption = consume.survey(ready, take_unused=unused)
-    said += [*consumption.going(), *consumption.going_unused(), *consumption.staying()]
-    run = {"output": output, "executor": LocalExecutor(1), "progress": ConversionProgress()}
-    verified.convert_and_consume(ready.plan, consume.Consumer(consumption, said.append), **run)
+    said += [*consumption.deleted(), *consumption.deleted_unused(), *consumption.left()]
+    run = {"output": output, "executor": LocalExecutor(1)}
+    consume.convert_and_consume(ready.plan, consume.Consumer(consumption, said.append), **run)
     return said

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vdaprep.cli.options import ConversionOptions
+from vdaprep.cli.options import command_words
 from vdaprep.conversion import budget
 from vdaprep.conversion.budget import Budget, Choice, Step, fit, spread
-from vdaprep.conversion.options import Selection, Settings
-from vdaprep.conversion.plan import Plan, RawData
+from vdaprep.conversion.options import ConversionOptions, Selection, Settings
+from vdaprep.conversion.plan import ConversionPlan, RawData
 from vdaprep.conversion.predict import Prediction, SplitForecast
 from vdaprep.conversion.probes import Prober
 from vdaprep.errors import UsageError
@@ -40,7 +40,7 @@ def choose(
     limit: float, *, monkeypatch: pytest.MonkeyPatch, raw: RawData | None = None, settings: Settings | None = None,
     selection: Selection | None = None, formula: Formula = bytes_of,
 ) -> Choice:  # fmt: skip
-    def predict(plan: Plan, prober: Prober, *, workers: int) -> Prediction:
+    def predict(plan: ConversionPlan, prober: Prober, *, workers: int) -> Prediction:
         size = round(formula(plan.settings, plan.num_frames))
         side = min(RAW_SHORT_SIDE, plan.settings.short_side or RAW_SHORT_SIDE)
         return Prediction(
@@ -179,11 +179,11 @@ def test_a_spread_takes_of_each_split(sizes: list[int], count: int) -> None:
 
 
 def test_options_know_their_own_command_line() -> None:
-    asked = ConversionOptions(raw="a b", val=["x/*"], no_diffs=True, depth_error=0.001)
-    assert ConversionOptions().arguments() == []
+    asked = ConversionOptions(raw="a b", val=("x/*",), no_diffs=True, depth_error=0.001)
+    assert command_words(ConversionOptions()) == []
     lowered = Settings(short_side=None, jpeg_quality=80, diff_scale=None, frame_stride=2)
     chosen = asked.with_choice(lowered, Selection(select=("p", "q")))
-    assert chosen.arguments() == [
+    assert command_words(chosen) == [
         "--raw", "a b", "--select", "p", "--select", "q", "--val", "x/*", "--short-side", "native",
         "--jpeg-quality", "80", "--depth-error", "0.001", "--no-diffs", "--frame-stride", "2",
     ]  # fmt: skip

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import tree_bytes
-from tests.unit.prep.consuming import ALL, EASY, consumed, pack, plain, prepared, run, same, sample, surveyed
+from tests.unit.prep.consuming import ALL, EASY, consumed, on_shard, pack, plain, prepared, run, same, sample, surveyed
 from vdaprep.analysis.verify import verify
 from vdaprep.conversion import consume
-from vdaprep.conversion.convert import ConversionProgress
 from vdaprep.conversion.options import Selection
 from vdaprep.errors import UsageError
 
@@ -54,16 +53,16 @@ def _zip_of_flow() -> bytes:
 def test_raw_data_goes_as_soon_as_its_shards_are_whole(raw, tmp_path: Path) -> None:
     left: list[list[str]] = []
 
-    def look(name: str, record: object, earlier: bool) -> None:
+    def look() -> None:
         left.append(sorted(path.name for path in (raw.root / EASY).iterdir()))
 
-    run(raw.root, tmp_path / "out", progress=ConversionProgress(on_shard=look))
+    run(raw.root, tmp_path / "out", on_progress=on_shard(look))
     assert left[0] == ["P000", "P001", "P011"]
     assert left[-1] == ["P011"], "the held-out trajectory comes last by its name"
 
 
 STAYS = {
-    "other frames": "this run does not use abandonedfactory/Easy/P002/image_right/a.png in it; --consume-unused lets",
+    "other frames": "this run does not use abandonedfactory/Easy/P002/image_right/a.png in it; --consume-unused del",
     "a link in it": "is a symbolic link; left out",
     "not selected": "this run does not use 5 files like abandonedfactory/Easy/P011/image_left/000000_left.png in it; ",
 }
@@ -96,8 +95,8 @@ def test_what_a_rejected_frame_concerns_stays(raw, tmp_path: Path) -> None:
     found = dict(surveyed(raw.root, tmp_path / "out").kept)
     assert found == {f"{EASY}/P011": f"{EASY}/P011 has no files of frames 2 to 2; clips are cut there"}
     _, said = run(raw.root, tmp_path / "out")
-    assert f"{raw.root / EASY / 'P000'}: stays: frames of it were rejected." in said
-    assert said[-1].endswith("; 2 archives and folders stay")
+    assert f"{raw.root / EASY / 'P000'}: kept: frames of it were rejected." in said
+    assert said[-1].endswith("; 2 archives and folders are kept")
     assert set(tree_bytes(raw.root)) == before
 
 
@@ -117,36 +116,36 @@ def test_links_are_never_followed(raw, tmp_path: Path) -> None:
 def test_a_folder_swapped_for_a_link_meanwhile_is_not_entered(raw, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
 
-    def swap(name: str, record: object, earlier: bool) -> None:
+    def swap() -> None:
         folder = raw.root / EASY / "P011"
         if not folder.is_symlink():
             folder.rename(moved)
             folder.symlink_to(moved)
 
-    _, said = run(raw.root, tmp_path / "out", progress=ConversionProgress(on_shard=swap))
+    _, said = run(raw.root, tmp_path / "out", on_progress=on_shard(swap))
     assert len(tree_bytes(moved)) == 11
-    assert any("P011" in line and "stays: it has changed since it was listed" in line for line in said)
+    assert any("P011" in line and "kept: it has changed since it was listed" in line for line in said)
 
 
 def test_a_file_that_has_changed_stays(raw, tmp_path: Path) -> None:
     zips = pack(raw.root, tmp_path / "zips")
 
-    def touch(name: str, record: object, earlier: bool) -> None:
+    def touch() -> None:
         os.utime(zips / EASY / "depth_left.zip", ns=(1, 1))
 
-    _, said = run(zips, tmp_path / "out", progress=ConversionProgress(on_shard=touch))
+    _, said = run(zips, tmp_path / "out", on_progress=on_shard(touch))
     assert list(tree_bytes(zips)) == [f"{EASY}/depth_left.zip"]
-    assert any("depth_left.zip: stays: it has changed since it was listed" in line for line in said)
+    assert any("depth_left.zip: kept: it has changed since it was listed" in line for line in said)
 
 
 def test_of_a_trajectory_with_a_changed_file_nothing_goes(raw, tmp_path: Path) -> None:
     image = raw.root / EASY / "P000" / "image_left" / "000012_left.png"
     whole = {name for name in tree_bytes(raw.root) if "P000" in name}
 
-    def touch(name: str, record: object, earlier: bool) -> None:
+    def touch() -> None:
         os.utime(image, ns=(1, 1))
 
-    run(raw.root, tmp_path / "out", progress=ConversionProgress(on_shard=touch))
+    run(raw.root, tmp_path / "out", on_progress=on_shard(touch))
     assert set(tree_bytes(raw.root)) == whole
 
 
@@ -174,9 +173,9 @@ def test_archives_of_two_cameras_and_of_tables_stay(tmp_path: Path) -> None:
     raw = sample("vkitti", tmp_path / "raw", archives=True)
     before = tree_bytes(raw)
     said = consumed("vkitti", raw, tmp_path / "out")
-    reasons = [line for line in said if "stays: this run does not use 6 files like " in line]
+    reasons = [line for line in said if "kept: this run does not use 6 files like " in line]
     assert len(reasons) == 2
-    assert all("/Camera_1/" in line and line.endswith("; --consume-unused lets it go all the same") for line in reasons)
+    assert all("/Camera_1/" in line and line.endswith("; --consume-unused deletes it all the same") for line in reasons)
     assert tree_bytes(raw) == before
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import tree_bytes
 from tests.unit.prep.consuming import (
     EASY,
+    on_shard,
     pack,
     plain,
     prepared,
@@ -18,27 +19,28 @@ from tests.unit.prep.consuming import (
 from vdaprep.analysis.verify import verify
 from vdaprep.conversion import consume
 from vdaprep.conversion.consume import FileState
-from vdaprep.conversion.convert import ConversionProgress, convert
+from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.saved_plan import LostTrajectory
 from vdaprep.errors import DataError, ShardError, UsageError
 from vdaprep.storage.output import PLAN_FILE, LocalOutput
 from vdaprep.workers.local import LocalExecutor
+from vdaprep.workers.progress import OnProgress
 
 
 class StopError(Exception):
     pass
 
 
-def stop_after(count: int) -> ConversionProgress:
-    seen: list[str] = []
+def stop_after(count: int) -> OnProgress:
+    left = [count]
 
-    def on_shard(name: str, record: object, earlier: bool) -> None:
-        seen.append(name)
-        if len(seen) == count:
+    def stop() -> None:
+        left[0] -= 1
+        if left[0] == 0:
             raise StopError
 
-    return ConversionProgress(on_shard=on_shard)
+    return on_shard(stop)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -47,19 +49,14 @@ def test_a_run_goes_on_though_raw_data_is_gone(packed: bool, raw, tmp_path: Path
     root = pack(raw.root, tmp_path / "zips") if packed else raw.root
     whole = len(tree_bytes(root))
     with pytest.raises(StopError):
-        run(root, tmp_path / "out", progress=stop_after(4))
+        run(root, tmp_path / "out", on_progress=stop_after(4))
     assert packed or len(tree_bytes(root)) < whole
     with pytest.raises(StopError):
-        run(root, tmp_path / "out", progress=stop_after(5))
+        run(root, tmp_path / "out", on_progress=stop_after(5))
     # Also without --consume: what is finished is taken over, what is not finds its frames.
     ready = prepared(root, tmp_path / "out")
     assert packed or any(isinstance(clip.trajectory, LostTrajectory) for s in ready.plan.shards for clip in s.clips)
-    convert(
-        ready.plan,
-        output=LocalOutput(tmp_path / "out/tartanair"),
-        executor=LocalExecutor(1),
-        progress=ConversionProgress(),
-    )
+    convert_plan(ready.plan, output=LocalOutput(tmp_path / "out/tartanair"), executor=LocalExecutor(1))
     same(tmp_path / "out", clean)
     _, said = run(root, tmp_path / "out")
     assert tree_bytes(root) == {}
@@ -68,12 +65,7 @@ def test_a_run_goes_on_though_raw_data_is_gone(packed: bool, raw, tmp_path: Path
     # All is done and nothing is left: again, with and without.
     _, said = run(root, tmp_path / "out")
     ready = prepared(root, tmp_path / "out")
-    convert(
-        ready.plan,
-        output=LocalOutput(tmp_path / "out/tartanair"),
-        executor=LocalExecutor(1),
-        progress=ConversionProgress(),
-    )
+    convert_plan(ready.plan, output=LocalOutput(tmp_path / "out/tartanair"), executor=LocalExecutor(1))
     same(tmp_path / "out", clean)
     shutil.rmtree(root)
     prepared(root, tmp_path / "out")
@@ -125,7 +117,7 @@ def test_archives_that_hold_more_go_though_one_went_before(raw, tmp_path: Path, 
 
 def test_raw_data_that_is_needed_and_gone_is_a_sentence(raw, tmp_path: Path) -> None:
     with pytest.raises(StopError):
-        run(raw.root, tmp_path / "out", progress=stop_after(4))
+        run(raw.root, tmp_path / "out", on_progress=stop_after(4))
     shutil.rmtree(raw.root / EASY / "P011")
     before = tree_bytes(raw.root)
     match = (
@@ -137,7 +129,7 @@ def test_raw_data_that_is_needed_and_gone_is_a_sentence(raw, tmp_path: Path) -> 
     with pytest.raises(DataError, match=match):
         ready = prepared(raw.root, tmp_path / "out")
         output = LocalOutput(tmp_path / "out/tartanair")
-        convert(ready.plan, output=output, executor=LocalExecutor(1), progress=ConversionProgress())
+        convert_plan(ready.plan, output=output, executor=LocalExecutor(1))
 
 
 def test_other_options_than_those_of_the_saved_plan_are_refused(raw, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a user is asked and told before raw data goes, and archives that go though not all of them was converted."""
 
 import os
+import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,11 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from tests.conftest import tree_bytes
-from tests.unit.prep.consuming import EASY, consumed, pack, plain, prepared, run, same, sample
+from tests.unit.prep.consuming import EASY, consumed, on_shard, pack, plain, prepared, run, same, sample
 from vdaprep.analysis.verify import verify
-from vdaprep.cli import convert
+from vdaprep.cli import progress
 from vdaprep.conversion import consume
-from vdaprep.conversion.convert import ConversionProgress
 from vdaprep.conversion.options import Selection
 
 
@@ -23,10 +23,10 @@ def test_what_was_not_selected_goes_if_the_user_says_so(raw, tmp_path: Path) -> 
     whole = set(tree_bytes(zips))
     left: list[set[str]] = []
 
-    def look(name: str, record: object, earlier: bool) -> None:
+    def look() -> None:
         left.append(set(tree_bytes(zips)))
 
-    _, said = run(zips, tmp_path / "out", selection=selection, unused=True, progress=ConversionProgress(on_shard=look))
+    _, said = run(zips, tmp_path / "out", selection=selection, unused=True, on_progress=on_shard(look))
     assert left == [whole] * len(left), "each was needed until the last shard was whole"
     assert tree_bytes(zips) == {}
     assert said[-1].endswith("of raw data freed")
@@ -51,12 +51,12 @@ def test_what_else_keeps_an_archive_that_holds_more_keeps_it_still(kind: str, ra
         archive = archive.rename(tmp_path / "elsewhere.zip")
         (zips / EASY / "image_left.zip").symlink_to(archive)
 
-    def touch(name: str, record: object, earlier: bool) -> None:
+    def touch() -> None:
         if kind == "a change":
             os.utime(archive, ns=(1, 1))
 
     before = archive.read_bytes()
-    run(zips, tmp_path / "out", unused=True, progress=ConversionProgress(on_shard=touch))
+    run(zips, tmp_path / "out", unused=True, on_progress=on_shard(touch))
     assert archive.read_bytes() == before
     assert (zips / EASY / "image_left.zip").exists()
     assert (zips / EASY / "depth_left.zip").exists() == (kind == "a rejected frame")
@@ -67,7 +67,7 @@ def test_archives_of_two_cameras_go_if_the_user_says_so(tmp_path: Path) -> None:
     names = set(tree_bytes(raw))
     consumed("vkitti", sample("vkitti", tmp_path / "copy", archives=True), tmp_path / "kept")
     said = consumed("vkitti", raw, tmp_path / "out", unused=True)
-    warned = [line for line in said if "goes, and with it frames that are not converted: it also holds 6 files" in line]
+    warned = [line for line in said if "and with it frames that are not converted: it also holds 6 files" in line]
     assert [line.split(" in ")[0].rpartition("like ")[2].count("/Camera_1/") for line in warned] == [1, 1]
     gone = names - set(tree_bytes(raw))
     assert len(gone) == 2
@@ -104,11 +104,11 @@ def test_a_user_is_told_what_goes_that_was_not_converted(raw, vdaprep, tmp_path:
     assert asked.code == 2
     for kind in ("image", "depth"):
         assert f"{zips / EASY / kind}_left.zip: " in asked.err
-    assert asked.err.count("goes, and with it frames that are not converted: it also holds 5 files like ") == 2
+    assert asked.err.count("and with it frames that are not converted: it also holds 5 files like ") == 2
     assert " of raw data (some of it not converted) below " in asked.err
     kept = vdaprep(*convert, "--consume", "--yes")
     assert kept.code == 0
-    assert kept.err.count("stays: this run does not use 5 files like ") == 2
+    assert kept.err.count("kept: this run does not use 5 files like ") == 2
     assert len(tree_bytes(zips)) == 2
     result = vdaprep(*convert, "--consume", "--consume-unused", "--yes")
     assert result.code == 0
@@ -121,20 +121,20 @@ def test_a_long_list_is_cut_but_not_what_was_not_converted(
     plan = prepared(raw.root, tmp_path / "out").plan
     items = [consume.RawItem(f"{kind}{i}", frozenset(), (), unused=kind) for kind in ("", "more") for i in range(99)]
     consumption = consume.Consumption(tmp_path, plan, tuple(items), tuple((f"kept{i}", "a link") for i in range(99)))
-    convert.confirm_deletion(consumption, yes=True)
+    progress.confirm_deletion(consumption, yes=True)
     said = capsys.readouterr().err.replace("\n", " ")
-    assert said.count(": 0 B goes ") == 40
+    assert said.count(": will be deleted, 0 B ") == 40
     assert said.count("it also holds more") == 99
-    assert said.count("stays: a link") == 40
-    assert said.count("and 59 more go") == said.count("and 59 more stay") == 1
+    assert said.count("kept: a link") == 40
+    assert said.count("and 59 more to delete") == said.count("and 59 more kept") == 1
 
 
 @pytest.mark.parametrize("answer", [True, False])
 def test_the_answer_counts(answer: bool, raw, vdaprep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     terminal = SimpleNamespace(isatty=lambda: True)
-    monkeypatch.setattr(convert, "sys", SimpleNamespace(stdin=terminal, stderr=terminal))
-    monkeypatch.setattr(convert.typer, "confirm", lambda text, err: (asked.append(text), answer)[1])
+    monkeypatch.setattr(progress, "sys", SimpleNamespace(stdin=terminal, stderr=terminal, stdout=sys.stdout))
+    monkeypatch.setattr(progress.typer, "confirm", lambda text, err: (asked.append(text), answer)[1])
     arguments = ("convert", "tartanair", "--raw", raw.root, "--out", tmp_path / "out", "--workers", 1, "--consume")
     result = vdaprep(*arguments)
     assert result.code == (0 if answer else 1)
@@ -142,4 +142,4 @@ def test_the_answer_counts(answer: bool, raw, vdaprep, tmp_path: Path, monkeypat
     assert question.startswith("Delete ")
     assert question.endswith(" of raw data, each part when its shards were read back?")
     assert (tree_bytes(raw.root) == {}) == answer
-    assert ("nothing was done; without --consume raw data stays" in result.err) != answer
+    assert ("nothing was done; without --consume raw data is kept" in result.err) != answer

@@ -15,13 +15,13 @@ import pytest
 
 from vdaprep.errors import DataError, WorkerError
 from vdaprep.workers.local import LocalExecutor
-from vdaprep.workers.tasks import Amount, Listener
+from vdaprep.workers.progress import Amount, ProgressEvent
 
 WORK = """
 import os, signal, threading, time
 from pathlib import Path
 from vdaprep.errors import DataError
-from vdaprep.workers.tasks import Amount
+from vdaprep.workers.progress import Amount
 
 class Task(str):
     pass
@@ -86,7 +86,12 @@ class Heard:
     def __init__(self) -> None:
         self.ticks: list[int] = []
         self.notices: list[str] = []
-        self.listener = Listener(lambda amount: self.ticks.append(amount.frames), self.notices.append)
+
+    def __call__(self, event: ProgressEvent) -> None:
+        if event.kind == "work":
+            self.ticks.append(event.amount.frames)
+        else:
+            self.notices.append(event.text)
 
 
 def no_children() -> bool:
@@ -100,17 +105,17 @@ def no_children() -> bool:
 def test_every_task_is_done_once_and_what_it_ticks_is_heard(workers: int, work: ModuleType) -> None:
     heard = Heard()
     tasks = [str(i) for i in range(7)]
-    assert sorted(LocalExecutor(workers).run(work.square, tasks, heard.listener)) == [i * i for i in range(7)]
+    assert sorted(LocalExecutor(workers).run(work.square, tasks, heard)) == [i * i for i in range(7)]
     assert heard.ticks == [1] * 21
     assert heard.notices == []
     assert no_children()
-    assert list(LocalExecutor(workers).run(work.square, [], heard.listener)) == []
+    assert list(LocalExecutor(workers).run(work.square, [], heard)) == []
 
 
 def test_the_task_of_a_process_that_dies_is_done_by_another(work: ModuleType, tmp_path: Path) -> None:
     heard = Heard()
     tasks = [str(tmp_path / name) for name in ("a", "b.mortal", "c", "d.mortal")]
-    assert sorted(LocalExecutor(2).run(work.die_once, tasks, heard.listener)) == ["a", "b.mortal", "c", "d.mortal"]
+    assert sorted(LocalExecutor(2).run(work.die_once, tasks, heard)) == ["a", "b.mortal", "c", "d.mortal"]
     assert sum(heard.ticks) == 4 * 5
     assert -5 in heard.ticks
     assert sorted(heard.notices) == [
@@ -123,14 +128,14 @@ def test_the_task_of_a_process_that_dies_is_done_by_another(work: ModuleType, tm
 def test_a_task_that_kills_every_process_ends_the_run_with_a_sentence(work: ModuleType) -> None:
     heard = Heard()
     with pytest.raises(WorkerError, match=r"^deadly: the process that made it died 3 times \(SIGSEGV\); finished"):
-        list(LocalExecutor(2).run(work.die, ["a", "deadly", "b"], heard.listener))
+        list(LocalExecutor(2).run(work.die, ["a", "deadly", "b"], heard))
     assert len(heard.notices) == 2
     assert no_children()
 
 
 def test_an_error_of_a_task_stops_the_others_at_once(work: ModuleType) -> None:
     with pytest.raises(DataError) as caught:  # the others would take an hour
-        list(LocalExecutor(2).run(work.fail, ["1", "2", "3"], Listener()))
+        list(LocalExecutor(2).run(work.fail, ["1", "2", "3"]))
     assert str(caught.value) == "2: is bad"
     assert any("in fail" in note for note in caught.value.__notes__)
     assert no_children()
@@ -138,20 +143,20 @@ def test_an_error_of_a_task_stops_the_others_at_once(work: ModuleType) -> None:
 
 def test_an_error_that_cannot_travel_is_told(work: ModuleType) -> None:
     with pytest.raises(WorkerError, match=r"^[12]: Odd\('x'\)$"):
-        list(LocalExecutor(2).run(work.fail_oddly, ["1", "2"], Listener()))
+        list(LocalExecutor(2).run(work.fail_oddly, ["1", "2"]))
 
 
 def test_signals_of_the_terminal_are_the_first_process_s_own(work: ModuleType) -> None:
-    assert all(count >= 1 for count in LocalExecutor(2).run(work.ignore_nothing, ["1", "2", "3"], Listener()))
+    assert all(count >= 1 for count in LocalExecutor(2).run(work.ignore_nothing, ["1", "2", "3"]))
 
 
 def test_tasks_larger_than_a_pipe(work: ModuleType) -> None:
-    assert list(LocalExecutor(2).run(work.heavy, ["x" * 3_000_000] * 4, Listener())) == [3_000_000] * 4
+    assert list(LocalExecutor(2).run(work.heavy, ["x" * 3_000_000] * 4)) == [3_000_000] * 4
 
 
 def test_closing_ends_all_processes(work: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "d.mortal").touch()
-    running = LocalExecutor(2).run(work.die_once, [str(tmp_path / f"d{i}") for i in range(50)], Listener())
+    running = LocalExecutor(2).run(work.die_once, [str(tmp_path / f"d{i}") for i in range(50)])
     next(running)
     running.close()
     assert no_children()
@@ -161,10 +166,9 @@ def test_processes_end_with_the_one_that_started_them(work: ModuleType, tmp_path
     program = (
         "import work_of_a_test as work\n"
         "from vdaprep.workers.local import LocalExecutor\n"
-        "from vdaprep.workers.tasks import Listener\n"
         "if __name__ == '__main__':\n"
         f"    tasks = [{str(tmp_path / 'a')!r}, {str(tmp_path / 'b')!r}]\n"
-        "    list(LocalExecutor(2).run(work.never_end, tasks, Listener()))\n"
+        "    list(LocalExecutor(2).run(work.never_end, tasks))\n"
     )
     (tmp_path / "program.py").write_text(program)
     first = subprocess.Popen([sys.executable, tmp_path / "program.py"], env={**os.environ, "PYTHONPATH": str(tmp_path)})

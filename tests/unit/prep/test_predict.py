@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.conftest import RawTree, write_raw
 from vdaprep.conversion.clips import plan_shards
 from vdaprep.conversion.options import Selection, Settings
-from vdaprep.conversion.plan import Plan, make_plan
+from vdaprep.conversion.plan import ConversionPlan, make_plan
 from vdaprep.conversion.predict import RECORDS, TAR, Prediction, predict, room
 from vdaprep.conversion.probes import Prober, choose_probes
 from vdaprep.errors import DataError
@@ -29,7 +29,7 @@ def trajectory(name: str, ids: list[int]) -> Trajectory:
     return Trajectory(name, "v1", tuple(FrameFiles(i, Location("", f"{i}.png"), None) for i in ids))
 
 
-def forecast(plan: Plan, *, probes: int = 64, workers: int = 1) -> Prediction:
+def forecast(plan: ConversionPlan, *, probes: int = 64, workers: int = 1) -> Prediction:
     with Prober(plan.raw, count=probes) as prober:
         return predict(plan, prober, workers=workers)
 

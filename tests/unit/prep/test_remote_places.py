@@ -19,7 +19,7 @@ SECOND = "tartanair/train/shard-0002"
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A raw tree and its four shards on this machine."""
-    from vdaprep.conversion.convert import ConversionProgress, convert
+    from vdaprep.conversion.convert import convert_plan
     from vdaprep.conversion.options import Selection, Settings
     from vdaprep.conversion.plan import make_plan
     from vdaprep.storage.output import LocalOutput
@@ -29,9 +29,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = write_raw(folder / "raw", lengths=LENGTHS)
     settings = Settings(clip_frames=5, frames_per_shard=5)
     plan = make_plan("tartanair", raw=raw.root, settings=settings, selection=Selection())
-    convert(
-        plan, output=LocalOutput(folder / "shards/tartanair"), executor=LocalExecutor(1), progress=ConversionProgress()
-    )
+    convert_plan(plan, output=LocalOutput(folder / "shards/tartanair"), executor=LocalExecutor(1))
     return folder
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests.conftest import tree_bytes
 from vdaprep.analysis.verify import verify
-from vdaprep.conversion import consume, verified
-from vdaprep.conversion.convert import ConversionProgress, convert
+from vdaprep.conversion import consume
+from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings, options_of, settings_of
 from vdaprep.conversion.plan import make_plan
 from vdaprep.conversion.saved_plan import prepare
@@ -37,7 +37,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image.write_bytes(image.read_bytes()[:-9])
     plan = make_plan("tartanair", raw=tree.root, settings=SETTINGS, selection=Selection())
     output = LocalOutput(folder / "shards" / "tartanair")
-    convert(plan, output=output, executor=LocalExecutor(1), progress=ConversionProgress())
+    convert_plan(plan, output=output, executor=LocalExecutor(1))
     return folder
 
 
@@ -232,8 +232,8 @@ def test_after_consume_what_has_raw_data_is_made_anew_and_the_rest_is_named(
     output = LocalOutput(tmp_path / "shards" / "tartanair")
     ready = prepare("tartanair", raw=str(raw), settings=SETTINGS, selection=Selection(), output=output)
     consumer = consume.Consumer(consume.survey(ready), lambda sentence: None)
-    run = {"output": output, "executor": LocalExecutor(1), "progress": ConversionProgress()}
-    verified.convert_and_consume(ready.plan, consumer, **run)
+    run = {"output": output, "executor": LocalExecutor(1)}
+    consume.convert_and_consume(ready.plan, consumer, **run)
     assert [path.name for path in (raw / "abandonedfactory" / "Easy").iterdir()] == ["P000"], "it has a rejection"
     arguments = ("repair", "tartanair", "--raw", raw, "--out", tmp_path / "shards", "--workers", 1)
     flip(output.folder / f"{FIRST}.tar", 5000)
@@ -276,7 +276,7 @@ def test_frames_that_can_be_read_now_are_taken_in(clean: Path, out: Path, vdapre
     assert "shard-0001.tar: lost 1 frames when it was made" in result.out
     fresh = tmp_path / "fresh"
     plan = make_plan("tartanair", raw=raw, settings=SETTINGS, selection=Selection())
-    convert(plan, output=LocalOutput(fresh / "tartanair"), executor=LocalExecutor(1), progress=ConversionProgress())
+    convert_plan(plan, output=LocalOutput(fresh / "tartanair"), executor=LocalExecutor(1))
     assert tree_bytes(out) == tree_bytes(fresh)
 
 

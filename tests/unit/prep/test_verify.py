@@ -12,7 +12,7 @@ import pytest
 
 from vdaprep.analysis.verify import Report, count_frames, find_shards, verify
 from vdaprep.analysis.verify_shard import check_shard
-from vdaprep.conversion.convert import ConversionProgress, convert
+from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import make_plan
 from vdaprep.errors import ShardError
@@ -39,7 +39,7 @@ def tiny_shards(raw_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("tiny") / "shards"
     settings = Settings(short_side=15, clip_frames=3, frames_per_shard=3, diff_scale=4)
     plan = make_plan("tartanair", raw=raw_tiny, settings=settings, selection=Selection())
-    convert(plan, output=LocalOutput(out / plan.dataset), executor=LocalExecutor(1), progress=ConversionProgress())
+    convert_plan(plan, output=LocalOutput(out / plan.dataset), executor=LocalExecutor(1))
     return out
 
 
