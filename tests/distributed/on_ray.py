@@ -21,7 +21,7 @@ from ray._private import services
 from ray.cluster_utils import Cluster
 
 from vdaprep import cli
-from vdaprep.conversion import convert
+from vdaprep.conversion import api, convert
 from vdaprep.errors import DataError, WorkerError
 from vdaprep.raw import targz
 from vdaprep.workers import ray_cluster
@@ -124,7 +124,7 @@ def spied(real: Any, folder: Path) -> Any:
 def conversion(folder: Path, arguments: list[str]) -> int:
     """Run `vdaprep convert`; the seek points that it makes are taken away, as if workers were on other machines."""
     folder.mkdir()
-    real, carried = convert.encode_shard, targz.made_seek_points
+    real, carried = convert.encode_shard, api.made_seek_points
     told = folder.with_suffix(".jsonl").open("w", encoding="utf-8")
 
     def hidden() -> targz.SeekPoints:
@@ -134,7 +134,7 @@ def conversion(folder: Path, arguments: list[str]) -> int:
         return made
 
     convert.encode_shard = spied(real, folder)  # not that of --consume: there may be one shard only
-    targz.made_seek_points = hidden
+    api.made_seek_points = hidden
     sys.argv = ["vdaprep", "convert", *arguments, "--executor", "ray", "--json"]
     try:
         with told, contextlib.redirect_stdout(told):
@@ -143,7 +143,7 @@ def conversion(folder: Path, arguments: list[str]) -> int:
         return int(end.code or 0)
     finally:
         convert.encode_shard = real
-        targz.made_seek_points = carried
+        api.made_seek_points = carried
     return 0
 
 
@@ -226,17 +226,17 @@ def damaged(folder: Path, arguments: list[str]) -> dict[str, Any]:
 def unshared(folder: Path, arguments: list[str]) -> int:
     """Run a conversion whose raw data is not there any more when it is to be read, as on a machine without it."""
     raw = Path(arguments[arguments.index("--raw") + 1])
-    real = targz.made_seek_points
+    real = api.made_seek_points
 
     def move() -> targz.SeekPoints:
         raw.rename(raw.with_name("elsewhere"))
         return real()
 
-    targz.made_seek_points = move
+    api.made_seek_points = move
     try:
         return conversion(folder, arguments)
     finally:
-        targz.made_seek_points = real
+        api.made_seek_points = real
         raw.with_name("elsewhere").rename(raw)
 
 
