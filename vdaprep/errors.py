@@ -6,6 +6,7 @@ VdakitError              exit 1; anything below
 │   └── FrameError       one frame is unusable: it is rejected, the conversion goes on
 ├── OutputError          exit 1; what was made cannot be stored: a full disk, a server that refuses
 ├── WorkerError          exit 1; processes that did the work died
+├── MissingExtraError    exit 1; also an ImportError: a package that an extra of vdakit brings is not installed
 └── ShardError           exit 1; a shard, a record or a member breaks the contract of `schema`
 """
 
@@ -48,3 +49,7 @@ class OutputError(VdakitError):
 
 class WorkerError(VdakitError):
     """Processes that did the work died."""
+
+
+class MissingExtraError(VdakitError, ImportError):
+    """A package that only some functions need is not installed; the sentence says which extra brings it."""

@@ -1,1 +1,98 @@
-"""Train and evaluate Video Depth Anything variants on shards."""
+"""Train and evaluate Video Depth Anything variants on shards, and predict the disparity of videos.
+
+    loader = vdatrain.train_loader("shards", frames=16, size=252, batch=2)
+    model = vdatrain.build_model("conv", encoder="vits")
+    vdatrain.load_weights(model, "video_depth_anything_vits.pth")
+    predictor = vdatrain.load_predictor("runs/conv/best.pt", device="cuda")
+    disparity = predictor.predict_video("clip.mp4")
+    metrics = vdatrain.evaluate(predictor, "shards", split="val")
+    vdatrain.train(vdatrain.TrainConfig(shards="shards", variant="conv"), out="runs/conv")
+
+config, device, run_dir   what decides a run, where it computes, the folder that it writes
+objectives     alignment, losses and metrics
+data           from shards to batches on the device
+models         layers, variants, weights in and out
+distributed    processes that train together
+training       the trainer, its checkpoints and its memory planner
+evaluation     metrics on held-out clips, runs compared
+inference      disparity of videos, export
+cli            the program `vdatrain`
+
+A name is imported when it is first used. torch is in the extra `train`; without it a name that needs it raises
+`MissingExtraError`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from vdaprep.errors import DataError, MissingExtraError, ShardError, UsageError, VdakitError
+
+if TYPE_CHECKING:
+    from vdatrain.config import TrainConfig
+    from vdatrain.data.batch import Batch
+    from vdatrain.evaluation.evaluate import Evaluation, evaluate
+    from vdatrain.inference.predictor import Predictor, load_predictor
+    from vdatrain.models.variants import build as build_model
+    from vdatrain.models.variants import names as list_variants
+    from vdatrain.models.weights import LoadReport, load_weights
+    from vdatrain.objectives.metrics import ClipMetrics
+
+    __version__: str
+
+__all__ = [
+    "Batch",
+    "ClipMetrics",
+    "DataError",
+    "Evaluation",
+    "LoadReport",
+    "MissingExtraError",
+    "Predictor",
+    "ShardError",
+    "TrainConfig",
+    "UsageError",
+    "VdakitError",
+    "__version__",
+    "build_model",
+    "evaluate",
+    "list_variants",
+    "load_predictor",
+    "load_weights",
+]
+
+_LAZY = {
+    "Batch": "vdatrain.data.batch:Batch",
+    "ClipMetrics": "vdatrain.objectives.metrics:ClipMetrics",
+    "Evaluation": "vdatrain.evaluation.evaluate:Evaluation",
+    "LoadReport": "vdatrain.models.weights:LoadReport",
+    "Predictor": "vdatrain.inference.predictor:Predictor",
+    "TrainConfig": "vdatrain.config:TrainConfig",
+    "build_model": "vdatrain.models.variants:build",
+    "evaluate": "vdatrain.evaluation.evaluate:evaluate",
+    "list_variants": "vdatrain.models.variants:names",
+    "load_predictor": "vdatrain.inference.predictor:load_predictor",
+    "load_weights": "vdatrain.models.weights:load_weights",
+}
+_OF_THE_EXTRA = {"torch", "timm", "webdataset", "safetensors", "tensorboard"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("vdakit")  # takes as long as all of the rest
+    if name not in _LAZY:
+        raise AttributeError(f"module 'vdatrain' has no attribute {name!r}")
+    module, _, attribute = _LAZY[name].partition(":")
+    try:
+        value = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _OF_THE_EXTRA:
+            raise
+        raise MissingExtraError(
+            f"vdatrain.{name} needs {missing}, which is not installed: pip install 'vdakit[train]'."
+        ) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

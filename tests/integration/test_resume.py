@@ -167,7 +167,7 @@ def test_killed_at_the_worst_moment(moment: str, toy_shards: Path, whole: Whole,
 
 def test_a_run_that_never_saved_begins_again(toy_shards: Path, whole: Whole, vdatrain, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    child = start(arguments(toy_shards, folder), before=lambda: setattr(trainer, "evaluate", die))
+    child = start(arguments(toy_shards, folder), before=lambda: setattr(trainer, "evaluate_clips", die))
     assert end_of(child) == -signal.SIGKILL
     assert not (folder / "last.pt").exists()
     result = vdatrain("run", "--out", folder, "--resume")
@@ -241,9 +241,9 @@ def test_the_second_ctrl_c_leaves_at_once(toy_shards: Path, vdatrain, send, tmp_
 def test_a_signal_during_an_evaluation_is_heard_between_two_windows(
     toy_shards: Path, whole: Whole, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, real, calls = tmp_path / "run", trainer.evaluate, 0
+    folder, real, calls = tmp_path / "run", trainer.evaluate_clips, 0
 
-    def evaluate(model, clips, plan, *, precision, on_window=lambda: None):
+    def evaluate_clips(model, clips, plan, *, precision, on_window=lambda: None):
         nonlocal calls
         calls += 1
 
@@ -254,7 +254,7 @@ def test_a_signal_during_an_evaluation_is_heard_between_two_windows(
 
         return real(model, clips, plan, precision=precision, on_window=window)
 
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    monkeypatch.setattr(trainer, "evaluate_clips", evaluate_clips)
     result = vdatrain(*arguments(toy_shards, folder))
     assert result.code == 0
     assert "5 of 9 steps done" in result.err

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vdatrain.cli.output import console
+from vdaprep.cli.output import console
 
 EXAMPLE = "vdatrain export --checkpoint runs/conv/best.pt --out conv.safetensors"
 
@@ -17,7 +17,7 @@ def command(
     size: Annotated[int | None, typer.Option(help="Pixels of its sides, n x 14.", show_default="as trained")] = None,
 ) -> None:
     """Write the averaged weights under the published names, or an ONNX graph; FILE.json says what it is."""
-    from vdatrain.inference.export import export as write
+    from vdatrain.inference.export import export
 
-    record = write(checkpoint, out, frames=frames, size=size)
-    console.print(f"{out}: written; {record} says what it is", highlight=False, soft_wrap=True, markup=False)
+    record = export(checkpoint, out, frames=frames, size=size)
+    console.print(f"{out}: written; {record} says what it is")

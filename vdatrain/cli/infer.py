@@ -1,58 +1,41 @@
 """The command `vdatrain infer`."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vdaprep.errors import UsageError
-from vdatrain.cli.output import errors
+from vdaprep.cli.options import cli_options
+from vdaprep.cli.output import errors, frame_bar
+from vdatrain.cli.model import ModelOptions
 
 EXAMPLE = "vdatrain infer holiday.mp4 --checkpoint runs/conv/best.pt --out depth.mp4 --side-by-side"
 
 
+@cli_options(ModelOptions)
 def command(
     video: Annotated[Path, typer.Argument(help="A video, a folder of images or a shard.", metavar="VIDEO")],
-    checkpoint: Annotated[Path, typer.Option(help="best.pt of a run, or weights with --encoder.", metavar="FILE")],
     out: Annotated[Path, typer.Option(help=".mp4, .npz, or a folder of 16-bit PNG.", metavar="FILE")],
-    size: Annotated[
-        int | None, typer.Option(help="Pixels of the short side.", show_default="as trained; 518 with --encoder")
-    ] = None,
-    encoder: Annotated[str | None, typer.Option(help="Of weights without a configuration.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="as trained")] = None,
-    trajectory: Annotated[str | None, typer.Option(help="Which of a shard's.")] = None,
+    model: ModelOptions,
+    trajectory: Annotated[str | None, typer.Option(help="Which one, of a shard that has several.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Frame by frame: none sees a later one.")] = False,
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="The video to the left, for .mp4.")] = False,
 ) -> None:
     """Predict the disparity of a video of any length, up to scale and shift."""
-    import time
-
-    from vdatrain.cli.progress import window_bar
-    from vdatrain.device import Precision, default_device
-    from vdatrain.inference.predictor import Inference, Predictor, infer_video, load, peak_memory_bytes
+    from vdatrain.device import peak_memory_bytes
+    from vdatrain.inference.predictor import predict_to_file
     from vdatrain.inference.video_reader import open_video
+    from vdatrain.inference.video_writer import check_output
 
-    what = Inference(out, stream=stream, side_by_side=side_by_side)
+    check_output(out, side_by_side=side_by_side)
     source = open_video(video, trajectory=trajectory)
-    trained = load(checkpoint, encoder=encoder)
-    here = Precision(default_device(), _known_precision(precision or trained.precision))
-    model = trained.model.to(here.device)
-    predictor = Predictor(model, here, trained.size if size is None else size, source.diff)
+    predictor = model.load()
     began = time.monotonic()
-    with window_bar("infer", total=source.num_frames, console=errors) as advance:
-        done = infer_video(source, predictor, what, on_frame=advance)
-    rate = done.num_frames / (time.monotonic() - began)
-    where = "of the GPU" if here.device.type == "cuda" else "of the process"
+    with frame_bar("infer", total=source.num_frames) as bar:
+        done = predict_to_file(source, predictor, out, stream=stream, side_by_side=side_by_side, on_frame=bar.advance)
+    device, rate = predictor.precision.device, done.num_frames / (time.monotonic() - began)
     errors.print(
-        f"{out}: {done.num_frames} frames of {done.size[1]}x{done.size[0]}, {rate:.1f} frames/s, "
-        f"peak memory {where} {peak_memory_bytes(here.device) / 1e9:.2f} GB",
-        markup=False,
+        f"{out}: {done.num_frames} frames of {done.size[1]}x{done.size[0]}, {rate:.1f} frames/s, peak memory of "
+        f"the {'GPU' if device.type == 'cuda' else 'process'} {peak_memory_bytes(device) / 1e9:.2f} GB"
     )
-
-
-def _known_precision(name: str) -> str:
-    from vdatrain.config import PRECISIONS
-
-    if name not in PRECISIONS:
-        raise UsageError(f"--precision {name}: expected one of {', '.join(PRECISIONS)}.")
-    return name

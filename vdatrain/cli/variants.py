@@ -3,11 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
+from vdaprep.cli.output import make_table, show
 from vdaprep.errors import UsageError
-from vdatrain.cli.output import console
 
 EXAMPLE = "vdatrain variants --encoder vits"
 
@@ -19,21 +17,22 @@ def command(
     """List the variants with their numbers of parameters and what a frame costs."""
     import torch
 
-    from vdatrain.models import variants as known
+    from vdatrain.models import variants
     from vdatrain.models.flops import gflop_per_frame
     from vdatrain.models.layers.encoder import PATCH_SIZE
 
     if size < PATCH_SIZE or size % PATCH_SIZE:
         raise UsageError(f"--size {size}: expected a multiple of {PATCH_SIZE}.")
-    caption = f"with encoder {encoder}, frames of {size}x{size}"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=caption, title_justify="left")
-    for title in ("variant", "parameters", "its own", "GFLOP/frame", "what it is"):
-        table.add_column(title, justify="left" if title.startswith(("variant", "what")) else "right")
-    for name in known.names():
+    table = make_table(
+        "variant", "parameters", "its own", "GFLOP/frame", "what it is",
+        title=f"with encoder {encoder}, frames of {size}x{size}",
+    )  # fmt: skip
+    table.columns[-1].justify, table.columns[-1].no_wrap, table.columns[-1].overflow = "left", False, "fold"
+    for name in variants.names():
         with torch.device("meta"):
-            model = known.build(name, encoder=encoder)
+            model = variants.build(name, encoder=encoder)
         sizes = {key: value.numel() for key, value in model.named_parameters()}
-        own = sum(count for key, count in sizes.items() if key.startswith(known.own_prefixes(name) or ("\0",)))
+        own = sum(count for key, count in sizes.items() if key.startswith(model.own_prefixes))
         cost = gflop_per_frame(model, size=size)
-        table.add_row(name, f"{sum(sizes.values()):,}", f"{own:,}", f"{cost:.2f}", known.summary(name))
-    console.print(table)
+        table.add_row(name, f"{sum(sizes.values()):,}", f"{own:,}", f"{cost:.2f}", variants.summary(name))
+    show([table])

@@ -1,5 +1,6 @@
-"""Finished runs side by side: data set x variant, with the spread over runs of the same variant."""
+"""Compare finished runs: data set x variant, with the spread over runs of the same variant."""
 
+import html
 import json
 import math
 from collections import defaultdict
@@ -18,13 +19,18 @@ AVERAGE = "average"
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that has its evaluation: the figures by data set and average, the log, the configuration."""
+    """A run that wrote its evaluation."""
 
     folder: Path
+    """The run's folder."""
     config: Mapping[str, Any]
+    """Its options by name."""
     step: int
+    """The step whose weights were evaluated."""
     figures: Mapping[str, Mapping[str, float | None]]
+    """By data set and for AVERAGE: the metrics by name."""
     log: tuple[Mapping[str, Any], ...]
+    """The lines of its log."""
 
     @property
     def variant(self) -> str:
@@ -34,11 +40,14 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Cell:
-    """The mean of a metric over the runs of a variant, its standard deviation where there are several, its rank."""
+    """A metric of a variant on a data set."""
 
     mean: float
+    """Over the variant's runs."""
     deviation: float | None
+    """Standard deviation over the runs, None for a single one."""
     best: bool
+    """Whether no other variant's mean is better."""
 
     def __str__(self) -> str:
         spread = "" if self.deviation is None else f" ± {self.deviation:.4f}"
@@ -47,12 +56,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the comparison; a metric that no run has (TAE without poses) is None."""
+    """A line of the comparison."""
 
     dataset: str
+    """The data set, or AVERAGE."""
     variant: str
+    """The variant."""
     runs: int
+    """How many runs it has."""
     cells: Mapping[str, Cell | None]
+    """By name of the metric; None for one that no run has, such as TAE without poses."""
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -74,7 +87,7 @@ def read_run(folder: Path) -> FinishedRun:
 def compare(runs: Sequence[FinishedRun]) -> list[Row]:
     """Return the rows of the comparison, the averages last; raises UsageError if the runs cannot be compared.
 
-    They can if they were evaluated on the same data sets, windows and sizes; everything else is theirs to differ in.
+    They can if they were evaluated on the same data sets, windows and sizes.
     """
     _expect_comparable(runs)
     by_variant: defaultdict[str, list[FinishedRun]] = defaultdict(list)
@@ -157,28 +170,29 @@ def _difference(first: Row, other: Row) -> str:
     return f"{other.variant} against {first.variant}: {', '.join(changes) or 'nothing in common'}."
 
 
-# ------------------------------------------------------------------------------------------------------------- layout
+# ------------------------------------------------------------------------------------------------------------- tables
 
 
 def heading() -> list[str]:
-    """Return the titles of the columns; arrows point to where better is."""
-    return [
-        "data set",
-        "variant",
-        "runs",
-        *(f"{_TITLES.get(name, name)} {'↑' if sign > 0 else '↓'}" for name, sign in METRICS.items()),
-    ]
-
-
-def markdown_table(rows: Sequence[Row]) -> str:
-    """Lay the comparison out as Markdown, the best of each data set in bold."""
-    lines = [" | ".join(heading()), " | ".join(["---", "---", *["---:"] * (len(heading()) - 2)])]
-    for row in rows:
-        cells = ["-" if cell is None else f"**{cell}**" if cell.best else str(cell) for cell in cells_of(row)]
-        lines.append(" | ".join([row.dataset, row.variant, str(row.runs), *cells]))
-    return "".join(f"| {line} |\n" for line in lines)
+    """Return the titles of the columns; an arrow says which way is better."""
+    metrics = [f"{_TITLES.get(name, name)} {'↑' if sign > 0 else '↓'}" for name, sign in METRICS.items()]
+    return ["data set", "variant", "runs", *metrics]
 
 
 def cells_of(row: Row) -> list[Cell | None]:
     """Return the cells of a row in the order of METRICS."""
     return [row.cells[metric] for metric in METRICS]
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """Return the comparison as Markdown, the best of each data set in bold."""
+    lines = [heading(), ["---", "---", *["---:"] * (len(heading()) - 2)]]
+    for row in rows:
+        cells = ["-" if cell is None else f"**{cell}**" if cell.best else str(cell) for cell in cells_of(row)]
+        lines.append([_escaped(row.dataset), _escaped(row.variant), str(row.runs), *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """Return a name that cannot end a cell of Markdown or begin an element of HTML."""
+    return " ".join(html.escape(text).replace("|", "&#124;").split())

@@ -1,10 +1,10 @@
-"""The metrics of a model on the windows of a split: per data set, and averaged over them."""
+"""Measure a model on the windows of a split: metrics by data set, their averages, and pictures."""
 
 import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from vdaprep.errors import DataError
 from vdaprep.storage.atomic import new_file, write_text
 from vdaprep.units import spread_evenly
 from vdatrain.data.batch import Batch, decode_depth, make_batch
-from vdatrain.data.index import StoredClip
+from vdatrain.data.index import StoredClip, read_index
 from vdatrain.data.loader import Sample, stream_batches
 from vdatrain.data.sampler import ChosenSampler, DistributedPositions, EvalSampler, SubsetSampler, WindowShape
 from vdatrain.data.transforms import fit_view
 from vdatrain.device import Precision
 from vdatrain.distributed.ranks import Ranks, partition_windows
+from vdatrain.inference.predictor import Predictor
 from vdatrain.objectives.alignment import fit_scale_shift
 from vdatrain.objectives.losses import video_loss
 from vdatrain.objectives.metrics import MIN_DISPARITY, ClipMetrics, clip_metrics, mean_metrics
@@ -35,16 +36,18 @@ _COLUMNS = (*(field.name for field in fields(ClipMetrics)), "loss")  # of a wind
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What is evaluated: windows of `shape` with a short side of `size` pixels, at most `windows` of them (0: all).
-
-    The `ranks` share them; each calls `evaluate`.
-    """
+    """Which windows are evaluated, at which size, and by whom."""
 
     shape: WindowShape
+    """Frames of a window and their stride."""
     size: int
+    """Pixels of the short side that the model sees."""
     windows: int = 0
+    """At most so many windows, evenly spread over all; 0: all."""
     workers: int = 0
+    """Threads that read ahead."""
     ranks: Ranks = Ranks()
+    """The processes that divide the windows among themselves; each calls `evaluate_clips`."""
 
     def order(self, clips: Sequence[StoredClip]) -> EvalSampler | SubsetSampler:
         """Return the order in which the windows of `clips` are evaluated."""
@@ -54,16 +57,16 @@ class EvaluationPlan:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A window of a data set as pictures: frames, true and predicted disparity, 0 to 255 over the true range.
-
-    Truth is 0 where it is not known. The prediction is fitted to the truth by least squares over the window's pixels
-    that metrics are taken of.
-    """
+    """A window of a data set as pictures: frames, true and predicted disparity."""
 
     frames: UInt8[np.ndarray, "t h w 3"]
+    """RGB."""
     truth: UInt8[np.ndarray, "t h w"]
+    """Disparity, 0 to 255 over the clip's range; 0 where it is unknown."""
     prediction: UInt8[np.ndarray, "t h w"]
+    """On the same scale, fitted to the truth by least squares over the window's pixels that metrics are taken of."""
     known: Bool[np.ndarray, "t h w"]
+    """Where the truth is known."""
 
     def stills(self, count: int = STILLS_PER_WINDOW) -> "Gallery":
         """Return at most `count` of the frames, spread evenly."""
@@ -73,19 +76,25 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics and the training loss of each data set, each the mean over its windows, and one gallery each.
-
-    stills: a few frames of a few windows, by a name that says which; the same ones whenever the same is evaluated.
-    """
+    """The metrics of a model by data set, with some of its predictions as pictures."""
 
     metrics: Mapping[str, ClipMetrics]
+    """The mean over a data set's windows."""
     losses: Mapping[str, float]
+    """The training loss, likewise."""
     windows: Mapping[str, int]
+    """How many windows each data set has."""
     galleries: Mapping[str, Gallery]
+    """A window of each data set."""
     stills: Mapping[str, Gallery]
+    """A few frames of a few windows, by a name that says which; the same ones whenever the same is evaluated."""
 
     def average(self) -> dict[str, float | None]:
-        """Return the mean of every figure over the data sets, each of equal weight; TAE over those that have it."""
+        """Return the mean of every figure over the data sets, each of equal weight.
+
+        Returns:
+            By name: the fields of `ClipMetrics`, and `loss`; TAE over the data sets that have it, None if none has.
+        """
         rows = [{**asdict(self.metrics[name]), "loss": self.losses[name]} for name in self.metrics]
         figures: dict[str, float | None] = {}
         for key in rows[0]:
@@ -94,7 +103,7 @@ class Evaluation:
         return figures
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures by data set, and their average."""
+        """Return the figures as `vdatrain eval --json` prints them: `datasets`, and their `average`."""
         return {
             "datasets": {
                 name: {**asdict(metrics), "loss": self.losses[name], "windows": self.windows[name]}
@@ -104,8 +113,53 @@ class Evaluation:
         }
 
 
-@torch.no_grad()
 def evaluate(
+    model: nn.Module | Predictor,
+    shards: Path | str,
+    *,
+    split: str = "val",
+    frames: int | None = None,
+    size: int | None = None,
+    workers: int = 2,
+) -> Evaluation:
+    """Measure a model on the windows of a split, as `vdatrain eval` does.
+
+    Args:
+        model: A predictor, or a variant of the model, which is evaluated on its device in float32.
+        shards: The folder that `vdaprep convert` wrote, or its URL, or URLs separated by commas.
+        split: Which clips.
+        frames: Of a window; None: as the predictor was trained, 32 for a bare model.
+        size: Pixels of the short side; None: as the predictor was trained, 518 for a bare model.
+        workers: Threads that read ahead.
+
+    Returns:
+        absrel, delta1, rmse in metres, TAE x 100 and the training loss, by data set and on average.
+
+    Raises:
+        DataError: There is no such split, or no window has a pixel of known depth.
+        ShardError: A shard is missing or damaged.
+        UsageError: The size or the number of frames is too small.
+        VdakitError: The model predicts anything that is not finite.
+    """
+    predictor = model if isinstance(model, Predictor) else _bare_predictor(model)
+    predictor = predictor if size is None else replace(predictor, size=size)
+    plan = plan_evaluation(predictor, frames=frames, workers=workers)
+    return evaluate_clips(predictor.model, read_index(shards, split=split), plan, precision=predictor.precision)
+
+
+def plan_evaluation(predictor: Predictor, *, frames: int | None = None, workers: int = 2) -> EvaluationPlan:
+    """Return the plan to evaluate a predictor on all windows, of as many frames as it was trained on if None."""
+    shape = WindowShape(predictor.num_frames if frames is None else frames, predictor.stride)
+    return EvaluationPlan(shape, size=predictor.size, workers=workers)
+
+
+def _bare_predictor(model: nn.Module) -> Predictor:
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return Predictor(model, Precision(device))
+
+
+@torch.no_grad()
+def evaluate_clips(
     model: nn.Module,
     clips: Sequence[StoredClip],
     plan: EvaluationPlan,
@@ -113,12 +167,12 @@ def evaluate(
     precision: Precision,
     on_window: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Evaluate a model on windows of `clips`; it is put into eval mode and back.
+    """Measure a model on windows of `clips`; it is set to eval mode meanwhile.
 
-    All ranks get the same figures, to the last bit those of one rank alone; the first gets the pictures. `on_window`
-    is called equally often on all of them.
+    All ranks get the same figures, to the last bit those of one rank alone; rank 0 gets the pictures. `on_window` is
+    called equally often on all of them.
 
-    Raises ShardError as the stream does, DataError if no window has a pixel of known depth, VdakitError if the model
+    Raises ShardError as the loader does, DataError if no window has a pixel of known depth, VdakitError if the model
     predicts anything that is not finite.
     """
     order = plan.order(clips)

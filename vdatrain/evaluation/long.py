@@ -14,17 +14,19 @@ from vdatrain.data.batch import decode_depth
 from vdatrain.data.index import StoredClip
 from vdatrain.data.samples import read_meta
 from vdatrain.evaluation.evaluate import mean_of
-from vdatrain.inference.predictor import Predictor, infer_frames
+from vdatrain.inference.predictor import Predictor
 from vdatrain.inference.video_reader import DEFAULT_DIFF, VideoFrame, by_trajectory, read_trajectory
 from vdatrain.objectives.metrics import ClipMetrics, clip_metrics, mean_metrics
 
 
 @dataclass(frozen=True)
 class LongEvaluation:
-    """The metrics of each data set, the mean over its trajectories, each of equal weight, and how many it has."""
+    """The metrics of whole trajectories, by data set."""
 
     metrics: Mapping[str, ClipMetrics]
+    """The mean over a data set's trajectories, each of equal weight."""
     trajectories: Mapping[str, int]
+    """How many trajectories each data set has."""
 
     def average(self) -> dict[str, float | None]:
         """Return the mean of every figure over the data sets, each of equal weight; TAE over those that have it."""
@@ -52,13 +54,13 @@ def evaluate_long(
     metrics: defaultdict[str, list[ClipMetrics]] = defaultdict(list)
     for (dataset, _), parts in by_trajectory(clips).items():
         predictor = replace(predictor, diff=read_meta(parts[0]).diff or DEFAULT_DIFF)
-        seen: list[_Seen] = []
-        frames = _watch(parts, seen, device=predictor.precision.device)
+        truth: list[_Truth] = []
+        frames = _frames_and_truth(parts, truth, device=predictor.precision.device)
         maps: list[Tensor] = []
-        for disparity in infer_frames(frames, predictor):
+        for disparity in predictor.predict_frames(frames):
             maps.append(disparity)
             on_frame()
-        metrics[dataset].append(_measure(torch.stack(maps), seen, max_depth_m=parts[0].evaluation_max_m))
+        metrics[dataset].append(_measure(torch.stack(maps), truth, max_depth_m=parts[0].evaluation_max_m))
     return LongEvaluation(
         metrics={name: mean_of(name, values) for name, values in metrics.items()},
         trajectories={name: len(values) for name, values in metrics.items()},
@@ -66,30 +68,35 @@ def evaluate_long(
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What is kept of a frame that the model has been given: the truth and its camera."""
+class _Truth:
+    """The true depth of a frame and its camera."""
 
     depth_m: Float32[Tensor, "h w"]
+    """Metres along z, nan where unknown, inf for sky; on the device."""
     intrinsics: Float64[np.ndarray, "4"]
+    """fx, fy, cx, cy in pixels."""
     camera_to_world: Float64[np.ndarray, "4 4"] | None
+    """Metres, OpenCV axes."""
 
 
-def _watch(clips: Sequence[StoredClip], seen: list[_Seen], *, device: torch.device) -> Iterator[VideoFrame]:
-    """Yield the frames of a trajectory, each read once, and note in `seen` what they are measured against."""
+def _frames_and_truth(
+    clips: Sequence[StoredClip], truth: list[_Truth], *, device: torch.device
+) -> Iterator[VideoFrame]:
+    """Yield the frames of a trajectory, each read once, and append to `truth` what they are measured against."""
     for number, sample in read_trajectory(clips):
         depth_m = decode_depth(sample.depth_planes.to(device), sample.depth)[0]
         pose = None if sample.camera_to_world is None else sample.camera_to_world[0]
-        seen.append(_Seen(depth_m, sample.intrinsics[0], pose))
+        truth.append(_Truth(depth_m, sample.intrinsics[0], pose))
         yield VideoFrame(number, sample.rgb[0].numpy())
 
 
-def _measure(disparity: Float32[Tensor, "t h w"], seen: Sequence[_Seen], *, max_depth_m: float) -> ClipMetrics:
+def _measure(disparity: Float32[Tensor, "t h w"], truth: Sequence[_Truth], *, max_depth_m: float) -> ClipMetrics:
     device = disparity.device
-    poses = [frame.camera_to_world for frame in seen if frame.camera_to_world is not None]
+    poses = [frame.camera_to_world for frame in truth if frame.camera_to_world is not None]
     return clip_metrics(
         disparity,
-        torch.stack([frame.depth_m for frame in seen]),
-        torch.from_numpy(np.stack([frame.intrinsics for frame in seen])).to(device),
-        torch.from_numpy(np.stack(poses)).to(device) if len(poses) == len(seen) else None,
+        torch.stack([frame.depth_m for frame in truth]),
+        torch.from_numpy(np.stack([frame.intrinsics for frame in truth])).to(device),
+        torch.from_numpy(np.stack(poses)).to(device) if len(poses) == len(truth) else None,
         max_depth_m=max_depth_m,
     )

@@ -1,9 +1,9 @@
-"""Any length of video in windows of 32 frames, joined as published Video Depth Anything joins them.
+"""Videos of any length in windows of 32 frames, joined as published Video Depth Anything joins them.
 
 Source: arXiv:2501.12375, section 3.3, and `infer_video_depth` in video_depth_anything/video_depth.py of
 DepthAnything/Video-Depth-Anything. A window begins with ten frames of the one before: the video's first frame, the one
-at 12, and the last eight. The first two of these tell the scale and the shift that bring the window to those before it;
-over the eight others one window fades into the next.
+at 12, and the last eight. The first two of these give the scale and shift that align the window with those before
+it; over the eight others the windows are blended.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -67,7 +67,7 @@ def cut_windows(frames: Iterable[_Frame]) -> Iterator[tuple[_Frame, ...]]:
 
 
 def join_windows(windows: Iterable[Float32[Tensor, "t h w"]]) -> Iterator[Float32[Tensor, "h w"]]:
-    """Yield the maps of windows that `cut_windows` cut, each window brought to those before it; padding included."""
+    """Yield the maps of windows that `cut_windows` cut, each aligned with those before it; padding included."""
     reference: Tensor | None = None
     held: Tensor | None = None
     for window in windows:
@@ -76,7 +76,7 @@ def join_windows(windows: Iterable[Float32[Tensor, "t h w"]]) -> Iterator[Float3
             first = window[0]
         else:
             window = _align(window, reference)
-            yield from _fade(held, window[ALIGNED:OVERLAP])
+            yield from _blend(held, window[ALIGNED:OVERLAP])
             yield from window[OVERLAP:-FADED]
             first = reference[0]
         reference = torch.stack([first, window[KEY_FRAMES[1]]])
@@ -86,13 +86,13 @@ def join_windows(windows: Iterable[Float32[Tensor, "t h w"]]) -> Iterator[Float3
 
 
 def _align(window: Float32[Tensor, "t h w"], reference: Float32[Tensor, "k h w"]) -> Float32[Tensor, "t h w"]:
-    """Bring a window to those before it by the least-squares scale and shift between its first frames and theirs."""
+    """Align a window with those before it by least-squares scale and shift between its first frames and theirs."""
     repeated = window[:ALIGNED].flatten()
     scale, shift = fit_scale_shift(repeated, reference.flatten(), torch.ones_like(repeated, dtype=torch.bool))
     return (scale * window + shift).clamp(min=0)
 
 
-def _fade(before: Float32[Tensor, "k h w"], after: Float32[Tensor, "k h w"]) -> Float32[Tensor, "k h w"]:
-    """Go from the first frame of `before` to the last of `after` in equal steps."""
+def _blend(before: Float32[Tensor, "k h w"], after: Float32[Tensor, "k h w"]) -> Float32[Tensor, "k h w"]:
+    """Blend from the first frame of `before` to the last of `after` in equal steps."""
     weight = torch.linspace(0, 1, len(before), device=before.device)[:, None, None]
     return (1 - weight) * before + weight * after

@@ -1,48 +1,49 @@
-"""A video of any length to its disparity: read, predicted and written frame by frame."""
+"""A trained model that predicts the disparity of videos of any length."""
 
-import resource
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdaprep.errors import DataError, UsageError
 from vdaprep.shards import codec
 from vdaprep.shards.metadata import DiffSpec
+from vdatrain.config import PRECISIONS
 from vdatrain.data.batch import normalise, resample_differences
 from vdatrain.data.transforms import CropParams, fit_view
-from vdatrain.device import Precision
+from vdatrain.device import Precision, default_device
 from vdatrain.inference.long_video import infer_windows
-from vdatrain.inference.video_reader import Video, VideoFrame
-from vdatrain.inference.video_writer import Spool, check_output, write_output
-from vdatrain.models import variants, weights
+from vdatrain.inference.video_reader import DEFAULT_DIFF, Video, VideoFrame, open_video
+from vdatrain.inference.video_writer import DisparityFile, write_output
+from vdatrain.models import variants
 from vdatrain.models.layers.encoder import PATCH_SIZE
-from vdatrain.models.layers.temporal import remember_frames
+from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, remember_frames
 from vdatrain.models.loading import load_model
+from vdatrain.models.weights import load_weights, read_weights
 
-BARE_SIZE = 518  # pixels of the short side: what the published weights were trained at
+PUBLISHED_SIZE = 518  # pixels of the short side that the published weights were trained at
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A frame as the model sees it, on the CPU, and as differences are taken of it.
-
-    frame: normalised, at the view's size. shrunk: what `codec.shrink` gives.
-    """
+class PreparedFrame:
+    """A frame resized and normalised for the model, on the CPU, and shrunk for its differences to neighbours."""
 
     number: int
+    """The frame's number in the video; the difference of two frames is known if they are numbered in succession."""
     view: CropParams
+    """From the video's size to the model's."""
     frame: Float32[Tensor, "3 h w"]
+    """Normalised with ImageNet's mean and deviation, at the model's size."""
     shrunk: Float32[np.ndarray, "dh dw 3"]
+    """Block means of the video's pixels, grey levels, from `codec.shrink`."""
 
     @property
     def stored(self) -> tuple[int, int]:
@@ -52,35 +53,107 @@ class Seen:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model in eval mode on the device of `precision`, and what it is shown: a short side of `size` pixels."""
+    """A trained model that predicts the disparity of videos; `load_predictor` makes one of a checkpoint.
+
+    Disparity is relative: 0 or more, greater is nearer, known up to one scale and one shift for the whole video.
+    """
 
     model: nn.Module
+    """A variant in eval mode, on the device of `precision`."""
     precision: Precision
-    size: int
-    diff: DiffSpec
+    """The device, and the numbers that it computes in."""
+    size: int = PUBLISHED_SIZE
+    """Pixels of the short side of the frames that the model sees; outputs have the video's size."""
+    diff: DiffSpec = DEFAULT_DIFF
+    """How the differences between frames are taken, as in the shards that the model was trained on."""
+    num_frames: int = PUBLISHED_FRAMES
+    """Frames of the windows that the model was trained on; evaluation takes windows of as many."""
+    stride: int = 1
+    """Frames from one frame of such a window to the next."""
 
     def __post_init__(self) -> None:
         if self.size < PATCH_SIZE:
             raise UsageError(f"--size {self.size}: expected the pixels of the short side, at least {PATCH_SIZE}.")
 
-    def look(self, frame: VideoFrame) -> Seen:
+    def predict(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Float32[np.ndarray, "t h w"]:
+        """Predict the disparity of successive frames, in windows that are aligned with one another.
+
+        Args:
+            frames: RGB, any number of them.
+
+        Returns:
+            Relative disparity of each frame at the frames' size.
+
+        Raises:
+            UsageError: There is no frame, or the array has another shape or type.
+        """
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+            raise UsageError(f"frames are {frames.dtype} {list(frames.shape)}; expected RGB, uint8 [t, h, w, 3].")
+        return self._collect(self.predict_frames(_numbered(frames)))
+
+    def predict_video(self, path: Path | str, *, trajectory: str | None = None) -> Float32[np.ndarray, "t h w"]:
+        """Predict the disparity of a video; all of it is held in memory, 4 bytes a pixel.
+
+        Args:
+            path: A video file, a folder of images or a shard.
+            trajectory: Which one, of a shard that has several.
+
+        Returns:
+            Relative disparity of each frame at the video's size.
+
+        Raises:
+            DataError: There is no video, or it cannot be read.
+            UsageError: The shard has several trajectories and `trajectory` is none of them.
+        """
+        video = open_video(Path(path), trajectory=trajectory)
+        return self._collect(replace(self, diff=video.diff).predict_frames(video.frames()))
+
+    def stream(self, frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Generator[Float32[np.ndarray, "h w"]]:
+        """Predict frame by frame, each as soon as it is there, for example from a camera.
+
+        Each frame sees itself and the 31 before it, none after it; scale and shift may drift over a long video. The
+        model serves one stream at a time.
+
+        Args:
+            frames: RGB, all of one size.
+
+        Yields:
+            Relative disparity of the latest frame at its size.
+        """
+        with closing(self.predict_frames(_numbered(frames), stream=True)) as maps:
+            for disparity in maps:
+                yield disparity.cpu().numpy()
+
+    def predict_frames(
+        self, frames: Iterable[VideoFrame], *, stream: bool = False
+    ) -> Generator[Float32[Tensor, "h w"]]:
+        """Yield the disparity of each frame at its size, on the device; two windows of frames are held at most.
+
+        In windows that see their future and are aligned with one another, see `long_video`, or as `stream` does.
+        """
+        prepared = map(self.prepare, frames)
+        return self._stream(prepared) if stream else infer_windows(prepared, self.predict_window)
+
+    def prepare(self, frame: VideoFrame) -> PreparedFrame:
         """Resize a frame as published Video Depth Anything does: bicubic, to whole patches of about its aspect."""
         view = fit_view((frame.rgb.shape[0], frame.rgb.shape[1]), size=self.size)
         unit = frame.rgb.astype(np.float32) / np.float32(255)
         resized = cv2.resize(unit, (view.width, view.height), interpolation=cv2.INTER_CUBIC)
-        seen = normalise(torch.from_numpy(resized).permute(2, 0, 1)).contiguous()
-        return Seen(frame.number, view, seen, codec.shrink(frame.rgb, self.diff))
+        normalised = normalise(torch.from_numpy(resized).permute(2, 0, 1)).contiguous()
+        return PreparedFrame(frame.number, view, normalised, codec.shrink(frame.rgb, self.diff))
 
     @torch.no_grad()
-    def predict(self, clip: Sequence[Seen], before: Seen | None = None) -> Float32[Tensor, "t h w"]:
-        """Return relative disparity >= 0 of a clip at the video's size, on the device.
+    def predict_window(
+        self, window: Sequence[PreparedFrame], before: PreparedFrame | None = None
+    ) -> Float32[Tensor, "t h w"]:
+        """Return the disparity of a window's frames at the video's size, on the device.
 
-        before: the frame before the clip, if its difference to the clip's first is to be known.
+        before: the frame before the window, if its difference to the window's first is to be known.
         """
         device = self.precision.device
-        frames = torch.stack([seen.frame for seen in clip]).to(device)
-        steps, valid = zip(*map(self._difference, (before, *clip), clip), strict=False)
-        view, stored = clip[0].view, clip[0].stored
+        frames = torch.stack([prepared.frame for prepared in window]).to(device)
+        steps, valid = zip(*map(self._difference, (before, *window), window), strict=False)
+        view, stored = window[0].view, window[0].stored
         differences = resample_differences(
             torch.from_numpy(np.stack(steps)).to(device), view, stored=stored, step=self.diff.step
         )
@@ -89,102 +162,131 @@ class Predictor:
             disparity = self.model(frames[None], differences[None], diff_valid[None])
         return F.interpolate(disparity.float(), stored, mode="bilinear", align_corners=True)[0]
 
-    def _difference(self, previous: Seen | None, current: Seen) -> tuple[np.ndarray, bool]:
-        """Return what a shard would hold as the difference of two frames, valid if they follow one another."""
+    def _difference(self, previous: PreparedFrame | None, current: PreparedFrame) -> tuple[np.ndarray, bool]:
+        """Return what a shard would hold as the difference of two frames, valid if they are successive."""
         valid = previous is not None and previous.number + 1 == current.number
         data = codec.encode_diff(current.shrunk, previous.shrunk if previous and valid else None, self.diff)
         height, width = current.stored
         return codec.decode_diff(data, self.diff, height=height, width=width), valid
 
+    def _stream(self, frames: Iterator[PreparedFrame]) -> Generator[Float32[Tensor, "h w"]]:
+        with remember_frames(self.model):
+            previous = None
+            for frame in frames:
+                yield self.predict_window([frame], previous)[0]
+                previous = frame
 
-def infer_frames(
-    frames: Iterable[VideoFrame], predictor: Predictor, *, stream: bool = False
-) -> Generator[Float32[Tensor, "h w"]]:
-    """Yield relative disparity >= 0 of each frame at the video's size, on the device.
+    def _collect(self, maps: Iterable[Float32[Tensor, "h w"]]) -> Float32[np.ndarray, "t h w"]:
+        return np.stack([disparity.cpu().numpy() for disparity in maps])
 
-    In windows that see their future and are aligned with one another, see `long_video`; or, with `stream`, frame by
-    frame, at once: each sees itself and the 31 before it, none after it, and scale and shift may drift.
+
+def _numbered(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[VideoFrame]:
+    return (VideoFrame(number, rgb) for number, rgb in enumerate(frames))
+
+
+# ------------------------------------------------------------------------------------------------------------ loading
+
+
+def load_predictor(
+    path: Path | str,
+    *,
+    encoder: str | None = None,
+    device: str | None = None,
+    size: int | None = None,
+    precision: str | None = None,
+) -> Predictor:
+    """Load a trained model to predict with.
+
+    Args:
+        path: `best.pt` or `last.pt` of a run, whose averaged weights are taken; or, with `encoder`, weights of the
+            published model in any form that `load_weights` reads.
+        encoder: Of weights without a configuration: "vits", "vitb", "vitl" or "tiny".
+        device: "cpu", "cuda" or "cuda:1"; None takes the GPU if there is one.
+        size: Pixels of the short side that the model sees; None: as trained, 518 for published weights.
+        precision: "fp32", "bf16" or "fp16"; None: as trained, "fp32" for published weights.
+
+    Returns:
+        The model in eval mode on the device.
+
+    Raises:
+        DataError: The file is missing, damaged, does not fit or has no head.
+        UsageError: The encoder, the device or the precision is unknown, or the size too small.
     """
-    seen = map(predictor.look, frames)
-    return _infer_stream(seen, predictor) if stream else infer_windows(seen, predictor.predict)
-
-
-def _infer_stream(frames: Iterator[Seen], predictor: Predictor) -> Generator[Float32[Tensor, "h w"]]:
-    with remember_frames(predictor.model):
-        previous = None
-        for frame in frames:
-            yield predictor.predict([frame], previous)[0]
-            previous = frame
-
-
-# ------------------------------------------------------------------------------------------------------- whole videos
-
-
-@dataclass(frozen=True)
-class Inference:
-    """What is written and how: `stream` as in `infer_frames`, `side_by_side` as in `check_output`."""
-
-    out: Path
-    stream: bool = False
-    side_by_side: bool = False
-
-    def __post_init__(self) -> None:
-        check_output(self.out, side_by_side=self.side_by_side)
-
-
-@dataclass(frozen=True)
-class Inferred:
-    """What was written: the number of frames, and their height and width in pixels."""
-
-    num_frames: int
-    size: tuple[int, int]
-
-
-def infer_video(
-    video: Video, predictor: Predictor, what: Inference, *, on_frame: Callable[[], None] = lambda: None
-) -> Inferred:
-    """Write a video's disparity to a file; raises DataError as the video's frames do, and for a model that diverged."""
-    disparities = infer_frames(video.frames(), predictor, stream=what.stream)
-    with Spool(what.out) as spool, closing(disparities):
-        for disparity in disparities:
-            spool.append(disparity.cpu().numpy())
-            on_frame()
-        beside = (frame.rgb for frame in video.frames()) if what.side_by_side else None
-        write_output(what.out, spool, fps=Fraction(video.fps), beside=beside)
-        return Inferred(spool.count, spool.size)
-
-
-# -------------------------------------------------------------------------------------------------------------- model
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model in eval mode on the CPU, and the size and the precision that it was trained at."""
-
-    model: nn.Module
-    size: int = BARE_SIZE
-    precision: str = "fp32"
-
-
-def load(path: Path, *, encoder: str | None = None) -> TrainedModel:
-    """Read a run's checkpoint or, where `encoder` says of which one, weights of `basic` in any form `weights` reads.
-
-    Raises DataError if the file is missing, damaged, does not fit or has no head, UsageError for an unknown encoder.
-    """
+    path = Path(path)
+    if precision is not None and precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}.")
+    where = default_device() if device is None else torch.device(device)
     if encoder is None:
         model, config = load_model(path)
-        return TrainedModel(model.eval(), config.size, config.precision)
+        predictor = Predictor(
+            model.eval(),
+            Precision(torch.device("cpu"), config.precision),
+            config.size,
+            num_frames=config.frames,
+            stride=config.stride,
+        )
+    else:
+        predictor = Predictor(_published_model(path, encoder).eval(), Precision(torch.device("cpu")))
+    return replace(
+        predictor,
+        model=predictor.model.to(where),
+        precision=Precision(where, precision or predictor.precision.name),
+        size=predictor.size if size is None else size,
+    )
+
+
+def _published_model(path: Path, encoder: str) -> nn.Module:
     model = variants.build("basic", encoder=encoder)
-    found = weights.read_weights(path)
+    found = read_weights(path)
     if "head." in found.lacks:
         raise DataError(f"{path}: holds {found.kind}, without the head that makes depth of its features; train first.")
-    weights.load_weights(model, found)
-    return TrainedModel(model.eval())
+    load_weights(model, found)
+    return model
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory held so far: the GPU's by tensors, on the CPU the process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+@dataclass(frozen=True)
+class WrittenVideo:
+    """What `predict_to_file` wrote."""
+
+    num_frames: int
+    """Number of frames."""
+    size: tuple[int, int]
+    """Height and width in pixels."""
+
+
+def predict_to_file(
+    video: Video,
+    predictor: Predictor,
+    out: Path,
+    *,
+    stream: bool = False,
+    side_by_side: bool = False,
+    on_frame: Callable[[], None] = lambda: None,
+) -> WrittenVideo:
+    """Write a video's disparity to a file, of which `video_writer.check_output` says what it may be.
+
+    Args:
+        video: From `open_video`.
+        predictor: The model.
+        out: Ends in `.mp4` (colours) or `.npz` (`disparity`, float32 [t, h, w]), or is a folder of 16-bit images.
+        stream: Frame by frame, see `Predictor.stream`.
+        side_by_side: Show the video to the left of its disparity, in an `.mp4`.
+        on_frame: Called after each frame.
+
+    Returns:
+        The number of frames and their size.
+
+    Raises:
+        DataError: A frame cannot be read, or the model predicts anything that is not finite.
+    """
+    maps = replace(predictor, diff=video.diff).predict_frames(video.frames(), stream=stream)
+    with DisparityFile(out) as file, closing(maps):
+        for disparity in maps:
+            file.append(disparity.cpu().numpy())
+            on_frame()
+        beside = (frame.rgb for frame in video.frames()) if side_by_side else None
+        write_output(out, file, fps=Fraction(video.fps), beside=beside)
+        return WrittenVideo(file.count, file.size)

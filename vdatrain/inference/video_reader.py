@@ -1,4 +1,4 @@
-"""A video file, a folder of images or a shard to its frames, one after the other."""
+"""Read the frames of a video file, a folder of images or a shard, one after the other."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -27,25 +27,27 @@ DEFAULT_DIFF = DiffSpec(scale=4, step=2)  # as `vdaprep convert` stores differen
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """A frame and its number: numbers that follow one another are of frames that do."""
+    """A frame and its number."""
 
     number: int
+    """Successive frames have successive numbers; where frames are missing a number is left out."""
     rgb: UInt8[np.ndarray, "h w 3"]
+    """Its pixels."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """Where frames come from; nothing but the one at hand is in memory.
-
-    frames: begins anew at each call; all frames are of one size; raises DataError where one cannot be read, is of
-    another size, or where there is none. num_frames: what the container promises, 0 where it says nothing. diff: how
-    differences are to be taken of the frames.
-    """
+    """A source of frames that can be read repeatedly, one frame in memory at a time."""
 
     frames: Callable[[], Iterator[VideoFrame]]
+    """Starts at the first frame at each call; all frames have one size. Raises DataError where one cannot be read, has
+    another size, or where there is none."""
     num_frames: int
+    """What the container promises, 0 where it says nothing."""
     fps: Fraction = DEFAULT_FPS
+    """Frames a second."""
     diff: DiffSpec = DEFAULT_DIFF
+    """How differences between the frames are to be taken."""
 
 
 def open_video(path: Path, *, trajectory: str | None = None) -> Video:

@@ -40,11 +40,15 @@ def _kind(path: Path) -> str:
     return path.suffix.lower()
 
 
-class Spool:
-    """A temporary file of maps, which are to be written once the number and the range of all of them is known.
+class DisparityFile:
+    """A temporary file of disparity maps, to be written as the output once the range of all of them is known.
 
-    It lies beside the output, has two (for a video) or four bytes a pixel, and no name: it is gone when it is closed,
-    or the program killed. lowest, highest: of all values so far.
+    It is made beside the output, takes two (for a video) or four bytes a pixel, and has no name: it disappears when it
+    is closed or the program is killed.
+
+    Attributes:
+        count: Maps so far.
+        lowest, highest: Of all values so far.
     """
 
     def __init__(self, out: Path) -> None:
@@ -55,7 +59,7 @@ class Spool:
         self.count = 0
         self.lowest, self.highest = np.inf, 0.0
 
-    def __enter__(self) -> "Spool":
+    def __enter__(self) -> "DisparityFile":
         return self
 
     def __exit__(
@@ -86,25 +90,28 @@ class Spool:
 
 
 def write_output(
-    path: Path, spool: Spool, *, fps: Fraction, beside: Iterable[UInt8[np.ndarray, "h w 3"]] | None
+    path: Path, maps: DisparityFile, *, fps: Fraction, beside: Iterable[UInt8[np.ndarray, "h w 3"]] | None
 ) -> None:
-    """Write what `path` asks for, whole or not at all; `beside`: frames to show to the left of a video's maps."""
+    """Write the kind of output that `path` names, complete or not at all.
+
+    beside: frames to show to the left of a video's maps.
+    """
     match _kind(path):
         case ".npz":
-            _write_array(path, spool)
+            _write_array(path, maps)
         case ".mp4":
-            _write_video(path, _pictures(spool, beside), fps=fps)
+            _write_video(path, _pictures(maps, beside), fps=fps)
         case _:
-            _write_folder(path, spool)
+            _write_folder(path, maps)
 
 
 # ------------------------------------------------------------------------------------------------------- array, images
 
 
-def _write_array(path: Path, spool: Spool) -> None:
+def _write_array(path: Path, maps: DisparityFile) -> None:
     """Write an `.npz` that holds `disparity` [T,H,W], float32."""
     head = io.BytesIO()
-    shape = (spool.count, *spool.size)
+    shape = (maps.count, *maps.size)
     npy.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": shape})
     with (
         new_file(path) as file,
@@ -112,20 +119,20 @@ def _write_array(path: Path, spool: Spool) -> None:
         archive.open("disparity.npy", "w", force_zip64=True) as member,
     ):
         member.write(head.getvalue())
-        for disparity in spool:
+        for disparity in maps:
             member.write(disparity.astype("<f4", copy=False).tobytes())
 
 
-def _write_folder(folder: Path, spool: Spool) -> None:
+def _write_folder(folder: Path, maps: DisparityFile) -> None:
     """Write one 16-bit PNG a frame, 65535 the nearest of the whole video; SCALE_FILE says how to undo it."""
-    scale = spool.highest / _STEPS
+    scale = maps.highest / _STEPS
     with new_path(folder) as temporary:
         temporary.mkdir()
-        for number, disparity in enumerate(spool):
+        for number, disparity in enumerate(maps):
             steps = np.rint(disparity / np.float32(scale or 1)).clip(0, _STEPS).astype(np.uint16)
             _, data = cv2.imencode(".png", steps)
             (temporary / f"{number:06d}.png").write_bytes(data.tobytes())
-        facts = {"disparity": "scale * value", "scale": scale, "frames": spool.count}
+        facts = {"disparity": "scale * value", "scale": scale, "frames": maps.count}
         (temporary / SCALE_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
@@ -133,13 +140,13 @@ def _write_folder(folder: Path, spool: Spool) -> None:
 
 
 def _pictures(
-    spool: Spool, beside: Iterable[UInt8[np.ndarray, "h w 3"]] | None
+    maps: DisparityFile, beside: Iterable[UInt8[np.ndarray, "h w 3"]] | None
 ) -> Iterator[UInt8[np.ndarray, "h width 3"]]:
     """Colour the maps over the range of the whole video, near is bright."""
-    spread = spool.highest - spool.lowest or 1.0
+    spread = maps.highest - maps.lowest or 1.0
     frames = iter(beside) if beside is not None else None
-    for disparity in spool:
-        grey = (255 * (disparity - spool.lowest) / spread).round().clip(0, 255).astype(np.uint8)
+    for disparity in maps:
+        grey = (255 * (disparity - maps.lowest) / spread).round().clip(0, 255).astype(np.uint8)
         picture = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
         picture = picture.astype(np.uint8, copy=False)
         yield picture if frames is None else np.concatenate([next(frames), picture], axis=1)

@@ -12,7 +12,7 @@ from vdatrain.data.index import StoredClip
 from vdatrain.data.prefetch import DevicePrefetcher
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import is_out_of_memory, oom_advice, peak_memory_bytes
-from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate, write_evaluation
+from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate_clips, write_evaluation
 from vdatrain.models import tensor_files
 from vdatrain.models.loading import whole_model
 from vdatrain.run_dir import log
@@ -206,7 +206,9 @@ class _Training:
     def _evaluate_average(self) -> Evaluation:
         run, plan = self._run, _evaluation_plan(self._run, windows=self._run.config.eval_windows)
         with averaged_model(run) as model:
-            return evaluate(model, self.held_out, plan, precision=run.precision, on_window=self._interrupt_evaluation)
+            return evaluate_clips(
+                model, self.held_out, plan, precision=run.precision, on_window=self._interrupt_evaluation
+            )
 
     def _interrupt_evaluation(self) -> None:
         if self._run.ranks.any_rank(self._stop.reason is not None):
@@ -239,7 +241,7 @@ def _evaluate_best(run: TrainState, clips: tuple[StoredClip, ...]) -> tuple[int,
     if state is None:
         return None
     model = whole_model(run.config, state, where=str(path)).to(run.precision.device)
-    evaluation = evaluate(model, clips, _evaluation_plan(run), precision=run.precision)
+    evaluation = evaluate_clips(model, clips, _evaluation_plan(run), precision=run.precision)
     if run.ranks.is_first:
         facts = {"step": state["step"], "split": run.config.eval_split, "config": run.config.to_json()}
         write_evaluation(run.folder, evaluation, facts=facts)

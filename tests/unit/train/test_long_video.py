@@ -20,7 +20,7 @@ from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.transforms import fit_view
 from vdatrain.device import Precision
 from vdatrain.inference.long_video import cut_windows, infer_windows, join_windows
-from vdatrain.inference.predictor import Predictor, infer_frames
+from vdatrain.inference.predictor import Predictor
 from vdatrain.inference.video_reader import DEFAULT_DIFF, VideoFrame
 from vdatrain.models import variants
 from vdatrain.models.layers import temporal
@@ -57,7 +57,7 @@ def test_the_published_inference(golden_model: nn.Module) -> None:
         frames, expected = golden["frames"], torch.from_numpy(golden["disparity"])
         size = int(golden["input_size"])
     numbered = itertools.starmap(VideoFrame, enumerate(frames))
-    found = torch.stack(list(infer_frames(numbered, predictor(golden_model, size=size))))
+    found = torch.stack(list(predictor(golden_model, size=size).predict_frames(numbered)))
     assert float((found - expected).norm() / expected.norm()) < 1e-5
     assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
@@ -142,7 +142,7 @@ def test_differences_are_those_of_the_shards(toy_shards: Path, toy_frame) -> Non
     batch = make_batch([sample], [fit_view(sample.size, size=28)], device=CPU.device)
     spy = Spy()
     eye = predictor(spy, diff=sample.diff)
-    eye.predict([eye.look(frame) for frame in video(toy_frame, 4, size=sample.size)])
+    eye.predict_window([eye.prepare(frame) for frame in video(toy_frame, 4, size=sample.size)])
     assert torch.equal(spy.differences, batch.differences[0])
     assert torch.equal(spy.valid, batch.diff_valid[0])
     assert spy.differences[1].abs().max() > 0.01
@@ -153,11 +153,11 @@ def test_differences_are_those_of_the_shards(toy_shards: Path, toy_frame) -> Non
 def test_only_frames_that_follow_one_another_have_a_difference(toy_frame) -> None:
     spy = Spy()
     eye = predictor(spy)
-    looks = [eye.look(frame) for frame in video(toy_frame, 4)]
-    eye.predict([looks[0], looks[2], looks[3], looks[3]])
+    looks = [eye.prepare(frame) for frame in video(toy_frame, 4)]
+    eye.predict_window([looks[0], looks[2], looks[3], looks[3]])
     assert spy.valid.tolist() == [False, False, True, False]
     assert not spy.differences[[0, 1, 3]].any()
-    eye.predict([looks[3]], looks[2])
+    eye.predict_window([looks[3]], looks[2])
     assert spy.valid.tolist() == [True]
 
 
@@ -170,24 +170,24 @@ def test_a_size_without_a_patch() -> None:
 
 
 def stream(model: nn.Module, frames: list[VideoFrame]) -> Tensor:
-    return torch.stack(list(infer_frames(frames, predictor(model), stream=True)))
+    return torch.stack(list(predictor(model).predict_frames(frames, stream=True)))
 
 
 @pytest.mark.parametrize("variant", variants.names())
 def test_a_single_frame_is_the_same_either_way(variant: str, toy_frame) -> None:
     model, frames = lively(variant), video(toy_frame, 1)
     eye = predictor(model)
-    assert_close(stream(model, frames)[0], eye.predict([eye.look(frames[0])])[0], rtol=1e-4, atol=1e-4)
+    assert_close(stream(model, frames)[0], eye.predict_window([eye.prepare(frames[0])])[0], rtol=1e-4, atol=1e-4)
 
 
 def test_streaming_is_a_window_under_a_causal_mask(toy_frame, monkeypatch: pytest.MonkeyPatch) -> None:
     model, frames = lively("basic"), video(toy_frame, 7)
     found = stream(model, frames)
     eye = predictor(model)
-    looks = [eye.look(frame) for frame in frames]
-    window = eye.predict(looks)
+    looks = [eye.prepare(frame) for frame in frames]
+    window = eye.predict_window(looks)
     monkeypatch.setattr(temporal, "_attend", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True))
-    assert_close(found, eye.predict(looks), rtol=1e-4, atol=1e-4)
+    assert_close(found, eye.predict_window(looks), rtol=1e-4, atol=1e-4)
     assert (found - window).abs().max() > 1e-3
 
 
@@ -203,13 +203,13 @@ def test_streaming_sees_no_later_frame_but_the_earlier_ones(variant: str, toy_fr
 def test_streaming_forgets_what_is_too_old_and_holds_no_more(toy_frame) -> None:
     model = lively("basic")
     eye = predictor(model)
-    looks = [eye.look(frame) for frame in video(toy_frame, 9)]
+    looks = [eye.prepare(frame) for frame in video(toy_frame, 9)]
     layers = [layer for layer in model.modules() if hasattr(layer, "memory")]
     assert len(layers) == 8
     held: list[int] = []
     with remember_frames(model, num_frames=3):
         for look in looks:
-            eye.predict([look])
+            eye.predict_window([look])
             kept = [tensor for layer in layers for tensor in layer.memory._kept]
             held.append(sum(tensor.untyped_storage().nbytes() for tensor in kept))
             assert max(tensor.shape[1] for tensor in kept) <= 3
@@ -220,11 +220,11 @@ def test_streaming_forgets_what_is_too_old_and_holds_no_more(toy_frame) -> None:
 def test_a_model_is_as_before_once_a_stream_has_ended(toy_frame) -> None:
     model, frames = lively("basic"), video(toy_frame, 3)
     eye = predictor(model)
-    looks = [eye.look(frame) for frame in frames]
-    window = eye.predict(looks)
-    maps = infer_frames(frames, eye, stream=True)
+    looks = [eye.prepare(frame) for frame in frames]
+    window = eye.predict_window(looks)
+    maps = eye.predict_frames(frames, stream=True)
     next(maps)
     maps.close()
-    assert torch.equal(eye.predict(looks), window)
+    assert torch.equal(eye.predict_window(looks), window)
     with pytest.raises(ValueError, match="33 frames to remember, the temporal modules were built for 1 to 32"):
         remember_frames(model, num_frames=33).__enter__()

@@ -18,7 +18,7 @@ from vdatrain.config import TrainConfig
 from vdatrain.data.index import read_index
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision
-from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, Gallery, evaluate
+from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, Gallery, evaluate_clips
 from vdatrain.evaluation.figures import comparison_sheet
 from vdatrain.objectives.metrics import ClipMetrics
 from vdatrain.training.trackers import TrackerError, Tracking, start_tracking
@@ -290,7 +290,7 @@ class Plane(torch.nn.Module):
 def test_the_same_windows_of_all_data_sets_are_shown_each_time(toy_shards: Path) -> None:
     clips = read_index(toy_shards, split="train")
     plan = EvaluationPlan(WindowShape(4, 1), size=28, windows=9)
-    first, second = (evaluate(Plane(), clips, plan, precision=Precision(torch.device("cpu"))) for _ in range(2))
+    first, second = (evaluate_clips(Plane(), clips, plan, precision=Precision(torch.device("cpu"))) for _ in range(2))
     assert list(first.stills) == list(second.stills)
     assert len(first.stills) == 4
     assert {name.partition("-")[0] for name in first.stills} == {"alpha", "beta"}
@@ -304,7 +304,7 @@ def test_pictures_are_fitted_as_the_metrics_are(toy_shards: Path) -> None:
     """Sky takes no part in the fit: it would pull the prediction to where nothing is measured."""
     clips = read_index(toy_shards, split="train")
     plan = EvaluationPlan(WindowShape(4, 1), size=28, windows=2)
-    shown = evaluate(Plane(), clips, plan, precision=Precision(torch.device("cpu"))).galleries["alpha"]
+    shown = evaluate_clips(Plane(), clips, plan, precision=Precision(torch.device("cpu"))).galleries["alpha"]
     measured = shown.known & (shown.truth > 0)
     error = shown.prediction.astype(float) - shown.truth
     assert abs(error[measured].mean()) < 3  # a fit with a shift leaves no mean error where it was made

@@ -14,7 +14,7 @@ import pytest
 from vdaprep.errors import DataError, UsageError
 from vdatrain.data.index import read_index
 from vdatrain.inference.video_reader import DEFAULT_DIFF, by_trajectory, open_video, read_trajectory
-from vdatrain.inference.video_writer import SCALE_FILE, Spool, check_output, write_output
+from vdatrain.inference.video_writer import SCALE_FILE, DisparityFile, check_output, write_output
 
 
 def pictures(count: int, *, size: tuple[int, int] = (32, 48)) -> list[np.ndarray]:
@@ -142,19 +142,19 @@ def test_images_that_do_not_go_together(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- output
 
 
-def spool_of(out: Path, count: int = 3, *, size: tuple[int, int] = (31, 47)) -> tuple[Spool, np.ndarray]:
+def file_of(out: Path, count: int = 3, *, size: tuple[int, int] = (31, 47)) -> tuple[DisparityFile, np.ndarray]:
     values = np.random.default_rng(0).uniform(0.5, 9, (count, *size)).astype(np.float32)
-    spool = Spool(out)
+    file = DisparityFile(out)
     for value in values:
-        spool.append(value)
-    return spool, values
+        file.append(value)
+    return file, values
 
 
 def test_an_array(tmp_path: Path) -> None:
     out = tmp_path / "new" / "a.npz"
-    spool, values = spool_of(out)
-    with spool:
-        write_output(out, spool, fps=Fraction(10), beside=None)
+    file, values = file_of(out)
+    with file:
+        write_output(out, file, fps=Fraction(10), beside=None)
     with np.load(out, allow_pickle=False) as arrays:
         assert list(arrays) == ["disparity"]
         assert arrays["disparity"].dtype == np.float32
@@ -164,9 +164,9 @@ def test_an_array(tmp_path: Path) -> None:
 
 def test_a_folder_of_sixteen_bits(tmp_path: Path) -> None:
     out = tmp_path / "depth"
-    spool, values = spool_of(out)
-    with spool:
-        write_output(out, spool, fps=Fraction(10), beside=None)
+    file, values = file_of(out)
+    with file:
+        write_output(out, file, fps=Fraction(10), beside=None)
     facts = json.loads((out / SCALE_FILE).read_text())
     images = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted(out.glob("*.png"))]
     assert facts["frames"] == len(images) == 3
@@ -180,11 +180,11 @@ def test_a_folder_of_sixteen_bits(tmp_path: Path) -> None:
 def test_a_video_is_even_and_its_colours_span_all_frames(tmp_path: Path, beside: bool) -> None:
     out = tmp_path / "a.mp4"
     ramp = np.tile(np.linspace(0, 1, 47, dtype=np.float32), (31, 1))
-    with Spool(out) as spool:
+    with DisparityFile(out) as file:
         for n in range(4):
-            spool.append(ramp + n)
+            file.append(ramp + n)
         left = pictures(4, size=(31, 47)) if beside else None
-        write_output(out, spool, fps=Fraction(30000, 1001), beside=left)
+        write_output(out, file, fps=Fraction(30000, 1001), beside=left)
     found = iio.imread(out, plugin="pyav")
     assert found.shape == (4, 32, 94 if beside else 48, 3)
     assert iio.immeta(out, plugin="pyav")["fps"] == pytest.approx(30000 / 1001)
@@ -196,16 +196,19 @@ def test_a_video_is_even_and_its_colours_span_all_frames(tmp_path: Path, beside:
 
 def test_a_flat_disparity_can_be_shown(tmp_path: Path) -> None:
     for name in ("a.mp4", "folder", "a.npz"):
-        with Spool(tmp_path / name) as spool:
-            spool.append(np.zeros((16, 16), np.float32))
-            write_output(tmp_path / name, spool, fps=Fraction(24), beside=None)
+        with DisparityFile(tmp_path / name) as file:
+            file.append(np.zeros((16, 16), np.float32))
+            write_output(tmp_path / name, file, fps=Fraction(24), beside=None)
     assert cv2.imread(str(tmp_path / "folder" / "000000.png"), cv2.IMREAD_UNCHANGED).max() == 0
 
 
 def test_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
-    with Spool(tmp_path / "a.npz") as spool, pytest.raises(DataError, match="frame 1: the model gives nan or infinity"):
-        spool.append(np.zeros((2, 2), np.float32))
-        spool.append(np.full((2, 2), np.nan, np.float32))
+    with (
+        DisparityFile(tmp_path / "a.npz") as file,
+        pytest.raises(DataError, match="frame 1: the model gives nan or infinity"),
+    ):
+        file.append(np.zeros((2, 2), np.float32))
+        file.append(np.full((2, 2), np.nan, np.float32))
     assert not list(tmp_path.iterdir())
 
 
@@ -222,12 +225,12 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
 
 def test_a_folder_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "depth"
-    spool, _ = spool_of(out)
+    file, _ = file_of(out)
 
     def fails(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cv2, "imencode", fails)
-    with spool, pytest.raises(KeyboardInterrupt):
-        write_output(out, spool, fps=Fraction(10), beside=None)
+    with file, pytest.raises(KeyboardInterrupt):
+        write_output(out, file, fps=Fraction(10), beside=None)
     assert not list(tmp_path.iterdir())

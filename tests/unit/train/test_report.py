@@ -1,0 +1,87 @@
+"""The page and the tables of a comparison, made of names that come from outside."""
+
+import html.parser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vdatrain.evaluation.compare import AVERAGE, FinishedRun, compare, markdown_table
+from vdatrain.evaluation.report import write_report
+
+HOSTILE = "<script>alert('x')|\"&"
+FIGURES = {"absrel": 0.1, "delta1": 0.9, "tae": None}
+TAGS = {
+    *("meta", "title", "style", "h1", "h2", "p", "table", "tr", "th", "td", "b", "figure", "figcaption", "video"),
+    *("svg", "line", "text", "polyline", "span"),
+}
+
+
+class Reader(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.append(tag)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[FinishedRun]:
+    """Two runs of variants, on data sets and in folders of which each name is hostile."""
+    found: list[FinishedRun] = []
+    for number, variant in enumerate((HOSTILE, "conv")):
+        folder = tmp_path / f"{number}{HOSTILE}"
+        folder.mkdir()
+        moving = np.random.default_rng(number).integers(0, 255, (3, 28, 42)).astype(np.uint8)
+        np.savez(
+            folder / f"gallery-{HOSTILE}.npz",
+            frames=np.repeat(moving[..., None], 3, axis=-1), truth=moving, prediction=moving, known=moving > 0,
+        )  # fmt: skip
+        config = {
+            "shards": "s",
+            "frames": 3,
+            "stride": 1,
+            "size": 28,
+            "eval_split": "val",
+            "variant": variant,
+            "encoder": HOSTILE,
+            "steps": 2,
+            "seed": 0,
+        }
+        figures = {HOSTILE: {**FIGURES, "absrel": 0.1 + number}, AVERAGE: {**FIGURES, "absrel": 0.1 + number}}
+        log = (
+            {"step": 1, "total": 0.5, "waiting": 0.1},
+            {"step": 2, "total": 0.4, "waiting": 0.1},
+            {"step": 2, "evaluation": {"average": {**FIGURES, "loss": 0.3}}},
+        )
+        found.append(FinishedRun(folder, config, 2, figures, log))
+    return found
+
+
+def test_names_from_outside_are_text_on_the_page(runs: list[FinishedRun], tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, runs, compare(runs))
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    assert set(reader.tags) == TAGS
+    assert reader.open == []
+    assert reader.text.count(HOSTILE) > 10
+    assert reader.tags.count("polyline") == 4 * 2  # the TAE has no points
+    assert (tmp_path / "comparison.png").is_file()
+
+
+def test_names_from_outside_cannot_break_a_markdown_table(runs: list[FinishedRun]) -> None:
+    lines = markdown_table(compare(runs)).splitlines()
+    assert {line.count("|") for line in lines} == {7}
+    assert "<" not in "".join(lines)

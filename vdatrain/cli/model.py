@@ -1,0 +1,32 @@
+"""Options of the commands that use a trained model."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from vdatrain.inference.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, where it computes and at which size."""
+
+    checkpoint: Path = field(metadata={"metavar": "FILE"})
+    """best.pt or last.pt of a run; or published weights, with --encoder."""
+    encoder: Literal["tiny", "vits", "vitb", "vitl"] | None = None
+    """Encoder of weights without a configuration."""
+    size: int | None = field(default=None, metadata={"show_default": "as trained; 518 with --encoder"})
+    """Pixels of the short side that the model sees."""
+    precision: Literal["fp32", "bf16", "fp16"] | None = field(default=None, metadata={"show_default": "as trained"})
+    """Numbers that it computes in."""
+    device: str | None = field(default=None, metadata={"show_default": "the GPU if there is one"})
+    """cpu, cuda or cuda:N."""
+
+    def load(self) -> "Predictor":
+        """Load the model; raises as `load_predictor`."""
+        from vdatrain.inference.predictor import load_predictor
+
+        return load_predictor(
+            self.checkpoint, encoder=self.encoder, device=self.device, size=self.size, precision=self.precision
+        )
