@@ -1,8 +1,9 @@
-"""What a change that is to change nothing must leave as it is: `python -m tests.bench.digests [--check] [--data DIR]`.
+"""What a change that is to change nothing must leave as it is: `python -m tests.bench.digests [OPTIONS]`.
 
 Prints the SHA-256 of every tar that comes of a rendered sample of each data set and, with --data, of the real frames in
 that folder; then the losses of a training on the rendered tars. With --check it compares them with
-`tests/golden/digests.json`, names what differs and exits with 1.
+`tests/golden/digests.json`, names what differs and exits with 1; with --write it puts there what it found, for a change
+that does change what is rendered (real frames keep theirs without --data).
 
 Digests hold for the versions of numpy, OpenCV and zstandard that they were taken with (numpy 2.4.6, OpenCV 5.0.0,
 zstandard 0.25.0): rendered pixels are sums of floats, and all tars hold what JPEG and zstd made of them. With others
@@ -52,14 +53,19 @@ def main() -> None:
     """Print the digests and the losses, and with --check compare them."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.digests", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="DIR", help="convert the real frames in this folder, too")
-    parser.add_argument("--check", action="store_true", help="compare with tests/golden/digests.json")
+    use = parser.add_mutually_exclusive_group()
+    use.add_argument("--check", action="store_true", help="compare with tests/golden/digests.json")
+    use.add_argument("--write", action="store_true", help="write tests/golden/digests.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), data=options.data)
     print_all(found)
+    expected = json.loads(EXPECTED.read_text(encoding="utf-8"))
+    if options.write:
+        EXPECTED.write_text(json.dumps(expected | found, indent=2) + "\n", encoding="utf-8")
     if not options.check:
         return
-    wrong = list(differences(found, json.loads(EXPECTED.read_text(encoding="utf-8"))))
+    wrong = list(differences(found, expected))
     sys.stdout.write("".join(f"{line}\n" for line in wrong) or "all as expected\n")
     sys.exit(bool(wrong))
 

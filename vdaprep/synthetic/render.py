@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
+from vdaprep.synthetic.textures import texture_colours
 from vdaprep.synthetic.world import Scene, pose_solids
 
 SKY = -1
-_NEAR_M = 0.05  # solids are cut off here before their rectangles are taken
+_NEAR_M = 0.05  # corners nearer than this have no pixel
 _CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
-_EDGES = np.array([(a, b) for a in range(8) for b in range(a) if (_CORNERS[a] != _CORNERS[b]).sum() == 1])
 _SKYLIGHT, _SUNLIGHT = 0.5, 0.6
 
 Intrinsics = tuple[float, float, float, float]  # fx, fy, cx, cy in pixels, pixel centres at integers
@@ -99,18 +99,17 @@ def _pixel_rays(pose: Float64[np.ndarray, "4 4"], intrinsics: Intrinsics) -> Flo
 def _bounds(
     corners_m: Float64[np.ndarray, "n 8 3"], *, intrinsics: Intrinsics, size: tuple[int, int]
 ) -> Int64[np.ndarray, "n 4"]:
-    """Return the rectangles of what lies in front of the camera, given the corners in its axes."""
-    ends = corners_m[:, _EDGES]
-    other = ends[:, :, ::-1]
-    depth, rise = ends[..., 2:], other[..., 2:] - ends[..., 2:]
-    share = np.where(depth < _NEAR_M, (_NEAR_M - depth) / np.where(rise == 0, 1, rise), 0)
-    seen = (ends[..., 2] >= _NEAR_M) | (other[..., 2] > _NEAR_M)
-    cut = ends + np.where(seen[..., None], share, 0) * (other - ends)
-    pixel = cut[..., :2] / np.where(seen, cut[..., 2], 1)[..., None] * intrinsics[:2] + intrinsics[2:]
-    first = np.where(seen[..., None], pixel, np.inf).min(axis=(1, 2))
-    last = np.where(seen[..., None], pixel, -np.inf).max(axis=(1, 2))
-    edges = np.concatenate([np.ceil(first), np.floor(last) + 1], axis=1)
-    return np.clip(edges, 0, (*size, *size)).astype(np.int64)
+    """Return the rectangles of what lies in front of the camera, given the corners in its axes.
+
+    A solid that reaches beside the camera, or behind it, may be anywhere in the picture.
+    """
+    depth = corners_m[..., 2:]
+    pixel = corners_m[..., :2] / np.maximum(depth, _NEAR_M) * intrinsics[:2] + intrinsics[2:]
+    pixels = np.concatenate([np.ceil(pixel.min(axis=1)), np.floor(pixel.max(axis=1)) + 1], axis=1)
+    near, far = depth.min(axis=(1, 2)) < _NEAR_M, depth.max(axis=(1, 2)) < _NEAR_M
+    pixels[near] = (0, 0, *size)
+    pixels[far] = 0
+    return np.clip(pixels, 0, (*size, *size)).astype(np.int64)
 
 
 def _trace(view: _View, *, size: tuple[int, int]) -> tuple[Float32[np.ndarray, "h w"], Int64[np.ndarray, "h w"]]:
@@ -208,17 +207,10 @@ def _paint_solids(
     normal, face = _normals(view, place=place, which=which)
     facing = np.abs((normal * ray).sum(axis=0)) / np.sqrt((ray * ray).sum(axis=0))
     lambert = np.maximum((normal * np.take(view.sun, which, axis=1)).sum(axis=0), 0)
-    tile_m = np.array([one.tile_m for one in scene.solids], dtype=np.float32)[which]
-    across, down = np.where(face == np.array([[0], [1]]), place[2], place[:2])
-    colour = scene.atlas.sample(
-        tile=np.array([one.tile for one in scene.solids])[which],
-        u=across / tile_m,
-        v=down / tile_m,
-        # A slanted pixel is long and narrow; the geometric mean is neither all blur nor all flicker.
-        footprint=depth / (np.float32(focal_px) * tile_m * np.sqrt(np.maximum(facing, 0.02))),
-    )
-    tint = np.array([one.tint for one in scene.solids], dtype=np.float32).T
-    colour *= np.take(tint, which, axis=1)
+    across_down = np.where(face == np.array([[0], [1]]), place[2], place[:2])
+    # A slanted pixel is long and narrow; the geometric mean is neither all blur nor all flicker.
+    footprint_m = depth / (np.float32(focal_px) * np.sqrt(np.maximum(facing, 0.02)))
+    colour = texture_colours([one.texture for one in scene.solids], which, across_down, footprint_m)
     return colour * (np.float32(_SKYLIGHT) + np.float32(_SUNLIGHT) * lambert)
 
 

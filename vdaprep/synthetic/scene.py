@@ -1,23 +1,23 @@
-"""Scenes invented from a seed: streets, squares and rooms."""
+"""Scenes drawn from a seed: streets, squares and rooms."""
 
 import math
 
 import numpy as np
 from jaxtyping import Float64
 
-from vdaprep.synthetic.textures import draw_colour, make_atlas, tile_of
-from vdaprep.synthetic.world import CameraPath, Scene, Solid, Vec3, Wave
+from vdaprep.synthetic.textures import Vec3, draw_colour, draw_texture
+from vdaprep.synthetic.world import CameraPath, Scene, Solid, Wave
 
 # From the camera's path to any surface beside it; leaves room for a second camera half a metre to the right.
 CLEARANCE_M = 1.6
 _FULL_TURN = 2 * math.pi
 
-# The path; what stands in any case; what stands only if the path is clear of it.
-Layout = tuple[CameraPath, list[Solid], list[Solid]]
+# The path; solids that are always there; solids that are left out where the path is not clear of them.
+_Plan = tuple[CameraPath, list[Solid], list[Solid]]
 
 
 def make_scene(seed: int) -> Scene:
-    """Invent a scene; seeds 0, 1, 2 (modulo 3) are streets, squares, rooms."""
+    """Draw a scene; seeds 0, 1, 2 (modulo 3) are streets, squares, rooms."""
     rng = np.random.default_rng(seed)
     path, shell, props = (_street, _square, _room)[seed % 3](rng)
     track_m = path.places(np.arange(path.period_frames, dtype=np.float64))
@@ -26,7 +26,6 @@ def make_scene(seed: int) -> Scene:
     return Scene(
         solids=(*shell, *(solid for solid in props if solid.is_clear_of(track_m, clearance_m=CLEARANCE_M))),
         path=path,
-        atlas=make_atlas(rng),
         sun=(math.cos(height) * math.sin(bearing), -math.sin(height), math.cos(height) * math.cos(bearing)),
         zenith=_vec3(horizon * rng.uniform((0.2, 0.4, 0.75), (0.5, 0.65, 1.0))),
         horizon=_vec3(horizon),
@@ -34,7 +33,7 @@ def make_scene(seed: int) -> Scene:
     )
 
 
-def _street(rng: np.random.Generator) -> Layout:
+def _street(rng: np.random.Generator) -> _Plan:
     """Drive along z between two rows of houses."""
     period = int(rng.integers(750, 950))
     path = CameraPath(
@@ -44,52 +43,52 @@ def _street(rng: np.random.Generator) -> Layout:
         swing_rad=_wave(rng, period, size=(0.25, 0.05, 0.03), cycles=(7, 9, 8)),
     )
     houses = [
-        _house(rng, x=side * rng.uniform(9.0, 13.0), z=z + rng.uniform(-2, 2))
+        _house(rng, x=side * rng.uniform(10.0, 13.0), z=z + rng.uniform(-2, 2))
         for side in (-1, 1)
         for z in np.arange(-70.0, 91.0, 11.0).tolist()
         if rng.random() < 0.85
     ]
     things = [_thing(rng, x=x, z=z) for x, z in _spots(rng, path, count=70, away_m=(2.0, 7.0))]
-    movers = [
-        _mover(rng, x=x, z=z, half_m=(0.4, 1.3), sway_m=1.6) for x, z in _spots(rng, path, count=90, away_m=(4.0, 9.0))
-    ]
-    return path, [_ground(rng, tile_m=6.0)], houses + things + movers + _skyline(rng)
+    movers = [_thing(rng, x=x, z=z, sway_m=1.6) for x, z in _spots(rng, path, count=90, away_m=(4.0, 9.0))]
+    return path, [_ground(rng)], houses + things + movers + _skyline(rng)
 
 
-def _square(rng: np.random.Generator) -> Layout:
+def _square(rng: np.random.Generator) -> _Plan:
     """Walk around a place with things in the middle and houses at its edge."""
     path = _loop(rng, radius_m=(6.0, 10.0), period=int(rng.integers(380, 520)))
     corners = rng.uniform((16, 0), (40, _FULL_TURN), (24, 2)).tolist()
     houses = [_house(rng, x=away * math.sin(bearing), z=away * math.cos(bearing)) for away, bearing in corners]
     things = [_thing(rng, x=x, z=z) for x, z in _spots(rng, path, count=50, away_m=(2.0, 16.0))]
-    movers = [
-        _mover(rng, x=x, z=z, half_m=(0.4, 1.4), sway_m=2.0) for x, z in _spots(rng, path, count=60, away_m=(4.0, 12.0))
-    ]
-    return path, [_ground(rng, tile_m=6.0)], houses + things + movers + _skyline(rng)
+    movers = [_thing(rng, x=x, z=z, sway_m=2.0) for x, z in _spots(rng, path, count=60, away_m=(4.0, 12.0))]
+    return path, [_ground(rng)], houses + things + movers + _skyline(rng)
 
 
-def _room(rng: np.random.Generator) -> Layout:
-    """Look about a room, or a yard without a ceiling."""
+def _room(rng: np.random.Generator) -> _Plan:
+    """Look about a room, some without a ceiling."""
     path = _loop(rng, radius_m=(0.8, 2.0), period=int(rng.integers(240, 340)))
     x_m, z_m, height_m = rng.uniform((5.5, 5.5, 3.2), (8.5, 8.5, 4.5)).tolist()
-    shell = [_ground(rng, tile_m=rng.uniform(2, 4))]
+    walls = [
+        (side * x, side * z, half_x, half_z)
+        for side in (-1, 1)
+        for x, z, half_x, half_z in ((x_m + 0.2, 0.0, 0.2, z_m + 0.4), (0.0, z_m + 0.2, x_m + 0.4, 0.2))
+    ]
+    shell = [_ground(rng)] + [
+        Solid((x, -height_m / 2, z), (half_x, height_m / 2, half_z), draw_texture(rng, scale_m=rng.uniform(0.5, 1.2)))
+        for x, z, half_x, half_z in walls
+    ]
     if rng.random() < 0.6:
-        skin = tile_of(rng, "checker", "clouds", "bricks")
-        shell.append(Solid((0.0, -height_m - 0.2, 0.0), (x_m + 1, 0.2, z_m + 1), skin))
-    for side in (-1, 1):
-        for x, z, half_x, half_z in ((x_m + 0.2, 0.0, 0.2, z_m + 0.4), (0.0, z_m + 0.2, x_m + 0.4, 0.2)):
-            skin = tile_of(rng, "bricks", "stripes", "patches", "clouds"), rng.uniform(2, 4)
-            shell.append(Solid((side * x, -height_m / 2, side * z), (half_x, height_m / 2, half_z), *skin))
+        ceiling = draw_texture(rng, scale_m=1.0, kinds=("tiles",))
+        shell.append(Solid((0.0, -height_m - 0.2, 0.0), (x_m + 1, 0.2, z_m + 1), ceiling))
     spots = np.clip(_spots(rng, path, count=90, away_m=(2.0, 8.0)), (-x_m, -z_m), (x_m, z_m))
     things = [_thing(rng, x=x, z=z) for x, z in spots[:50]]
-    return path, shell, things + [_mover(rng, x=x, z=z, half_m=(0.15, 0.5), sway_m=0.8) for x, z in spots[50:]]
+    return path, shell, things + [_thing(rng, x=x, z=z, sway_m=0.8, scale=0.4) for x, z in spots[50:]]
 
 
 # --------------------------------------------------------------------------------------------------------------- paths
 
 
 def _loop(rng: np.random.Generator, *, radius_m: tuple[float, float], period: int) -> CameraPath:
-    """Go around an ellipse; the camera looks ahead, inwards, outwards or back, and turns as the path does."""
+    """Follow an ellipse; the camera looks ahead, inwards, outwards or back, and turns as the path does."""
     start = rng.uniform(0, _FULL_TURN)
     size = (rng.uniform(*radius_m), 0.15, rng.uniform(*radius_m))
     return CameraPath(
@@ -133,37 +132,21 @@ def _vec3(values: Float64[np.ndarray, "3"]) -> Vec3:
 # -------------------------------------------------------------------------------------------------------------- solids
 
 
-def _ground(rng: np.random.Generator, *, tile_m: float) -> Solid:
-    return Solid((0.0, 0.5, 0.0), (400.0, 0.5, 400.0), tile_of(rng, "clouds", "checker", "bricks"), tile_m)
+def _ground(rng: np.random.Generator) -> Solid:
+    texture = draw_texture(rng, scale_m=rng.uniform(0.6, 1.5), kinds=("tiles", "bricks"))
+    return Solid((0.0, 0.5, 0.0), (400.0, 0.5, 400.0), texture)
 
 
-def _house(rng: np.random.Generator, *, x: float, z: float) -> Solid:
-    half_m = _vec3(rng.uniform((2.5, 1.5, 3.5), (4.5, 7.0, 6.0)))
-    return Solid(
-        centre_m=(x, -half_m[1], z),
-        half_m=half_m,
-        tile=tile_of(rng, "windows", "windows", "bricks", "patches"),
-        tile_m=rng.uniform(6, 12),
-        tint=draw_colour(rng, saturation=0.3, value=(0.8, 1.2)),
-        yaw_rad=rng.normal(0, 0.1),
-    )
+def _house(rng: np.random.Generator, *, x: float, z: float, scale: float = 1.0) -> Solid:
+    half_m = _vec3(rng.uniform((2.5, 1.5, 3.5), (4.5, 7.0, 6.0)) * scale)
+    texture = draw_texture(rng, scale_m=rng.uniform(1.2, 2.5) * scale, kinds=("windows", "windows", "bricks"))
+    return Solid((x, -half_m[1], z), half_m, texture, yaw_rad=rng.normal(0, 0.1))
 
 
 def _skyline(rng: np.random.Generator) -> list[Solid]:
-    """Stand towers far out in all directions."""
-    towers: list[Solid] = []
-    for bearing in np.arange(0, _FULL_TURN, 0.2).tolist():
-        away, half_y, half_x = rng.uniform((110, 4, 5), (190, 20, 12)).tolist()
-        towers.append(
-            Solid(
-                centre_m=(away * math.sin(bearing), -half_y, away * math.cos(bearing)),
-                half_m=(half_x, half_y, half_x),
-                tile=tile_of(rng, "windows", "clouds"),
-                tile_m=20.0,
-                yaw_rad=rng.uniform(0, _FULL_TURN),
-            )
-        )
-    return towers
+    """Place towers far out in all directions."""
+    places = [(bearing, rng.uniform(110, 190)) for bearing in np.arange(0, _FULL_TURN, 0.2).tolist()]
+    return [_house(rng, x=away * math.sin(bearing), z=away * math.cos(bearing), scale=2.5) for bearing, away in places]
 
 
 # Crates, cabinets, posts, balls: the smallest and the largest half sizes, and whether it is round.
@@ -175,36 +158,19 @@ _SHAPES = (
 )
 
 
-def _thing(rng: np.random.Generator, *, x: float, z: float) -> Solid:
-    """Put something on the ground."""
+def _thing(rng: np.random.Generator, *, x: float, z: float, sway_m: float = 0.0, scale: float = 1.0) -> Solid:
+    """Place something on the ground, which moves by up to `sway_m` and turns unless that is 0; some of that fly."""
     least, most, is_ball = _SHAPES[int(rng.integers(len(_SHAPES)))]
-    half_m = _vec3(rng.uniform(least, most))
-    return Solid(
-        centre_m=(x, -half_m[1], z),
-        half_m=half_m,
-        tile=tile_of(rng),
-        tile_m=rng.uniform(1.0, 3.0),
-        tint=draw_colour(rng, saturation=0.4, value=(0.8, 1.3)),
-        is_ball=is_ball,
-        yaw_rad=rng.uniform(0, _FULL_TURN),
-    )
-
-
-def _mover(rng: np.random.Generator, *, x: float, z: float, half_m: tuple[float, float], sway_m: float) -> Solid:
-    """Let a box or a ball go to and fro and turn; some fly, tilted."""
-    half = _vec3(rng.uniform(*half_m, size=3))
-    flies = rng.random() < 0.4
+    half_m = _vec3(rng.uniform(least, most) * scale)
+    flies = sway_m > 0 and rng.random() < 0.4
     sway = rng.uniform(0.2, 1, size=3) * sway_m * (1, 0.3 if flies else 0, 1)
     return Solid(
-        centre_m=(x, -half[1] - (rng.uniform(0.2, 0.8) + sway[1] if flies else 0.0), z),
-        half_m=half,
-        tile=tile_of(rng),
-        tile_m=rng.uniform(1.0, 3.0),
-        tint=draw_colour(rng, value=(0.9, 1.3)),
-        is_ball=rng.random() < 0.3,
+        centre_m=(x, -half_m[1] - (rng.uniform(0.2, 0.8) + sway[1] if flies else 0.0), z),
+        half_m=half_m,
+        texture=draw_texture(rng, scale_m=rng.uniform(0.15, 0.5)),
+        is_ball=is_ball,
         yaw_rad=rng.uniform(0, _FULL_TURN),
-        tilt_rad=rng.uniform(-0.5, 0.5) if flies else 0.0,
-        spin_rad=rng.uniform(-0.04, 0.04),
+        spin_rad=rng.uniform(-0.04, 0.04) if sway_m else 0.0,
         sway_m=Wave(
             size=_vec3(sway),
             rate_rad=_vec3(_FULL_TURN / rng.uniform(80, 200, size=3)),

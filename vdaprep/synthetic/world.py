@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64
 
-from vdaprep.synthetic.textures import Atlas
-
-Vec3 = tuple[float, float, float]
+from vdaprep.synthetic.textures import Texture, Vec3
 
 
 @dataclass(frozen=True)
@@ -30,20 +28,15 @@ class Wave:
 
 @dataclass(frozen=True)
 class Solid:
-    """A box, or a ball (with those half axes), and its skin: a tile that repeats every `tile_m` metres.
-
-    `yaw_rad` turns it about the vertical, after `tilt_rad` about its x axis; `spin_rad` is yaw a frame.
-    """
+    """A box, or a ball (with those half axes), that may turn about the vertical and sway."""
 
     centre_m: Vec3
     half_m: Vec3
-    tile: int
-    tile_m: float = 4.0
-    tint: Vec3 = (1.0, 1.0, 1.0)
+    texture: Texture = Texture()
     is_ball: bool = False
     yaw_rad: float = 0.0
-    tilt_rad: float = 0.0
     spin_rad: float = 0.0
+    """Yaw a frame."""
     sway_m: Wave = Wave()
 
     @property
@@ -52,16 +45,10 @@ class Solid:
         return self.spin_rad != 0 or any(self.sway_m.size)
 
     def is_clear_of(self, track_m: Float64[np.ndarray, "t 3"], *, clearance_m: float) -> bool:
-        """Tell whether it stays that far from all points of a track at all times, seen from above."""
-        away = (track_m - np.array(self.centre_m))[:, (0, 2)]
-        half = np.array(self.half_m)[[0, 2]]
-        if self.moves or self.tilt_rad:  # anywhere in a disc
-            radius_m = math.hypot(*(self.half_m if self.tilt_rad else half))
-            reach_m = radius_m + math.hypot(self.sway_m.size[0], self.sway_m.size[2])
-            return bool(np.hypot(*away.T).min() - reach_m > clearance_m)
-        cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
-        outside = np.maximum(abs(away @ np.array([[cos, sin], [-sin, cos]])) - half, 0)
-        return bool(np.hypot(*outside.T).min() > clearance_m)
+        """Tell whether the disc that it turns and sways in, seen from above, is that far from all points of a track."""
+        reach_m = math.hypot(self.half_m[0], self.half_m[2]) + math.hypot(self.sway_m.size[0], self.sway_m.size[2])
+        away_m = np.linalg.norm((track_m - np.array(self.centre_m))[:, (0, 2)], axis=1)
+        return bool(away_m.min() - reach_m > clearance_m)
 
 
 @dataclass(frozen=True)
@@ -99,7 +86,6 @@ class Scene:
 
     solids: tuple[Solid, ...]
     path: CameraPath
-    atlas: Atlas
     sun: Vec3
     zenith: Vec3
     horizon: Vec3
@@ -125,5 +111,6 @@ def pose_solids(
     """Return the solids' centres, in metres, and their rotations, solid to world, at a frame."""
     waves = np.array([(solid.sway_m.size, solid.sway_m.rate_rad, solid.sway_m.phase_rad) for solid in solids])
     centre = np.array([solid.centre_m for solid in solids]) + waves[:, 0] * np.sin(waves[:, 1] * frame + waves[:, 2])
-    turns = np.array([(solid.yaw_rad + solid.spin_rad * frame, solid.tilt_rad) for solid in solids])
-    return centre, rotation(yaw=turns[:, 0], pitch=turns[:, 1], roll=np.zeros(len(solids)))
+    yaw = np.array([solid.yaw_rad + solid.spin_rad * frame for solid in solids])
+    level = np.zeros(len(solids))
+    return centre, rotation(yaw=yaw, pitch=level, roll=level)

@@ -77,7 +77,7 @@ def test_few_probes_predict_the_bytes_of_rendered_data(rendered, options, vdapre
 def test_more_probes_are_surer(rendered) -> None:
     dataset, raw = rendered
     plan = make_plan(dataset, raw=raw, settings=Settings(), selection=Selection())
-    few, many, all_of_them = (forecast(plan, probes=count).standard_error for count in (4, 24, FRAMES))
+    few, many, all_of_them = (forecast(plan, probes=count).standard_error for count in (4, 48, FRAMES))
     assert few > many > all_of_them == 0
 
 
