@@ -20,6 +20,8 @@ from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import make_plan
 from vdaprep.raw.frames import Frame, RgbImage
+from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.records import DatasetRecord
 from vdaprep.storage.output import LocalOutput
 from vdaprep.synthetic import layouts
@@ -41,6 +43,16 @@ settings.register_profile("search", max_examples=2000, **BUSY)
 settings.load_profile("here")
 
 WIDTH, HEIGHT = 64, 48
+
+
+def decode_shards(*tars: Path) -> Iterator[tuple[str, ClipMeta, dict[str, list[np.ndarray]]]]:
+    """Decode all clips of shards: key, metadata, arrays by kind of member."""
+    for clip in open_shards(tars).clips():
+        values: dict[str, list[np.ndarray]] = {}
+        for frame in clip.frames():
+            for kind in frame.members:
+                values.setdefault(kind, []).append(frame.decode(kind))
+        yield clip.key, clip.meta, values
 
 
 def toy_frame(trajectory: int, number: int, *, width: int = WIDTH, height: int = HEIGHT) -> Frame:

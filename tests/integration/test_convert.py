@@ -10,10 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import tree_bytes
-from vdaprep.shards import codec, reader
+from tests.conftest import decode_shards, tree_bytes
+from vdaprep.shards import codec
 from vdaprep.shards.metadata import ClipMeta
-from vdaprep.shards.reader import decode_clip
 from vdaprep.shards.records import DatasetRecord
 
 TRAJECTORY = "abandonedfactory/Easy/P000"
@@ -25,15 +24,7 @@ def dataset(out: Path) -> DatasetRecord:
 
 
 def clips(out: Path, split: str = "train") -> list[tuple[str, ClipMeta, dict[str, list[np.ndarray]]]]:
-    found = []
-    for tar in sorted((out / "tartanair" / split).glob("*.tar")):
-        for entry in reader.read_record(tar).clips:
-            members: dict[str, list[np.ndarray]] = {}
-            for kind, _, value in decode_clip(tar, entry):
-                members.setdefault(kind, []).append(value)
-            [meta] = members.pop("json")
-            found.append((entry.key, meta, members))
-    return found
+    return list(decode_shards(*sorted((out / "tartanair" / split).glob("*.tar"))))
 
 
 def archive(root: Path, out: Path) -> Path:

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import HEIGHT, WIDTH, toy_frame, write_raw
+from tests.conftest import HEIGHT, WIDTH, decode_shards, toy_frame, write_raw
 from vdaprep.conversion import predict
-from vdaprep.shards import reader
 from vdaprep.shards.metadata import ClipMeta
-from vdaprep.shards.reader import decode_clip
 from vdaprep.synthetic import layouts
 from vdaprep.synthetic.sample import SampleSpec, unpack, write_sample
 
@@ -119,12 +117,7 @@ def test_nothing_to_plan_is_a_sentence(vdaprep, tmp_path: Path) -> None:
 
 def clips(out: Path) -> list[tuple[ClipMeta, list[np.ndarray]]]:
     """Return the metadata and the differences of every clip."""
-    found = []
-    for tar in sorted(out.rglob("*.tar")):
-        for entry in reader.read_record(tar).clips:
-            members = [(kind, value) for kind, _, value in decode_clip(tar, entry)]
-            found.append((members[0][1], [value for kind, value in members if kind == "diff.zst"]))
-    return found
+    return [(meta, values.get("diff.zst", [])) for _, meta, values in decode_shards(*sorted(out.rglob("*.tar")))]
 
 
 def test_a_stride_takes_every_nth_frame_and_differences_to_the_last_taken(vdaprep, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 from vdaprep.errors import ShardError, UsageError
 from vdaprep.shards import reader
 from vdaprep.shards.metadata import ClipMeta
-from vdaprep.shards.reader import decode_clip
-from vdaprep.shards.records import ClipEntry, ShardRecord
+from vdaprep.shards.names import FRAME_KINDS
+from vdaprep.shards.reader import Clip
+from vdaprep.shards.records import ShardRecord
 from vdaprep.storage.paths import StoragePath, is_file
 
 _BINS = 12
@@ -45,8 +46,8 @@ class KindFacts:
 
 
 def _kinds() -> dict[str, KindFacts]:
-    units = {"json": "", "rgb.jpg": "", "depth.zst": "m", "diff.zst": "steps"}
-    return {kind: KindFacts(unit) for kind, unit in units.items()}
+    units = {"depth.zst": "m", "diff.zst": "steps"}
+    return {kind: KindFacts(units.get(kind, "")) for kind in ("json", *FRAME_KINDS)}
 
 
 @dataclass
@@ -99,9 +100,9 @@ def open_shard(tar: StoragePath) -> ShardRecord:
     return record
 
 
-def choose_clips(tar: StoragePath, record: ShardRecord, *, key: str | None) -> list[ClipEntry]:
+def choose_clips(tar: StoragePath, record: ShardRecord, *, key: str | None = None) -> list[Clip]:
     """Return the clips to look at: all, or the one called `key`; raises UsageError if there is none."""
-    clips = [clip for clip in record.clips if key is None or clip.key == key]
+    clips = [Clip("", tar, entry) for entry in record.clips if key is None or entry.key == key]
     if not clips:
         names = ", ".join(clip.key for clip in record.clips[:5]) or "none"
         raise UsageError(f"{tar}: has no clip {key or ''}; its clips are {names}{' ...' * (len(record.clips) > 5)}.")
@@ -109,30 +110,27 @@ def choose_clips(tar: StoragePath, record: ShardRecord, *, key: str | None) -> l
 
 
 def examine(
-    tar: StoragePath, record: ShardRecord, clips: Sequence[ClipEntry], *, on_frame: Callable[[], None]
+    tar: StoragePath, record: ShardRecord, clips: Sequence[Clip], *, on_frame: Callable[[], None]
 ) -> ShardReport:
     """Decode every member of `clips` and gather the facts; raises ShardError if one does not decode."""
     kinds = _kinds()
     histogram = DepthHistogram(clips[0].key)
     metas: list[dict[str, Any]] = []
     for clip in clips:
-        meta: ClipMeta | None = None
-        for kind, data, values in decode_clip(tar, clip):
-            if isinstance(values, ClipMeta):
-                meta, array = values, None
-                metas.append(_short(clip, meta))
-            else:
-                array = values
-            kinds[kind].add(len(data), array)
-            if kind == "depth.zst" and clip is clips[0] and meta is not None and array is not None:
-                histogram.add(array, meta)
-            if kind == "rgb.jpg":
-                on_frame()
+        metas.append(_short(clip))
+        kinds["json"].add(len(clip.meta.to_bytes()), None)
+        for frame in clip.frames():
+            for kind, data in frame.members.items():
+                values = frame.decode(kind)
+                kinds[kind].add(len(data), values)
+                if kind == "depth.zst" and clip is clips[0]:
+                    histogram.add(values, clip.meta)
+            on_frame()
     return ShardReport(
         shard=str(tar),
         bytes=record.tar_bytes,
         sha256=record.tar_sha256,
-        frames=sum(clip.frames for clip in clips),
+        frames=sum(clip.num_frames for clip in clips),
         clips=metas,
         kinds={kind: facts for kind, facts in kinds.items() if facts.count},
         depth=histogram,
@@ -141,18 +139,19 @@ def examine(
     )
 
 
-def _short(clip: ClipEntry, meta: ClipMeta) -> dict[str, Any]:
+def _short(clip: Clip) -> dict[str, Any]:
+    meta = clip.meta
     poses = None if meta.camera_to_world is None else np.array(meta.camera_to_world)[:, :3, 3]
     path_m = None if poses is None else float(np.linalg.norm(np.diff(poses, axis=0), axis=1).sum())
     return {
         "key": clip.key,
         "trajectory": meta.trajectory,
         "split": meta.split,
-        "frames": clip.frames,
+        "frames": clip.num_frames,
         "first_frame": meta.frame_ids[0],
         "width": meta.width,
         "height": meta.height,
-        "bytes": clip.bytes,
+        "bytes": clip.entry.bytes,
         "intrinsics": list(meta.intrinsics[0]),
         "path_m": path_m,
         "depth": meta.depth.to_json(),

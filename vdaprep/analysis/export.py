@@ -7,31 +7,41 @@ OUT/TRAJECTORY/camera_to_world.txt     16 numbers, row by row, metres, OpenCV ax
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from vdaprep.analysis.describe import open_shard
+from vdaprep.analysis.describe import choose_clips, open_shard
 from vdaprep.errors import ShardError, UsageError
+from vdaprep.shards.dataset import Paths, find_shards
 from vdaprep.shards.metadata import ClipMeta, DepthSpec
-from vdaprep.shards.reader import decode_clip
-from vdaprep.shards.records import ClipEntry
+from vdaprep.shards.reader import Clip
 from vdaprep.storage.atomic import new_path
 from vdaprep.storage.paths import StoragePath
 
-_Clip = tuple[StoragePath, ClipEntry, ClipMeta]
+_Clip = tuple[Clip, ClipMeta]
 
 
-def export(tars: Iterable[StoragePath], *, out: Path, on_frame: Callable[[], None]) -> list[str]:
-    """Write the trajectories of these shards below `out`; returns their names. A folder is complete or not there.
+def export(path: Paths, out: str | Path, *, on_frame: Callable[[], None] = lambda: None) -> list[str]:
+    """Write each trajectory of a data set as a folder of PNG, npy and text files; complete or not there.
 
-    Raises ShardError if a shard is not whole, UsageError if the shards are of several data sets or if a folder is there
-    already; nothing is written then.
+    Args:
+        path: Folders of shards, or shards; or URLs.
+        out: Folder that gets a folder for each trajectory.
+        on_frame: Called after each frame.
+
+    Returns:
+        Names of the trajectories.
+
+    Raises:
+        ShardError: A shard is damaged; nothing is written.
+        UsageError: The shards are of several data sets, or a folder is there already; nothing is written.
     """
-    trajectories = _by_trajectory(tars)
+    out = Path(out)
+    trajectories = _by_trajectory(find_shards(path))
     for name in trajectories:
         if (out / name).exists():
             raise UsageError(f"{out / name}: is there already; choose another --out, or delete it first.")
@@ -46,13 +56,13 @@ def _by_trajectory(tars: Iterable[StoragePath]) -> dict[str, list[_Clip]]:
     found: defaultdict[str, list[_Clip]] = defaultdict(list)
     datasets: set[str] = set()
     for tar in tars:
-        for entry in open_shard(tar).clips:
-            meta = next(value for _, _, value in decode_clip(tar, entry) if isinstance(value, ClipMeta))
+        for clip in choose_clips(tar, open_shard(tar)):
+            meta = clip.meta
             datasets.add(meta.dataset)
-            found[_safe(meta.trajectory, tar)].append((tar, entry, meta))
+            found[_safe(meta.trajectory, tar)].append((clip, meta))
     if len(datasets) > 1:
         raise UsageError(f"these are shards of {', '.join(sorted(datasets))}; export one data set at a time.")
-    return {name: sorted(clips, key=lambda clip: clip[2].frame_ids) for name, clips in sorted(found.items())}
+    return {name: sorted(clips, key=lambda item: item[1].frame_ids) for name, clips in sorted(found.items())}
 
 
 def _safe(trajectory: str, tar: StoragePath) -> str:
@@ -65,9 +75,9 @@ def _safe(trajectory: str, tar: StoragePath) -> str:
 def _write_trajectory(folder: Path, clips: Sequence[_Clip], on_frame: Callable[[], None]) -> None:
     for kind in ("rgb", "depth"):
         (folder / kind).mkdir(parents=True)
-    for tar, entry, meta in clips:
-        _write_frames(folder, tar, entry, meta, on_frame)
-    metas = [meta for _, _, meta in clips]
+    for clip, meta in clips:
+        _write_frames(folder, clip, meta, on_frame)
+    metas = [meta for _, meta in clips]
     _write_table(folder / "intrinsics.txt", (row for meta in metas for row in meta.intrinsics))
     poses = [meta.camera_to_world for meta in metas if meta.camera_to_world is not None]
     if len(poses) == len(metas):
@@ -75,21 +85,14 @@ def _write_trajectory(folder: Path, clips: Sequence[_Clip], on_frame: Callable[[
         _write_table(folder / "camera_to_world.txt", rows)
 
 
-def _write_frames(
-    folder: Path, tar: StoragePath, entry: ClipEntry, meta: ClipMeta, on_frame: Callable[[], None]
-) -> None:
-    numbers: dict[str, Iterator[int]] = {kind: iter(meta.frame_ids) for kind in ("rgb.jpg", "depth.zst")}
-    for kind, _, value in decode_clip(tar, entry):
-        if isinstance(value, ClipMeta) or kind not in numbers:
-            continue
-        number = f"{next(numbers[kind]):06d}"
-        if kind == "rgb.jpg":
-            ok, png = cv2.imencode(".png", cv2.cvtColor(value, cv2.COLOR_RGB2BGR))
-            assert ok  # cv2 encodes any uint8 image
-            (folder / "rgb" / f"{number}.png").write_bytes(png.tobytes())
-        else:
-            np.save(folder / "depth" / f"{number}.npy", _within_range(value, meta.depth), allow_pickle=False)
-            on_frame()
+def _write_frames(folder: Path, clip: Clip, meta: ClipMeta, on_frame: Callable[[], None]) -> None:
+    for number, frame in zip(meta.frame_ids, clip.frames(), strict=True):
+        ok, png = cv2.imencode(".png", cv2.cvtColor(frame.rgb(), cv2.COLOR_RGB2BGR))
+        assert ok  # cv2 encodes any uint8 image
+        (folder / "rgb" / f"{number:06d}.png").write_bytes(png.tobytes())
+        depth_m = _within_range(frame.depth_m(), meta.depth)
+        np.save(folder / "depth" / f"{number:06d}.npy", depth_m, allow_pickle=False)
+        on_frame()
 
 
 def _within_range(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> Float32[np.ndarray, "h w"]:

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Float64
 
 from vdaprep.shards.cameras import invert_pose, scale_intrinsics
 from vdaprep.shards.metadata import ClipMeta
-from vdaprep.shards.reader import decode_clip, read_record
+from vdaprep.shards.reader import Clip, StoredFrame, read_record
 from vdaprep.storage.paths import StoragePath
 
 _POINTS = 20_000  # pixels of a view that are warped, about
@@ -99,23 +99,17 @@ class DecodedFrame:
         return np.array_equal(self.view.camera_to_world, other.view.camera_to_world)
 
 
-def decoded_frames(
-    members: Iterable[tuple[str, bytes, np.ndarray | ClipMeta]], *, stride: int
-) -> Iterator[tuple[ClipMeta, DecodedFrame]]:
-    """Put the members of a clip, in their order, together to frames with the clip's metadata."""
-    meta, rgb, is_black, index = None, b"", False, 0
-    for kind, data, value in members:
-        if isinstance(value, ClipMeta):
-            meta = value
-        elif kind == "rgb.jpg":
-            rgb, is_black = data, bool(value.max() <= _BLACK)
-        elif kind == "depth.zst":
-            assert meta is not None  # it comes first
-            yield (
-                meta,
-                DecodedFrame(meta.frame_ids[index], stride, rgb, data, is_black, value, _view(meta, index, value)),
-            )
-            index += 1
+def _decode(frame: StoredFrame, *, stride: int) -> DecodedFrame:
+    depth_m = frame.depth_m()
+    return DecodedFrame(
+        number=frame.meta.frame_ids[frame.index],
+        stride=stride,
+        rgb=bytes(frame.members["rgb.jpg"]),
+        depth=bytes(frame.members["depth.zst"]),
+        is_black=bool(frame.rgb().max() <= _BLACK),
+        depth_m=depth_m,
+        view=_view(frame.meta, frame.index, depth_m),
+    )
 
 
 def _view(meta: ClipMeta, index: int, depth_m: Float32[np.ndarray, "h w"]) -> View | None:
@@ -207,10 +201,11 @@ def measure(tars: Iterable[StoragePath], *, on_frame: Callable[[], None]) -> lis
         record = read_record(tar)
         stride = record.options.get("frame_stride") or 1
         for entry in record.clips:
-            for meta, frame in decoded_frames(decode_clip(tar, entry), stride=stride):
-                name = meta.dataset, meta.trajectory
-                trajectory = found.setdefault(name, _Trajectory(_hypotheses(meta.width)))
-                trajectory.add(frame)
+            clip = Clip("", tar, entry)
+            name = clip.meta.dataset, clip.meta.trajectory
+            trajectory = found.setdefault(name, _Trajectory(_hypotheses(clip.meta.width)))
+            for frame in clip.frames():
+                trajectory.add(_decode(frame, stride=stride))
                 on_frame()
     return [trajectory.result(*name) for name, trajectory in sorted(found.items())]
 

@@ -1,6 +1,5 @@
 """A clip to look at, frames with their depth and differences: a contact sheet, or a video."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -10,10 +9,8 @@ from jaxtyping import Float32, Int8, UInt8
 
 from vdaprep.errors import UsageError
 from vdaprep.shards.metadata import ClipMeta
-from vdaprep.shards.reader import decode_clip
-from vdaprep.shards.records import ClipEntry
+from vdaprep.shards.reader import Clip, StoredFrame
 from vdaprep.storage.atomic import new_path
-from vdaprep.storage.paths import StoragePath
 
 _TILES = 6
 _TILE_WIDTH = 260
@@ -26,7 +23,7 @@ _FRAMES_PER_SECOND = 15
 _VIDEO_HEIGHT = 360  # at most; three pictures side by side are wide enough
 
 
-def write_preview(tar: StoragePath, clip: ClipEntry, *, path: Path) -> None:
+def write_preview(clip: Clip, *, path: Path) -> None:
     """Draw a clip: RGB, disparity (near is bright), difference (grey is none); as .png a few frames, as .mp4 all.
 
     Raises UsageError for any other ending.
@@ -35,25 +32,25 @@ def write_preview(tar: StoragePath, clip: ClipEntry, *, path: Path) -> None:
     if path.suffix.lower() not in writers:
         raise UsageError(f"--preview {path}: expected a file name that ends in .png or .mp4.")
     with new_path(path) as unfinished:
-        writers[path.suffix.lower()](tar, clip, unfinished)
+        writers[path.suffix.lower()](clip, unfinished)
 
 
-def _write_sheet(tar: StoragePath, clip: ClipEntry, path: Path) -> None:
-    shown = set(np.linspace(0, clip.frames - 1, min(_TILES, clip.frames)).round().astype(int).tolist())
+def _write_sheet(clip: Clip, path: Path) -> None:
+    shown = np.linspace(0, clip.num_frames - 1, min(_TILES, clip.num_frames)).round().astype(int).tolist()
     columns = [
-        _column([_tile(picture) for picture in pictures], meta=meta, index=index)
-        for index, (meta, pictures) in enumerate(_pictures(tar, clip))
-        if index in shown
+        _column([_tile(picture) for picture in _pictures(frame)], meta=clip.meta, index=frame.index)
+        for index in shown
+        for frame in clip.frames(index, 1)
     ]
     sheet = np.concatenate(columns, axis=1)
     cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
 
 
-def _write_video(tar: StoragePath, clip: ClipEntry, path: Path) -> None:
+def _write_video(clip: Clip, path: Path) -> None:
     with iio.imopen(path, "w", plugin="pyav") as video:  # pyright: ignore[reportUnknownMemberType] - partly typed
         video.init_video_stream("libx264", fps=_FRAMES_PER_SECOND)
-        for _, pictures in _pictures(tar, clip):
-            video.write_frame(np.concatenate([_fit_video(picture) for picture in pictures], axis=1))
+        for frame in clip.frames():
+            video.write_frame(np.concatenate([_fit_video(picture) for picture in _pictures(frame)], axis=1))
 
 
 def _fit_video(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "vh vw 3"]:
@@ -82,27 +79,13 @@ def colour_diff(diff: Int8[np.ndarray, "3 dh dw"], *, height: int, width: int) -
     return cv2.resize(shown, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
-def _pictures(tar: StoragePath, clip: ClipEntry) -> Iterator[tuple[ClipMeta, list[UInt8[np.ndarray, "_h _w 3"]]]]:
-    """Yield what there is of each frame: RGB, depth, difference."""
-    meta: ClipMeta | None = None
-    pictures: list[np.ndarray] = []
-    for kind, _, value in decode_clip(tar, clip):
-        if isinstance(value, ClipMeta):
-            meta = value
-            continue
-        assert meta is not None  # decode_clip gives it first
-        if kind == "rgb.jpg" and pictures:
-            yield meta, pictures
-            pictures = []
-        pictures.append(_colour(kind, value, meta))
-    assert meta is not None  # a clip has metadata and a frame
-    yield meta, pictures
-
-
-def _colour(kind: str, value: np.ndarray, meta: ClipMeta) -> UInt8[np.ndarray, "h w 3"]:
-    if kind == "depth.zst":
-        return colour_depth(value, meta)
-    return colour_diff(value, height=meta.height, width=meta.width) if kind == "diff.zst" else value
+def _pictures(frame: StoredFrame) -> list[UInt8[np.ndarray, "_h _w 3"]]:
+    """Draw what there is of a frame: RGB, depth, difference."""
+    meta = frame.meta
+    pictures = [frame.rgb(), colour_depth(frame.depth_m(), meta)]
+    if meta.diff is not None:
+        pictures.append(colour_diff(frame.diff_steps(), height=meta.height, width=meta.width))
+    return pictures
 
 
 def _tile(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "th tw 3"]:

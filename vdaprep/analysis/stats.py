@@ -9,17 +9,15 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from vdaprep.errors import ShardError
-from vdaprep.shards import codec, reader
 from vdaprep.shards.metadata import ClipMeta
-from vdaprep.shards.names import member_kind
-from vdaprep.shards.records import ClipEntry, ShardRecord
+from vdaprep.shards.reader import Clip, StoredFrame, read_record
+from vdaprep.shards.records import ShardRecord
 from vdaprep.storage.paths import StoragePath
 from vdaprep.units import spread_evenly
 
 CAP = 400  # frames of a data set that are read unless all are asked for
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 DEPTH_EDGES_M = np.geomspace(1e-3, 1e5, 4097)  # half a percent apart
-_Clip = tuple[StoragePath, ClipEntry]
 
 
 @dataclass(frozen=True)
@@ -103,11 +101,11 @@ def gather(tars: Iterable[StoragePath], *, read_all: bool, on_frame: Callable[[]
 
     Unless `read_all`, CAP frames of a data set are read at most, at equal distances.
     """
-    records = [(tar, reader.read_record(tar)) for tar in tars]
+    records = [(tar, read_record(tar)) for tar in tars]
     found: defaultdict[str, list[tuple[StoragePath, ShardRecord]]] = defaultdict(list)
     for tar, record in records:
         if record.clips:
-            found[_meta(tar, record.clips[0]).dataset].append((tar, record))
+            found[Clip("", tar, record.clips[0]).meta.dataset].append((tar, record))
     if not found:
         raise ShardError(f"{records[0][0]}: holds no clip; convert says why.")
     return [_of_dataset(name, found[name], None if read_all else CAP, on_frame) for name in sorted(found)]
@@ -123,36 +121,27 @@ def _of_dataset(
         stats.bytes_by_kind.update({kind: size for kind, (_, size) in record.kinds.items()})
         stats.clip_lengths += [clip.frames for clip in record.clips]
     stats.bytes_by_kind["tar"] = stats.bytes - sum(stats.bytes_by_kind.values())
-    clips = [(tar, clip) for tar, record in records for clip in record.clips]
-    for (tar, clip), frames in _sample(clips, total=stats.frames, cap=cap):
-        meta = _meta(tar, clip)
-        _add_clip(stats, meta)
-        for frame in frames:
-            _add_frame(stats, tar, clip, meta, frame)
+    clips = [Clip(name, tar, entry) for tar, record in records for entry in record.clips]
+    for clip, indices in _sample(clips, total=stats.frames, cap=cap):
+        _add_clip(stats, clip.meta)
+        for frame in (frame for index in indices for frame in clip.frames(index, 1)):
+            _add_frame(stats, frame)
             on_frame()
     return stats
 
 
-def _sample(clips: Sequence[_Clip], *, total: int, cap: int | None) -> Iterator[tuple[_Clip, list[int]]]:
+def _sample(clips: Sequence[Clip], *, total: int, cap: int | None) -> Iterator[tuple[Clip, list[int]]]:
     """Yield the clips that frames are to be read of, and which."""
     wanted = iter(spread_evenly(total, total if cap is None else cap))
     passed, next_one = 0, next(wanted, None)
     for clip in clips:
         frames: list[int] = []
-        while next_one is not None and next_one < passed + clip[1].frames:
+        while next_one is not None and next_one < passed + clip.num_frames:
             frames.append(next_one - passed)
             next_one = next(wanted, None)
-        passed += clip[1].frames
+        passed += clip.num_frames
         if frames:
             yield clip, frames
-
-
-def _meta(tar: StoragePath, clip: ClipEntry) -> ClipMeta:
-    start, stop = clip.meta_range()
-    member = next(reader.read_members(tar, start=start, stop=stop), None)
-    if member is None or member.name != f"{clip.key}.json":
-        raise ShardError(f"{tar}: has no metadata of clip {clip.key} where its record says; the shard is damaged.")
-    return ClipMeta.from_bytes(member.data, where=f"{tar}: {member.name}")
 
 
 def _add_clip(stats: DatasetStats, meta: ClipMeta) -> None:
@@ -176,17 +165,12 @@ def motion(
     return translations_m, rotations_deg
 
 
-def _add_frame(stats: DatasetStats, tar: StoragePath, clip: ClipEntry, meta: ClipMeta, frame: int) -> None:
+def _add_frame(stats: DatasetStats, frame: StoredFrame) -> None:
     stats.frames_read += 1
-    start, stop = clip.frame_range(frame, 1)
-    shape = {"height": meta.height, "width": meta.width}
-    for member in reader.read_members(tar, start=start, stop=stop):
-        kind, where = member_kind(member.name)[2], f"{tar}: {member.name}"
-        if kind == "depth.zst":
-            _add_depth(stats, codec.decode_depth(member.data, meta.depth, **shape, where=where))
-        elif kind == "diff.zst" and meta.diff is not None and meta.diff_valid[frame]:
-            steps = codec.decode_diff(member.data, meta.diff, **shape, where=where)
-            stats.differences.append(float(np.abs(steps.astype(np.float32)).mean()) * meta.diff.step)
+    _add_depth(stats, frame.depth_m())
+    diff = frame.meta.diff
+    if diff is not None and frame.meta.diff_valid[frame.index]:
+        stats.differences.append(float(np.abs(frame.diff_steps().astype(np.float32)).mean()) * diff.step)
 
 
 def _add_depth(stats: DatasetStats, depth_m: np.ndarray) -> None:

@@ -6,84 +6,76 @@ checksum that each holds of itself, and for its spelling that JSON is canonical.
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from vdaprep.analysis.verify_shard import CheckedShard, Finding, OnFrames, check_canonical, check_shard, finding_of
 from vdaprep.errors import ShardError
 from vdaprep.shards import reader
 from vdaprep.shards.canonical import parse_sealed_json
-from vdaprep.shards.names import DATASET_FILE, record_name
+from vdaprep.shards.dataset import RECORDS, TARS, Paths, as_paths, find_in, find_shards, tars_of
+from vdaprep.shards.names import DATASET_FILE
 from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, ShardSummary, totals
 from vdaprep.storage.output import PLAN_FILE
-from vdaprep.storage.paths import StoragePath, is_file, list_files, read_bytes, sort_paths
+from vdaprep.storage.paths import StoragePath, list_files, read_bytes, sort_paths
 
-_TARS, _RECORDS, _LEFT_OVERS = "shard-*.tar", "shard-*.json", "*.vdaprep-tmp"
+_LEFT_OVERS = "*.vdaprep-tmp"
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was looked at, and what is wrong with it."""
+class VerifyReport:
+    """What `verify` looked at, and what is wrong with it."""
 
     shards: int
+    """Shards that were looked at."""
     clips: int
+    """Clips that their records list."""
     frames: int
+    """Frames of these clips."""
     bytes: int
+    """Bytes of the shards."""
     findings: tuple[Finding, ...]
+    """What is wrong: file and sentence; empty if nothing is."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.findings
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as JSON has them."""
-        return {"whole": not self.findings, **asdict(self)}
+        return {"whole": self.whole, **asdict(self)}
 
 
-def find_shards(path: StoragePath) -> list[StoragePath]:
-    """List the tars that `path` stands for: a shard, or all below a folder; raises ShardError if there are none.
-
-    A tar whose record alone is there is listed too.
-    """
-    return _find(path)[0]
-
-
-def _find(path: StoragePath) -> tuple[list[StoragePath], list[StoragePath]]:
-    """Return the tars that `path` stands for, and the folders of data sets below it; raises ShardError if none."""
-    if path.suffix == ".tar":
-        found = [file for file in (path, path.with_name(record_name(path.name))) if is_file(file)]
-    else:
-        found = list_files(path, _TARS, _RECORDS, DATASET_FILE)
-    if not found:
-        raise ShardError(f"{path}: there are no shards here; vdaprep convert makes them.")
-    folders = [file.parent for file in found if file.name == DATASET_FILE]
-    # The split is the name of the folder, so there must be one.
-    tars = [tar.resolve() if isinstance(tar, Path) and tar.parent.name in ("", "..") else tar for tar in _tars(found)]
-    return tars, folders
-
-
-def _tars(files: Iterable[StoragePath]) -> list[StoragePath]:
-    """List the tars among files, and those whose records are, sorted."""
-    names = ((file, file.name.removesuffix(".json") + ".tar") for file in files if file.name != DATASET_FILE)
-    return sort_paths({file if file.suffix == ".tar" else file.with_name(name) for file, name in names})
-
-
-def count_frames(paths: Iterable[StoragePath]) -> int:
-    """Count the frames that the readable records below `paths` list, for a progress bar."""
+def count_frames(path: Paths) -> int:
+    """Count the frames that the readable records of shards list, for a progress bar."""
     frames = 0
-    for tar in (tar for path in paths for tar in find_shards(path)):
+    for tar in find_shards(path):
         with contextlib.suppress(ShardError):
             frames += reader.read_record(tar).num_frames
     return frames
 
 
-def verify(paths: Iterable[StoragePath], *, deep: bool, on_frames: OnFrames) -> Report:
-    """Check shards folders, data sets' folders and single shards.
+def verify(path: Paths, *, deep: bool = False, on_frames: OnFrames = lambda count: None) -> VerifyReport:
+    """Compare shards with their records and `dataset.json`.
 
-    Raises ShardError only where there is nothing or no list is to be had, DataError if a server does not answer.
+    Args:
+        path: Folders of data sets, data sets' folders, single shards; or URLs.
+        deep: Decode every member as well and compare it with the format.
+        on_frames: Called with the number of frames after each clip.
+
+    Returns:
+        Everything that is wrong, and how much was looked at.
+
+    Raises:
+        ShardError: There are no shards, or they cannot be listed.
+        DataError: A server does not answer.
     """
     checked: list[CheckedShard] = []
     findings: list[Finding] = []
-    for path in paths:
-        tars, folders = _find(path)
+    for place in as_paths(path):
+        tars, folders = find_in(place)
         by_folder: dict[StoragePath, list[StoragePath]] = {folder: [] for folder in folders}
         for tar in tars:
             by_folder.setdefault(tar.parent.parent, []).append(tar)
@@ -91,9 +83,9 @@ def verify(paths: Iterable[StoragePath], *, deep: bool, on_frames: OnFrames) -> 
             found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in by_folder[folder]]
             checked += found
             findings += (finding for shard in found for finding in shard.findings)
-            findings += _check_dataset(folder, found, whole=folder == path or path in folder.parents)
+            findings += _check_dataset(folder, found, whole=folder == place or place in folder.parents)
     records = [shard.record for shard in checked if shard.record is not None]
-    return Report(
+    return VerifyReport(
         shards=len(checked),
         clips=sum(len(record.clips) for record in records),
         frames=sum(record.num_frames for record in records),
@@ -104,7 +96,7 @@ def verify(paths: Iterable[StoragePath], *, deep: bool, on_frames: OnFrames) -> 
 
 def check_folder(folder: StoragePath, *, deep: bool, on_frames: OnFrames) -> tuple[list[CheckedShard], list[Finding]]:
     """Check a data set's folder; returns its shards and everything that is wrong with it, with no shards at all too."""
-    tars = [tar for tar in _tars(list_files(folder, _TARS, _RECORDS)) if tar.parent.parent == folder]
+    tars = [tar for tar in tars_of(list_files(folder, TARS, RECORDS)) if tar.parent.parent == folder]
     found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in tars]
     findings = [finding for shard in found for finding in shard.findings]
     findings += _check_dataset(folder, found, whole=True)

@@ -1,5 +1,6 @@
 """One clip against its entry of the record, then against the schema: every byte, every member, every frame."""
 
+import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from vdaprep.shards.canonical import canonical_json, parse_json
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import clip_key, member_name
 from vdaprep.shards.records import ClipEntry
+from vdaprep.shards.tar import Member, header, split_members
 from vdaprep.storage.paths import StoragePath
 
 
@@ -62,21 +64,22 @@ def _check_meta(reading: reader.TarPass, entry: ClipEntry, options: Mapping[str,
     entry.check_meta(data, where=str(reading.tar))
     [member] = _expect_members(reading.tar, entry, start, data, [member_name(entry.key, None, "json")])
     where = f"{reading.tar}: {member.name}"
-    meta = ClipMeta.from_bytes(member.data, where=where)
-    for problem in _meta_problems(reading.tar, entry, meta, member.data, options):
+    content = bytes(member.data)
+    meta = ClipMeta.from_bytes(content, where=where)
+    for problem in _meta_problems(reading.tar, entry, meta, content, options):
         raise ShardError(f"{where}: {problem}")
     return meta, len(member.data)
 
 
-def _expect_members(
-    tar: StoragePath, entry: ClipEntry, start: int, data: bytes, names: Sequence[str]
-) -> list[reader.Member]:
+def _expect_members(tar: StoragePath, entry: ClipEntry, start: int, data: bytes, names: Sequence[str]) -> list[Member]:
     """Return the members in `data`, which begins at byte `start` of the tar; raises ShardError for any others."""
-    members = list(reader.members_in(data, where=str(tar)))
+    members = split_members(data, where=str(tar))
     for name, member in zip_longest(names, members):
         if name is None or member is None or member.name != name:
             found = "nothing" if member is None else f"{member.name} at byte {start + member.offset}"
             raise ShardError(f"{tar}: clip {entry.key}: found {found}, expected {name or 'nothing'}.")
+        if data[member.offset : member.offset + tarfile.BLOCKSIZE] != header(name, len(member.data)):
+            raise ShardError(f"{tar}: the header of {name} is not as the format has it; the shard is damaged.")
     return members
 
 
@@ -114,7 +117,7 @@ class _Content:
         self._meta = meta
         self._ranges: list[tuple[float, float]] = []
 
-    def check(self, frame: int, kind: str, data: bytes, *, where: str) -> None:
+    def check(self, frame: int, kind: str, data: memoryview, *, where: str) -> None:
         """Decode a member of a frame; raises ShardError naming `where`."""
         height, width = self._meta.height, self._meta.width
         if kind == "rgb.jpg":
@@ -146,7 +149,7 @@ class _Content:
         found = depth_codes.disparity_range(codes, self._meta.depth)
         self._ranges += [] if found is None else [found]
 
-    def _check_diff(self, frame: int, data: bytes, *, where: str) -> None:
+    def _check_diff(self, frame: int, data: memoryview, *, where: str) -> None:
         meta = self._meta
         assert meta.diff is not None  # without, no such member is expected
         steps = codec.decode_diff(data, meta.diff, height=meta.height, width=meta.width, where=where)

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from vdaprep.cli.output import console
+from vdaprep.analysis.export import export
+from vdaprep.analysis.verify import count_frames
+from vdaprep.cli.output import console, frame_bar
 
 EXAMPLE = "vdaprep export shards/tartanair --out frames/"
 
@@ -15,13 +17,7 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder of the trajectories' folders.", show_default=False)],
 ) -> None:
     """Turn shards back into PNG, npy and text files, one folder a trajectory."""
-    from vdaprep.analysis.export import export as run
-    from vdaprep.analysis.verify import count_frames, find_shards
-    from vdaprep.cli.output import frame_bar
-    from vdaprep.storage.paths import open_path
-
-    place = open_path(path)
-    frames = count_frames([place])
+    frames = count_frames(path)
     with frame_bar("export", total=frames) as bar:
-        names = run(find_shards(place), out=out, on_frame=bar.advance)
-    console.print(f"{out}: {frames} frames of {len(names)} trajectories", highlight=False, soft_wrap=True)
+        names = export(path, out, on_frame=bar.advance)
+    console.print(f"{out}: {frames} frames of {len(names)} trajectories")

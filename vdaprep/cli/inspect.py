@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
-from vdaprep.analysis.describe import DepthHistogram, ShardReport
-from vdaprep.cli.output import console, errors
+from vdaprep.analysis import describe
+from vdaprep.analysis.preview import write_preview
+from vdaprep.cli.output import errors, frame_bar, make_table, show
+from vdaprep.storage.paths import open_path
 from vdaprep.units import format_bytes
 
 _BAR = 40
@@ -21,18 +22,18 @@ _BAR = 40
 # ----------------------------------------------------------------------------------------------------- for the screen
 
 
-def renderables(report: ShardReport) -> Iterator[RenderableType]:
+def renderables(report: describe.ShardReport) -> Iterator[RenderableType]:
     """Lay a report out for a terminal."""
     size = format_bytes(report.bytes)
-    yield f"[bold]{report.shard}[/bold]  {size}, {len(report.clips)} clips, {report.frames} frames"
+    yield f"{report.shard}: {size}, {len(report.clips)} clips, {report.frames} frames"
     yield f"whole: SHA-256 {report.sha256[:12]}... is its record's; {report.rejected} frames were rejected"
     yield _clip_table(report)
     yield _kind_table(report)
     yield _histogram(report.depth)
 
 
-def _clip_table(report: ShardReport) -> Table:
-    table = _table("clips", "key", "frames", "size", "path m", "depth m")
+def _clip_table(report: describe.ShardReport) -> Table:
+    table = make_table("key", "frames", "size", "path m", "depth m", title="clips")
     for clip in report.clips:
         near, far = clip["disparity_max"], clip["disparity_min"]
         table.add_row(
@@ -45,8 +46,8 @@ def _clip_table(report: ShardReport) -> Table:
     return table
 
 
-def _kind_table(report: ShardReport) -> Table:
-    table = _table("members", "kind", "count", "bytes", "KiB/frame", "share", "shape", "dtype", "min", "max")
+def _kind_table(report: describe.ShardReport) -> Table:
+    table = make_table("kind", "count", "bytes", "KiB/frame", "share", "shape", "dtype", "min", "max", title="members")
     total = sum(facts.bytes for facts in report.kinds.values())
     for kind, facts in report.kinds.items():
         table.add_row(
@@ -63,15 +64,8 @@ def _kind_table(report: ShardReport) -> Table:
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left", overflow="fold")
-    return table
-
-
-def _histogram(depth: DepthHistogram) -> Table:
-    table = _table(f"depth of {depth.clip}", "metres", "share")
+def _histogram(depth: describe.DepthHistogram) -> Table:
+    table = make_table("metres", "share", title=f"depth of {depth.clip}")
     table.add_column("", no_wrap=True)
     edges = [f"{a:.2f} to {b:.2f}" for a, b in zip(depth.edges_m, depth.edges_m[1:], strict=False)]
     rows = [*zip(edges, depth.counts, strict=True), ("sky", depth.sky), ("unknown", depth.unknown)]
@@ -94,24 +88,18 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:
     """Show what a shard holds, and whether it is whole."""
-    from vdaprep.analysis import describe as inspection
-    from vdaprep.analysis.preview import write_preview
-    from vdaprep.cli.output import frame_bar
-    from vdaprep.storage.paths import open_path
-
     place = open_path(shard)
     tar = _find_shard(place) if isinstance(place, Path) else place
-    record = inspection.open_shard(tar)
-    clips = inspection.choose_clips(tar, record, key=clip)
-    with frame_bar("read", total=sum(entry.frames for entry in clips)) as bar:
-        report = inspection.examine(tar, record, clips, on_frame=bar.advance)
+    record = describe.open_shard(tar)
+    clips = describe.choose_clips(tar, record, key=clip)
+    with frame_bar("read", total=sum(item.num_frames for item in clips)) as bar:
+        report = describe.examine(tar, record, clips, on_frame=bar.advance)
     if as_json:
         sys.stdout.write(json.dumps(report.to_json(), indent=2) + "\n")
     else:
-        for part in renderables(report):
-            console.print(part)
+        show(renderables(report))
     if preview is not None:
-        write_preview(tar, clips[0], path=preview)
+        write_preview(clips[0], path=preview)
         errors.print(f"{preview}: {'contact sheet' if preview.suffix.lower() == '.png' else 'video'} of {clips[0].key}")
 
 

@@ -8,14 +8,13 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 
-from vdaprep.analysis.plots import KIND_NAMES, kib_per_frame
-from vdaprep.analysis.stats import DatasetStats, Spread
-from vdaprep.cli.output import console, errors
+from vdaprep.analysis.plots import KIND_NAMES, kib_per_frame, write_picture
+from vdaprep.analysis.stats import DatasetStats, Spread, gather
+from vdaprep.cli.output import errors, frame_bar, make_table, show
 from vdaprep.errors import UsageError
+from vdaprep.shards.dataset import find_shards
 from vdaprep.units import format_bytes
 
 _NONE = "-"
@@ -23,10 +22,7 @@ _NONE = "-"
 
 def renderables(found: Sequence[DatasetStats]) -> Iterator[RenderableType]:
     """Lay statistics out for a terminal."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for stats in found:
-        table.add_column(stats.dataset, justify="right")
+    table = make_table("", *(stats.dataset for stats in found))
     columns = [list(_sections(stats)) for stats in found]
     for rows in zip(*columns, strict=True):
         for cells in zip(*rows, strict=True):
@@ -85,21 +81,14 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the statistics as JSON.")] = False,
 ) -> None:
     """Show how deep, how lively and how large converted data sets are."""
-    from vdaprep.analysis import plots, stats
-    from vdaprep.analysis.verify import find_shards
-    from vdaprep.cli.output import frame_bar
-    from vdaprep.storage.paths import open_path
-
     if plot is not None and plot.suffix.lower() != ".png":
         raise UsageError(f"--plot {plot}: expected a file name that ends in .png.")
-    tars = list(dict.fromkeys(tar for path in paths for tar in find_shards(open_path(path))))
     with frame_bar("read", total=None) as bar:
-        found = stats.gather(tars, read_all=read_all, on_frame=bar.advance)
+        found = gather(find_shards(paths), read_all=read_all, on_frame=bar.advance)
     if as_json:
         sys.stdout.write(json.dumps([item.to_json() for item in found], indent=2) + "\n")
     else:
-        for part in renderables(found):
-            console.print(part, highlight=False)
+        show(renderables(found))
     if plot is not None:
-        plots.write_picture(found, plot)
-        errors.print(f"{plot}: a picture of {', '.join(item.dataset for item in found)}", markup=False)
+        write_picture(found, plot)
+        errors.print(f"{plot}: a picture of {', '.join(item.dataset for item in found)}")

@@ -66,7 +66,7 @@ def encode_depth(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> tuple[
 
 
 def decode_depth(
-    data: bytes, spec: DepthSpec, *, height: int, width: int, where: str = "depth"
+    data: _Data, spec: DepthSpec, *, height: int, width: int, where: str = "depth"
 ) -> Float32[np.ndarray, "{height} {width}"]:
     """Decode to metres: nan = unknown, inf = sky. Raises ShardError naming `where` if the bytes are damaged."""
     return depth_table(spec).take(unpack_codes(data, height=height, width=width, where=where))
@@ -97,10 +97,15 @@ def unpack_planes(
 
 
 def unpack_codes(
-    data: bytes, *, height: int, width: int, where: str = "depth"
+    data: _Data, *, height: int, width: int, where: str = "depth"
 ) -> UInt16[np.ndarray, "{height} {width}"]:
     """Undo `pack_codes`. Raises ShardError naming `where` if the bytes are damaged."""
-    low, high = unpack_planes(data, height=height, width=width, where=where)
+    return codes_of_planes(unpack_planes(data, height=height, width=width, where=where))
+
+
+def codes_of_planes(planes: UInt8[np.ndarray, "2 h w"]) -> UInt16[np.ndarray, "h w"]:
+    """Undo the prediction: the codes whose zigzag residuals have these low and high bytes."""
+    low, high = planes
     zigzag = low | (high.astype(np.uint16) << 8)
     residual = (zigzag >> 1) ^ (np.uint16(0) - (zigzag & 1))
     rows = np.cumsum(residual, axis=1, dtype=np.uint16)

@@ -7,6 +7,7 @@ from vdaprep.errors import ShardError
 from vdaprep.shards.canonical import SCHEMA_VERSION
 
 DATASET_FILE = "dataset.json"
+FRAME_KINDS = ("rgb.jpg", "depth.zst", "diff.zst")  # members of a frame, in their order
 MAX_CLIP_FRAMES = 1000  # frame numbers in member names have three digits
 MAX_KEY_LENGTH = 80  # a USTAR name has 100 bytes, the longest member ending 15
 _MEMBER = re.compile(

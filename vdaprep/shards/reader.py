@@ -1,28 +1,310 @@
-"""TODO"""
+"""Shards back to frames: the one reader, of windows for training and of whole clips for everything else.
 
+`Clip.read` returns arrays in physical units. `read_window` unpacks into a caller's arrays and leaves depth as byte
+planes, for a device to go on from. `Clip.frames` iterates over the members of frames, decoded on request. All compare
+what they read with the CRC-32 of the record, and unpack of no member more than the metadata says.
+"""
+
+import functools
 import hashlib
 import io
-import tarfile
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int, Int8, Int64, Num, UInt8
 
-from vdaprep.errors import ShardError
+from vdaprep.errors import ShardError, UsageError
 from vdaprep.shards import codec
+from vdaprep.shards.depth_codes import depth_table
 from vdaprep.shards.metadata import ClipMeta
-from vdaprep.shards.names import member_kind, record_name
+from vdaprep.shards.names import FRAME_KINDS, member_name, record_name
 from vdaprep.shards.records import ClipEntry, ShardRecord
-from vdaprep.storage.paths import PIECE_BYTES, StoragePath, is_file, opened, read_bytes, size_of
+from vdaprep.shards.tar import split_members
+from vdaprep.storage.cache import CachedTar
+from vdaprep.storage.paths import PIECE_BYTES, StoragePath, is_file, opened, read_bytes, read_range, size_of
+
+MAX_FRAME_PIXELS = 2**26  # twice 8K video; a shard that asks for more memory than that is not one of ours
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """T decoded frames of a clip, in physical units."""
+
+    frame_ids: Int64[np.ndarray, " t"]
+    """Numbers of the frames in their trajectory."""
+    rgb: UInt8[np.ndarray, "t h w 3"]
+    """Grey levels."""
+    depth_m: Float32[np.ndarray, "t h w"]
+    """Metres along z; nan where unknown, inf for sky."""
+    differences: Float32[np.ndarray, "t 3 dh dw"] | None
+    """Grey levels, each frame minus the one read before it (at stride 1 the first frame's: minus the one before it in
+    the trajectory), averaged over `meta.diff.scale` pixels square, stored in steps of `meta.diff.step`; zero where
+    `diff_valid` is false; None in a clip without differences."""
+    diff_valid: Bool[np.ndarray, " t"]
+    """Whether there is a difference of a frame: not of a trajectory's first, nor of the first at a stride above 1."""
+    intrinsics: Float64[np.ndarray, "t 4"]
+    """fx, fy, cx, cy in pixels of the stored size; pixel centres are at integers."""
+    camera_to_world: Float64[np.ndarray, "t 4 4"] | None
+    """Poses: metres, OpenCV axes; None in a clip without."""
+
+    def __len__(self) -> int:
+        return len(self.frame_ids)
 
 
 @dataclass(frozen=True)
-class Member:
-    """One member of a tar: its place and its bytes."""
+class StoredFrame:
+    """The members of one frame by kind (`rgb.jpg`, `depth.zst`, `diff.zst`), each decoded when it is asked for."""
 
-    name: str
-    offset: int
-    data: bytes
+    key: str
+    """Name of the clip."""
+    index: int
+    """Number of the frame in its clip, from 0."""
+    meta: ClipMeta
+    """Metadata of the clip."""
+    members: Mapping[str, memoryview]
+    """Encoded bytes by kind."""
+    where: str
+    """Shard, clip and frame, for errors."""
+
+    def rgb(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Decode the image; raises ShardError naming the frame, as the methods below do."""
+        return codec.decode_rgb(self._get("rgb.jpg"), size=(self.meta.height, self.meta.width), where=self.where)
+
+    def depth_planes(self) -> UInt8[np.ndarray, "2 h w"]:
+        """Undo only the compression of the depth, as `codec.unpack_planes` does."""
+        return codec.unpack_planes(
+            self._get("depth.zst"), height=self.meta.height, width=self.meta.width, where=self.where
+        )
+
+    def depth_m(self) -> Float32[np.ndarray, "h w"]:
+        """Decode the depth to metres: nan unknown, inf sky."""
+        return depth_table(self.meta.depth).take(codec.codes_of_planes(self.depth_planes()))
+
+    def diff_steps(self) -> Int8[np.ndarray, "3 dh dw"]:
+        """Decode the difference to the frame before, in steps of `meta.diff.step` grey levels."""
+        if self.meta.diff is None:
+            raise ShardError(f"{self.where}: a difference in a clip whose metadata says there is none.")
+        size = {"height": self.meta.height, "width": self.meta.width}
+        return codec.decode_diff(self._get("diff.zst"), self.meta.diff, **size, where=self.where)
+
+    def decode(self, kind: str) -> np.ndarray:
+        """Decode the member of a kind."""
+        return {"rgb.jpg": self.rgb, "depth.zst": self.depth_m, "diff.zst": self.diff_steps}[kind]()
+
+    def _get(self, kind: str) -> memoryview:
+        try:
+            return self.members[kind]
+        except KeyError as error:
+            name = member_name(self.key, self.index, kind)
+            raise ShardError(f"{self.where}: has no member {name}; convert it again.") from error
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip of a shard: consecutive frames of one trajectory, read by offset.
+
+    Got from `open_shards(...).clips()`; nothing is read before `meta`, `read` or `frames` is used.
+    """
+
+    dataset: str
+    """Name of the data set."""
+    tar: StoragePath | CachedTar
+    """The shard that holds it."""
+    entry: ClipEntry
+    """Its key, its place in the shard, its checksums."""
+    evaluation_max_m: float = math.inf
+    """Depth up to which predictions are evaluated, in metres."""
+
+    @property
+    def key(self) -> str:
+        """Name of the clip, unique in its data set."""
+        return self.entry.key
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that the clip has."""
+        return self.entry.frames
+
+    @property
+    def meta(self) -> ClipMeta:
+        """Metadata: trajectory, split, cameras, depth range; raises ShardError as `read` does."""
+        return read_meta(self)
+
+    def read(self, first: int = 0, count: int | None = None, *, stride: int = 1) -> Frames:
+        """Read and decode frames `first`, `first + stride`, ..., with one read of the shard's bytes.
+
+        Args:
+            first: Number of the first frame in the clip, from 0.
+            count: How many frames to return; None: all up to the clip's end.
+            stride: Distance of frames; above 1, differences are summed over the frames between.
+
+        Returns:
+            `count` frames: RGB, depth in metres, differences in grey levels, cameras.
+
+        Raises:
+            UsageError: The clip does not have these frames.
+            ShardError: The shard cannot be read, differs from its checksums or breaks the format.
+        """
+        frames = range(first, self.num_frames if count is None else first + (count - 1) * stride + 1, max(1, stride))
+        if stride < 1 or not frames or frames[0] < 0 or frames[-1] >= self.num_frames:
+            raise UsageError(
+                f"clip {self.key}: has frames 0 to {self.num_frames - 1}; "
+                f"first={first}, count={count}, stride={stride} asks for others."
+            )
+        meta = self.meta
+        rgb, planes, diff = window_shapes(meta, len(frames))
+        steps = None if diff is None else np.empty(diff, np.float32)
+        window = WindowArrays(np.empty(rgb, np.uint8), np.empty(planes, np.uint8), steps)
+        valid = read_window(self, frames, out=window)
+        table = depth_table(meta.depth)
+        depth_m = np.stack([table.take(codec.codes_of_planes(frame)) for frame in window.depth_planes])
+        rows = list(frames)
+        return Frames(
+            frame_ids=np.array(meta.frame_ids, np.int64)[rows],
+            rgb=window.rgb,
+            depth_m=depth_m,
+            differences=None if steps is None or meta.diff is None else steps * np.float32(meta.diff.step),
+            diff_valid=valid,
+            intrinsics=np.array(meta.intrinsics)[rows],
+            camera_to_world=None if meta.camera_to_world is None else np.array(meta.camera_to_world)[rows],
+        )
+
+    def frames(self, first: int = 0, count: int | None = None) -> Iterator[StoredFrame]:
+        """Yield stored frames in order, about PIECE_BYTES read at a time; raises ShardError as `read` does."""
+        meta = self.meta
+        stop = self.num_frames if count is None else first + count
+        while first < stop:
+            several = self._frames_within(first, stop)
+            yield from read_stored(self, first, several, meta=meta)
+            first += several
+
+    def _frames_within(self, first: int, stop: int) -> int:
+        """Return how many frames from `first` on are read at once: one at least."""
+        start = self.entry.frame_offsets[first]
+        several = 1
+        while first + several < stop and self.entry.frame_range(first, several + 1)[1] - start <= PIECE_BYTES:
+            several += 1
+        return several
+
+    def read_range(self, start: int, stop: int) -> bytes:
+        """Return the tar's bytes from `start` to `stop`, fewer only where it ends; they are not checked.
+
+        Those of a cache are, and if they are wrong the shard is fetched once more. Raises ShardError, naming the tar
+        and the clip, where they cannot be read: of a server, after several tries.
+        """
+        try:
+            if not isinstance(self.tar, CachedTar):
+                return read_range(self.tar, start, stop)
+            data = self.tar.read_range(start, stop)
+            if self.entry.is_whole(data, start=start, stop=stop):
+                return data
+            self.tar.refetch()
+            return self.tar.read_range(start, stop)
+        except OSError as error:
+            raise ShardError(f"{self.tar}: cannot be read for clip {self.key} ({error.strerror}).") from error
+
+    @property
+    def where(self) -> str:
+        """Shard and clip, for errors."""
+        return f"{self.tar}, clip {self.key}"
+
+
+@functools.lru_cache(maxsize=256)
+def read_meta(clip: Clip) -> ClipMeta:
+    """Read a clip's metadata; raises ShardError as `Clip.read` does.
+
+    What is kept cannot grow stale: the clip's checksums are part of what it is looked up by.
+    """
+    data = clip.read_range(*clip.entry.meta_range())
+    clip.entry.check_meta(data, where=str(clip.tar))
+    name = member_name(clip.key, None, "json")
+    found = next((member.data for member in split_members(data, where=clip.where) if member.name == name), None)
+    if found is None:
+        raise ShardError(f"{clip.where}: has no member {name}; convert it again.")
+    meta = ClipMeta.from_bytes(bytes(found), where=clip.where)
+    if meta.num_frames != clip.num_frames:
+        raise ShardError(
+            f"{clip.where}: has metadata of {meta.num_frames} frames, its record says {clip.num_frames}; the shard is "
+            "damaged: convert it again."
+        )
+    if meta.height * meta.width > MAX_FRAME_PIXELS:
+        raise ShardError(
+            f"{clip.where}: has frames of {meta.width}x{meta.height} pixels by its metadata; at most "
+            f"{MAX_FRAME_PIXELS} pixels are read."
+        )
+    return meta
+
+
+def read_stored(clip: Clip, first: int, count: int, *, meta: ClipMeta) -> list[StoredFrame]:
+    """Read the members of consecutive frames, with one read, and compare them with their checksums."""
+    data = clip.read_range(*clip.entry.frame_range(first, count))
+    clip.entry.check_frames(data, first=first, count=count, where=str(clip.tar))
+    where = clip.where
+    contents = {member.name: member.data for member in split_members(data, where=where)}
+    found: list[StoredFrame] = []
+    for index in range(first, first + count):
+        names = {kind: member_name(clip.key, index, kind) for kind in FRAME_KINDS}
+        members = {kind: contents[name] for kind, name in names.items() if name in contents}
+        found.append(StoredFrame(clip.key, index, meta, members, f"{where}, frame {index}"))
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- windows
+
+
+@dataclass(frozen=True, eq=False)
+class WindowArrays:
+    """What `read_window` writes to."""
+
+    rgb: UInt8[np.ndarray, "t h w 3"]
+    """Grey levels."""
+    depth_planes: UInt8[np.ndarray, "t 2 h w"]
+    """Low and high bytes of the depth codes' residuals, as `codec.unpack_planes` gives them."""
+    differences: Num[np.ndarray, "t 3 dh dw"] | None
+    """In steps of `meta.diff.step` grey levels; None without. int8 suffices at stride 1, int16 up to stride 258."""
+
+
+def window_shapes(meta: ClipMeta, num_frames: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]:
+    """Return the shapes of WindowArrays' rgb, depth_planes and differences for so many frames of a clip."""
+    size = (meta.height, meta.width)
+    diff = None if meta.diff is None else (num_frames, 3, *meta.diff.size_of(*size))
+    return (num_frames, *size, 3), (num_frames, 2, *size), diff
+
+
+def read_window(clip: Clip, frames: range, *, out: WindowArrays) -> Bool[np.ndarray, " t"]:
+    """Unpack a window into `out` with one read of its bytes; returns whose differences are valid.
+
+    A frame's difference is the sum over the frames since the window's frame before it, and valid if all of those are;
+    at a stride above 1 those of the first frame lie before the window and are not read: it is never valid. Raises
+    ShardError, naming the shard and the clip, where the tar cannot be read, its bytes differ from their checksum, or a
+    member is missing or breaks the format.
+    """
+    meta = clip.meta
+    stored = read_stored(clip, frames[0], frames[-1] - frames[0] + 1, meta=meta)
+    for row, frame in enumerate(stored[:: frames.step]):
+        out.rgb[row] = frame.rgb()
+        out.depth_planes[row] = frame.depth_planes()
+    if meta.diff is None or out.differences is None:
+        return np.zeros(len(frames), bool)
+    valid = np.zeros(len(frames), bool)
+    for row, last in enumerate(frames):
+        span = range(last - frames.step + 1, last + 1)
+        valid[row] = span[0] >= frames[0] and all(meta.diff_valid[frame] for frame in span)
+        steps = [stored[frame - frames[0]].diff_steps() for frame in span] if valid[row] else []
+        out.differences[row] = _sum(steps)
+    return valid
+
+
+def _sum(steps: list[Int8[np.ndarray, "3 dh dw"]]) -> Int[np.ndarray, "3 dh dw"] | int:
+    """Add up differences; a single one is not copied, none is 0."""
+    if len(steps) < 2:
+        return steps[0] if steps else 0
+    return np.stack(steps).sum(axis=0, dtype=np.int32)
+
+
+# --------------------------------------------------------------------------------------------------------- whole shards
 
 
 def read_record(tar: StoragePath) -> ShardRecord:
@@ -58,7 +340,7 @@ def check_size(tar: StoragePath, record: ShardRecord) -> None:
 
 
 class TarPass:
-    """One way through a tar, front to back, on which every byte is summed up, those that nobody asks for too."""
+    """One pass through a tar, front to back, that hashes every byte, also those that are not asked for."""
 
     def __init__(self, tar: StoragePath, file: io.BufferedReader) -> None:
         self.tar = tar
@@ -67,7 +349,7 @@ class TarPass:
         self._sha256 = hashlib.sha256()
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return the bytes from one offset to another, fewer where the tar ends; raises ShardError to go back."""
+        """Return the bytes from one offset to another, fewer where the tar ends; raises ShardError for bytes passed."""
         if start < self._position:
             raise ShardError(f"{self.tar}: two clips of the record share byte {start}.")
         self.go_to(start)
@@ -79,7 +361,7 @@ class TarPass:
             pass
 
     def sha256(self) -> str:
-        """Go on to the end; returns the SHA-256 of everything, in hexadecimal."""
+        """Read to the end; returns the SHA-256 of everything, in hexadecimal."""
         while self._take(PIECE_BYTES):
             pass
         return self._sha256.hexdigest()
@@ -95,58 +377,3 @@ def check_sum(reading: TarPass, record: ShardRecord) -> None:
     """Read a tar to its end and compare its SHA-256 with its record; raises ShardError if they differ."""
     if reading.sha256() != record.tar_sha256:
         raise ShardError(f"{reading.tar}: its SHA-256 is not the one in its record; the shard is damaged.")
-
-
-def read_members(tar: StoragePath, *, start: int = 0, stop: int | None = None) -> Iterator[Member]:
-    """Yield the members of a tar between two offsets, in order; raises ShardError where it is no tar of ours."""
-    with opened(tar, start=start, stop=stop) as file:
-        yield from _members(file, stop=stop, where=str(tar))
-
-
-def members_in(data: bytes, *, where: str) -> Iterator[Member]:
-    """Yield the members that a part of a tar holds, offsets being those in it; raises ShardError as `read_members`."""
-    return _members(io.BytesIO(data), stop=len(data), where=where)
-
-
-def _members(file: io.BufferedReader | io.BytesIO, *, stop: int | None, where: str) -> Iterator[Member]:
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            for info in archive:
-                content = archive.extractfile(info)
-                data = b"" if content is None else content.read()
-                if len(data) != info.size:
-                    raise ShardError(f"{where}: is cut short inside member {info.name}.")
-                member_kind(info.name)
-                yield Member(info.name, info.offset, data)
-                if stop is not None and info.offset_data + len(data) + -len(data) % tarfile.BLOCKSIZE >= stop:
-                    return  # without a look at what comes next: it would have to be fetched
-    except tarfile.TarError as error:
-        raise ShardError(f"{where}: is not readable as a tar ({error}).") from error
-
-
-def decode_clip(tar: StoragePath, clip: ClipEntry) -> Iterator[tuple[str, bytes, "np.ndarray | ClipMeta"]]:
-    """Yield the members of a clip in order: kind, bytes, and the metadata or the array they decode to.
-
-    Depth is in metres (nan unknown, inf sky), differences are in steps of `meta.diff.step` grey levels.
-    """
-    meta: ClipMeta | None = None
-    for member in read_members(tar, start=clip.offset, stop=clip.offset + clip.bytes):
-        key, _, kind = member_kind(member.name)
-        where = f"{tar}: {member.name}"
-        if key != clip.key or (meta is None) != (kind == "json"):
-            raise ShardError(f"{where}: is not where the record says; the shard is damaged.")
-        if meta is None:
-            meta = ClipMeta.from_bytes(member.data, where=where)
-            yield kind, member.data, meta
-        else:
-            yield kind, member.data, _decode(kind, member.data, meta, where=where)
-
-
-def _decode(kind: str, data: bytes, meta: ClipMeta, *, where: str) -> np.ndarray:
-    if kind == "rgb.jpg":
-        return codec.decode_rgb(data, where=where)
-    if kind == "depth.zst":
-        return codec.decode_depth(data, meta.depth, height=meta.height, width=meta.width, where=where)
-    if meta.diff is None:
-        raise ShardError(f"{where}: a difference in a clip whose metadata says there is none.")
-    return codec.decode_diff(data, meta.diff, height=meta.height, width=meta.width, where=where)

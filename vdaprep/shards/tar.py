@@ -1,18 +1,22 @@
-"""Encoded clips to the bytes of a tar, hashed as they are written."""
+"""USTAR: the writer of shards, which hashes what it writes, and the reader of any stretch of one."""
 
 import hashlib
 import tarfile
 from collections import Counter
+from dataclasses import dataclass
 
+from vdaprep.errors import ShardError
 from vdaprep.shards.canonical import crc32
 from vdaprep.shards.names import member_name
 from vdaprep.storage.output import Writer
 
+_BLOCK = tarfile.BLOCKSIZE
 _NAME_BYTES = 100
+_SIZE_FIELD = slice(124, 136)
 # What surrounds a member's size in its header: mode, uid and gid; mtime; after the sum the type, the magic and nothing.
 _OWNER = b"0000644\x00" + 2 * b"0000000\x00"
 _TIME = b"00000000000\x00"
-_REST = (b"0" + bytes(100) + b"ustar\x00" + b"00").ljust(tarfile.BLOCKSIZE - 156, b"\x00")
+_REST = (b"0" + bytes(100) + b"ustar\x00" + b"00").ljust(_BLOCK - 156, b"\x00")
 _FIXED_SUM = sum(_OWNER + _TIME + _REST) + 8 * ord(" ")  # a header's own sum counts as blanks
 
 
@@ -41,14 +45,14 @@ class TarWriter:
         """
         parts: list[bytes] = []
         for kind, data in members:
-            parts += [header(member_name(key, frame, kind), len(data)), data, bytes(-len(data) % tarfile.BLOCKSIZE)]
+            parts += [header(member_name(key, frame, kind), len(data)), data, bytes(-len(data) % _BLOCK)]
             self.members[kind] += 1
             self.bytes[kind] += len(data)
         return self._write(b"".join(parts))
 
     def finish(self) -> None:
         """Append what ends a tar."""
-        end = 2 * tarfile.BLOCKSIZE
+        end = 2 * _BLOCK
         self._write(bytes(end + -(self.offset + end) % tarfile.RECORDSIZE))
 
     def _write(self, data: bytes) -> int:
@@ -65,3 +69,35 @@ def header(name: str, size: int) -> bytes:
     assert len(octal) == 12  # no member has 8 GiB
     total = _FIXED_SUM + sum(encoded) + sum(octal)
     return b"%b%b%b%b%06o\x00 %b" % (encoded.ljust(_NAME_BYTES, b"\x00"), _OWNER, octal, _TIME, total, _REST)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of a stretch of a tar: where its header begins in the stretch, and its bytes."""
+
+    name: str
+    offset: int
+    data: memoryview
+
+
+def split_members(data: bytes, *, where: str) -> list[Member]:
+    """Cut a stretch of a USTAR file, headers and padding included, into its members: bytes, whatever their names.
+
+    `tarfile`, and with it webdataset, takes a tenth of a second for a thousand frames, all of it under the
+    interpreter's lock, which the threads that unpack and the training itself would wait for. Raises ShardError naming
+    `where` for bytes that are no members. Checksums of headers are not compared: the record's CRC-32 covers them.
+    """
+    members: list[Member] = []
+    view = memoryview(data)
+    at = 0
+    while at < len(data):
+        block = data[at : at + _BLOCK]
+        digits = block[_SIZE_FIELD].rstrip(b"\0 ")
+        begin = at + _BLOCK
+        size = int(digits, 8) if digits.isdigit() and b"8" not in digits and b"9" not in digits else -1
+        if size < 0 or begin + size > len(data):
+            raise ShardError(f"{where}: holds bytes that are no member of a tar; the shard is damaged.")
+        name = block[:_NAME_BYTES].partition(b"\0")[0].decode("ascii", "replace")
+        members.append(Member(name, at, view[begin : begin + size]))
+        at = begin + -(-size // _BLOCK) * _BLOCK
+    return members

@@ -9,14 +9,14 @@ import pytest
 
 from tests.conftest import make_shards, toy_frame
 from vdaprep.analysis.export import export
-from vdaprep.analysis.verify import find_shards, verify
+from vdaprep.analysis.verify import verify
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import make_plan
 from vdaprep.errors import DataError, UsageError
 from vdaprep.raw.frames import SourceOptions
-from vdaprep.shards import codec, reader
+from vdaprep.shards import codec
+from vdaprep.shards.dataset import find_shards, open_shards
 from vdaprep.shards.metadata import ClipMeta
-from vdaprep.shards.reader import decode_clip
 from vdaprep.shards.records import DatasetRecord
 
 CAMERA = "50 51 31.5 23.5\n"
@@ -67,15 +67,11 @@ Clip = tuple[ClipMeta, dict[str, list[np.ndarray]], dict[str, list[bytes]]]
 def clips(folder: Path) -> dict[str, Clip]:
     """Read all clips: metadata, decoded and raw members by kind."""
     found: dict[str, Clip] = {}
-    for tar in find_shards(folder):
-        for entry in reader.read_record(tar).clips:
-            values: dict[str, list[np.ndarray]] = {}
-            data: dict[str, list[bytes]] = {}
-            for kind, raw, value in decode_clip(tar, entry):
-                values.setdefault(kind, []).append(value)
-                data.setdefault(kind, []).append(raw)
-            [meta] = values.pop("json")
-            found[entry.key] = meta, values, data
+    for clip in open_shards(find_shards(folder)).clips():
+        frames = list(clip.frames())
+        values = {kind: [frame.decode(kind) for frame in frames] for kind in frames[0].members}
+        data = {kind: [bytes(frame.members[kind]) for frame in frames] for kind in frames[0].members}
+        found[clip.key] = clip.meta, values, data
     return found
 
 
@@ -84,7 +80,7 @@ def reasons(record: DatasetRecord) -> list[str]:
 
 
 def test_an_export_converts_to_the_same_clips(toy_shards: Path, tmp_path: Path) -> None:
-    export(find_shards(toy_shards), out=tmp_path / "frames", on_frame=lambda: None)
+    export(toy_shards, out=tmp_path / "frames", on_frame=lambda: None)
     record = run(tmp_path / "frames", tmp_path, selection=Selection(val=("*/P011",)))
     assert record.rejected == ()
     assert record.totals["clamped_near"] == 0
@@ -165,7 +161,7 @@ def test_without_poses_clips_say_so(tmp_path: Path) -> None:
     [(meta, _, _)] = clips(tmp_path / "out").values()
     assert meta.camera_to_world is None
     assert verify([tmp_path / "out"], deep=True, on_frames=lambda count: None).findings == ()
-    export(find_shards(tmp_path / "out"), out=tmp_path / "frames", on_frame=lambda: None)
+    export(tmp_path / "out", out=tmp_path / "frames", on_frame=lambda: None)
     assert not (tmp_path / "frames" / "a" / "camera_to_world.txt").exists()
 
 

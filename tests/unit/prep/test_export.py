@@ -9,10 +9,10 @@ import pytest
 from tests.conftest import RawTree, make_shards
 from vdaprep.analysis import export as exporting
 from vdaprep.analysis.export import export
-from vdaprep.analysis.verify import find_shards
 from vdaprep.conversion.options import Settings
 from vdaprep.errors import ShardError, UsageError
 from vdaprep.shards import depth_codes
+from vdaprep.shards.dataset import find_shards
 from vdaprep.shards.metadata import DepthSpec
 
 TRAJECTORY = "abandonedfactory/Easy/P000"
@@ -28,7 +28,7 @@ def test_an_export_is_the_source_within_the_stated_error(raw: RawTree, tmp_path:
     shards = shards_of(raw, tmp_path / "shards")
     assert len(find_shards(shards)) > 2  # clips of a trajectory come together from several shards
     count: list[int] = []
-    names = export(find_shards(shards), out=tmp_path / "out", on_frame=lambda: count.append(1))
+    names = export(shards, out=tmp_path / "out", on_frame=lambda: count.append(1))
     assert names == sorted(raw.frames)
     assert len(count) == 24
     for name, frames in raw.frames.items():
@@ -98,7 +98,7 @@ def test_damaged_shards_and_names_that_lead_out_are_refused(raw: RawTree, tmp_pa
 
 
 def test_two_data_sets_are_not_mixed(toy_shards: Path, raw: RawTree, tmp_path: Path) -> None:
-    export(find_shards(toy_shards), out=tmp_path / "frames", on_frame=lambda: None)
+    export(toy_shards, out=tmp_path / "frames", on_frame=lambda: None)
     make_shards("custom", raw=tmp_path / "frames", out=tmp_path / "shards")
     both = [*find_shards(toy_shards), *find_shards(tmp_path / "shards")]
     with pytest.raises(UsageError, match="these are shards of custom, tartanair; export one data set at a time"):

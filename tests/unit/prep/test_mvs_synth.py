@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests.conftest import decode_shards
 from vdaprep import sources
 from vdaprep.errors import FrameError
 from vdaprep.raw import exr
 from vdaprep.raw.frames import Frame, RgbImage, SourceOptions, Trajectory
 from vdaprep.raw.tree import Location, Reader, Tree, open_tree
-from vdaprep.shards import depth_codes, reader
+from vdaprep.shards import depth_codes
 from vdaprep.shards.names import clip_key
-from vdaprep.shards.reader import decode_clip
 from vdaprep.shards.records import DatasetRecord
 from vdaprep.sources import _manifest, mvs_synth
 from vdaprep.synthetic import layouts
@@ -363,12 +363,10 @@ def test_the_bits_of_half_floats_go_through_the_command_line(vdaprep, tmp_path: 
     record = record_of(tmp_path / "out")
     assert record.splits == {"train": ["0000"], "val": ["0118"]}
     tar = tmp_path / "out" / "mvs-synth" / "train" / "shard-0001.tar"
-    [entry] = reader.read_record(tar).clips
-    assert entry.key == clip_key("mvs-synth", "0000", 0)
-    decoded = [(kind, value) for kind, _, value in decode_clip(tar, entry)]
-    [meta] = [value for kind, value in decoded if kind == "json"]
+    [(key, meta, values)] = decode_shards(tar)
+    assert key == clip_key("mvs-synth", "0000", 0)
     assert np.allclose(meta.camera_to_world, [frame.camera_to_world for frame in frames], atol=1e-9)
-    depths = [value for kind, value in decoded if kind == "depth.zst"]
+    depths = values["depth.zst"]
     for number, depth_m in enumerate(depths):
         path = tmp_path / f"raw/GTAV_540/0000/depths/{number:04d}.exr"
         bits = exr.parse_exr(path.read_bytes(), HERE).view(np.uint16).copy()

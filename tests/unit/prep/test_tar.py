@@ -6,7 +6,8 @@ import zlib
 
 import pytest
 
-from vdaprep.shards.tar import TarWriter, header
+from vdaprep.errors import ShardError
+from vdaprep.shards.tar import TarWriter, header, split_members
 
 
 @pytest.mark.parametrize("name", ["k.json", "toy-t0-000000.f063.depth.zst", "x" * 100])
@@ -28,11 +29,18 @@ def test_a_tar_is_what_was_added() -> None:
     tar.finish()
     assert tar.offset == len(stream.getvalue())
     assert tar.offset % tarfile.RECORDSIZE == 0
+    parts = split_members(stream.getvalue()[start : start + 3072], where="t")
+    assert [(part.name, bytes(part.data)) for part in parts] == [(f"k.f007.{kind}", data) for kind, data in members]
     stream.seek(0)
     with tarfile.open(fileobj=stream) as archive:
         found = [(info.name, archive.extractfile(info)) for info in archive]
     assert [name for name, _ in found] == [f"k.f007.{kind}" for kind, _ in members]
     assert tar.bytes == {"rgb.jpg": 700, "depth.zst": 512, "diff.zst": 0}
+
+
+def test_bytes_that_are_no_tar_are_a_sentence() -> None:
+    with pytest.raises(ShardError, match=r"^t: holds bytes that are no member of a tar; the shard is damaged\.$"):
+        split_members(b"x" * 2000, where="t")
 
 
 @pytest.mark.parametrize("fill", range(0, 20 * 512 + 1, 512))

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import decode_shards
 from vdaprep import sources
 from vdaprep.errors import FrameError
 from vdaprep.raw.frames import FrameFiles, SourceOptions
 from vdaprep.raw.tree import Location, Reader, Tree, open_tree
-from vdaprep.shards import reader
-from vdaprep.shards.reader import decode_clip
 from vdaprep.sources import _manifest, tartanair
 
 
@@ -156,12 +155,10 @@ def test_the_second_layout_goes_through_the_command_line(vdaprep, tmp_path: Path
     result = vdaprep(*arguments, "--out", tmp_path / "out")
     assert (result.code, result.err) == (0, "")
     tar = tmp_path / "out" / "tartanair" / "train" / "shard-0001.tar"
-    [entry] = reader.read_record(tar).clips
-    decoded = [(kind, value) for kind, _, value in decode_clip(tar, entry)]
-    [meta] = [value for kind, value in decoded if kind == "json"]
+    [(_, meta, values)] = decode_shards(tar)
     assert (meta.trajectory, meta.source) == (V2, {"layout": "v2"})
     assert np.allclose(meta.intrinsics, [32, 32, 31.55, 31.55])  # a tenth of 640x640, pixel centres at integers
-    for number, found in enumerate(value for kind, value in decoded if kind == "depth.zst"):
+    for number, found in enumerate(values["depth.zst"]):
         known = (depth_m[number] > 0) & (depth_m[number] < 1000)
         assert np.abs(found[known] / depth_m[number][known] - 1).max() <= 0.0005
         assert np.isinf(found[:4]).all()

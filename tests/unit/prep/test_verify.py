@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vdaprep.analysis.verify import Report, count_frames, find_shards, verify
+from vdaprep.analysis.verify import VerifyReport, count_frames, verify
 from vdaprep.analysis.verify_shard import check_shard
 from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
@@ -18,6 +18,7 @@ from vdaprep.conversion.plan import make_plan
 from vdaprep.errors import ShardError
 from vdaprep.shards import codec, reader, writer
 from vdaprep.shards.canonical import parse_sealed_json, sealed_json
+from vdaprep.shards.dataset import find_shards
 from vdaprep.shards.metadata import ClipMeta, DepthSpec, DiffSpec
 from vdaprep.shards.records import DatasetRecord
 from vdaprep.shards.writer import EncodedClip
@@ -29,7 +30,7 @@ def check(*paths: Path, deep: bool = True) -> list[str]:
     return [str(finding) for finding in run(*paths, deep=deep).findings]
 
 
-def run(*paths: Path, deep: bool = True) -> Report:
+def run(*paths: Path, deep: bool = True) -> VerifyReport:
     return verify(paths, deep=deep, on_frames=lambda count: None)
 
 

@@ -10,10 +10,8 @@ import pytest
 import torch
 import webdataset
 
-from vdaprep.shards import codec
+from vdaprep.shards import codec, reader
 from vdaprep.shards.metadata import ClipMeta
-from vdaprep.shards.names import member_kind
-from vdaprep.shards.reader import read_members
 from vdatrain.config import parse_mix
 from vdatrain.data import samples
 from vdatrain.data.index import read_index
@@ -143,7 +141,7 @@ def test_a_window_holds_what_the_codec_decodes(clips, toy_frame):
     clip = clips[2]
     sample = read_window(clip, Window(5, 2, 6, WindowShape(4)))
     members = _members_of(clip)
-    meta = ClipMeta.from_bytes(members[None, "json"], where="")
+    meta = clip.meta
     assert sample.size == (60, 80)
     for row, frame in enumerate(range(6, 10)):
         rgb = codec.decode_rgb(members[frame, "rgb.jpg"])
@@ -162,9 +160,7 @@ def test_a_window_holds_what_the_codec_decodes(clips, toy_frame):
 
 
 def _members_of(clip):
-    start, stop = clip.entry.offset, clip.entry.offset + clip.entry.bytes
-    members = list(read_members(clip.tar, start=start, stop=stop))
-    return {member_kind(member.name)[1:]: member.data for member in members}
+    return {(frame.index, kind): data for frame in clip.frames() for kind, data in frame.members.items()}
 
 
 def test_the_first_difference_is_the_shards(clips):
@@ -198,7 +194,7 @@ def test_a_stride_over_an_invalid_difference_is_invalid(tmp_path, write_dataset,
     (clip,) = read_index(tmp_path, split="train")
     meta = read_meta(clip)
     holed = ClipMeta(**{**vars(meta), "diff_valid": tuple(frame != 3 for frame in range(9))})
-    monkeypatch.setattr(samples, "read_meta", lambda _: holed)
+    monkeypatch.setattr(reader, "read_meta", lambda _: holed)
     sample = read_window(clip, Window(0, 0, 0, WindowShape(5, stride=2)))
     assert sample.diff_valid.tolist() == [False, True, False, True, True]
     assert not sample.differences[2].any()
