@@ -1,23 +1,260 @@
-"""Everything that decides a training run, in one frozen value that the run folder keeps."""
+"""What decides a training run: `TrainConfig`, its defaults without a GPU, and the presets of learning rates."""
 
 import dataclasses
+import json
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args, get_type_hints
 
 from vdaprep.errors import UsageError
 from vdaprep.storage.urls import redact
 from vdaprep.units import parse_bytes
 
+EncoderName = Literal["tiny", "vits", "vitb", "vitl"]
+PresetName = Literal["paper", "finetune", "adapter", "scratch"]
+PrecisionName = Literal["fp32", "bf16", "fp16"]
+RecomputedPart = Literal["none", "head", "encoder", "all"]
+
+PRECISIONS: tuple[str, ...] = get_args(PrecisionName)
+PATCH_PX = 14
+"""Pixels of an encoder's patch, each way; `size` is a multiple of it."""
 MAX_REPEATS = 1000
+"""How often `mix` may show a data set's windows in an epoch."""
+TENSORBOARD, WANDB, NO_TRACKER = "tensorboard", "wandb", "none"
+
+
+def _option(default: Any, *, changeable: bool = False, cpu: Any = None, **shown: Any) -> Any:
+    """Return a field of `TrainConfig`, which is an option of the command line, too.
+
+    Args:
+        default: its value where none is given.
+        changeable: whether a run may be resumed with another value.
+        cpu: what `vdatrain run` takes without a GPU, where no value is given.
+        shown: how --help shows it, see `vdaprep.cli.options`.
+    """
+    return field(default=default, metadata={"changeable": changeable, "cpu": cpu, **shown})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The options of a training run; the defaults are for a GPU.
+
+    Each rank shows the model `batch` x `accumulate` windows of `frames` frames of `size` x `size` pixels in a step.
+
+    Raises:
+        UsageError: an option has a value that cannot be.
+    """
+
+    shards: str = field(metadata={"changeable": True, "cpu": None, "metavar": "DIR"})
+    """Folder that vdaprep convert wrote, or its URL; several with commas between."""
+    variant: str = "basic"
+    """Model variant, see vdatrain variants."""
+    encoder: EncoderName = _option("vits", cpu="tiny")
+    """Encoder, by size."""
+    init: str = _option("none", metavar="FILE")
+    """Weights to begin with: a file, dinov2 or none."""
+    preset: PresetName = "scratch"
+    """Which parts learn, and how fast."""
+    frames: int = _option(32, cpu=8)
+    """Frames of a window."""
+    stride: int = 1
+    """Take every n-th frame of a clip."""
+    size: int = _option(518, cpu=112)
+    """Pixels of a side, a multiple of 14."""
+    batch: int = _option(1, changeable=True, cpu=2)
+    """Windows at a time, on each rank."""
+    accumulate: int = _option(1, changeable=True)
+    """Batches of a step."""
+    steps: int = _option(10_000, cpu=200)
+    """Steps of the optimiser."""
+    lr: float | None = _option(None, show_default="the preset's")
+    """Peak learning rate; the preset's other rates are scaled along."""
+    warmup: int = _option(100, cpu=20)
+    """Steps until the peak learning rate."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW; norms, biases and embeddings have none."""
+    clip: float = 1.0
+    """Norm to which gradients are clipped; 0: they are not."""
+    ema: float = _option(0.999, cpu=0.98)
+    """Decay of the averaged weights; 0: none."""
+    seed: int = 0
+    """Seed of weights, order and augmentation."""
+    precision: PrecisionName = "fp32"
+    """Numbers that matrix products and convolutions are computed in."""
+    recompute: RecomputedPart = _option("none", changeable=True)
+    """Parts computed again in the backward pass, which saves memory."""
+    compile: bool = _option(False, changeable=True)
+    """Use torch.compile."""
+    shard_model: bool = _option(False, changeable=True)
+    """Spread weights, gradients and moments over the ranks (FSDP2)."""
+    mix: str = _option("", show_default="all once")
+    """How often each data set's windows come in an epoch: tartanair=1,vkitti=3."""
+    images_per_clip: int = 0
+    """Single frames shown beside each window."""
+    skip_bad: int = _option(0, changeable=True)
+    """Unreadable windows to replace by others before the run ends."""
+    stall_timeout: float = _option(300.0, changeable=True)
+    """Seconds until a read counts as stalled; 0: never."""
+    workers: int = _option(2, changeable=True, cpu=1)
+    """Threads that read."""
+    log_every: int = _option(10, changeable=True)
+    """Steps between two lines of the log."""
+    eval_every: int = _option(500, cpu=100)
+    """Steps between two evaluations on held-out clips."""
+    eval_windows: int = 32
+    """Windows of each of those; 0: all."""
+    save_every: int = _option(0, changeable=True)
+    """Steps between two checkpoints; 0: at evaluations only, which always save one."""
+    keep: int = _option(1, changeable=True)
+    """Checkpoints kept beside the last."""
+    train_split: str = "train"
+    """Split to train on."""
+    eval_split: str = "val"
+    """Split to evaluate on; without it nothing is evaluated."""
+    track: str = _option(TENSORBOARD, changeable=True)
+    """Trackers: tensorboard, wandb, both with a comma between, or none."""
+    cache: str | None = _option(None, changeable=True, metavar="DIR")
+    """Folder for copies of whole shards, for slow disks and URLs."""
+    cache_size: str = _option("20GB", changeable=True)
+    """Most that the cache holds."""
+    cache_free: str = _option("1GB", changeable=True)
+    """Space that the cache leaves free on its disk."""
+    device: str | None = _option(None, changeable=True, show_default="the GPU if there is one")
+    """Device to train on: cpu, cuda or cuda:N."""
+
+    def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            if _choices(kind):
+                _expect(getattr(self, name) in _choices(kind), self, name, f"one of {', '.join(_choices(kind))}")
+        for name in ("frames", "stride", "batch", "accumulate", "steps", "log_every", "eval_every"):
+            _expect(getattr(self, name) >= 1, self, name, "at least 1")
+        for name in (
+            *("warmup", "weight_decay", "clip", "workers", "eval_windows", "seed", "save_every", "keep"),
+            *("images_per_clip", "skip_bad", "stall_timeout"),
+        ):
+            _expect(getattr(self, name) >= 0, self, name, "0 or more")
+        _expect(self.size >= PATCH_PX and self.size % PATCH_PX == 0, self, "size", f"a multiple of {PATCH_PX}")
+        _expect(self.lr is None or self.lr > 0, self, "lr", "more than 0")
+        _expect(0 <= self.ema < 1, self, "ema", "0 to just under 1")
+        if self.shard_model and self.compile:
+            raise UsageError(
+                "--shard-model does not go together with --compile; give --no-compile or --no-shard-model."
+            )
+        parse_mix(self.mix)
+        parse_bytes(self.cache_size, option="--cache-size")
+        parse_bytes(self.cache_free, option="--cache-free")
+        known = self.track == NO_TRACKER or set(self.track.split(",")) <= {TENSORBOARD, WANDB}
+        _expect(known, self, "track", "tensorboard, wandb, both with a comma between, or none")
+
+    @property
+    def frames_per_step(self) -> int:
+        """Frames that one rank shows the model in a step: those of the windows and the single ones."""
+        return self.batch * self.accumulate * (self.frames + self.images_per_clip)
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The trackers that `track` names, each once."""
+        return tuple(sorted({*self.track.split(",")} - {NO_TRACKER}))
+
+    def changed(self, given: Mapping[str, Any]) -> "TrainConfig":
+        """Return the configuration that a run is resumed with.
+
+        Raises:
+            UsageError: `given` changes an option that is not `CHANGEABLE`.
+        """
+        stored = self.options()
+        refused = [
+            f"{option_name(name)} {stored[name]} to {value}"
+            for name, value in given.items()
+            if stored[name] != value and name not in CHANGEABLE
+        ]
+        if refused:
+            raise UsageError(f"--resume goes on as the run began; leave out what would change {', '.join(refused)}.")
+        return from_mapping({**stored, **given}, where="vdatrain run --resume")
+
+    def options(self) -> dict[str, Any]:
+        """Return the options by name, for this process alone: `shards` may hold a password."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options by name, as they may be kept and shown: `shards` without a URL's user or query."""
+        return {**self.options(), "shards": redact(self.shards)}
+
+
+_KINDS: Mapping[str, Any] = MappingProxyType(get_type_hints(TrainConfig))
+
+# A run stores its position in the order of windows, so it may be resumed with another batch; shards may have moved but
+# not changed.
+CHANGEABLE = frozenset(item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("changeable"))
+"""Options that may differ when a run is resumed: where and how it is computed and kept."""
+
+CPU_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        item.name: item.metadata["cpu"]
+        for item in dataclasses.fields(TrainConfig)
+        if item.metadata.get("cpu") is not None
+    }
+)
+"""What a machine without a GPU trains in minutes, where nothing else is asked for: a smoke run, not a model to keep."""
+
+
+# -------------------------------------------------------------------------------------------------- from files and text
+
+
+def from_mapping(values: Mapping[str, Any], *, where: str) -> TrainConfig:
+    """Build a configuration from options by name.
+
+    Args:
+        values: as `TrainConfig.to_json` gives them; what is missing has its default.
+        where: where they are from, for the sentence of an error.
+
+    Raises:
+        UsageError: an unknown name, a value of the wrong type or one that cannot be.
+    """
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in _KINDS:
+            raise UsageError(f"{where}: there is no option {name!r}; known: {', '.join(_KINDS)}.")
+        checked[name] = _checked(name, value, where=where)
+    if not checked.get("shards"):
+        raise UsageError(f"{where}: --shards is missing: the folder, or its URL, that `vdaprep convert` wrote.")
+    return TrainConfig(**checked)
+
+
+def from_file(path: Path) -> dict[str, Any]:
+    """Read options by name from a TOML file, or from JSON such as a run's config.json.
+
+    Raises:
+        UsageError: there is no such file, or it is neither.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".json":
+            return tomllib.loads(text)
+        found = json.loads(text)
+    except FileNotFoundError as error:
+        raise UsageError(f"--config {path}: there is no such file.") from error
+    except OSError as error:
+        raise UsageError(f"--config {path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:  # which those of tomllib, json and UTF-8 are
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise UsageError(f"--config {path}: is not {kind} ({error}).") from error
+    options = found.get("config", found) if isinstance(found, dict) else None
+    if not isinstance(options, dict):
+        raise UsageError(f"--config {path}: expected options by name, or the config.json of a run.")
+    return options
 
 
 def parse_mix(text: str) -> dict[str, float]:
-    """Read `tartanair=1,vkitti=3`; raises UsageError for anything else. An empty text is an empty mix."""
+    """Read `tartanair=1,vkitti=3`; an empty text is an empty mix.
+
+    Raises:
+        UsageError: the text is anything else.
+    """
     mix: dict[str, float] = {}
     for item in text.split(",") if text else ():
         name, _, number = (word.strip() for word in item.partition("="))
@@ -38,191 +275,48 @@ def _number(text: str) -> float:
         return math.nan
 
 
-PRECISIONS = ("fp32", "bf16", "fp16")
-RECOMPUTED = ("none", "head", "encoder", "all")
-TENSORBOARD, WANDB, NO_TRACKER = "tensorboard", "wandb", "none"
-
-# What a run may go on with otherwise than it began: where and how it is computed and kept, and how many windows a step
-# shows, since the position in the stream is stored. `shards` may have moved; their contents may not have changed.
-CHANGEABLE = frozenset(
-    {"shards", "batch", "accumulate", "recompute", "compile", "workers", "log_every", "save_every", "keep", "track"}
-    | {"cache", "cache_size", "cache_free", "skip_bad", "stall_timeout", "shard_model"}
-)
-
-_OPTIONAL: Mapping[Any, type] = MappingProxyType({float | None: float, str | None: str})
-
-# What a machine without a GPU trains in minutes, where nothing else is asked for: a smoke run, not a model to keep.
-WITHOUT_GPU: Mapping[str, Any] = MappingProxyType(
-    {
-        "encoder": "tiny",
-        "frames": 8,
-        "size": 112,
-        "batch": 2,
-        "steps": 200,
-        "warmup": 20,
-        "ema": 0.98,
-        "eval_every": 100,
-        "workers": 1,
-    }
-)
+def _checked(name: str, value: Any, *, where: str) -> Any:
+    """Return the value of an option if its type is right; whole numbers become floats where those are expected."""
+    kinds = [type(None) if kind is None else kind for kind in get_args(_KINDS[name]) or (_KINDS[name],)]
+    if _choices(_KINDS[name]):
+        kinds = [str]
+    if float in kinds and type(value) is int:
+        value = float(value)
+    if type(value) not in kinds:
+        found = repr(value) if name != "shards" else type(value).__name__  # which may hold a password
+        raise UsageError(f"{where}: {name} is {found}, expected {kinds[0].__name__}.")
+    choices = _choices(_KINDS[name])
+    if choices and value not in choices:
+        raise UsageError(f"{option_name(name)} {value}: expected one of {', '.join(choices)}.")
+    return value
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """The options of `vdatrain run`; the defaults are for a GPU, `WITHOUT_GPU` has the others.
-
-    A step shows, on each rank, `batch` x `accumulate` windows of `frames` frames of `size` x `size` pixels. `lr` None
-    takes the preset's. `recompute` names the parts that are computed twice to save their memory: the fine half of the
-    head, the encoder's blocks, or both. `shard_model` spreads weights, gradients and moments over the ranks. `ema` is
-    the decay of the averaged weights, 0 for none. `eval_windows` bounds an evaluation during training, 0 for all
-    windows. Checkpoints are written every `save_every` steps, 0 for those that are evaluated only, and after every
-    evaluation; `keep` of them stay beside the last. `cache` is a folder for at most `cache_size` of whole shards, which
-    leaves `cache_free` of its disk free.
-
-    `mix` says how often each data set's windows come in an epoch, as `parse_mix` reads it. Beside each window a step
-    shows `images_per_clip` single frames. `skip_bad` windows that cannot be read are replaced by others; one that takes
-    longer than `stall_timeout` seconds, 0 for no limit, ends the run.
-    """
-
-    shards: str
-    variant: str = "basic"
-    encoder: str = "vits"
-    init: str = "none"
-    preset: str = "scratch"
-    frames: int = 32
-    stride: int = 1
-    size: int = 518
-    batch: int = 1
-    accumulate: int = 1
-    steps: int = 10_000
-    lr: float | None = None
-    warmup: int = 100
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.999
-    seed: int = 0
-    precision: str = "fp32"
-    recompute: str = "none"
-    compile: bool = False
-    shard_model: bool = False
-    mix: str = ""
-    images_per_clip: int = 0
-    skip_bad: int = 0
-    stall_timeout: float = 300.0
-    workers: int = 2
-    log_every: int = 10
-    eval_every: int = 500
-    eval_windows: int = 32
-    save_every: int = 0
-    keep: int = 1
-    train_split: str = "train"
-    eval_split: str = "val"
-    track: str = TENSORBOARD
-    cache: str | None = None
-    cache_size: str = "20GB"
-    cache_free: str = "1GB"
-
-    def __post_init__(self) -> None:
-        from vdatrain.models.layers.encoder import (
-            PATCH_SIZE,  # here: --help, which says the defaults, does without torch
-        )
-
-        positive = ("frames", "stride", "batch", "accumulate", "steps", "log_every", "eval_every")
-        for name in positive:
-            _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in (
-            "warmup",
-            "weight_decay",
-            "clip",
-            "workers",
-            "eval_windows",
-            "seed",
-            "save_every",
-            "keep",
-            "images_per_clip",
-            "skip_bad",
-            "stall_timeout",
-        ):
-            _expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        _expect(
-            self.size >= PATCH_SIZE and self.size % PATCH_SIZE == 0, "size", self.size, f"a multiple of {PATCH_SIZE}"
-        )
-        _expect(self.lr is None or self.lr > 0, "lr", self.lr, "more than 0")
-        _expect(0 <= self.ema < 1, "ema", self.ema, "0 to just under 1")
-        _expect(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
-        _expect(self.recompute in RECOMPUTED, "recompute", self.recompute, f"one of {', '.join(RECOMPUTED)}")
-        if self.shard_model and self.compile:
-            raise UsageError(
-                "--shard-model does not go together with --compile; give --no-compile or --no-shard-model."
-            )
-        parse_mix(self.mix)
-        parse_bytes(self.cache_size, "--cache-size")
-        parse_bytes(self.cache_free, "--cache-free")
-        known = self.track == NO_TRACKER or set(self.track.split(",")) <= {TENSORBOARD, WANDB}
-        _expect(known, "track", self.track, "tensorboard, wandb, both with a comma between, or none")
-
-    @property
-    def frames_per_step(self) -> int:
-        """Frames that go through the model in a step of one rank: those of the windows and the single ones beside."""
-        return self.batch * self.accumulate * (self.frames + self.images_per_clip)
-
-    @property
-    def trackers(self) -> tuple[str, ...]:
-        """The trackers that `track` names, each once."""
-        return tuple(sorted({*self.track.split(",")} - {NO_TRACKER}))
-
-    def options(self) -> dict[str, Any]:
-        """Return the options by name, for this run alone: `shards` may hold a password."""
-        return dataclasses.asdict(self)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the options by name, as they may be kept and shown: `shards` without a URL's user or query."""
-        return {**self.options(), "shards": redact(self.shards)}
+def _choices(kind: Any) -> tuple[str, ...]:
+    """Return the values of a Literal; none of another type."""
+    return tuple(value for value in get_args(kind) if isinstance(value, str))
 
 
-def from_mapping(values: dict[str, Any], *, where: str) -> TrainConfig:
-    """Build a Config; raises UsageError, naming `where`, for an unknown name or a value of the wrong type."""
-    kinds = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
-    checked: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in kinds:
-            raise UsageError(f"{where}: there is no option {name!r}; known: {', '.join(kinds)}.")
-        expected = _OPTIONAL.get(kinds[name], kinds[name])
-        if value is not None and expected is float and type(value) is int:
-            value = float(value)
-        if type(value) is not expected and not (value is None and kinds[name] in _OPTIONAL):
-            found = repr(value) if name != "shards" else type(value).__name__  # which may hold a password
-            raise UsageError(f"{where}: {name} is {found}, expected {getattr(expected, '__name__', expected)}.")
-        checked[name] = value
-    if not checked.get("shards"):
-        raise UsageError(f"{where}: --shards is missing: the folder, or its URL, that `vdaprep convert` wrote.")
-    return TrainConfig(**checked)
+def option_name(field_name: str) -> str:
+    """Return how the command line calls a field."""
+    return f"--{field_name.replace('_', '-')}"
 
 
-def from_file(path: Path) -> dict[str, Any]:
-    """Read options from TOML, by the names of Config; raises UsageError if the file is none."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"--config {path}: there is no such file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: is not TOML ({error}).") from error
-
-
-def _expect(condition: bool, name: str, found: object, expected: str) -> None:
+def _expect(condition: bool, config: TrainConfig, name: str, expected: str) -> None:
     if not condition:
-        raise UsageError(f"--{name.replace('_', '-')} {found}: expected {expected}.")
+        raise UsageError(f"{option_name(name)} {getattr(config, name)}: expected {expected}.")
+
+
+# ----------------------------------------------------------------------------------------------------- learning rates
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Learning rates at the peak, by the start of a parameter's name; 0 freezes the part.
-
-    `rates` is looked up from the first to the last entry; the last has the empty start and so takes what is left.
-    """
+    """Peak learning rates by the start of a parameter's name."""
 
     summary: str
+    """What learns, in a few words."""
     rates: tuple[tuple[str, float], ...]
+    """Start of names and their rate, looked up in this order; 0 freezes the part. The last start is empty."""
 
     def rate_of(self, name: str, *, lr: float | None) -> float:
         """Return the rate of a parameter; `lr` replaces the greatest one and scales the others along."""
@@ -231,7 +325,7 @@ class Preset:
         return rate if lr is None else rate * lr / greatest
 
 
-RECIPES: Mapping[str, Preset] = MappingProxyType(
+PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "paper": Preset("encoder frozen, head and branch at 1e-4", (("pretrained.", 0.0), ("", 1e-4))),
         "finetune": Preset(
@@ -241,10 +335,3 @@ RECIPES: Mapping[str, Preset] = MappingProxyType(
         "scratch": Preset("everything at 3e-4", (("", 3e-4),)),
     }
 )
-
-
-def preset(name: str) -> Preset:
-    """Look a preset up; raises UsageError for an unknown name."""
-    if name not in RECIPES:
-        raise UsageError(f"--preset {name}: is not known; choose one of {', '.join(RECIPES)}.")
-    return RECIPES[name]

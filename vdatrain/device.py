@@ -1,4 +1,4 @@
-"""The device that computes, and how finely."""
+"""The device that computes, its memory, and the numbers that it computes in."""
 
 import resource
 import sys
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vdaprep.errors import VdakitError
+from vdaprep.errors import UsageError, VdakitError
 from vdatrain.config import TrainConfig
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -15,10 +15,12 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Precision:
-    """A device and the type that matrix products and convolutions are computed in there: fp32, bf16 or fp16."""
+    """A device and the numbers that matrix products and convolutions are computed in there."""
 
     device: torch.device
+    """The device."""
     name: str = "fp32"
+    """fp32, bf16 or fp16."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context that a forward pass runs in."""
@@ -27,13 +29,37 @@ class Precision:
         return torch.autocast(self.device.type, dtype=TYPES[self.name])
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Return what keeps small fp16 gradients from vanishing; it does nothing at other precisions."""
+        """Return the loss scaler for small fp16 gradients; it does nothing at other precisions."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
 
 
 def default_device() -> torch.device:
     """Return the GPU if there is one, the CPU if not."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_device(name: str | None, *, alone: bool = True) -> torch.device:
+    """Return the device of a name.
+
+    Args:
+        name: `cpu`, `cuda` or `cuda:N`; None: the GPU if there is one.
+        alone: whether this is the only process; of several, each has the GPU of its local rank.
+
+    Raises:
+        UsageError: the name is none of these, or there is no such GPU.
+    """
+    if name is None:
+        return default_device()
+    kind, _, number = name.partition(":")
+    if name != "cpu" and not (kind == "cuda" and (number.isdecimal() or name == "cuda")):
+        raise UsageError(f"--device {name}: expected cpu, cuda or cuda:N.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: torch finds no GPU here; give --device cpu, or leave it out.")
+    if number and not alone:
+        raise UsageError(f"--device {name}: each of several processes has a GPU of its own; give --device cuda.")
+    if number and int(number) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: there is no such GPU; the last is cuda:{torch.cuda.device_count() - 1}.")
+    return torch.device(name)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""What a run was computed with: versions, and the state of the work tree around it."""
+"""The folder of a run: config.json, log.jsonl, and the versions and work tree that it was computed with."""
 
 import json
 import math
@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vdaprep.errors import DataError
 from vdaprep.storage.atomic import write_text
 from vdatrain.config import TrainConfig, from_mapping
@@ -24,6 +22,8 @@ _PATIENCE_S = 10
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of CUDA where torch has it, and of the packages that figures depend on."""
+    import torch  # takes seconds, and --help does without
+
     found = {"python": platform.python_version(), "platform": platform.platform(), "torch": str(torch.__version__)}
     found.update({name: version for name in _PACKAGES if (version := _version(name))})
     return {**found, **({"cuda": torch.version.cuda} if torch.version.cuda else {})}
@@ -57,6 +57,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 CONFIG_FILE, LOG_FILE = "config.json", "log.jsonl"
+"""Names in the folder."""
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -81,26 +82,26 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def stored_config(folder: Path) -> TrainConfig:
-    """Return the configuration that a run goes on with; raises DataError if there is no run."""
+    """Return the configuration of the run in a folder; raises DataError if there is none."""
     return from_mapping(read_facts(folder)["config"], where=str(folder / CONFIG_FILE))
 
 
 def log(folder: Path, step: int, figures: Mapping[str, Any]) -> None:
-    """Add a line to the run's log; a figure that is not finite becomes null, since JSON has no nan."""
+    """Append a line to the run's log; a figure that is not finite becomes null, since JSON has no nan."""
     line = {name: _or_null(value) for name, value in {"step": step, **figures}.items()}
     with (folder / LOG_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def flush_log(folder: Path) -> None:
-    """Wait until the log's lines are on the disk: a checkpoint that is there must not know more than the log."""
+    """Wait until the log is on the disk, as it has to be before a checkpoint of a later step is."""
     if (folder / LOG_FILE).exists():
         with (folder / LOG_FILE).open("ab") as file:
             os.fsync(file.fileno())
 
 
 def forget_log_after(folder: Path, step: int, *, evaluated: int) -> None:
-    """Drop what a run is about to do again: later steps, later evaluations, and a line that was cut short."""
+    """Drop the lines that a resumed run is about to repeat: later steps and evaluations, and one that was cut short."""
     path = folder / LOG_FILE
     kept: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.bench.rendered import Rendered
-from vdatrain.config import preset
+from vdatrain.config import PRESETS
 from vdatrain.data.batch import Batch, make_batch
 from vdatrain.data.index import read_index
 from vdatrain.data.loader import Sample, stream_batches
@@ -64,7 +64,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self.model.to(self.precision.device).train()
-        groups = parameter_groups(self.model, preset("scratch"), lr=None, weight_decay=0.01)
+        groups = parameter_groups(self.model, PRESETS["scratch"], lr=None, weight_decay=0.01)
         self._optimiser = make_optimiser(groups, device=self.precision.device)
         self._average = AveragedWeights(self.model, decay=0.999)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]

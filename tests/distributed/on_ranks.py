@@ -23,8 +23,7 @@ from vdatrain.distributed.ranks import GroupRanks, Ranks, process_group
 from vdatrain.evaluation import evaluate
 from vdatrain.models import loading
 from vdatrain.training import loaders, state, trainer
-from vdatrain.training.preemption import Stopped, StopRequest
-from vdatrain.training.trainer import TrainCallbacks
+from vdatrain.training.preemption import StopRequest
 
 
 class StopAt(StopRequest):
@@ -142,12 +141,10 @@ def _work(ranks: Ranks, entry: dict) -> dict[str, object]:
     last = entry.get("stop_at", math.inf) if ranks.rank == ranks.world - 1 else math.inf
     loaders.make_batch = make_batch
     try:
-        trainer.train(run, TrainCallbacks(), stop=StopAt(run, last))
-    except Stopped as stopped:
-        return {"shown": shown, "step": run.step, "said": str(stopped)}
+        result = trainer.train_state(run, stop=StopAt(run, last))
     finally:
         loaders.make_batch = real_batch
-    return {"shown": shown, "step": run.step}
+    return {"shown": shown, "step": run.step, "stopped": result.stopped}
 
 
 def main(entries: list[dict]) -> None:

@@ -68,7 +68,7 @@ def _weigh(ranks: Any, folder: Path, options: dict[str, Any]) -> dict[str, int]:
     begun = state.new_state(TrainConfig(**options), folder, precision=Precision(torch.device("cpu")), ranks=ranks)
     gathered = _Gathered(begun.model)
     with contextlib.closing(loaders.open_feed(begun)) as feed:
-        step.take_step(begun, feed)
+        step.train_step(begun, feed)
     moments = [state[name] for state in begun.optimiser.state.values() for name in ("exp_avg", "exp_avg_sq")]
     assert begun.average is not None
     return {
@@ -116,7 +116,6 @@ def spoil(folder: str, options: dict[str, Any], max_skipped: int) -> list[str]:
     from vdatrain.device import Precision
     from vdatrain.distributed.ranks import process_group
     from vdatrain.training import loaders, monitor, state, step, trainer
-    from vdatrain.training.trainer import TrainCallbacks
 
     monitor.MAX_SKIPPED = max_skipped
     make_batch, loss = loaders.make_batch, step.video_loss
@@ -132,7 +131,7 @@ def spoil(folder: str, options: dict[str, Any], max_skipped: int) -> list[str]:
             TrainConfig(**options), Path(folder), precision=Precision(torch.device("cpu")), ranks=ranks
         )
         try:
-            trainer.train(begun, TrainCallbacks())
+            trainer.train_state(begun)
         except VdakitError as error:
             return [str(error), str(begun.step)]
     return []

@@ -204,7 +204,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(trained: tuple[Path, Found])
 
     first, second, alone = found["two-then-one"]
     assert (first["step"], second["step"], alone["step"]) == (3, 3, 6)  # the other hears of it a step later
-    assert first["said"].startswith(f"{folder / 'two-then-one'}: saved and left as another rank was asked to, 3 of 6")
+    assert (first["stopped"], first["step"]) == ("as another rank was asked to", 3)
     assert [tuple(shown) for shown in alone["shown"]] == whole[3 * windows :]
     assert losses(folder / "two-then-one") == pytest.approx(losses(folder / "basic"), rel=TOLERANCE)
 

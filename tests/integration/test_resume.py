@@ -193,16 +193,16 @@ def wait_for(path: Path, *, patience_s: float = 600) -> None:
 @pytest.fixture
 def send(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Send signals to this process in the middle of a step."""
-    real = trainer.take_step
+    real = trainer.train_step
 
     def arrange(*signals: int, at_step: int) -> None:
-        def take_step(run: TrainState, feed: DevicePrefetcher) -> None:
+        def train_step(run: TrainState, feed: DevicePrefetcher) -> None:
             if run.step == at_step:
                 for number in signals:
                     os.kill(os.getpid(), number)
             real(run, feed)
 
-        monkeypatch.setattr(trainer, "take_step", take_step)
+        monkeypatch.setattr(trainer, "train_step", train_step)
 
     yield arrange
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -272,14 +272,14 @@ def test_sigterm_to_all_processes_of_a_run(toy_shards: Path, whole: Whole, vdatr
         "import pathlib, sys, time\n"
         "from vdatrain import cli\n"
         "from vdatrain.training import trainer\n"
-        "due, sent, real = pathlib.Path(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1)), trainer.take_step\n"
-        "def take_step(run, feed):\n"
+        "due, sent, real = pathlib.Path(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1)), trainer.train_step\n"
+        "def train_step(run, feed):\n"
         "    if run.step == 3:\n"
         "        due.touch()\n"
         "        while not sent.exists():\n"
         "            time.sleep(0.01)\n"
         "    real(run, feed)\n"
-        "trainer.take_step = take_step\n"
+        "trainer.train_step = train_step\n"
         "cli.main()\n"
     )
     command = [sys.executable, "-c", program, step_is_due, was_sent, *map(str, arguments(toy_shards, folder))]
@@ -300,14 +300,14 @@ def test_sigterm_to_all_processes_of_a_run(toy_shards: Path, whole: Whole, vdatr
 def test_a_run_leaves_when_its_time_is_over(
     toy_shards: Path, whole: Whole, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, real = tmp_path / "run", trainer.take_step
+    folder, real = tmp_path / "run", trainer.train_step
 
-    def take_step(run: TrainState, feed: DevicePrefetcher) -> None:
+    def train_step(run: TrainState, feed: DevicePrefetcher) -> None:
         if run.step == 4:
             time.sleep(1.01)  # the machine may be fast
         real(run, feed)
 
-    monkeypatch.setattr(trainer, "take_step", take_step)
+    monkeypatch.setattr(trainer, "train_step", train_step)
     result = vdatrain(*arguments(toy_shards, folder), "--time-limit", "1s")
     monkeypatch.undo()
     assert result.code == 0
@@ -329,14 +329,14 @@ def left_early(whole: Whole, toy_shards: Path, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("left") / "run"
 
     def arrange() -> None:
-        real = trainer.take_step
+        real = trainer.train_step
 
-        def take_step(run: TrainState, feed: DevicePrefetcher) -> None:
+        def train_step(run: TrainState, feed: DevicePrefetcher) -> None:
             if run.step == 6:
                 os.kill(os.getpid(), signal.SIGTERM)
             real(run, feed)
 
-        trainer.take_step = take_step
+        trainer.train_step = train_step
 
     assert end_of(start(arguments(toy_shards, folder), before=arrange)) == 0
     return folder

@@ -255,8 +255,7 @@ def test_a_shard_with_a_flipped_byte_and_one_cut_short(toy_shards: Path, vdatrai
     ("arguments", "sentence"),
     [
         (("--variant", "magic"), "variant 'magic' is not known; choose one of basic"),
-        (("--encoder", "huge"), "encoder 'huge' is not known; choose one of tiny"),
-        (("--preset", "quick"), "--preset quick: is not known; choose one of paper"),
+        (("--encoder", "huge"), "'huge' is not one of 'tiny', 'vits', 'vitb', 'vitl'"),
         (("--size", 100), "--size 100: expected a multiple of 14"),
         (("--frames", 50), "the longest clip has 13"),
     ],

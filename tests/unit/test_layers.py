@@ -35,7 +35,6 @@ MAY_IMPORT["vdatrain.cli"] = MAY_IMPORT["vdatrain.training"] | {"vdatrain.traini
 PENDING_IMPORTS = (
     "vdaprep.storage.output imports vdaprep.shards.names",
     "vdaprep.storage.output imports vdaprep.workers.signals",
-    "vdatrain.config imports vdatrain.models.layers.encoder",
 )
 PENDING_CIRCLES = {
     "vdaprep.storage.output", "vdaprep.storage.remote_output", }  # fmt: skip

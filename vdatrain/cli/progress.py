@@ -12,7 +12,8 @@ from rich.table import Table
 
 from vdatrain.config import TrainConfig
 from vdatrain.evaluation.evaluate import Evaluation
-from vdatrain.training.trainer import TrainCallbacks
+from vdatrain.models.weights import LoadReport
+from vdatrain.training.callbacks import Callback
 
 _GIB = 1 << 30
 # What is shown of a step's figures, those that it has, in this order; how each is written is part of what it says.
@@ -31,19 +32,16 @@ _SHOWN: Mapping[str, tuple[str, Callable[[int | float], str]]] = {
 }
 
 
-class LiveView:
+class LiveView(Callback):
     """A bar over the steps and below it the latest figures, evaluations as lines above; plain lines without a terminal.
 
-    begun: the step at which a resumed run goes on. The time left is the steps' and the evaluations' so far, stretched.
+    The time left is that of the steps and evaluations so far, stretched.
     """
 
-    def __init__(
-        self, config: TrainConfig, console: Console, *, begun: int = 0, now: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, console: Console, *, now: Callable[[], float] = time.monotonic) -> None:
         self._console = console
-        self._steps, self._begun = config.steps, begun
+        self._steps, self._begun, self._started = 0, 0, 0.0
         self._now = now
-        self._started = now()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -51,26 +49,27 @@ class LiveView:
             TextColumn("{task.fields[left]}"),
             expand=True,
         )
-        self._task = self._progress.add_task(config.variant, total=config.steps, completed=begun, left="")
         self._live = Live(self._progress, console=console, refresh_per_second=4)
 
     def __enter__(self) -> "LiveView":
-        self._started = self._now()
-        if self._console.is_terminal:
-            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._live.stop()
+
+    def on_start(self, config: TrainConfig, step: int, loaded: LoadReport | None) -> None:
+        """Show what became of the weights that the run begins with, and an empty bar."""
+        if loaded is not None:
+            self._console.print(str(loaded), markup=False)
+        self._steps, self._begun, self._started = config.steps, step, self._now()
+        self._task = self._progress.add_task(config.variant, total=config.steps, completed=step, left="")
         if self._console.is_terminal:
-            self._live.stop()
+            self._live.start()
 
-    def listener(self) -> TrainCallbacks:
-        """Return what a run tells its progress to."""
-        return TrainCallbacks(on_step=self._on_step, on_evaluation=self._on_evaluation)
-
-    def _on_step(self, step: int, figures: Mapping[str, int | float]) -> None:
+    def on_step(self, step: int, figures: Mapping[str, int | float]) -> None:
+        """Show the latest figures and the time left."""
         shown = {title: write(figures[name]) for name, (title, write) in _SHOWN.items() if name in figures}
         left = self._time_left(step)
         if self._console.is_terminal:
@@ -80,7 +79,8 @@ class LiveView:
             parts = ", ".join(f"{title} {text}" for title, text in shown.items())
             self._console.print(f"step {step} of {self._steps}: {parts}, {left}", highlight=False)
 
-    def _on_evaluation(self, step: int, evaluation: Evaluation) -> None:
+    def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Print the averages over the data sets."""
         average = evaluation.average()
         tae = "no poses" if average["tae"] is None else f"{average['tae']:.3f}"
         self._console.print(

@@ -169,10 +169,7 @@ def process_group() -> Generator[Ranks]:
     try:
         yield ranks
     except BaseException as error:
-        if not (isinstance(error, VdakitError) and error.exit_code == 0):  # else all ranks leave, as they agreed to
-            _part_early(watch, error)
-            raise
-        _part(ranks, watch)
+        _part_early(watch, error)
         raise
     _part(ranks, watch)
 

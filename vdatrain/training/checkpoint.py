@@ -1,5 +1,23 @@
-"""The checkpoints of a run: written while the training goes on, the latest few of them kept."""
+"""The checkpoints of a run: what they hold, written in the background, the latest few of them kept.
 
+    file              content
+    last.pt           the newest state, whole: what a run is resumed from
+    step-NUMBER.pt    the states before it, `keep` of them
+    best.pt           weights and averages alone, of the evaluation with the lowest absrel
+    next.pt           a whole state about to be renamed to last.pt
+
+A state, as `vdatrain.training.state.snapshot` takes it, is a dictionary of tensors, numbers and strings:
+
+    model, average              weights and their moving averages, by parameter name; average is empty without `ema`
+    optimiser, scaler, meter    state of AdamW, of the fp16 loss scaler, and of the figures not logged yet
+    step, position              steps done; position in the order of windows at which the next one begins
+    evaluated, best             the last step that was evaluated; the lowest absrel so far
+    config, versions            the options, without secrets; versions of torch and others
+
+A schedule or generator state is not among them: rates follow from `step`, random numbers from seed, step and rank.
+"""
+
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -8,11 +26,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from vdaprep.errors import DataError
 from vdatrain.models import tensor_files
 from vdatrain.run_dir import flush_log
 
+_log = logging.getLogger(__name__)
+
 LAST_FILE, BEST_FILE = "last.pt", "best.pt"
-_NEXT_FILE = "next.pt"  # complete, and about to become last.pt
+_NEXT_FILE = "next.pt"
 _EARLIER = re.compile(r"step-(\d+)\.pt")
 _BEST_PARTS = ("model", "average", "step", "config", "versions")  # what is needed to use it, not to go on with it
 
@@ -20,8 +41,10 @@ _BEST_PARTS = ("model", "average", "step", "config", "versions")  # what is need
 class CheckpointManager:
     """Writes checkpoints in a thread of its own, one at a time.
 
-    `last.pt` is the newest; the `earlier` ones before it stay as `step-NUMBER.pt`; `best.pt` holds weights alone.
-    last_step: the step of the `last.pt` that is there, None if there is none or a damaged one.
+    Args:
+        folder: the run's.
+        earlier: checkpoints to keep before the last.
+        last_step: the step of the last.pt that is there; None if there is none, or a damaged one.
     """
 
     def __init__(self, folder: Path, *, earlier: int, last_step: int | None) -> None:
@@ -40,12 +63,12 @@ class CheckpointManager:
         self._thread.shutdown()
 
     def save(self, state: Mapping[str, Any], *, is_best: bool) -> None:
-        """Begin to write a state that nobody changes any more; waits for, and raises as, the one before."""
+        """Begin to write a state, which must not change any more; waits for, and raises as, the one before."""
         self.flush()
         self._writing = self._thread.submit(self._write, state, is_best)
 
     def check(self) -> None:
-        """Raise DataError if a checkpoint could not be written; waits for nothing."""
+        """Raise DataError if a checkpoint could not be written, without waiting."""
         if self._writing is not None and self._writing.done():
             self.flush()
 
@@ -70,9 +93,29 @@ class CheckpointManager:
 
 
 def candidates(folder: Path) -> list[Path]:
-    """Return the checkpoints that a run can go on from, newest first, whole or not."""
+    """Return the checkpoints that a run can be resumed from, newest first, whole or not."""
     last = folder / LAST_FILE
     return [*([last] if last.exists() else []), *_earlier_files(folder)]
+
+
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Read the newest checkpoint that is whole, with a warning of each that is not; None if there is none at all.
+
+    Raises DataError if there are some and none is whole.
+    """
+    damaged: list[str] = []
+    for path in candidates(folder):
+        try:
+            content = tensor_files.load(path)
+        except DataError as error:
+            damaged.append(str(error))
+            continue
+        for sentence in damaged:
+            _log.warning(f"{sentence.rstrip('.')}; the run goes on from {path.name}, step {content['step']}.")
+        return path, content
+    if damaged:
+        raise DataError(f"{damaged[0].rstrip('.')}, nor is any before it; begin the run anew elsewhere.")
+    return None
 
 
 def _earlier_files(folder: Path) -> list[Path]:
@@ -82,11 +125,11 @@ def _earlier_files(folder: Path) -> list[Path]:
 
 
 def _give_second_name(path: Path, name: Path) -> None:
-    """Name a file a second time, so that it is there under one name or the other at every moment."""
+    """Hard-link a file, so that at every moment at least one of the two names exists."""
     if not path.exists():
         return
     name.unlink(missing_ok=True)
     try:
         os.link(path, name)
-    except OSError:  # a file system without hard links: for a moment there is no last.pt, which resuming knows of
+    except OSError:  # a file system without hard links: for a moment there is no last.pt, only the one before it
         path.replace(name)

@@ -12,9 +12,9 @@ from vdatrain.device import is_out_of_memory
 
 
 class CompiledForward:
-    """Calls a model; with `compiled`, through torch.compile until that fails, which is said once.
+    """Calls a model; with `compiled`, through torch.compile until that fails, which is logged once.
 
-    The model itself, its parameters' names and its modes stay as they are. It may be wrapped for several ranks.
+    The model itself, its parameters' names and its modes are left as they are. It may be wrapped for several ranks.
     """
 
     def __init__(self, model: nn.Module, *, compiled: bool, warn: Callable[[str], None]) -> None:
@@ -33,18 +33,19 @@ class CompiledForward:
         return self._model(*inputs)
 
     def joining(self, wanted: bool) -> AbstractContextManager[object]:
-        """Return what a pass there and back runs in: its gradient and those before it become all ranks', or wait.
+        """Return the context of a forward and backward pass: gradients are averaged over the ranks if `wanted`.
 
-        Those of a model that is sharded never wait: nobody could keep them.
+        Without it they are added up locally; those of a sharded model are averaged in every pass.
         """
         if wanted or not isinstance(self._model, DistributedDataParallel):
             return nullcontext()
         return self._model.no_sync()
 
-    def try_out(self, compute_gradient: Callable[[], object]) -> None:
-        """Compile both ways now, by a gradient that nobody keeps: the way back is compiled when it is first gone.
+    def warm_up(self, compute_gradient: Callable[[], object]) -> None:
+        """Compile now, by a forward and backward pass whose gradients are discarded.
 
-        What fails on that way is no exception of torch.compile's own; if it was not its fault, the first step says so.
+        The backward graph compiles on first use, and what fails there is no exception of torch.compile's own; where
+        torch.compile is not the cause, the first step raises it again.
         """
         if self._compiled is None:
             return

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from vdatrain.config import TrainConfig, preset
+from vdatrain.config import PRESETS, TrainConfig
 from vdatrain.device import Precision
 from vdatrain.distributed.fsdp import gathered_bytes, kept_bytes
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
@@ -66,7 +66,7 @@ def footprint(config: TrainConfig, *, on_gpu: bool, ranks: int = 1) -> Footprint
     ranks = ranks if config.shard_model else 1
     with torch.device("meta"):
         model = build_from_config(config)
-    parameter_groups(model, preset(config.preset), lr=None, weight_decay=0.0)
+    parameter_groups(model, PRESETS[config.preset], lr=None, weight_decay=0.0)
     autocast = partial(_autocast, config.precision, on_gpu=on_gpu)
     with FakeTensorMode(), _quick_collection():
         _give_shapes(model)

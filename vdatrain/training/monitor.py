@@ -1,4 +1,4 @@
-"""What the steps since the last line of the log measured, the steps that had to be skipped among them."""
+"""Step statistics, accumulated on the device; too many steps in a row without a finite gradient end a run."""
 
 import itertools
 import math
@@ -18,9 +18,9 @@ _NAMED = 8  # clips that the sentence names then
 
 
 class StepMonitor:
-    """Collects figures on the device and brings them to the host all at once.
+    """Collects figures of steps on the device and copies them to the host all at once.
 
-    The host learns by the norm of a step's gradient whether the device skipped that step.
+    A gradient norm that is not finite tells the host that the device skipped the step.
     """
 
     def __init__(self) -> None:
@@ -31,14 +31,14 @@ class StepMonitor:
         self.skipped = 0
 
     def add(self, figures: Float[Tensor, " figures"], keys: Iterable[str]) -> None:
-        """Take a step's FIGURES, on the device, and the keys of its clips; waits for nothing."""
+        """Take a step's FIGURES, on the device, and the keys of its clips, without waiting for the device."""
         self._waiting.append((figures, tuple(keys)))
 
     def settle(self, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - it is frozen
-        """Wait for the device and take all figures over, their means over the ranks, which all have to call this.
+        """Wait for the device and copy all figures, averaged over the ranks, all of which have to call this.
 
-        Raises VdakitError, on all of them and with the clips of all of them, if MAX_SKIPPED steps in a row had no
-        finite gradient.
+        Raises VdakitError on every rank, with the clips of all of them, if MAX_SKIPPED steps in a row had no finite
+        gradient.
         """
         if not self._waiting:
             return
@@ -46,7 +46,7 @@ class StepMonitor:
         for row, (_, keys) in zip(rows, self._waiting, strict=True):
             self._count(dict(zip(FIGURES, row, strict=True))["gradient_norm"], keys)
             self._rows.append(row)
-            if self._in_a_row >= MAX_SKIPPED:  # so it is on every rank: the mean is the same, and not finite if any is
+            if self._in_a_row >= MAX_SKIPPED:  # on every rank alike, since all have the same means
                 raise VdakitError(
                     f"the gradient was not finite for {self._in_a_row} steps in a row, with "
                     f"{_named(ranks.gather(self._suspects))}; try a lower --lr or --precision fp32."
@@ -56,7 +56,7 @@ class StepMonitor:
     def take(self) -> dict[str, int | float]:
         """Return the mean of each figure over the steps settled since the last call, and all steps skipped so far.
 
-        What is not finite takes no part in a mean; nan where nothing is.
+        Means are over finite values; nan where there is none.
         """
         columns = zip(*self._rows, strict=True)
         figures: dict[str, int | float] = {name: _mean(values) for name, values in zip(FIGURES, columns, strict=False)}
@@ -73,7 +73,7 @@ class StepMonitor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self._rows = [list(row) for row in state["rows"]]
         self._suspects = list(state["suspects"])
         self._in_a_row, self.skipped = state["in_a_row"], state["skipped"]

@@ -16,15 +16,15 @@ _FINAL_SHARE = 0.05  # of the peak, where the cosine ends
 
 
 def parameter_groups(
-    model: nn.Module, recipe: Preset, *, lr: float | None, weight_decay: float
+    model: nn.Module, preset: Preset, *, lr: float | None, weight_decay: float
 ) -> list[dict[str, object]]:
-    """Freeze what the recipe freezes and group the rest by learning rate and weight decay.
+    """Freeze what the preset freezes and group the rest by learning rate and weight decay.
 
     Every trainable parameter is in exactly one group. Raises UsageError if nothing is left to train.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        rate = recipe.rate_of(name, lr=lr)
+        rate = preset.rate_of(name, lr=lr)
         if rate == 0:
             parameter.requires_grad_(False)
         if not parameter.requires_grad:
@@ -32,7 +32,7 @@ def parameter_groups(
         decays = parameter.ndim > 1 and name.rpartition(".")[2] not in _NO_DECAY
         groups.setdefault((rate, weight_decay if decays else 0.0), []).append(parameter)
     if not groups:
-        raise UsageError(f"--preset: nothing is left to train ({recipe.summary}); choose another preset or variant.")
+        raise UsageError(f"--preset: nothing is left to train ({preset.summary}); choose another preset or variant.")
     return [
         {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay}
         for (rate, decay), parameters in groups.items()

@@ -1,4 +1,4 @@
-"""Which training fits into a device's memory, how long a step takes, what to change where it does not fit."""
+"""Whether a training step fits into a device's memory, how long it takes, and what to change where it does not fit."""
 
 import os
 import time
@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from vdatrain.config import TrainConfig, preset
+from vdaprep.errors import UsageError
+from vdatrain.config import PATCH_PX, PRESETS, TrainConfig
 from vdatrain.device import TYPES, Precision
-from vdatrain.models.layers.encoder import PATCH_SIZE
 from vdatrain.models.loading import build_from_config
 from vdatrain.training.memory import Footprint, Inputs, footprint, go_through
 from vdatrain.training.optim import make_optimiser, parameter_groups
 
-# Shares of a device's memory that a step is not given: on a GPU to the driver, to kernels' own needs and to fragments;
-# on a CPU to the system, to the processes that read and to the page cache that they read through.
-RESERVED_ON_GPU, RESERVED_ON_CPU = 0.08, 0.25
-SMALLEST_SIZE, FEWEST_FRAMES = 196, 8  # what is proposed at least
+RESERVED_ON_GPU = 0.08
+"""Fraction of a GPU's memory left to the driver, to kernels' workspaces and to fragmentation."""
+RESERVED_ON_CPU = 0.25
+"""Fraction of a machine's memory left to the system, other processes and the page cache."""
+SMALLEST_SIZE, FEWEST_FRAMES = 196, 8  # nothing smaller is proposed
 _MATRIX_SIDE = {"cuda": 4096, "cpu": 1024}
 _STEPS_MEASURED = 2
 _BATCH_TOLERANCE = 100  # of so many one may be missing
@@ -27,39 +28,118 @@ Measure = Callable[[TrainConfig], Footprint]
 
 @dataclass(frozen=True)
 class Room:
-    """The memory of a device, in bytes: all of it, and what of that a step may take.
-
-    ranks: how many such devices share a model that is spread over them.
-    """
+    """The memory of a device."""
 
     total: int
+    """All of it, in bytes."""
     on_gpu: bool
+    """Whether the device is a GPU."""
     ranks: int = 1
+    """How many such devices a model with `shard_model` is spread over."""
 
     @property
     def limit(self) -> int:
-        """What a step may take."""
+        """The bytes that a step may take."""
         return round(self.total * (1 - (RESERVED_ON_GPU if self.on_gpu else RESERVED_ON_CPU)))
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a configuration is changed to so that it fits: the options to give, and what it takes then."""
+    """A configuration that fits, in place of one that does not."""
 
     options: str
+    """The options to give."""
     config: TrainConfig
+    """The configuration with them."""
     takes: Footprint
+    """What a step takes then."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What training steps took on a GPU."""
+
+    peak_bytes: int
+    """The most memory at a time."""
+    step_s: float
+    """Seconds of the last step."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Whether a training step fits, and how long it takes."""
+
+    config: TrainConfig
+    """The configuration."""
+    room: Room
+    """The device."""
+    takes: Footprint
+    """Memory and arithmetic of a step."""
+    largest_batch: int
+    """The most windows at a time that fit, the rest of the configuration unchanged; 0 if `takes` does not fit."""
+    change: Change | None = None
+    """What to change where it does not fit; None where it fits, or nothing smaller would."""
+    flops_per_s: float | None = None
+    """Speed of large matrix products on the device here; None for the memory of another GPU."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the step fits."""
+        return self.takes.total <= self.room.limit
+
+
+def plan_step(
+    config: TrainConfig, *, device: torch.device, memory_bytes: int | None = None, ranks: int | None = None
+) -> StepPlan:
+    """Plan a training step.
+
+    Args:
+        config: the configuration.
+        device: the device here.
+        memory_bytes: memory of another GPU to plan for.
+        ranks: processes that a model with `shard_model` is spread over; None: the GPUs here.
+
+    Returns:
+        The plan; its memory is found without computing anything.
+
+    Raises:
+        UsageError: `ranks` that do not go together with the configuration.
+    """
+    world = _ranks(config, ranks)
+    if memory_bytes is None:
+        room, flops_per_s = room_of(device, ranks=world), attainable_flops(Precision(device, config.precision))
+    else:
+        room, flops_per_s = Room(memory_bytes, on_gpu=True, ranks=world), None
+    takes = footprint(config, on_gpu=room.on_gpu, ranks=world)
+    if takes.total <= room.limit:
+        return StepPlan(config, room, takes, largest_batch(config, room), flops_per_s=flops_per_s)
+    return StepPlan(config, room, takes, 0, change=change_to_fit(config, room), flops_per_s=flops_per_s)
+
+
+def _ranks(config: TrainConfig, ranks: int | None) -> int:
+    if not config.shard_model:
+        if ranks is not None:
+            raise UsageError(
+                f"--ranks {ranks}: each holds all of the model without --shard-model; give that too, or no --ranks."
+            )
+        return 1
+    found = torch.cuda.device_count() if ranks is None else ranks
+    if found < 2:
+        raise UsageError(
+            f"--shard-model: spreads the model over 2 ranks or more, found {found}; say how many with --ranks."
+        )
+    return found
 
 
 def room_of(device: torch.device, *, ranks: int = 1) -> Room:
-    """Return the memory that a device has, each of so many alike."""
+    """Return the memory of a device, or of each of `ranks` alike."""
     if device.type == "cuda":
         return Room(torch.cuda.get_device_properties(device).total_memory, on_gpu=True, ranks=ranks)
     return Room(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), on_gpu=False, ranks=ranks)
 
 
 def largest_batch(config: TrainConfig, room: Room, *, measure: Measure | None = None) -> int:
-    """Return the most windows at a time that fit, 0 if not even one does; above a hundred to 1 %."""
+    """Return the most windows at a time that fit, 0 if not even one does; above a hundred, to within 1 %."""
     measure = measure or (lambda changed: footprint(changed, on_gpu=room.on_gpu, ranks=room.ranks))
 
     def takes(batch: int) -> int:
@@ -71,7 +151,7 @@ def largest_batch(config: TrainConfig, room: Room, *, measure: Measure | None = 
     fits, grows = 1, max(1, two - one)
     too_many: int | None = None
     while too_many is None or too_many - fits > max(1, fits // _BATCH_TOLERANCE):
-        batch = max(fits + 1, 1 + (room.limit - one) // grows)  # all but a straight line
+        batch = max(fits + 1, 1 + (room.limit - one) // grows)  # memory is nearly linear in the batch
         if too_many is not None and batch >= too_many:
             batch = (fits + too_many) // 2
         size = takes(batch)
@@ -81,7 +161,7 @@ def largest_batch(config: TrainConfig, room: Room, *, measure: Measure | None = 
 
 
 def change_to_fit(config: TrainConfig, room: Room, *, measure: Measure | None = None) -> Change | None:
-    """Return the first that fits of changes that add up, those first that alter least what is learnt; None if none."""
+    """Return the first of ever smaller configurations that fits; None if none does."""
     measure = measure or (lambda changed: footprint(changed, on_gpu=room.on_gpu, ranks=room.ranks))
     changes = list(_changes(config))
     found: Change | None = None
@@ -97,9 +177,10 @@ def change_to_fit(config: TrainConfig, room: Room, *, measure: Measure | None = 
 
 
 def _changes(config: TrainConfig) -> Iterator[TrainConfig]:
-    """Yield ever smaller configurations: the same windows a step one at a time, then shorter numbers, then less kept.
+    """Yield ever smaller configurations, those first that change least of what is learnt.
 
-    Only then smaller frames and shorter windows, a quarter less each time.
+    The windows of a step one at a time, then bf16, then recomputation; then smaller frames and shorter windows, by a
+    quarter each time.
     """
     if config.batch > 1:
         config = replace(config, batch=1, accumulate=config.accumulate * config.batch)
@@ -113,7 +194,7 @@ def _changes(config: TrainConfig) -> Iterator[TrainConfig]:
             yield config
     while config.size > SMALLEST_SIZE or config.frames > FEWEST_FRAMES:
         if config.size > SMALLEST_SIZE:
-            size = max(SMALLEST_SIZE, config.size * 3 // 4 // PATCH_SIZE * PATCH_SIZE)
+            size = max(SMALLEST_SIZE, config.size * 3 // 4 // PATCH_PX * PATCH_PX)
             config = replace(config, size=size)
             yield config
         if config.frames > FEWEST_FRAMES:
@@ -130,7 +211,7 @@ def _options(before: TrainConfig, after: TrainConfig) -> str:
 
 
 def attainable_flops(precision: Precision, *, side: int | None = None, rounds: int = 5) -> float:
-    """Return the operations a second that a product of two large square matrices reaches, the best of some rounds."""
+    """Return the operations per second of a product of two large square matrices, the best of some rounds."""
     side = side or _MATRIX_SIDE[precision.device.type]
     left, right = (torch.randn(side, side, device=precision.device, dtype=TYPES[precision.name]) for _ in range(2))
     best = float("inf")
@@ -143,19 +224,11 @@ def attainable_flops(precision: Precision, *, side: int | None = None, rounds: i
     return 2 * side**3 / best
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What steps took that were really made on a GPU: bytes at the peak, seconds of the last of them."""
-
-    peak_bytes: int
-    step_s: float
-
-
 def measure_steps(config: TrainConfig, precision: Precision) -> Measured:
-    """Make some training steps on zeros; raises torch.OutOfMemoryError where they do not fit. On a GPU only."""
+    """Take some training steps on zeros, on a GPU; raises torch.OutOfMemoryError where they do not fit."""
     device = precision.device
     model = build_from_config(config).to(device).train()
-    groups = parameter_groups(model, preset(config.preset), lr=None, weight_decay=config.weight_decay)
+    groups = parameter_groups(model, PRESETS[config.preset], lr=None, weight_decay=config.weight_decay)
     optimiser, batch = make_optimiser(groups, device=device), Inputs.of(config, device=str(device))
     average = [parameter.detach().clone() for parameter in model.parameters() if parameter.requires_grad]
     torch.cuda.reset_peak_memory_stats(device)
@@ -180,18 +253,20 @@ def _wait_for(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Utilisation:
-    """The operations of a rank's step, those that are recomputed not counted, and those a second that can be had."""
+    """The model FLOPs utilisation (MFU) of a rank's steps."""
 
     step_flops: int | float
+    """Operations of a step, without those of recomputation."""
     attainable: float
+    """Operations per second of a large matrix product."""
 
     def of(self, step_s: float) -> float:
-        """Return the model FLOPs utilisation of steps of so many seconds: 1 would be one large matrix product."""
+        """Return the utilisation by steps of `step_s` seconds; a large matrix product would have 1."""
         return self.step_flops / (step_s * self.attainable)
 
 
 def utilisation(config: TrainConfig, precision: Precision) -> Utilisation:
-    """Count a step on tensors without numbers; time matrix products on the device. Takes seconds."""
+    """Count a step's operations on fake tensors and time matrix products on the device; takes seconds."""
     windows = replace(config, recompute="none", accumulate=1)
     shown = [windows]
     if config.images_per_clip:

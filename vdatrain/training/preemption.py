@@ -1,4 +1,4 @@
-"""Why a run should leave before its last step."""
+"""Graceful stop on SIGTERM, Ctrl-C or at a time limit."""
 
 import signal
 import threading
@@ -7,20 +7,15 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
-from vdaprep.errors import VdakitError
-
-
-class Stopped(VdakitError):
-    """A run left early because it was asked to; all it did is kept."""
-
-    exit_code = 0
-
 
 class StopRequest:
-    """Knows whether the run was asked to leave: by SIGTERM, by Ctrl-C, or by the end of its time.
+    """Whether a run was asked to stop: by SIGTERM, by Ctrl-C, or by the end of its time.
 
-    Such a request is only noted; the run looks at it between steps. The second Ctrl-C is a KeyboardInterrupt at once.
-    time_limit_s counts from here.
+    A request is only noted; the run looks at it between steps. The second Ctrl-C raises KeyboardInterrupt at once.
+
+    Args:
+        time_limit_s: seconds from here until it is requested; None: no limit.
+        now: the clock.
     """
 
     def __init__(self, time_limit_s: int | None = None, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -44,7 +39,7 @@ class StopRequest:
 
     @property
     def reason(self) -> str | None:
-        """What asked the run to leave; None if nothing did."""
+        """What asked the run to stop, such as `after SIGTERM`; None if nothing did."""
         if self._signal is not None:
             return f"after {signal.Signals(self._signal).name}"
         if self._limit_s is not None and self._now() - self._began >= self._limit_s:

@@ -1,4 +1,4 @@
-"""A run: begun, resumed, and what of it a checkpoint holds."""
+"""The state of a run: begun, resumed from a checkpoint, and copied for one."""
 
 import logging
 import math
@@ -13,19 +13,18 @@ from torch import nn
 
 from vdaprep.errors import DataError, UsageError
 from vdaprep.storage.urls import redact
-from vdatrain.config import TrainConfig, preset
+from vdatrain.config import PRESETS, TrainConfig
 from vdatrain.data.index import fingerprint
 from vdatrain.data.sampler import DistributedPositions
 from vdatrain.device import Precision
 from vdatrain.distributed import fsdp
 from vdatrain.distributed.fsdp import shard, spread_moments, whole
 from vdatrain.distributed.ranks import Ranks
-from vdatrain.models import tensor_files
 from vdatrain.models.layers.encoder import Encoder
 from vdatrain.models.loading import build_from_config, initialise, whole_model
 from vdatrain.models.weights import LoadReport, Weights, load_weights
 from vdatrain.run_dir import CONFIG_FILE, forget_log_after, git_state, read_facts, versions, write_facts
-from vdatrain.training.checkpoint import LAST_FILE, candidates
+from vdatrain.training.checkpoint import LAST_FILE, load_newest
 from vdatrain.training.compile import CompiledForward
 from vdatrain.training.monitor import StepMonitor
 from vdatrain.training.optim import AveragedWeights, make_optimiser, parameter_groups
@@ -35,35 +34,46 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class TrainState:
-    """A run under way: what a checkpoint holds, and what it was started with.
-
-    position: of the stream, at which the next step begins. evaluated: the last step that was, -1 before any.
-    last_step: the step of `last.pt` as it is in the folder; None if there is none, or a damaged one. resumed: whether
-    it goes on from a checkpoint, so that its log has a beginning. loaded: what became of the weights that it was begun
-    with; None if there were none, or when it is resumed.
-    """
+    """A run under way: what a checkpoint holds, and what it was begun with."""
 
     config: TrainConfig
+    """The options."""
     folder: Path
+    """The run's folder."""
     precision: Precision
+    """The device, and the numbers that it computes in."""
     model: nn.Module
+    """The model that learns."""
     forward: CompiledForward
+    """Its forward pass, perhaps compiled, perhaps wrapped for several ranks."""
     optimiser: torch.optim.AdamW
+    """The optimiser of the parameters that learn."""
     scaler: torch.amp.GradScaler
+    """The loss scaler; it does nothing but for fp16."""
     average: AveragedWeights | None
+    """The moving average of the weights; None without `ema`."""
     ranks: Ranks = field(default_factory=Ranks)
-    meter: StepMonitor = field(default_factory=StepMonitor)
+    """The processes that train together."""
+    monitor: StepMonitor = field(default_factory=StepMonitor)
+    """Figures of the steps since the last line of the log."""
     step: int = 0
+    """Steps done."""
     position: int = 0
+    """Position in the order of windows at which the next step begins."""
     evaluated: int = -1
+    """The last step that was evaluated, -1 before any."""
     best: float = math.inf
+    """The lowest absrel of an evaluation so far."""
     last_step: int | None = None
+    """The step of the folder's last.pt; None if there is none, or a damaged one."""
     resumed: bool = False
+    """Whether the run was resumed from a checkpoint, so that its log has a beginning."""
     loaded: LoadReport | None = None
+    """What became of the weights in `config.init`; None if there were none, or where the run was resumed."""
 
     @property
     def share(self) -> DistributedPositions:
-        """What this rank reads of the stream from the next step on."""
+        """The positions that this rank reads from the next step on."""
         return DistributedPositions(
             batch=self.config.batch, rank=self.ranks.rank, world=self.ranks.world, start=self.position
         )
@@ -93,11 +103,10 @@ def new_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks:
 
 
 def load_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008 - frozen
-    """Go on with a run from the newest checkpoint that is whole, or from its beginning if it never wrote one.
+    """Resume a run from the newest checkpoint that is whole, or from its beginning if it has none yet.
 
-    config: as it began, but for what is CHANGEABLE. Only the first rank reads and writes the folder; the others may be
-    fewer or more than before. Raises DataError if there is no run, if the shards have changed, or if no checkpoint is
-    whole.
+    Only the first rank reads and writes the folder; there may be fewer or more ranks than before. Raises DataError if
+    there is no run, if the shards have changed, or if no checkpoint is whole.
     """
     found = ranks.broadcast_from_rank0(_find_checkpoint(config, folder) if ranks.is_first else None)
     if found is None:
@@ -117,13 +126,13 @@ def load_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks
 
 
 def _find_checkpoint(config: TrainConfig, folder: Path) -> tuple[str, dict[str, Any]] | None:
-    """Return the name and the state that a run goes on from, None if it begins again; raises as `resume`."""
+    """Return the name and the content of the checkpoint to resume from; None: begin again. Raises as `load_state`."""
     facts = read_facts(folder)
     if _fingerprint_again(config.shards) != facts["data"]:
         raise DataError(f"{redact(config.shards)}: are not the shards that {folder} began with; train anew on these.")
     if facts["config"] != config.to_json():
         write_facts(folder, {**facts, "config": config.to_json()})
-    found = _newest_whole(folder)
+    found = load_newest(folder)
     if found is None:
         _log.warning(f"{folder}: holds no checkpoint yet, so the run begins again.")
         return None
@@ -145,17 +154,17 @@ def _fingerprint_again(shards: str) -> str:
 
 
 def snapshot(run: TrainState) -> dict[str, Any] | None:
-    """Return a copy, on the host, of everything that the run needs to go on from here; waits for the device.
+    """Return the content of a checkpoint, copied to the host; waits for the device.
 
-    All ranks have to ask for it, the first one alone gets it; it is the same for any number of them, sharded or not.
+    All ranks have to call it, the first alone gets it; it is the same for any number of ranks, sharded or not.
     """
-    run.meter.settle(run.ranks)
+    run.monitor.settle(run.ranks)
     state = {
         "model": run.model.state_dict(),
         "average": {} if run.average is None else run.average.state_dict(),
         "optimiser": run.optimiser.state_dict(),
         "scaler": run.scaler.state_dict(),
-        "meter": run.meter.state_dict(),
+        "meter": run.monitor.state_dict(),
         "step": run.step,
         "position": run.position,
         "evaluated": run.evaluated,
@@ -187,7 +196,7 @@ def _make_run(config: TrainConfig, folder: Path, precision: Precision, *, model:
                 "--shard-model: there is one process alone; start several with torchrun, or give --no-shard-model."
             )
         shard(model, world=ranks.world, device=precision.device)
-    groups = parameter_groups(model, preset(config.preset), lr=config.lr, weight_decay=config.weight_decay)
+    groups = parameter_groups(model, PRESETS[config.preset], lr=config.lr, weight_decay=config.weight_decay)
     for module in model.modules():
         if isinstance(module, Encoder):
             module.frozen = not any(parameter.requires_grad for parameter in module.parameters())
@@ -206,28 +215,10 @@ def _make_run(config: TrainConfig, folder: Path, precision: Precision, *, model:
     )
 
 
-def _newest_whole(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Read the newest checkpoint that is whole and say which ones are not; None if there is none at all."""
-    paths = candidates(folder)
-    damaged: list[str] = []
-    for path in paths:
-        try:
-            state = tensor_files.load(path)
-        except DataError as error:
-            damaged.append(str(error))
-            continue
-        for sentence in damaged:
-            _log.warning(f"{sentence.rstrip('.')}; the run goes on from {path.name}, step {state['step']}.")
-        return path, state
-    if damaged:
-        raise DataError(f"{damaged[0].rstrip('.')}, nor is any before it; begin the run anew elsewhere.")
-    return None
-
-
 def _take_over(run: TrainState, state: Mapping[str, Any]) -> None:
     run.optimiser.load_state_dict(spread_moments(state["optimiser"], run.trained))
     run.scaler.load_state_dict(state["scaler"])
-    run.meter.load_state_dict(state["meter"])
+    run.monitor.load_state_dict(state["meter"])
     if run.average is not None:
         run.average.load_state_dict(state["average"])
     run.step, run.position, run.evaluated, run.best = (
@@ -237,7 +228,7 @@ def _take_over(run: TrainState, state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def averaged_model(run: TrainState) -> Generator[nn.Module]:
-    """Lend the run's model with its averaged weights; where it is sharded, a copy that each rank has all of."""
+    """Yield the run's model with its averaged weights; where it is sharded, a copy that every rank holds whole."""
     if run.config.shard_model:
         average = run.average.state_dict() if run.average is not None else {}
         parts = {"model": run.model.state_dict(), "average": average}

@@ -1,4 +1,4 @@
-"""A step of the optimiser, from batches to changed weights, without waiting for the device."""
+"""A step of the optimiser, from batches to updated weights, without waiting for the device."""
 
 import numpy as np
 import torch
@@ -11,74 +11,71 @@ from vdatrain.training.optim import gradient_norm, rate_factor, set_rates, step_
 from vdatrain.training.state import TrainState
 
 
-def take_step(run: TrainState, feed: DevicePrefetcher) -> None:
+def train_step(state: TrainState, loader: DevicePrefetcher) -> None:
     """Take a step and count it: gradients of `accumulate` batches, clipped, applied where they are finite.
 
-    Until the weights change nothing of the run has: an error before that leaves it as it was. The schedule counts all
-    steps, so that a run always ends; what is skipped moves neither the weights, the optimiser's moments and counts nor
-    the averages.
+    An error before the weights are updated leaves the state as it was. The schedule counts all steps, so that a state
+    always ends; a skipped step changes neither the weights nor the averages nor the optimiser's moments and counts.
     """
-    config = run.config
-    _seed(run)
-    set_rates(run.optimiser, rate_factor(run.step, warmup=config.warmup, steps=config.steps))
-    run.optimiser.zero_grad(set_to_none=True)
+    config = state.config
+    _seed(state)
+    set_rates(state.optimiser, rate_factor(state.step, warmup=config.warmup, steps=config.steps))
+    state.optimiser.zero_grad(set_to_none=True)
     losses: list[Tensor] = []
     keys: list[str] = []
     for number in range(config.accumulate):
         if number:
-            feed.prepare()
-        batch = feed.take()
-        losses.append(accumulate_gradient(run, batch, joining=number == config.accumulate - 1))
+            loader.prepare()
+        batch = loader.take()
+        losses.append(accumulate_gradient(state, batch, joining=number == config.accumulate - 1))
         keys += batch.keys + (batch.images.keys if batch.images is not None else ())
-    norm = _apply(run)
-    run.meter.add(torch.cat([torch.stack(losses).mean(0), norm[None]]), keys)
-    run.step += 1
-    run.position = run.share.start_after(config.accumulate)
+    norm = _apply(state)
+    state.monitor.add(torch.cat([torch.stack(losses).mean(0), norm[None]]), keys)
+    state.step += 1
+    state.position = state.share.start_after(config.accumulate)
 
 
-def accumulate_gradient(run: TrainState, batch: Batch, *, joining: bool = False) -> Tensor:
-    """Add a batch's share of the gradient; returns its total, spatial and temporal loss.
+def accumulate_gradient(state: TrainState, batch: Batch, *, joining: bool = False) -> Tensor:
+    """Run a batch forward and backward, adding to the gradients; returns its total, spatial and temporal loss.
 
-    joining: the last of a step; what has been added up becomes the mean over the ranks.
-
-    Images add theirs to the total, which is all spatial: a single frame has no change. They weigh, together, as much as
-    the windows' frames do.
+    Single images add their spatial loss to the total; together they weigh as much as the windows. With `joining`, for
+    the last batch of a step, the gradients added up so far become the mean over the ranks.
     """
-    loss = _add_gradient(run, batch, joining=joining and batch.images is None)
+    loss = _add_gradient(state, batch, joining=joining and batch.images is None)
     total = loss.total.detach()
     if batch.images is not None:
-        stills = _add_gradient(run, batch.images, joining=joining)
+        stills = _add_gradient(state, batch.images, joining=joining)
         total = total + stills.total.detach()
     return torch.stack([total, loss.spatial.detach(), loss.temporal.detach()])
 
 
-def _add_gradient(run: TrainState, batch: Batch, *, joining: bool) -> VideoLoss:
-    with run.forward.joining(joining):
-        loss = _loss(run, batch)
-        run.scaler.scale(loss.total / run.config.accumulate).backward()
+def _add_gradient(state: TrainState, batch: Batch, *, joining: bool) -> VideoLoss:
+    with state.forward.joining(joining):
+        loss = _loss(state, batch)
+        state.scaler.scale(loss.total / state.config.accumulate).backward()
     return loss
 
 
-def _loss(run: TrainState, batch: Batch) -> VideoLoss:
-    with run.precision.autocast():
-        prediction = run.forward(batch)
-    return video_loss(prediction, batch.disparity, batch.mask, run.ranks.mean)
+def _loss(state: TrainState, batch: Batch) -> VideoLoss:
+    with state.precision.autocast():
+        prediction = state.forward(batch)
+    return video_loss(prediction, batch.disparity, batch.mask, state.ranks.mean)
 
 
-def _apply(run: TrainState) -> Tensor:
+def _apply(state: TrainState) -> Tensor:
     """Update weights and averages if the gradient is finite; returns its norm before clipping."""
-    run.scaler.unscale_(run.optimiser)
-    norm = gradient_norm(run.trained, clip=run.config.clip)
+    state.scaler.unscale_(state.optimiser)
+    norm = gradient_norm(state.trained, clip=state.config.clip)
     finite = norm.isfinite()
-    step_where(run.optimiser, finite)
-    run.scaler.update()
-    if run.average is not None:
-        run.average.update(run.model, step=run.step, taken=finite)
+    step_where(state.optimiser, finite)
+    state.scaler.update()
+    if state.average is not None:
+        state.average.update(state.model, step=state.step, taken=finite)
     return norm
 
 
-def _seed(run: TrainState) -> None:
-    """Let whatever a model draws, such as dropout, be a function of seed, step and rank: there is no state to store."""
-    # The spawn key keeps this stream apart from those of the order of windows and of the views.
-    sequence = np.random.SeedSequence([run.config.seed, run.step, run.ranks.rank], spawn_key=(2,))
+def _seed(state: TrainState) -> None:
+    """Seed what a model draws, such as dropout, by seed, step and rank: there is no generator state to store."""
+    # The spawn key keeps these numbers apart from those of the order of windows and of the augmentation.
+    sequence = np.random.SeedSequence([state.config.seed, state.step, state.ranks.rank], spawn_key=(2,))
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))

@@ -1,18 +1,17 @@
-"""Where a run's figures and pictures are followed from outside: TensorBoard, W&B, both or neither."""
+"""Trackers of a run's figures and pictures: TensorBoard, W&B, both or neither."""
 
 import contextlib
-import importlib
+import logging
 import os
 import secrets
 import sys
-import time
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -22,10 +21,13 @@ from vdaprep.storage.urls import redact
 from vdatrain.config import TENSORBOARD, WANDB, TrainConfig
 from vdatrain.evaluation.evaluate import Evaluation
 from vdatrain.evaluation.figures import comparison_sheet
-from vdatrain.training.trainer import TrainCallbacks
+from vdatrain.training.callbacks import Callback
+
+_log = logging.getLogger(__name__)
 
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_ID_FILE = "wandb-id.txt"
+_THREAD_S = 1.0  # until TensorBoard's thread has ended, after an error
 _FINISH_TIMEOUT_S = 120.0  # how long W&B may hold up the end of a run whose network has gone
 
 Scalars = Mapping[str, int | float]
@@ -33,82 +35,74 @@ Pictures = Mapping[str, UInt8[np.ndarray, "h w 3"]]
 
 
 class TrackerError(Exception):
-    """A tracker that cannot begin, through nobody's mistake."""
+    """A tracker cannot begin although its options are right."""
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """A place that figures and pictures of a step go to.
+    """Where figures and pictures of a step are written.
 
-    Both methods may raise OSError and what `failures` lists, after which it is closed and not called again.
+    Both methods may raise OSError and what `failures` lists; the tracker is then closed and not called again.
     """
 
     name: str
+    """As `--track` has it."""
     failures: tuple[type[Exception], ...]
+    """What its methods raise, beside OSError, where it cannot write."""
 
     def add(self, step: int, scalars: Scalars, pictures: Pictures) -> None:
-        """Note figures and pictures by name; returns when they are handed over."""
+        """Write figures and pictures by name."""
         ...
 
     def close(self) -> None:
-        """Hand over what is pending and end."""
+        """Write what is pending and end."""
         ...
 
 
 class TensorBoard:
-    """An event file in the run's folder, written by this thread: an error is raised where it can be dealt with.
-
-    A run that goes on adds a file, which says that later steps of the files before it never happened.
-    """
+    """An event file in the run's folder; a resumed run adds one that hides the steps it is about to repeat."""
 
     name = "tensorboard"
     failures: tuple[type[Exception], ...] = ()
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        event_pb2: Any = importlib.import_module("tensorboard.compat.proto.event_pb2")  # made by protoc: no types
-        summary_pb2: Any = importlib.import_module("tensorboard.compat.proto.summary_pb2")
-        from tensorboard.summary.writer.record_writer import RecordWriter
+        from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         folder = folder / TENSORBOARD_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        resumed = any(folder.iterdir())
-        # TensorBoard reads a folder's files in the order of their names.
-        path = folder / f"events.out.tfevents.{time.time_ns() // 1000:016d}.{os.getpid()}"
-        self._file = path.open("xb")
-        self._records = RecordWriter(self._file)
-        self._write(file_version="brain.Event:2")
-        if resumed:
-            started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._write(step=step + 1 if step else 0, session_log=started)  # step 0 is evaluated again
-        self._file.flush()
+        repeated = (step + 1 if step else 0) if any(folder.iterdir()) else None  # step 0 is evaluated again
+        others = set(threading.enumerate())
+        self._writer = SummaryWriter(folder, purge_step=repeated)
+        self._threads = set(threading.enumerate()) - others
+        self._hook, threading.excepthook = threading.excepthook, self._print_traceback
 
     def add(self, step: int, scalars: Scalars, pictures: Pictures) -> None:
-        """Note figures and pictures and flush them to the file."""
-        value = self._summary.Value
-        values = [value(tag=name, simple_value=number) for name, number in scalars.items()]
+        """Write figures and pictures to the file."""
+        for name, number in scalars.items():
+            self._writer.add_scalar(name, number, step)
         for name, pixels in pictures.items():
-            height, width, _ = pixels.shape
-            image = self._summary.Image(
-                height=height, width=width, colorspace=3, encoded_image_string=encode_png(pixels)
-            )
-            values.append(value(tag=name, image=image))
-        self._write(step=step, summary=self._summary(value=values))
-        self._file.flush()
+            self._writer.add_image(name, pixels, step, dataformats="HWC")
+        self._writer.flush()  # raises what its thread met, which therefore needs no traceback
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        try:
+            self._writer.close()
+        finally:
+            for thread in self._threads:
+                thread.join(_THREAD_S)
+            threading.excepthook = self._hook
 
-    def _write(self, **content: Any) -> None:
-        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
+    def _print_traceback(self, failed: threading.ExceptHookArgs) -> None:
+        if failed.thread not in self._threads:
+            self._hook(failed)
 
 
 class WeightsAndBiases:
-    """A run of W&B whose id the run's folder keeps, so that a resumed one goes on under it.
+    """A run of W&B whose id is kept in the run's folder, so that a resumed run continues it.
 
-    Where it goes is W&B's own business (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, `wandb login`). Figures are plotted
-    over `step`, not over W&B's count of calls: a resumed run may go over steps again.
+    W&B's own settings decide where it is stored (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, `wandb login`). Figures are
+    plotted over `step`, not over W&B's count of calls: a resumed run may repeat steps.
     """
 
     name = "wandb"
@@ -144,7 +138,7 @@ class WeightsAndBiases:
         self._run.define_metric("*", step_metric="step")
 
     def add(self, step: int, scalars: Scalars, pictures: Pictures) -> None:
-        """Hand figures and pictures to W&B's own process."""
+        """Pass figures and pictures to W&B's own process."""
         images = {name: self._image(pixels) for name, pixels in pictures.items()}
         self._run.log({"step": step, **scalars, **images})
 
@@ -155,7 +149,7 @@ class WeightsAndBiases:
 
 @contextlib.contextmanager
 def _discreet_command_line() -> Generator[None]:
-    """While it lasts, show whoever takes down the command line, as W&B does, no password or token of a URL in it."""
+    """Redact URLs in the command line while the block runs, since W&B records it."""
     real = sys.argv
     sys.argv = [redact(word) for word in real]
     try:
@@ -164,15 +158,8 @@ def _discreet_command_line() -> Generator[None]:
         sys.argv = real
 
 
-def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """Return the pixels as a PNG file."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-    assert done
-    return data.tobytes()
-
-
 def _stored_id(folder: Path) -> str:
-    """Return the id under which W&B knows the run; one that W&B has not been told of gets one."""
+    """Return the run's id at W&B, a new one if the folder has none."""
     path = folder / WANDB_ID_FILE
     with contextlib.suppress(FileNotFoundError):
         return path.read_text(encoding="utf-8").strip()
@@ -181,11 +168,8 @@ def _stored_id(folder: Path) -> str:
     return identity
 
 
-class Tracking:
-    """The trackers of a run; one that fails is said once and left out from then on, the run goes on.
-
-    To be created on the first rank only, as the run itself is about to begin.
-    """
+class Tracking(Callback):
+    """The trackers of a run, on its first rank; one that fails is left out from then on, with one warning."""
 
     def __init__(self, trackers: Sequence[Tracker], *, warn: Callable[[str], None]) -> None:
         self._trackers = list(trackers)
@@ -199,29 +183,27 @@ class Tracking:
     ) -> None:
         self.close()
 
-    def listener(self) -> TrainCallbacks:
-        """Return what the run tells its progress to."""
-        return TrainCallbacks(on_step=self._on_step, on_evaluation=self._on_evaluation)
-
     def close(self) -> None:
-        """Write out what is pending; to be called once."""
+        """Write what is pending; to be called once."""
         self._each(lambda tracker: tracker.close())
         self._trackers.clear()
 
-    def _on_step(self, step: int, figures: Scalars) -> None:
+    def on_step(self, step: int, figures: Scalars) -> None:
+        """Write a step's figures."""
         named = {f"train/{name}": value for name, value in figures.items()}
         self._each(lambda tracker: tracker.add(step, named, {}))
 
-    def _on_evaluation(self, step: int, evaluation: Evaluation) -> None:
+    def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Write an evaluation's figures and pictures."""
         if not self._trackers:
             return
         scalars, pictures = evaluation_scalars(evaluation), _sheets(evaluation)
         self._each(lambda tracker: tracker.add(step, scalars, pictures))
 
-    def _each(self, tell: Callable[[Tracker], None]) -> None:
+    def _each(self, call: Callable[[Tracker], None]) -> None:
         for tracker in tuple(self._trackers):
             try:
-                tell(tracker)
+                call(tracker)
             except (OSError, *tracker.failures) as error:
                 self._trackers.remove(tracker)
                 with contextlib.suppress(OSError, *tracker.failures):
@@ -230,8 +212,10 @@ class Tracking:
                 self._warn(f"--track {tracker.name} is off from here on ({reason}); the run and its log go on.")
 
 
-def start_tracking(config: TrainConfig, folder: Path, *, step: int, warn: Callable[[str], None]) -> Tracking:
-    """Begin, or at a `step` above 0 continue, what `config.track` names; what is kept lies in the run's folder.
+def start_tracking(
+    config: TrainConfig, folder: Path, *, step: int, warn: Callable[[str], None] = _log.warning
+) -> Tracking:
+    """Begin, or at a `step` above 0 continue, the trackers in `config.track`.
 
     Raises UsageError if a tracker is not installed, or has no key for its server; one whose server or disk does not
     answer is left out with a warning.

@@ -1,248 +1,283 @@
-"""The training loop: batches in, weights, figures and evaluations out."""
+"""Training: `train` and the loop in it."""
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
 from vdaprep.errors import VdakitError
+from vdatrain.config import TrainConfig
 from vdatrain.data.index import StoredClip
 from vdatrain.data.prefetch import DevicePrefetcher
 from vdatrain.data.sampler import WindowShape
-from vdatrain.device import is_out_of_memory, oom_advice, peak_memory_bytes
+from vdatrain.device import Precision, choose_device, is_out_of_memory, oom_advice, peak_memory_bytes
+from vdatrain.distributed.ranks import Ranks, process_group
 from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate_clips, write_evaluation
 from vdatrain.models import tensor_files
 from vdatrain.models.loading import whole_model
 from vdatrain.run_dir import log
-from vdatrain.training.checkpoint import BEST_FILE, CheckpointManager
+from vdatrain.training.callbacks import Callback
+from vdatrain.training.checkpoint import BEST_FILE, LAST_FILE, CheckpointManager
 from vdatrain.training.loaders import held_out_clips, open_feed
-from vdatrain.training.planner import utilisation
-from vdatrain.training.preemption import Stopped, StopRequest
-from vdatrain.training.state import TrainState, averaged_model, snapshot
-from vdatrain.training.step import accumulate_gradient, take_step
+from vdatrain.training.planner import Utilisation, utilisation
+from vdatrain.training.preemption import StopRequest
+from vdatrain.training.state import TrainState, averaged_model, load_state, new_state, snapshot
+from vdatrain.training.step import accumulate_gradient, train_step
+from vdatrain.training.trackers import start_tracking
+
+SELECTED_BY = "absrel"
+"""The metric that decides which weights are the best: its average over the data sets; lower is better."""
 
 
 @dataclass(frozen=True)
-class TrainCallbacks:
-    """Who is told of every logged step and of every evaluation, in numbers that are on the host already.
+class TrainResult:
+    """How a run ended."""
 
-    Both are called between steps, so nothing in here can make the device wait; what they raise ends the run.
-    """
-
-    on_step: Callable[[int, Mapping[str, int | float]], None] = lambda step, figures: None
-    on_evaluation: Callable[[int, Evaluation], None] = lambda step, evaluation: None
-
-
-def combine_callbacks(*listeners: TrainCallbacks) -> TrainCallbacks:
-    """Return a listener that tells all of `listeners`, in their order."""
-
-    def on_step(step: int, figures: Mapping[str, int | float]) -> None:
-        for listener in listeners:
-            listener.on_step(step, figures)
-
-    def on_evaluation(step: int, evaluation: Evaluation) -> None:
-        for listener in listeners:
-            listener.on_evaluation(step, evaluation)
-
-    return TrainCallbacks(on_step, on_evaluation)
-
-
-SELECTED_BY = "absrel"  # the average over the data sets decides which weights are the best; lower is better
+    folder: Path
+    """The run's folder: config.json, log.jsonl, checkpoints and evaluation.json."""
+    step: int
+    """Steps done."""
+    stopped: str | None = None
+    """What asked the run to stop before its last step, such as `after SIGTERM`; None at the last step."""
+    best_step: int | None = None
+    """The step whose weights best.pt holds; None without held-out clips, or where the run was stopped."""
+    evaluation: Evaluation | None = None
+    """Those weights on all held-out windows; None as above."""
 
 
 def train(
-    run: TrainState, listener: TrainCallbacks, *, stop: StopRequest | None = None
-) -> tuple[int, Evaluation] | None:
-    """Train to the last step; returns the best weights' step and evaluation, None without held-out clips.
+    config: TrainConfig,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    stop: StopRequest | None = None,
+    ranks: Ranks | None = None,
+) -> TrainResult:
+    """Train to `config.steps`; resumable at any step, bit for bit on one device.
 
-    Where `stop` asks for it the run is saved between two steps, then it raises Stopped, or KeyboardInterrupt after
-    Ctrl-C. Raises VdakitError if memory runs out, if the gradient stays not finite, if a shard cannot be read or a
-    checkpoint not written.
+    While it trains, SIGTERM, Ctrl-C (where this is the main thread) or `stop` let the step end, save a checkpoint, and
+    return; after Ctrl-C KeyboardInterrupt is raised instead.
+
+    Args:
+        config: the options; where the run is resumed, as it began but for what is `CHANGEABLE`.
+        out: folder of the run, which only the first rank reads and writes.
+        resume: go on from the newest checkpoint in `out` that is whole, or from the beginning if there is none yet.
+        callbacks: called while the run trains.
+        stop: when to stop early, for a time limit.
+        ranks: the processes that train together, if they have met already; otherwise those that a launcher such as
+            torchrun started, or this one alone.
+
+    Returns:
+        The best weights and their evaluation, or why the run stopped early.
+
+    Raises:
+        UsageError: `out` holds a run and `resume` is not given, or options that do not fit the ranks or shards.
+        DataError: shards or a checkpoint cannot be read, or the shards are not those that the run began with.
+        VdakitError: out of memory, or MAX_SKIPPED steps in a row had no finite gradient.
     """
+    with ExitStack() as stack:
+        ranks = ranks or stack.enter_context(process_group())
+        device = choose_device(config.device, alone=ranks.world == 1)
+        if device.index is not None:
+            stack.enter_context(torch.cuda.device(device))
+        precision = Precision(device, config.precision)
+        state = (load_state if resume else new_state)(config, Path(out), precision=precision, ranks=ranks)
+        if ranks.is_first:
+            callbacks = (*callbacks, stack.enter_context(start_tracking(config, state.folder, step=state.step)))
+        return train_state(state, callbacks=callbacks, stop=stop)
+
+
+def train_state(
+    state: TrainState, *, callbacks: Sequence[Callback] = (), stop: StopRequest | None = None
+) -> TrainResult:
+    """Train from where `state` stands to the last step; arguments, return value and errors as of `train`."""
     stop = stop or StopRequest()
-    devices = [run.precision.device] if run.precision.device.type == "cuda" else []
+    devices = [state.precision.device] if state.precision.device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=devices),
         stop.watching(),
-        CheckpointManager(run.folder, earlier=run.config.keep, last_step=run.last_step) as keeper,
-        closing(open_feed(run)) as feed,
+        CheckpointManager(state.folder, earlier=state.config.keep, last_step=state.last_step) as checkpoints,
+        closing(open_feed(state)) as loader,
     ):
-        training = _Training(run, listener, stop, keeper, held_out_clips(run.config), feed)
+        callbacks = callbacks if state.ranks.is_first else ()
+        for callback in callbacks:
+            callback.on_start(state.config, state.step, state.loaded)
+        training = _Training(state, loader, checkpoints, held_out_clips(state.config), callbacks, stop)
         try:
-            training.go()
+            stopped = training.run()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise oom_advice(run.config, step=run.step, device=run.precision.device) from error
-    return _evaluate_best(run, training.held_out)
+            raise oom_advice(state.config, step=state.step, device=state.precision.device) from error
+    if stopped is not None:
+        return TrainResult(state.folder, state.step, stopped=stopped)
+    return _evaluate_best(state, training.held_out)
 
 
-class _Asked(Exception):
-    """The run was asked to leave."""
+class _StopHere(Exception):
+    """The run was asked to stop."""
 
 
 @dataclass
 class _Interval:
-    """Since when the next line of the log counts."""
+    """The steps that the next line of the log is about."""
 
     step: int
-    waited: float
+    """Steps done at its beginning."""
+    waited_s: float
+    """Seconds that the loader had kept steps waiting by then."""
     began: float = field(default_factory=time.perf_counter)
+    """When it began; evaluations are taken out."""
 
 
+@dataclass
 class _Training:
-    """A run from where it stands to its last step, and those who take part in it."""
+    """The training loop of a run."""
 
-    def __init__(
-        self,
-        run: TrainState,
-        listener: TrainCallbacks,
-        stop: StopRequest,
-        keeper: CheckpointManager,
-        held_out: tuple[StoredClip, ...],
-        feed: DevicePrefetcher,
-    ) -> None:
-        self.held_out = held_out
-        self._run, self._listener, self._stop, self._keeper, self._feed = run, listener, stop, keeper, feed
-        self._utilisation = utilisation(run.config, run.precision) if run.precision.device.type == "cuda" else None
-        self._interval = _Interval(run.step, feed.waited)
-        self._saved: tuple[int, int] | None = None  # step and evaluation of the newest checkpoint, if it is ours
+    state: TrainState
+    loader: DevicePrefetcher
+    checkpoints: CheckpointManager
+    held_out: tuple[StoredClip, ...]
+    callbacks: Sequence[Callback]
+    stop: StopRequest
 
-    def go(self) -> None:
-        """Train to the last step, evaluating and saving on the way; raises as `train`."""
-        run, config = self._run, self._run.config
-        if not run.resumed:
-            _log(run, {"parameters": sum(parameter.numel() for parameter in run.model.parameters())})
+    def __post_init__(self) -> None:
+        state = self.state
+        on_gpu = state.precision.device.type == "cuda"
+        self._utilisation: Utilisation | None = utilisation(state.config, state.precision) if on_gpu else None
+        self._interval = _Interval(state.step, self.loader.waited)
+        self._saved: tuple[int, int] | None = None  # of the checkpoint just written: the step, and the last evaluated
+
+    def run(self) -> str | None:
+        """Train to the last step; returns what asked to stop before that, if anything did."""
+        state, config = self.state, self.state.config
+        if not state.resumed:
+            self._log({"parameters": sum(parameter.numel() for parameter in state.model.parameters())})
         try:
-            self._between_steps()
-            run.model.train()
-            if run.step < config.steps:
-                run.forward.try_out(lambda: accumulate_gradient(run, self._feed.peek()))
-            while run.step < config.steps:
-                self._step()
-                self._between_steps()
-        except _Asked:
-            self._leave()
-        self._keeper.flush()
+            self._evaluate_or_save()
+            state.model.train()
+            if state.step < config.steps:
+                state.forward.warm_up(lambda: accumulate_gradient(state, self.loader.peek()))
+            while state.step < config.steps:
+                self._train_step()
+                if state.step % config.log_every == 0 or state.step == config.steps:
+                    self._report()
+                self._evaluate_or_save()
+        except _StopHere:
+            return self._save_and_stop()
+        self.checkpoints.flush()
+        return None
 
-    def _step(self) -> None:
-        run = self._run
+    def _train_step(self) -> None:
+        state = self.state
         try:
-            take_step(run, self._feed)
-            if run.step < run.config.steps:
-                self._feed.prepare()  # while the device is still at work, and before the host waits for it
+            train_step(state, self.loader)
+            if state.step < state.config.steps:
+                self.loader.prepare()  # while the device is still at work, and before the host waits for it
         except VdakitError as error:
-            if (
-                self._stop.reason is None or self._run.ranks.world > 1
-            ):  # else it is the readers, which were asked to leave as well
+            # A signal may have ended what the loader reads through, too; other ranks would wait for this one's step.
+            if self.stop.reason is None or state.ranks.world > 1:
                 raise
-            raise _Asked from error
-        if run.step % run.config.log_every == 0 or run.step == run.config.steps:
-            self._report()
+            raise _StopHere from error
 
-    def _between_steps(self) -> None:
-        """Evaluate and save where it is due; raises _Asked where it is to leave."""
-        run, config = self._run, self._run.config
-        self._keeper.check()
-        if self._run.ranks.any_rank(self._stop.reason is not None):
-            raise _Asked
-        evaluating = (run.step % config.eval_every == 0 or run.step == config.steps) and run.evaluated < run.step
-        if evaluating:
+    def _evaluate_or_save(self) -> None:
+        """Evaluate or save where it is due; raises _StopHere where any rank was asked to stop."""
+        state, config = self.state, self.state.config
+        self.checkpoints.check()
+        self._stop_if_asked()
+        if (state.step % config.eval_every == 0 or state.step == config.steps) and state.evaluated < state.step:
             self._evaluate()
-        elif config.save_every and run.step % config.save_every == 0:
+        elif config.save_every and state.step % config.save_every == 0:
             self._save()
 
-    def _leave(self) -> None:
-        """Save, then raise Stopped or KeyboardInterrupt."""
-        run, stop = self._run, self._stop
-        if self._saved != (run.step, run.evaluated):
+    def _stop_if_asked(self) -> None:
+        if self.state.ranks.any_rank(self.stop.reason is not None):
+            raise _StopHere
+
+    def _save_and_stop(self) -> str:
+        """Save what is not saved yet; returns what asked to stop, or raises KeyboardInterrupt if Ctrl-C did."""
+        if self._saved != (self.state.step, self.state.evaluated):
             self._save()
-        self._keeper.flush()
-        if stop.by_keyboard:
+        self.checkpoints.flush()
+        if self.stop.by_keyboard:
             raise KeyboardInterrupt
-        raise Stopped(
-            f"{run.folder}: saved and left {stop.reason or 'as another rank was asked to'}, "
-            f"{run.step} of {run.config.steps} steps done; "
-            f"vdatrain run --resume --out {run.folder} goes on."
-        )
+        return self.stop.reason or "as another rank was asked to"
 
     def _report(self) -> None:
-        """Log and tell what the steps since the last line measured; frames a second are those of all ranks."""
-        run, config, interval = self._run, self._run.config, self._interval
-        run.meter.settle(run.ranks)
+        """Log the steps since the last line and pass them to the callbacks; frames a second are those of all ranks."""
+        state, config, interval = self.state, self.state.config, self._interval
+        state.monitor.settle(state.ranks)
         seconds = time.perf_counter() - interval.began
-        step_s = seconds / (run.step - interval.step)
+        step_s = seconds / (state.step - interval.step)
         figures = {
-            **run.meter.take(),
-            "lr": max(group["lr"] for group in run.optimiser.param_groups),
-            "frames_per_s": run.ranks.world * config.frames_per_step / step_s,
-            "waiting": (self._feed.waited - interval.waited) / seconds,
+            **state.monitor.take(),
+            "lr": max(group["lr"] for group in state.optimiser.param_groups),
+            "frames_per_s": state.ranks.world * config.frames_per_step / step_s,
+            "waiting": (self.loader.waited - interval.waited_s) / seconds,
             "step_s": step_s,
-            "memory_bytes": peak_memory_bytes(run.precision.device),
+            "memory_bytes": peak_memory_bytes(state.precision.device),
             **({} if self._utilisation is None else {"mfu": self._utilisation.of(step_s)}),
         }
-        _log(run, figures)
-        self._listener.on_step(run.step, figures)
-        self._interval = _Interval(run.step, self._feed.waited)
+        self._log(figures)
+        for callback in self.callbacks:
+            callback.on_step(state.step, figures)
+        self._interval = _Interval(state.step, self.loader.waited)
 
     def _evaluate(self) -> None:
-        """Evaluate the averaged weights on some windows, log it, and save."""
-        run = self._run
+        """Evaluate the averaged weights on some held-out windows, log that, and save."""
+        state = self.state
         before = time.perf_counter()
         is_best = False
         if self.held_out:
-            evaluation = self._evaluate_average()
+            plan = _evaluation_plan(state, windows=state.config.eval_windows)
+            with averaged_model(state) as model:
+                evaluation = evaluate_clips(
+                    model, self.held_out, plan, precision=state.precision, on_window=self._stop_if_asked
+                )
             score = evaluation.average()[SELECTED_BY]
-            is_best = score is not None and score < run.best
-            run.best = score if is_best and score is not None else run.best
-            _log(run, {"evaluation": evaluation.to_json()})
-            self._listener.on_evaluation(run.step, evaluation)
-        run.evaluated = run.step
+            if score is not None and score < state.best:
+                state.best, is_best = score, True
+            self._log({"evaluation": evaluation.to_json()})
+            for callback in self.callbacks:
+                callback.on_evaluation(state.step, evaluation)
+        state.evaluated = state.step
         self._save(is_best=is_best)
         self._interval.began += time.perf_counter() - before
 
-    def _evaluate_average(self) -> Evaluation:
-        run, plan = self._run, _evaluation_plan(self._run, windows=self._run.config.eval_windows)
-        with averaged_model(run) as model:
-            return evaluate_clips(
-                model, self.held_out, plan, precision=run.precision, on_window=self._interrupt_evaluation
-            )
-
-    def _interrupt_evaluation(self) -> None:
-        if self._run.ranks.any_rank(self._stop.reason is not None):
-            raise _Asked
-
     def _save(self, *, is_best: bool = False) -> None:
-        state = snapshot(self._run)
-        if state is not None:
-            self._keeper.save(state, is_best=is_best)
-        self._saved = (self._run.step, self._run.evaluated)
+        content = snapshot(self.state)
+        if content is not None:
+            self.checkpoints.save(content, is_best=is_best)
+        self._saved = (self.state.step, self.state.evaluated)
+        for callback in self.callbacks:
+            callback.on_checkpoint(self.state.step, self.state.folder / LAST_FILE)
+
+    def _log(self, figures: Mapping[str, object]) -> None:
+        if self.state.ranks.is_first:
+            log(self.state.folder, self.state.step, figures)
 
 
-def _log(run: TrainState, figures: dict[str, object]) -> None:
-    if run.ranks.is_first:
-        log(run.folder, run.step, figures)
-
-
-def _evaluation_plan(run: TrainState, *, windows: int = 0) -> EvaluationPlan:
-    config = run.config
+def _evaluation_plan(state: TrainState, *, windows: int = 0) -> EvaluationPlan:
+    config = state.config
     shape = WindowShape(config.frames, config.stride)
-    return EvaluationPlan(shape, size=config.size, windows=windows, workers=config.workers, ranks=run.ranks)
+    return EvaluationPlan(shape, size=config.size, windows=windows, workers=config.workers, ranks=state.ranks)
 
 
-def _evaluate_best(run: TrainState, clips: tuple[StoredClip, ...]) -> tuple[int, Evaluation] | None:
+def _evaluate_best(state: TrainState, clips: tuple[StoredClip, ...]) -> TrainResult:
     """Evaluate the best weights on every held-out window and write that beside them."""
-    path = run.folder / BEST_FILE
-    state = run.ranks.broadcast_from_rank0(
-        tensor_files.load(path) if clips and run.ranks.is_first and path.is_file() else None
+    path = state.folder / BEST_FILE
+    best = state.ranks.broadcast_from_rank0(
+        tensor_files.load(path) if clips and state.ranks.is_first and path.is_file() else None
     )
-    if state is None:
-        return None
-    model = whole_model(run.config, state, where=str(path)).to(run.precision.device)
-    evaluation = evaluate_clips(model, clips, _evaluation_plan(run), precision=run.precision)
-    if run.ranks.is_first:
-        facts = {"step": state["step"], "split": run.config.eval_split, "config": run.config.to_json()}
-        write_evaluation(run.folder, evaluation, facts=facts)
-    return state["step"], evaluation
+    if best is None:
+        return TrainResult(state.folder, state.step)
+    model = whole_model(state.config, best, where=str(path)).to(state.precision.device)
+    evaluation = evaluate_clips(model, clips, _evaluation_plan(state), precision=state.precision)
+    if state.ranks.is_first:
+        facts = {"step": best["step"], "split": state.config.eval_split, "config": state.config.to_json()}
+        write_evaluation(state.folder, evaluation, facts=facts)
+    return TrainResult(state.folder, state.step, best_step=best["step"], evaluation=evaluation)

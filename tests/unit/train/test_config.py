@@ -1,31 +1,92 @@
 """Options of a run from files and command lines, and those that cannot be."""
 
 import ast
+import dataclasses
+import json
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import vdatrain
+from tests.golden.test_golden import RUN
 from vdaprep.cli.group import typer_command
+from vdaprep.cli.options import field_help
 from vdaprep.errors import DataError, UsageError
 from vdaprep.storage.urls import redact
-from vdatrain.cli.options import StepOptions
-from vdatrain.config import CHANGEABLE, WITHOUT_GPU, TrainConfig, from_file, from_mapping
+from vdatrain.config import (
+    CHANGEABLE,
+    CPU_DEFAULTS,
+    PATCH_PX,
+    PRESETS,
+    EncoderName,
+    PresetName,
+    TrainConfig,
+    from_file,
+    from_mapping,
+)
 from vdatrain.data.index import fingerprint
+from vdatrain.device import choose_device
+from vdatrain.models.layers.encoder import ENCODERS, PATCH_SIZE
 from vdatrain.training.preemption import StopRequest
 
-FOR_FILES_ALONE = {"weight_decay", "clip", "train_split", "eval_split"}  # of --config, without options of their own
+OTHERS: dict[str, Any] = {
+    "shards": "s", "variant": "conv", "encoder": "vitb", "init": "dinov2", "preset": "paper", "precision": "bf16",
+    "recompute": "all", "compile": True, "mix": "alpha=2", "size": 28, "lr": 1e-3, "ema": 0.5, "track": "none",
+    "cache": "c", "cache_size": "2GiB", "cache_free": "3MB", "device": "cpu", "train_split": "a", "eval_split": "b",
+}  # fmt: skip
+"""Another value than the default of every option that is no number."""
 
 
 def test_a_configuration_comes_back_from_its_json() -> None:
     config = TrainConfig(shards="s", variant="conv", lr=1e-3)
     assert from_mapping(config.to_json(), where="here") == config
     assert from_mapping({"shards": "s", "lr": 1}, where="here").lr == 1.0
-    assert from_mapping({"shards": "s", **WITHOUT_GPU}, where="here").encoder == "tiny"
+    assert from_mapping({"shards": "s", **CPU_DEFAULTS}, where="here").encoder == "tiny"
+
+
+@pytest.mark.parametrize("kind", ["toml", "json", "config.json of a run"])
+def test_every_option_can_be_in_a_file(kind: str, tmp_path: Path) -> None:
+    plain = TrainConfig(shards="-")
+    numbers = {
+        item.name: getattr(plain, item.name) + (1 if isinstance(getattr(plain, item.name), int) else 0.5)
+        for item in fields(TrainConfig)
+        if item.name not in OTHERS and item.name != "shard_model"
+    }
+    config = TrainConfig(**OTHERS, **numbers)
+    changed = {name for name, value in config.options().items() if value != plain.options()[name]}
+    assert changed == {item.name for item in fields(TrainConfig)} - {"shard_model"}  # which excludes compile
+    path = tmp_path / ("run.toml" if kind == "toml" else "config.json")
+    if kind == "toml":
+        path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in config.to_json().items()))
+    else:
+        facts = config.to_json() if kind == "json" else {"config": config.to_json(), "data": "0", "versions": {}}
+        path.write_text(json.dumps(facts))
+    assert from_mapping(from_file(path), where="here") == config
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("bad.toml", "frames 8", "bad.toml: is not TOML"),
+        ("bad.json", "{", "bad.json: is not JSON"),
+        ("list.json", "[1]", "list.json: expected options by name, or the config.json of a run"),
+        ("none.toml", None, "none.toml: there is no such file"),
+    ],
+)
+def test_a_file_that_is_none(name: str, text: str | None, sentence: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=sentence):
+        from_file(tmp_path / name)
+
+
+def test_a_run_of_the_first_version_has_a_configuration() -> None:
+    config = from_mapping(from_file(RUN / "config.json"), where="here")
+    assert (config.variant, config.preset, config.steps, config.device) == ("diff", "adapter", 12, None)
 
 
 @pytest.mark.parametrize(
@@ -82,17 +143,15 @@ def test_an_address_that_cannot_be_is_said_without_its_secrets(url: str) -> None
         ({"shards": "s", "speed": 1}, "here: there is no option 'speed'; known: shards, variant"),
         ({"shards": ["https://user:word@host"]}, "here: shards is list, expected str"),
         ({"shards": "s", "shard_model": True, "compile": True}, "--shard-model does not go together with --compile"),
-        ({"shards": "s", "frames": "many"}, "here: frames is 'many', expected int"),
         ({"shards": "s", "frames": True}, "here: frames is True, expected int"),
+        ({"shards": "s", "precision": 16}, "here: precision is 16, expected str"),
+        ({"shards": "s", "precision": "int8"}, "--precision int8: expected one of fp32, bf16, fp16"),
         ({"shards": "s", "size": 100}, "--size 100: expected a multiple of 14"),
-        ({"shards": "s", "frames": 0}, "--frames 0: expected at least 1"),
         ({"shards": "s", "eval_every": 0}, "--eval-every 0: expected at least 1"),
+        ({"shards": "s", "keep": -1}, "--keep -1: expected 0 or more"),
         ({"shards": "s", "lr": -1.0}, "--lr -1.0: expected more than 0"),
         ({"shards": "s", "ema": 1.0}, "--ema 1.0: expected 0 to just under 1"),
-        ({"shards": "s", "recompute": "some"}, "--recompute some: expected one of none, head, encoder, all"),
-        ({"shards": "s", "keep": -1}, "--keep -1: expected 0 or more"),
-        ({"shards": "s", "save_every": -1}, "--save-every -1: expected 0 or more"),
-        ({"shards": "s", "precision": "int8"}, "--precision int8: expected one of fp32, bf16, fp16"),
+        ({"shards": "s", "cache_size": "much"}, "--cache-size much: expected a size"),
     ],
 )
 def test_what_cannot_be_is_a_sentence(values: dict[str, object], sentence: str) -> None:
@@ -100,18 +159,45 @@ def test_what_cannot_be_is_a_sentence(values: dict[str, object], sentence: str) 
         from_mapping(values, where="here")
 
 
-def test_a_file_of_options(tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text('shards = "s"\nframes = 8\n')
-    assert from_file(tmp_path / "run.toml") == {"shards": "s", "frames": 8}
-    (tmp_path / "bad.toml").write_text("frames 8")
-    with pytest.raises(UsageError, match=r"bad.toml: is not TOML"):
-        from_file(tmp_path / "bad.toml")
-    with pytest.raises(UsageError, match="there is no such file"):
-        from_file(tmp_path / "none.toml")
+def test_what_may_change_when_a_run_is_resumed() -> None:
+    config = TrainConfig(shards="s", steps=5)
+    assert config.changed({"batch": 4, "workers": 0}) == dataclasses.replace(config, batch=4, workers=0)
+    assert config.changed({"steps": 5}) == config
+    with pytest.raises(UsageError, match="leave out what would change --steps 5 to 6, --lr None to 0.1"):
+        config.changed({"steps": 6, "lr": 0.1, "batch": 2})
+    assert {"shards", "batch", "workers", "device"} < CHANGEABLE
+    assert not CHANGEABLE & {"variant", "encoder", "frames", "seed", "steps", "precision"}
 
 
-def test_what_may_change_are_options() -> None:
-    assert set(TrainConfig(shards="s").to_json()) > CHANGEABLE
+def test_names_agree_with_the_models() -> None:
+    """The configuration, and so --help, does without torch."""
+    assert get_args(EncoderName) == tuple(ENCODERS)
+    assert get_args(PresetName) == tuple(PRESETS)
+    assert PATCH_PX == PATCH_SIZE
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("gpu", "--device gpu: expected cpu, cuda or cuda:N"),
+        ("cpu:1", "--device cpu:1: expected cpu"),
+        ("cuda", "--device cuda: torch finds no GPU here"),
+    ],
+)
+def test_devices_that_cannot_be(name: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match=sentence):
+        choose_device(name)
+
+
+def test_a_device_has_a_number_for_one_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [str(choose_device(name)) for name in (None, "cpu", "cuda", "cuda:1")] == ["cuda", "cpu", "cuda", "cuda:1"]
+    with pytest.raises(UsageError, match="--device cuda:2: there is no such GPU; the last is cuda:1"):
+        choose_device("cuda:2")
+    with pytest.raises(UsageError, match="--device cuda:1: each of several processes has a GPU of its own"):
+        choose_device("cuda:1", alone=False)
 
 
 # -------------------------------------------------------------------------------------------------------- command lines
@@ -122,38 +208,14 @@ def options_of(command: str) -> dict[str, Any]:
     return {option.name: option for option in typer_command("vdatrain.cli", command).params}
 
 
-def test_every_option_of_a_run_can_be_given() -> None:
-    assert {field.name for field in fields(TrainConfig)} - FOR_FILES_ALONE <= set(options_of("run"))
+def test_every_field_is_an_option_with_help() -> None:
     own = {"config", "out", "resume", "time_limit", "verbose", "quiet"}
-    assert set(options_of("run")) - own <= {field.name for field in fields(TrainConfig)}
-
-
-def test_a_step_is_asked_for_alike_wherever_it_is() -> None:
-    shared = [field.name for field in fields(StepOptions)]
-    assert set(shared) <= {field.name for field in fields(TrainConfig)}
+    assert set(options_of("run")) - own == {item.name for item in fields(TrainConfig)} == set(field_help(TrainConfig))
     run, plan = options_of("run"), options_of("plan")
-    for name in shared:
-        assert (run[name].opts, run[name].secondary_opts) == (plan[name].opts, plan[name].secondary_opts)
-        assert run[name].help == plan[name].help
-        assert run[name].help
-
-
-@pytest.mark.parametrize(("command", "on_cpu"), [("run", WITHOUT_GPU), ("plan", {})])
-def test_help_says_the_defaults_that_hold(command: str, on_cpu: dict[str, object]) -> None:
-    defaults, checked = TrainConfig(shards="s").to_json(), 0
-    for name, option in options_of(command).items():
-        assert option.default is None or name not in defaults
-        if isinstance(option.show_default, str) and defaults.get(name):
-            here, *on_a_cpu = option.show_default.removesuffix(" on a CPU").split("; ")
-            assert type(defaults[name])(here) == defaults[name]
-            assert [type(defaults[name])(value) for value in on_a_cpu] == [on_cpu[name] for _ in range(name in on_cpu)]
-            checked += 1
-    assert checked >= 9
-
-
-def test_what_was_not_said_is_not_given() -> None:
-    assert StepOptions().given() == {}
-    assert StepOptions(frames=3, ema=0.0, shard_model=False).given() == {"frames": 3, "ema": 0.0, "shard_model": False}
+    assert set(plan) - {"device_memory", "ranks"} < set(run)
+    assert all(option.help for option in run.values())
+    assert "[default: vits; tiny without a GPU]" in run["encoder"].help
+    assert "[default: vits]" in plan["encoder"].help
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])

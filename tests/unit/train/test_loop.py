@@ -7,7 +7,7 @@ import json
 import math
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,9 +32,9 @@ from vdatrain.models import variants
 from vdatrain.objectives.losses import VideoLoss
 from vdatrain.run_dir import git_state, versions
 from vdatrain.training import loaders, state, step, trainer
+from vdatrain.training.callbacks import Callback
 from vdatrain.training.monitor import FIGURES, MAX_SKIPPED, StepMonitor
 from vdatrain.training.state import TrainState
-from vdatrain.training.trainer import TrainCallbacks
 
 CPU = Precision(torch.device("cpu"))
 
@@ -57,9 +57,34 @@ def begin(toy_shards: Path, tmp_path: Path) -> Callable[..., TrainState]:
 
 def figures_of(run: TrainState) -> list[dict[str, int | float]]:
     """Train to the end; returns what was told every `log_every` steps."""
-    told: list[dict[str, int | float]] = []
-    trainer.train(run, TrainCallbacks(on_step=lambda step, figures: told.append(dict(figures))))
-    return told
+    noted = Noted()
+    trainer.train_state(run, callbacks=[noted])
+    return noted.figures
+
+
+class Noted(Callback):
+    """Keeps what a run passes to its callbacks; raises VdakitError at the step `fails_at`."""
+
+    def __init__(self, *, fails_at: int | None = None) -> None:
+        self.figures: list[dict[str, int | float]] = []
+        self.calls: list[tuple[str, int]] = []
+        self._fails_at = fails_at
+
+    def on_start(self, config: TrainConfig, step: int, loaded: object) -> None:
+        self.calls.append(("start", step))
+
+    def on_step(self, step: int, figures: Mapping[str, int | float]) -> None:
+        self.calls.append(("step", step))
+        self.figures.append(dict(figures))
+        if step == self._fails_at:
+            raise VdakitError("no")
+
+    def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        self.calls.append(("evaluation", step))
+
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        assert path.name == "last.pt"
+        self.calls.append(("checkpoint", step))
 
 
 # ------------------------------------------------------------------------------------------------------ nothing waits
@@ -137,7 +162,7 @@ def test_what_would_wait_is_noticed(waits: Callable[[Tensor], object]) -> None:
 @pytest.mark.parametrize("variant", variants.names())
 @pytest.mark.parametrize("options", [{}, {"precision": "bf16", "recompute": "all", "preset": "finetune"}])
 def test_no_step_waits_for_the_device(variant: str, options, begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken, drawn = 0, loaders.draw_views
+    taken, drawn = 0, loaders.sample_augmentations
 
     def watched(run: TrainState, feed: DevicePrefetcher) -> None:
         nonlocal taken
@@ -148,11 +173,11 @@ def test_no_step_waits_for_the_device(variant: str, options, begin, monkeypatch:
                     return drawn(*arguments, **named)
 
             with monkeypatch.context() as patch:
-                patch.setattr(loaders, "draw_views", draw)
-                step.take_step(run, feed)
+                patch.setattr(loaders, "sample_augmentations", draw)
+                step.train_step(run, feed)
         taken += 1
 
-    monkeypatch.setattr(trainer, "take_step", watched)
+    monkeypatch.setattr(trainer, "train_step", watched)
     [first, second] = figures_of(begin(variant=variant, accumulate=2, log_every=2, **options))
     assert taken == 4
     assert math.isfinite(first["total"])
@@ -248,11 +273,11 @@ def test_a_step_without_a_finite_gradient_changes_nothing(begin, monkeypatch: py
         return dataclasses.replace(loss, total=loss.total * bad)
 
     def watched(run: TrainState, feed: DevicePrefetcher) -> None:
-        step.take_step(run, feed)
+        step.train_step(run, feed)
         states.append(state.snapshot(run))
 
     monkeypatch.setattr(step, "video_loss", spoilt)
-    monkeypatch.setattr(trainer, "take_step", watched)
+    monkeypatch.setattr(trainer, "train_step", watched)
     told = figures_of(run)
     assert [line["skipped"] for line in told] == [0, 1, 1]
     assert math.isnan(told[1]["gradient_norm"])
@@ -283,19 +308,19 @@ def row(**figures: float) -> Tensor:
     return torch.tensor([figures.get(name, 1.0) for name in FIGURES])
 
 
-def test_a_meter_goes_on_where_it_was_stored() -> None:
-    meter, again = StepMonitor(), StepMonitor()
+def test_a_monitor_goes_on_where_it_was_stored() -> None:
+    monitor, again = StepMonitor(), StepMonitor()
     for number in range(MAX_SKIPPED - 1):
-        meter.add(row(gradient_norm=math.nan), [f"clip{number}"])
-    meter.settle()
-    again.load_state_dict(meter.state_dict())
+        monitor.add(row(gradient_norm=math.nan), [f"clip{number}"])
+    monitor.settle()
+    again.load_state_dict(monitor.state_dict())
     again.add(row(total=3.0), ["good"])
     again.settle()
     assert again.take() == {"total": (MAX_SKIPPED - 1 + 3) / MAX_SKIPPED, "spatial": 1.0, "temporal": 1.0,
                             "gradient_norm": 1.0, "skipped": MAX_SKIPPED - 1}  # fmt: skip
-    meter.add(row(gradient_norm=math.inf), ["last"])
+    monitor.add(row(gradient_norm=math.inf), ["last"])
     with pytest.raises(VdakitError, match=r"with last, clip18, clip17, clip16, .* and 12 more clips; try"):
-        meter.settle()
+        monitor.settle()
 
 
 class Doubled(Ranks):
@@ -308,22 +333,22 @@ class Doubled(Ranks):
         return [list(texts), [*(f"other {text}" for text in texts), "last"]]
 
 
-def test_a_meter_gives_what_all_ranks_measured() -> None:
-    meter = StepMonitor()
-    meter.add(row(total=1.0), ["a"])
-    meter.settle(Doubled())
-    assert meter.take()["total"] == 2.0
-    meter.settle()
-    assert meter.take() == {"skipped": 0}
+def test_a_monitor_gives_what_all_ranks_measured() -> None:
+    monitor = StepMonitor()
+    monitor.add(row(total=1.0), ["a"])
+    monitor.settle(Doubled())
+    assert monitor.take()["total"] == 2.0
+    monitor.settle()
+    assert monitor.take() == {"skipped": 0}
 
 
-def test_a_meter_names_the_clips_of_all_ranks() -> None:
-    meter = StepMonitor()
+def test_a_monitor_names_the_clips_of_all_ranks() -> None:
+    monitor = StepMonitor()
     for number in range(MAX_SKIPPED):
-        meter.add(row(gradient_norm=math.nan), ["first", f"clip{number % 3}"])
+        monitor.add(row(gradient_norm=math.nan), ["first", f"clip{number % 3}"])
     clips = "clip1, last, first, other clip1, clip0, other first, other clip0, clip2 and 1 more clips"
     with pytest.raises(VdakitError, match=f"not finite for 20 steps in a row, with {clips}; try"):
-        meter.settle(Doubled())
+        monitor.settle(Doubled())
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
@@ -333,7 +358,7 @@ def test_running_out_of_memory_says_what_to_change(begin, monkeypatch: pytest.Mo
     def too_much(run: TrainState, feed: DevicePrefetcher) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(trainer, "take_step", too_much)
+    monkeypatch.setattr(trainer, "train_step", too_much)
     with pytest.raises(VdakitError) as caught:
         figures_of(begin(batch=4, accumulate=3))
     sentence = str(caught.value)
@@ -349,7 +374,7 @@ def test_other_errors_of_torch_stay_what_they_are(begin, monkeypatch: pytest.Mon
     def broken(run: TrainState, feed: DevicePrefetcher) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(trainer, "take_step", broken)
+    monkeypatch.setattr(trainer, "train_step", broken)
     with pytest.raises(RuntimeError, match="mat1"):
         figures_of(begin())
 
@@ -526,13 +551,15 @@ def options_of(call: ast.Call) -> dict[str | None, str]:
     return {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
 
 
-def test_a_listener_that_fails_ends_the_run_and_keeps_what_was_saved(begin) -> None:
-    def on_evaluation(step: int, evaluation: Evaluation) -> None:
-        raise VdakitError("no")
-
+def test_callbacks_are_called_in_order_and_may_end_the_run(begin) -> None:
+    whole, failing = Noted(), Noted(fails_at=3)
+    trainer.train_state(
+        begin(steps=2, save_every=1, log_every=2, train_split="train", eval_split="train"), callbacks=[whole]
+    )
+    # Each evaluation saves a checkpoint; step 0 is evaluated, too.
+    assert whole.calls == [("start", 0), ("evaluation", 0), ("checkpoint", 0), ("checkpoint", 1), ("step", 2),
+                           ("evaluation", 2), ("checkpoint", 2)]  # fmt: skip
     run = begin(save_every=2, log_every=1)
     with pytest.raises(VdakitError, match="no"):
-        trainer.train(
-            run, TrainCallbacks(on_step=lambda step, figures: on_evaluation(step, None) if step == 3 else None)
-        )  # type: ignore[arg-type]
+        trainer.train_state(run, callbacks=[failing])
     assert torch.load(run.folder / "last.pt", weights_only=True)["step"] == 2

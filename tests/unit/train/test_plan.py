@@ -285,7 +285,7 @@ def test_the_command_says_what_fits(vdatrain) -> None:
 def test_the_command_refuses_what_is_no_size(vdatrain) -> None:
     result = vdatrain("plan", "--device-memory", "much")
     assert result.code == 2
-    assert "--device-memory much: expected a size like 20GB" in result.err
+    assert "--device-memory much: expected a size, for example 5GB" in result.err
 
 
 def test_utilisation_is_the_share_of_what_the_device_can_do() -> None:
