@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.table import Table
 
 from vdaprep.cli.options import given_options
+from vdaprep.cli.output import make_table, show
 from vdaprep.units import parse_bytes
-from vdatrain.cli.output import console
 from vdatrain.config import TrainConfig, from_file, from_mapping
 
 if TYPE_CHECKING:
@@ -33,7 +32,8 @@ def command(
         str | None, typer.Option(help="Of another GPU than this machine's, like 24GB.", metavar="SIZE")
     ] = None,
     ranks: Annotated[
-        int | None, typer.Option(help="Processes that --shard-model spreads over.", show_default="the GPUs here")
+        int | None,
+        typer.Option(help="Processes that --shard-model spreads over. [default: the GPUs here]", show_default=False),
     ] = None,
 ) -> None:
     """Print what a training step takes in memory, part by part, what fits at most, and how long a step takes.
@@ -47,11 +47,7 @@ def command(
     settings = from_mapping({"shards": "shards", **asked}, where="vdatrain plan")
     memory_bytes = None if device_memory is None else parse_bytes(device_memory, option="--device-memory")
     plan = plan_step(settings, device=choose_device(settings.device), memory_bytes=memory_bytes, ranks=ranks)
-    console.print(_heading(plan), highlight=False, soft_wrap=True)
-    console.print(_table(plan.takes))
-    for sentence in (_verdict(plan), _time(plan), _measured(plan)):
-        if sentence:
-            console.print(sentence, highlight=False, soft_wrap=True)
+    show([_heading(plan), _table(plan.takes), _verdict(plan), _time(plan), *_measured(plan)])
 
 
 def _heading(plan: "StepPlan") -> str:
@@ -65,13 +61,12 @@ def _heading(plan: "StepPlan") -> str:
 
 def _table(takes: "Footprint") -> Table:
     unit, name = (_GIB, "GiB") if takes.total > _GIB else (1 << 20, "MiB")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
-    table.add_column("at a step's fullest moment", footer="all")
-    table.add_column(name, justify="right", footer=f"{takes.total / unit:.2f}")
-    table.add_column("share", justify="right")
+    table = make_table("at a step's fullest moment", name, "share")
     for part, size in takes.parts.items():
         if size > _NEGLIGIBLE * takes.total:
             table.add_row(part, f"{size / unit:.2f}", f"{size / takes.total:.1%}")
+    table.add_section()
+    table.add_row("all", f"{takes.total / unit:.2f}", "")
     return table
 
 
@@ -98,21 +93,21 @@ def _time(plan: "StepPlan") -> str:
     )
 
 
-def _measured(plan: "StepPlan") -> str:
-    """Take steps on this GPU, where that is what was planned for and they should fit; otherwise empty."""
+def _measured(plan: "StepPlan") -> list[str]:
+    """Take steps on this GPU, where that is what was planned for and they should fit."""
     import torch
 
     from vdatrain.device import Precision, choose_device
     from vdatrain.training.planner import measure_steps
 
     if plan.flops_per_s is None or not plan.room.on_gpu or plan.room.ranks > 1 or not plan.fits:
-        return ""
+        return []
     try:
         found = measure_steps(plan.config, Precision(choose_device(plan.config.device), plan.config.precision))
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(". ")[0]
-        return f"Tried on this GPU, it does not fit after all ({reason}); take a smaller batch."
-    return (
+        return [f"Tried on this GPU, it does not fit after all ({reason}); take a smaller batch."]
+    return [
         f"Tried on this GPU: {found.peak_bytes / _GIB:.2f} GiB at the peak "
         f"({found.peak_bytes / plan.takes.total - 1:+.1%} of the plan), {found.step_s:.2f} s a step."
-    )
+    ]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vdaprep.cli.options import given_options
-from vdatrain.cli.output import console, errors, evaluation_table, warn
+from vdaprep.cli.output import errors, is_quiet, show
+from vdatrain.cli.output import evaluation_table, warn
 from vdatrain.config import CPU_DEFAULTS, TrainConfig, from_file, from_mapping, option_name
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ _DEFAULTS = TrainConfig(shards="-").options()
 def command(
     given: dict[str, Any],
     config: Annotated[Path | None, typer.Option(help="TOML or config.json with any of these.", metavar="FILE")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/VARIANT")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. [default: runs/VARIANT]", show_default=False)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     time_limit: Annotated[
         str | None, typer.Option(help="Save and stop after 11h30m, 90m or 3600 (seconds).", metavar="TIME")
@@ -43,7 +46,8 @@ def command(
         options, folder = ranks.broadcast_from_rank0(known)
         settings = TrainConfig(**options)
         with LiveView(errors) as view:
-            result = train(settings, out=folder, resume=resume, callbacks=(view,), stop=stop, ranks=ranks)
+            shown = () if is_quiet() else (view,)
+            result = train(settings, out=folder, resume=resume, callbacks=shown, stop=stop, ranks=ranks)
         if ranks.is_first:
             _print_result(result, settings)
 
@@ -71,7 +75,8 @@ def _cpu_defaults(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:
     if not smaller or choose_device(config.device).type != "cpu":
         return {}
     chosen = " ".join(f"{option_name(name)} {value}" for name, value in smaller.items())
-    errors.print(f"{'no GPU here' if config.device is None else 'no GPU used'}, so a smoke run: {chosen}")
+    if not is_quiet():
+        errors.print(f"{'no GPU here' if config.device is None else 'no GPU used'}, so a smoke run: {chosen}")
     return smaller
 
 
@@ -85,6 +90,5 @@ def _print_result(result: "TrainResult", config: TrainConfig) -> None:
         split = config.eval_split
         errors.print(f"{result.folder}: done; the shards have no split {split!r}, so nothing was evaluated.")
     else:
-        console.print(evaluation_table(result.evaluation))
         best = result.folder / "best.pt"
-        console.print(f"{best}: the best weights, of step {result.best_step}", highlight=False, soft_wrap=True)
+        show([evaluation_table(result.evaluation), f"{best}: the best weights, of step {result.best_step}"])

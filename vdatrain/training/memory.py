@@ -28,7 +28,7 @@ from vdatrain.objectives.losses import video_loss
 from vdatrain.training.optim import parameter_groups
 
 WEIGHTS, OPTIMISER, AVERAGE, BATCH, GATHERED = "weights", "optimiser", "averaged weights", "batch", "gathered blocks"
-ENCODER, BRANCH, HEAD, LOSS, GRADIENTS, BACKWARD = "encoder", "branch", "head", "loss", "gradients", "way back"
+ENCODER, BRANCH, HEAD, LOSS, GRADIENTS, BACKWARD = "encoder", "branch", "head", "loss", "gradients", "backward"
 MODULES: Mapping[str, str] = {"pretrained": ENCODER, "branch": BRANCH, "head": HEAD}
 # What CUDA's autocast computes in float32, of the functions that the variants call.
 FULL_PRECISION_ON_GPU = (F.layer_norm, F.group_norm, F.interpolate, torch.sum, Tensor.sum)
