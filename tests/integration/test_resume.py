@@ -157,7 +157,7 @@ def test_killed_at_the_worst_moment(moment: str, toy_shards: Path, whole: Whole,
         "step": lambda: dies_at(15, step, "accumulate_gradient"),
         "save": lambda: dies_at(4, tensor_files, "save"),
         "rename": lambda: dies_at(3, checkpoint, "_give_second_name"),
-        "evaluation": lambda: dies_at(2, trainer, "evaluate"),
+        "evaluation": lambda: dies_at(2, trainer, "evaluate_clips"),
     }
     child = start(arguments(toy_shards, folder), before=places[moment])
     assert end_of(child) == -signal.SIGKILL
