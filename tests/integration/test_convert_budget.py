@@ -56,7 +56,8 @@ def test_a_budget_chooses_what_is_consumed_and_later_runs_go_on_without_raw_data
     consuming = (*convert, "--out", tmp_path / "out", "--budget", budget, "--consume")
     asked = vdaprep(*consuming)
     assert (asked.code, tree_bytes(raw.root)) == (2, before)
-    assert asked.err.index("--budget chose: ") < asked.err.index(" goes\n"), "the choice is shown before the question"
+    chosen, shown = (asked.err.index(words) for words in ("--budget chose: ", ": will be deleted, "))
+    assert chosen < shown, "the choice is shown before the question"
     result = vdaprep(*consuming, "--yes")
     assert result.code == 0
     gone = [line for line in result.err.splitlines() if line.endswith(" freed; its shards were read back.")]

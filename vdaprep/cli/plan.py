@@ -1,4 +1,4 @@
-"""A predicted conversion for the screen and as JSON."""
+"""The command `vdaprep plan`, and its tables."""
 
 import json
 import os
@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 
 from vdaprep.cli.options import Dataset, cli_options, command_words
-from vdaprep.cli.output import console, errors, frame_bar
+from vdaprep.cli.output import console, errors, frame_bar, make_table, show
 from vdaprep.conversion.budget import Choice, choose
 from vdaprep.conversion.options import ConversionOptions
 from vdaprep.conversion.plan import find_raw
 from vdaprep.conversion.predict import Prediction, Room, room
 from vdaprep.conversion.probes import PROBES
-from vdaprep.storage.urls import is_url
+from vdaprep.storage.urls import is_url, redact
 from vdaprep.units import format_bytes, parse_bytes
 from vdaprep.workers.progress import ProgressEvent
 
@@ -67,11 +65,11 @@ def renderables(choice: Choice, place: Room | None, *, out: str) -> Iterator[Ren
     )
     if choice.plan.rejected:
         first = choice.plan.rejected[0]
-        yield escape(f"{_count(len(choice.plan.rejected), 'gap')} in the raw data: {first.file}: {first.reason}")
+        yield f"{_count(len(choice.plan.rejected), 'gap')} in the raw data: {first.file}: {first.reason}"
 
 
 def _split_table(choice: Choice) -> Table:
-    table = _table(choice.plan.dataset, "split", "trajectories", "frames", "clips", "shards", "size")
+    table = make_table("split", "trajectories", "frames", "clips", "shards", "size", title=choice.plan.dataset)
     splits = choice.prediction.splits
     for name, split in splits.items():
         counts = (split.trajectories, split.frames, split.clips, split.shards)
@@ -80,7 +78,7 @@ def _split_table(choice: Choice) -> Table:
 
 
 def _kind_table(prediction: Prediction) -> Table:
-    table = _table("predicted bytes", "kind", "size", "KiB/frame", "share")
+    table = make_table("kind", "size", "KiB/frame", "share", title="predicted bytes")
     for kind, size in prediction.bytes_by_kind.items():
         _add_size(table, _KINDS.get(kind, kind), size, prediction)
     table.add_section()
@@ -113,12 +111,12 @@ def _how_large(prediction: Prediction, place: Room | None, *, out: str) -> str:
         f"{'a shard has' if at_once == 1 else f'{at_once} shards at once have'} to be made anew"
     )
     if place is None:
-        return escape(f"{text}; how much is free at {out} is not known")
+        return f"{text}; how much is free at {out} is not known"
     there = f", {format_bytes(place.there)} of it is there" if place.there else ""
     if place.suffices:
-        return escape(f"{text}{there}; {format_bytes(place.free)} are free at {out}: it fits")
+        return f"{text}{there}; {format_bytes(place.free)} are free at {out}: it fits"
     free = f"{text}{there}; only {format_bytes(place.free)} are free at {out}: it does not fit"
-    return escape(f"{free}; --budget chooses settings that do, for example --budget {_round_down(place)}")
+    return f"{free}; --budget chooses settings that do, for example --budget {_round_down(place)}"
 
 
 def _round_down(place: Room) -> str:
@@ -136,13 +134,6 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left", overflow="fold")
-    return table
 
 
 EXAMPLE = "vdaprep plan tartanair --raw raw/tartanair --out shards/ --budget 50GB"
@@ -175,13 +166,12 @@ def command(
         choice = choose(raw, conversion, budget=limit, workers=processes, probes=probes, on_progress=report)
     chosen = conversion.with_choice(choice.plan.settings, choice.selection)
     place = None if is_url(out) else room(choice.prediction, Path(out, dataset))
-    then = ["vdaprep", "convert", dataset, "--out", out, *command_words(chosen)]
+    then = ["vdaprep", "convert", dataset, *map(redact, ("--out", out, *command_words(chosen)))]
     then += ["--workers", str(workers)] if workers else []
     if as_json:
         sys.stdout.write(json.dumps(to_json(choice, place, command=then), indent=2) + "\n")
         return
-    for part in renderables(choice, place, out=out):
-        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+    show(renderables(choice, place, out=redact(out)))
     for item in choice.prediction.rejected:
-        errors.print(f"a probe was rejected: {item.file}: {item.reason}", markup=False)
-    console.print(f"\n{shlex.join(then)}", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"a probe was rejected: {item.file}: {item.reason}")
+    console.print(f"\n{shlex.join(then)}")

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from vdaprep.cli import output
@@ -18,6 +17,7 @@ from vdaprep.cli.options import command_words
 from vdaprep.conversion.api import ConversionResult
 from vdaprep.conversion.consume import Consumption
 from vdaprep.errors import UsageError, VdakitError
+from vdaprep.storage.urls import redact
 from vdaprep.units import format_bytes
 from vdaprep.workers.progress import ProgressEvent, Throughput
 from vdaprep.workers.signals import Interrupted
@@ -59,7 +59,7 @@ class TextReporter:
             case "listing":
                 self.on_listing(event)
             case "chosen":
-                words = shlex.join(command_words(event.facts["options"])) or "nothing but the defaults"
+                words = shlex.join(map(redact, command_words(event.facts["options"]))) or "nothing but the defaults"
                 self.on_notice(f"--budget chose: {words}")
             case "notice":
                 self.on_notice(event.text)
@@ -90,14 +90,15 @@ class TextReporter:
 
     def on_notice(self, sentence: str) -> None:
         """Print a sentence."""
-        output.errors.print(sentence, markup=False)
+        if not output.is_quiet():
+            output.errors.print(sentence)
 
     def on_done(self, result: ConversionResult) -> None:
         """Print a summary, and what was rejected."""
         for line in summary_lines(result, self.throughput):
-            output.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            output.console.print(line)
         for item in result.rejected:
-            output.errors.print(f"rejected: {item.file}: {item.reason}", markup=False)
+            output.errors.print(f"rejected: {item.file}: {item.reason}")
 
     def confirm_deletion(self, consumption: Consumption, *, yes: bool) -> None:
         """Show what --consume may delete and what is kept, and ask, unless `yes` was said.
@@ -125,7 +126,7 @@ class TextReporter:
 class BarReporter(TextReporter):
     """Shows a bar on a terminal."""
 
-    def __init__(self, terminal: Console) -> None:
+    def __init__(self, terminal: output.SafeConsole) -> None:
         super().__init__()
         columns = (SpinnerColumn(), BarColumn(bar_width=None), TextColumn("{task.description}"))
         self._progress = Progress(*columns, console=terminal, expand=True)
@@ -167,7 +168,7 @@ class BarReporter(TextReporter):
 
     def on_notice(self, sentence: str) -> None:
         """See TextReporter."""
-        self._progress.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(sentence)
 
     def on_done(self, result: ConversionResult) -> None:
         """See TextReporter."""
@@ -231,8 +232,9 @@ class JsonReporter(TextReporter):
 @contextmanager
 def reporter(*, as_json: bool) -> Generator[TextReporter]:
     """Provide what reports progress in the block: on stdout if as JSON, else on stderr."""
-    terminal = Console(stderr=True)
-    found = JsonReporter() if as_json else BarReporter(terminal) if terminal.is_terminal else TextReporter()
+    terminal = output.SafeConsole(stderr=True)
+    has_bar = terminal.is_terminal and not output.is_quiet()
+    found = JsonReporter() if as_json else BarReporter(terminal) if has_bar else TextReporter()
     with found.running():
         yield found
 
@@ -308,6 +310,6 @@ def confirm_deletion(consumption: Consumption, *, yes: bool) -> None:
 
 def _print_some(lines: Sequence[str], what: str, *, limit: int | None = None) -> None:
     for line in lines[:limit]:
-        output.errors.print(line, markup=False)
+        output.errors.print(line)
     if more := len(lines) - len(lines[:limit]):
         output.errors.print(f"and {more} more {what}")

@@ -43,10 +43,10 @@ def command(
             **given,
         )
     if not found.findings:
-        console.print(f"{found.place}: all is well, nothing was written", highlight=False, soft_wrap=True)
+        console.print(f"{found.place}: all is well, nothing was written")
         return
     names = ", ".join(shard.name for shard in found.broken) or "no shard"
-    console.print(f"{found.place}: made anew and read back: {names}", highlight=False, soft_wrap=True)
+    console.print(f"{found.place}: made anew and read back: {names}")
     if found.extra and not remove_extra:
         raise VdakitError(
             f"{', '.join(f'{found.place}/{name}' for name in found.extra)}: not part of this data set; "
@@ -66,7 +66,7 @@ class _Reporter(ExitStack):
                 self._bar.advance(event.amount.frames)
             case "finding":
                 self.close()
-                console.print(event.text, markup=False, highlight=False, soft_wrap=True)
+                console.print(event.text)
             case "plan":
                 self.close()
                 self._bar = self.enter_context(frame_bar("repair", total=event.facts["frames"]))

@@ -22,7 +22,7 @@ from vdaprep.raw.frames import Trajectory
 from vdaprep.raw.tree import Location
 from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord
 from vdaprep.storage.output import Output
-from vdaprep.storage.urls import is_url
+from vdaprep.storage.urls import is_url, redact
 from vdaprep.units import format_bytes
 from vdaprep.workers.progress import OnProgress, ignore
 from vdaprep.workers.tasks import Executor
@@ -154,7 +154,7 @@ def survey(prepared: Prepared, *, take_unused: bool = False) -> Consumption:
     """
     plan, found = prepared.plan, prepared.found
     if is_url(plan.raw):
-        raise UsageError(f"--consume: deletes raw data of this machine; {plan.raw} is a URL.")
+        raise UsageError(f"--consume: deletes raw data of this machine; {redact(plan.raw)} is a URL.")
     if found is None:
         return Consumption(Path(plan.raw), plan, (), ())
     uses = _uses(_planned(plan, found.trajectories))

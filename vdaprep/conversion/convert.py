@@ -25,6 +25,7 @@ from vdaprep.shards.writer import EncodedClip
 from vdaprep.sources import _manifest
 from vdaprep.storage.output import PLAN_FILE, Output, write_file
 from vdaprep.storage.paths import open_path
+from vdaprep.storage.urls import redact
 from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
 from vdaprep.workers.tasks import Executor, Tick
 
@@ -86,7 +87,7 @@ def _expect_frames(plan: ConversionPlan, output: Output, records: dict[str, Shar
         output.delete(PLAN_FILE)
     rejected = [item for record in records.values() for item in record.rejected]
     first = f"{rejected[0].file} {rejected[0].reason}" if rejected else "no reason is known"
-    raise DataError(f"{plan.raw}: none of {plan.num_frames} frames can be used; the first: {first}.")
+    raise DataError(f"{redact(plan.raw)}: none of {plan.num_frames} frames can be used; the first: {first}.")
 
 
 def _refuse_other_plans(plan: ConversionPlan, output: Output) -> None:
@@ -114,7 +115,9 @@ def _finished_record(plan: ConversionPlan, shard: PlannedShard, output: Output) 
         record = ShardRecord.from_bytes(output.read(name), where=where)
     compare_options(where, record.options, plan)
     if record.plan != shard.fingerprint():
-        raise UsageError(f"{where}: was made from other frames than {plan.raw} holds now; choose another --out.")
+        raise UsageError(
+            f"{where}: was made from other frames than {redact(plan.raw)} holds now; choose another --out."
+        )
     size = output.size(shard.name)
     if size != record.tar_bytes:
         found = "is missing" if size is None else f"has {size} bytes"
@@ -328,7 +331,7 @@ def announce(plan: ConversionPlan, shards: Sequence[PlannedShard], output: Outpu
     """Report which shards are to be made, and what of the raw data the plan cannot use."""
     facts = {
         "dataset": plan.dataset,
-        "raw": plan.raw,
+        "raw": redact(plan.raw),
         "out": output.place(),
         "frames": sum(shard.num_frames for shard in shards),
         "clips": sum(len(shard.clips) for shard in shards),

@@ -15,7 +15,7 @@ from vdaprep.raw.tree import Location, OnListing, Tree, open_tree
 from vdaprep.shards.records import Rejection
 from vdaprep.sources import _manifest
 from vdaprep.sources._manifest import Manifest
-from vdaprep.storage.urls import is_url
+from vdaprep.storage.urls import is_url, redact
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class RawData:
             asked = f"--select {' '.join(selection.select)}" if selection.select else "the default selection"
             names = ", ".join(item.name for item in self.trajectories[:5])
             raise DataError(
-                f"{self.raw}: {asked} takes none of its {len(self.trajectories)} trajectories; "
+                f"{redact(self.raw)}: {asked} takes none of its {len(self.trajectories)} trajectories; "
                 f"there are, for example, {names}."
             )
         return found
@@ -108,14 +108,14 @@ def _find(dataset: str, raw: str, options: SourceOptions, on_listing: OnListing)
         f"or make a small sample: vdaprep sample {dataset} --out {place}"
     )
     if not is_url(raw) and not Path(raw).exists():
-        raise DataError(f"{raw}: there is no such folder; {advice}")
+        raise DataError(f"{redact(raw)}: there is no such folder; {advice}")
     tree = open_tree(raw, on_listing)
     trajectories = source.find_trajectories(tree, options)
     if not trajectories:
         unreadable = "".join(f"; {problem.file} {problem.reason}" for problem in tree.problems[:3])
         others = "".join(f"; it looks like {name}" for name in _looks_like(tree))
         raise DataError(
-            f"{raw}: no {facts.title} trajectory among {len(tree.files)} files{others}{unreadable}; {advice}"
+            f"{redact(raw)}: no {facts.title} trajectory among {len(tree.files)} files{others}{unreadable}; {advice}"
         )
     return tree, trajectories
 

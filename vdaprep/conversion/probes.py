@@ -26,6 +26,7 @@ from vdaprep.shards.records import Rejection
 from vdaprep.shards.tar import TarWriter
 from vdaprep.shards.writer import EncodedClip, write_clip
 from vdaprep.sources import _manifest
+from vdaprep.storage.urls import redact
 from vdaprep.units import spread_evenly
 
 PROBES = 64
@@ -97,7 +98,9 @@ class Prober:
             cv2.setNumThreads(threads)
         if not any(probe.sizes for probe in found):
             first = f"{rejected[0].file} {rejected[0].reason}"
-            raise DataError(f"{plan.raw}: none of {len(rejected)} probe frames can be used; the first: {first}.")
+            raise DataError(
+                f"{redact(plan.raw)}: none of {len(rejected)} probe frames can be used; the first: {first}."
+            )
         return Probes(found, tuple(dict.fromkeys(rejected)))
 
     def _encode(self, plan: ConversionPlan, rejected: list[Rejection]) -> Iterator[Probe]:

@@ -20,6 +20,7 @@ from vdaprep.shards.records import DatasetRecord, ShardRecord
 from vdaprep.sources import _manifest
 from vdaprep.storage.output import PLAN_FILE, Output
 from vdaprep.storage.paths import open_path
+from vdaprep.storage.urls import redact
 from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
 from vdaprep.workers.tasks import Executor
 
@@ -135,7 +136,7 @@ def diagnose(
         elif there.record.options != plan.options or there.record.plan != shard.fingerprint():
             raise UsageError(
                 f"{there.tar.with_name(record_name(there.tar.name))}: is whole, but was made from other frames than "
-                f"{plan.raw} holds now; repair needs the raw data as it was."
+                f"{redact(plan.raw)} holds now; repair needs the raw data as it was."
             )
         else:
             whole[name] = there.record

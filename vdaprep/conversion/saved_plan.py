@@ -13,6 +13,7 @@ from vdaprep.raw.tree import OnListing
 from vdaprep.shards.canonical import SCHEMA_VERSION, parse_sealed_json, sealed_json
 from vdaprep.shards.records import Rejection
 from vdaprep.storage.output import PLAN_FILE, Output, write_file
+from vdaprep.storage.urls import redact
 
 
 def compare_options(where: str, found: Any, plan: ConversionPlan) -> None:
@@ -101,8 +102,8 @@ def refuse_lost(plan: ConversionPlan, shards: Iterable[PlannedShard]) -> None:
     if lost:
         names = ", ".join(list(lost)[:5]) + (", ..." if len(lost) > 5 else "")
         raise DataError(
-            f"{plan.raw}: does not hold trajectory {next(iter(lost.values()))} as it did when the conversion began, "
-            f"so {len(lost)} shards cannot be made: {names}; put the raw data back, or choose another --out to "
+            f"{redact(plan.raw)}: does not hold trajectory {next(iter(lost.values()))} as it did when the conversion "
+            f"began, so {len(lost)} shards cannot be made: {names}; put the raw data back, or choose another --out to "
             "convert what there is."
         )
 
