@@ -12,7 +12,7 @@ from tests.conftest import toy_frame
 from vdaprep.analysis import stats
 from vdaprep.analysis.plots import write_picture
 from vdaprep.analysis.stats import DatasetStats, Spread, gather, motion
-from vdaprep.errors import ShardError, UsageError
+from vdaprep.errors import MissingExtraError, ShardError
 from vdaprep.shards.dataset import find_shards
 
 LENGTHS = (13, 6, 7)  # of the toy data
@@ -139,5 +139,5 @@ def test_the_picture_shows_a_data_set_each_and_bears_having_nothing_to_show(tmp_
 
 def test_without_matplotlib_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UsageError, match=r"charts need matplotlib, .* pip install 'vdakit\[plot\]'"):
+    with pytest.raises(MissingExtraError, match=r"charts need matplotlib, .* pip install 'vdakit\[plot\]'"):
         write_picture([], tmp_path / "a.png")
