@@ -29,7 +29,7 @@ _SHOWN = 40  # lines of what will be deleted, and of what is kept; whatever was 
 
 
 class _Every:
-    """Tells whether it is time to print again."""
+    """Limits how often something is printed."""
 
     def __init__(self, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._every_s = every_s

@@ -25,10 +25,10 @@ def command(
         bool, typer.Option("--remove-extra", help="Delete shards that do not belong there; else they are named.")
     ] = False,
     retry_rejected: Annotated[
-        bool, typer.Option("--retry-rejected", help="Also make those anew that lost frames, if raw files are good now.")
+        bool, typer.Option("--retry-rejected", help="Also make again those that lost frames, once raw files are good.")
     ] = False,
 ) -> None:
-    """Make anew, from raw data, only those shards that verify --deep finds wrong or missing.
+    """Make again, from raw data, only those shards that verify --deep finds wrong or missing.
 
     Options are read from what is there; giving them again is not needed.
     """

@@ -1,4 +1,4 @@
-"""Settings that make a conversion fit a number of bytes: tried one after the other, the least harmful first.
+"""Choose settings that make a conversion fit a number of bytes, the least harmful first.
 
 The order: a smaller `--short-side`, a lower `--jpeg-quality`, a coarser `--diff-scale`, a larger `--frame-stride`,
 fewer trajectories. A ladder is left as soon as a rung of it fits; what saves nothing is not kept. Probe frames are
@@ -119,7 +119,7 @@ def fit(raw: RawData, *, settings: Settings, selection: Selection, budget: Budge
 
 
 class _Search:
-    """The best choice so far, and the steps that led to it."""
+    """The best choice so far, and the steps that were tried."""
 
     choice: Choice
 

@@ -1,4 +1,4 @@
-"""Which frames form which clip, and which clip goes into which shard: decided before any frame is read."""
+"""Cut trajectories into clips and fill shards with them."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -11,20 +11,22 @@ from vdaprep.shards.names import shard_name
 
 @dataclass(frozen=True)
 class PlannedClip:
-    """Every `stride`-th of frames `start` to `stop - 1` of a trajectory, by their numbers; both ends are taken.
-
-    `after_gap`: no frame that is taken comes right before it, so that its first frame has no difference.
-    """
+    """Every `stride`-th frame of a range of a trajectory, by the frames' numbers."""
 
     trajectory: Trajectory
+    """The trajectory."""
     start: int
+    """Index of its first frame in `trajectory.frames`."""
     stop: int
+    """Index after its last frame."""
     after_gap: bool
+    """Whether no frame that is taken precedes it, so that its first frame has no difference."""
     stride: int = 1
+    """Difference of the numbers of neighbouring frames."""
 
     @property
     def indices(self) -> Sequence[int]:
-        """Where the clip's frames are in `trajectory.frames`."""
+        """Indices of the clip's frames in `trajectory.frames`."""
         return _every(self.trajectory, range(self.start, self.stop), self.stride)
 
     @property
@@ -34,7 +36,7 @@ class PlannedClip:
 
     @property
     def before(self) -> int | None:
-        """Where the frame is that the first one's difference is to; None after a gap."""
+        """Index of the frame that the first one's difference is taken to; None after a gap."""
         if self.after_gap:
             return None
         frames = self.trajectory.frames
@@ -44,11 +46,14 @@ class PlannedClip:
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """The clips of one shard, in order; `number` counts from 1 within the split."""
+    """The clips of one shard."""
 
     split: str
+    """`train`, `val`, ..."""
     number: int
+    """From 1 within the split."""
     clips: tuple[PlannedClip, ...]
+    """In the order of the tar."""
 
     @property
     def name(self) -> str:
@@ -61,7 +66,7 @@ class PlannedShard:
         return sum(clip.num_frames for clip in self.clips)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of what is to go into the shard: trajectories and frame numbers."""
+        """Return the SHA-256 of the shard's content: trajectories and frame numbers."""
         content = [
             (
                 clip.trajectory.layout,
@@ -87,7 +92,7 @@ def runs(numbers: Sequence[int], *, stride: int = 1) -> list[tuple[int, int]]:
 
 
 def taken(trajectory: Trajectory, *, stride: int) -> Sequence[int]:
-    """Return where the frames are whose numbers are the first one's plus multiples of `stride`."""
+    """Return the indices of the frames whose numbers are the first one's plus multiples of `stride`."""
     return _every(trajectory, range(len(trajectory.frames)), stride)
 
 

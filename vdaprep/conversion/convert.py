@@ -77,7 +77,7 @@ def _source(dataset: str) -> dict[str, Any]:
 
 
 def _expect_frames(plan: ConversionPlan, output: Output, records: dict[str, ShardRecord]) -> None:
-    """Raise DataError if no frame could be used; the empty shards go, so that a run with better options can begin."""
+    """Raise DataError if no frame can be used; the empty shards are deleted, so that better options can be tried."""
     if any(record.clips for record in records.values()):
         return
     for name in records:
@@ -138,9 +138,10 @@ def _repair_helps(plan: ConversionPlan) -> Generator[None]:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard to make; `plan` is without its shards."""
+    """A shard to make."""
 
     plan: ConversionPlan
+    """The plan, without its shards."""
     output: Output
     shard: PlannedShard
 
@@ -179,7 +180,7 @@ def encode_shard(task: ShardTask, tick: Tick) -> tuple[str, ShardRecord]:
 
 
 class _Ticks:
-    """Tells of frames as they are encoded, with the bytes that were read for them, and of the bytes of clips."""
+    """Reports the work of a shard: frames, the bytes read for them, the bytes of clips."""
 
     def __init__(self, reader: Reader, tick: Tick) -> None:
         self._reader = reader
@@ -188,17 +189,17 @@ class _Ticks:
         self._out = 0
 
     def frame(self) -> None:
-        """Tell of a frame."""
+        """Report a frame."""
         before, self._in = self._in, self._reader.bytes_read
         self._tick(Amount(frames=1, bytes_in=self._in - before))
 
     def counted(self, clip: EncodedClip) -> EncodedClip:
-        """Tell of a clip's bytes, roughly: what the tar adds is told of in the end."""
+        """Report a clip's bytes; what the tar adds is reported in the end."""
         self.written(self._out + sum(len(data) for frame in clip.frames for _, data in frame))
         return clip
 
     def written(self, total: int) -> None:
-        """Tell of what there is beyond the bytes told of before."""
+        """Report the bytes beyond those reported before."""
         self._tick(Amount(bytes_out=total - self._out))
         self._out = total
 
@@ -208,10 +209,12 @@ _LOOKS_S = (0.0, 0.5, 2.0, 5.0)  # pauses before another look for a shard that a
 
 @dataclass(frozen=True)
 class Part:
-    """Part `number`, from 1, of `count`: every `count`-th shard of a plan."""
+    """A part of a plan: every `count`-th shard."""
 
     number: int
+    """Which part, from 1."""
     count: int
+    """Number of parts."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
@@ -221,7 +224,7 @@ class Part:
         return f"{self.number}-of-{self.count}"
 
     def of(self, planned: tuple[PlannedShard, ...]) -> tuple[PlannedShard, ...]:
-        """Return the shards that fall to this part."""
+        """Return the shards of this part."""
         return planned[self.number - 1 :: self.count]
 
 

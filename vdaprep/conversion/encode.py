@@ -1,4 +1,4 @@
-"""Clips of raw frames to the members of a shard."""
+"""Encode clips of raw frames as members of a shard."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _FRAMES_AHEAD = 3  # a slow file now and then holds nothing up; some 20 MiB of t
 
 @dataclass(frozen=True)
 class _EncodedFrame:
-    """A frame whose pixels are gone but for `shrunk`, which the next frame's difference is taken from."""
+    """An encoded frame; of its pixels only `shrunk` is kept, for the next frame's difference."""
 
     frame_id: int
     size: tuple[int, int]
@@ -78,7 +78,7 @@ class ClipEncoder:
             yield self._clip(clip.trajectory, split, take)
 
     def _announced(self, clip: PlannedClip) -> Iterator[int]:
-        """Yield where a clip's frames are, after the one before it; files of those that follow are read meanwhile."""
+        """Yield the indices of a clip's frames, the one before it first, while files of those that follow are read."""
         order = [*clip.indices] if clip.before is None else [clip.before, *clip.indices]
         for place, index in enumerate(order):
             coming = [clip.trajectory.frames[near] for near in order[place : place + 1 + _FRAMES_AHEAD]]

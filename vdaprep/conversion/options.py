@@ -87,7 +87,7 @@ class Selection:
     """Globs of trajectories that form the split `val`, all others being `train`; empty: the split set decides."""
 
     def takes(self, trajectory: str, facts: Manifest) -> bool:
-        """Tell whether a trajectory is to be converted."""
+        """Return whether a trajectory is to be converted."""
         if self.select:
             return _manifest.matches(trajectory, self.select)
         return not _manifest.matches(trajectory, facts.exclude)

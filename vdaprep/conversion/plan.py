@@ -1,4 +1,4 @@
-"""Which shards a conversion will make: options checked, the raw tree listed, clips cut; no frame is read."""
+"""Plan a conversion: list the raw data, cut clips, fill shards; no frame is read."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -20,31 +20,43 @@ from vdaprep.storage.urls import is_url, redact
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """Everything that a conversion will do, before it does anything."""
+    """What a conversion will do: a pure function of the raw data's listing and the options."""
 
     dataset: str
+    """Name of the data set."""
     raw: str
+    """Path or URLs of the raw data; may hold secrets."""
     settings: Settings
+    """What decides bytes."""
     options: dict[str, Any]
+    """Settings and selection as records hold them."""
     shards: tuple[PlannedShard, ...]
+    """The shards, by split and number."""
     splits: dict[str, list[str]]
+    """Names of the trajectories of each split."""
     rejected: tuple[Rejection, ...]
+    """What of the raw data cannot be used, as far as the listing shows it."""
 
     @property
     def num_frames(self) -> int:
-        """Frames of all shards if none is rejected."""
+        """Frames of all shards, if none is rejected."""
         return sum(shard.num_frames for shard in self.shards)
 
 
 @dataclass(frozen=True)
 class RawData:
-    """The trajectories of a raw tree, found but not read; `raw` is its path or URLs, `files` are all that it holds."""
+    """The trajectories of a raw tree, listed but not read."""
 
     dataset: str
+    """Name of the data set."""
     raw: str
+    """Path or URLs of the raw data; may hold secrets."""
     trajectories: tuple[Trajectory, ...]
+    """All that were found."""
     problems: tuple[Rejection, ...]
+    """Files that cannot be used."""
     files: Mapping[str, Location] = field(default_factory=dict[str, Location])
+    """All files, by their path."""
 
     def plan(self, settings: Settings, selection: Selection) -> ConversionPlan:
         """Decide which frames go into which shard; raises DataError if the selection takes no trajectory."""

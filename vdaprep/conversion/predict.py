@@ -1,4 +1,4 @@
-"""What a plan's shards will weigh and how long they will take, predicted from probe frames."""
+"""Predict the size of a plan's shards, and the time to make them, from probe frames."""
 
 import heapq
 import math
@@ -22,52 +22,58 @@ from vdaprep.shards.records import ClipEntry, Rejection
 
 TAR, RECORDS = "tar", "records"  # beside the kinds of members: headers and padding; the JSON files beside the tars
 _KINDS = ("json", "rgb.jpg", "depth.zst", DIFF, TAR, RECORDS)
-_DEVIATIONS = 3.0  # standard errors between a prediction and what is taken as certain
-_SLACK = 0.005  # and what the standard error knows nothing of: digits of numbers in JSON, for one
+_DEVIATIONS = 3.0  # standard errors between a prediction and its upper bound
+_SLACK = 0.005  # what the standard error does not cover: digits of numbers in JSON, for one
 _SUMMARY_BYTES = 300  # a shard in `dataset.json`, about
 
 
 @dataclass(frozen=True)
 class SplitForecast:
-    """What a split will have."""
+    """Predicted counts of a split."""
 
     trajectories: int
     frames: int
     clips: int
     shards: int
     bytes: int
+    """Of its tars and records."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a conversion will make, if of all frames as many are rejected as of the probes.
-
-    `bytes_by_kind` has the kinds of members, `tar` and `records`; they add up to `bytes`. `standard_error` is that of
-    `bytes`. `peak_bytes`: a shard grows under a temporary name that becomes its own, so a run that nothing disturbs
-    never needs more than `bytes`; but a shard that is made anew, after its process died or by repair, stands beside
-    what there was of it: the `workers` largest shards come on top. `sizes` counts probes by (width, height).
-    """
+    """What a conversion will make, if the same fraction of frames is rejected as of the probes."""
 
     splits: dict[str, SplitForecast]
+    """By name."""
     bytes_by_kind: dict[str, int]
+    """Of the kinds of members, of `tar` and of `records`."""
     standard_error: float
+    """Of `bytes`."""
     probes: int
+    """Places at which frames were encoded."""
     probe_frames: int
+    """Frames that were encoded."""
     rejected: tuple[Rejection, ...]
+    """Frames of probes that cannot be used."""
     sizes: dict[tuple[int, int], int]
+    """Number of probes by (width, height) in pixels."""
     workers: int
+    """Processes that encode."""
     peak_bytes: int
+    """Disk space: `bytes`, and the `workers` largest shards, which may have to be made beside a damaged one."""
     seconds_per_frame: float
+    """Of one core."""
     seconds: float
+    """Of the conversion."""
 
     @property
     def bytes(self) -> int:
-        """All that will lie in the data set's folder."""
+        """Bytes of the data set's folder."""
         return sum(self.bytes_by_kind.values())
 
     @property
     def upper_bytes(self) -> int:
-        """More than it will be, as good as certainly."""
+        """Upper bound of `bytes`: three standard errors and half a percent above it."""
         sure = self.bytes * (1 + _SLACK) + tarfile.RECORDSIZE  # a tar is whole records
         return math.ceil(sure + _DEVIATIONS * self.standard_error)
 
@@ -85,11 +91,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Room:
-    """The disk of an output: its free bytes, what lies in the data set's folder, what a conversion may still need."""
+    """Disk space of an output, in bytes."""
 
     free: int
+    """Free on the disk."""
     there: int
+    """Of the data set's folder as it is."""
     needed: int
+    """What the conversion may still need."""
 
     @property
     def suffices(self) -> bool:
@@ -98,7 +107,7 @@ class Room:
 
 
 def room(prediction: Prediction, folder: Path) -> Room:
-    """Look at the disk on which a data set's folder is, or will be; its shards count as made already."""
+    """Return the space on the disk of a data set's folder, which need not exist; what it holds counts as made."""
     base = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Room(shutil.disk_usage(base).free, there, max(0, prediction.peak_bytes - there))
@@ -217,7 +226,7 @@ def _standard_error(plan: ConversionPlan, probes: Probes) -> float:
 
 
 def _makespan(tasks: Sequence[float], *, workers: int) -> float:
-    """Return when the last task ends if each goes to the worker that is free first."""
+    """Return the end of the last task if each is given to the first free worker."""
     ends = [0.0] * max(1, workers)
     for seconds in tasks:
         heapq.heapreplace(ends, ends[0] + seconds)

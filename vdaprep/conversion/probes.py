@@ -38,19 +38,20 @@ Cost = Float64[np.ndarray, "2"]  # bytes of a member's content, bytes of its hea
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """What the frames of a probe cost, by kind and per frame that was asked for.
-
-    `sizes` has differences between two frames only, `first_diff` those without a frame before; `meta` is the bytes of
-    a clip's metadata: those of any clip, those for each frame. `size` is (width, height). Of a probe whose frames were
-    all rejected, nothing is known but that.
-    """
+    """Bytes of the frames of a probe; if all were rejected, only `asked` and the time are known."""
 
     sizes: dict[str, Cost]
+    """Per frame that was asked for, by kind; differences only between two frames."""
     first_diff: Cost | None
+    """Of a difference without a frame before."""
     meta: tuple[float, float] | None
+    """Of a clip's metadata: constant, and per frame."""
     size: tuple[int, int] | None
+    """Width and height in pixels."""
     asked: int
+    """Frames of the probe."""
     seconds_per_frame: float
+    """Time to read and encode."""
 
     @property
     def frame_bytes(self) -> float:
@@ -60,16 +61,18 @@ class Probe:
 
 @dataclass(frozen=True)
 class Probes:
-    """The probes of a plan, in order, and what of them was rejected."""
+    """The probes of a plan."""
 
     found: tuple[Probe, ...]
+    """In the plan's order."""
     rejected: tuple[Rejection, ...]
+    """Frames that cannot be used."""
 
 
 class Prober:
-    """Probes plans of the same raw data at `count` places at most; what it read once it does not read again.
+    """Probes plans of the same raw data, at `count` places at most, and keeps what it read for the next plan.
 
-    `on_frames` is told of frames as they are done.
+    `on_frames` is called with the number of frames that were encoded.
     """
 
     def __init__(
@@ -147,10 +150,10 @@ class _RememberingReader(Reader):
 
 
 class _Nowhere:
-    """Takes what is written, keeps nothing."""
+    """A file that discards what is written."""
 
     def write(self, data: bytes, /) -> None:
-        """Forget some bytes."""
+        """Discard bytes."""
 
 
 def choose_probes(shards: Sequence[PlannedShard], count: int) -> Iterator[tuple[str, PlannedClip]]:

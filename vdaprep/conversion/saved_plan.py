@@ -1,4 +1,4 @@
-"""A plan as a file beside its shards, so that they can be finished when part of the raw data is gone."""
+"""Save a plan beside its shards, so that they can be finished when part of the raw data is gone."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -27,21 +27,22 @@ def compare_options(where: str, found: Any, plan: ConversionPlan) -> None:
 
 @dataclass(frozen=True)
 class LostTrajectory(Trajectory):
-    """A trajectory of a saved plan without its files: `first` names one of the first frame's, which finds it again.
-
-    `incomplete` lists the frames that lacked a file: (number, `rgb` or `depth`).
-    """
+    """A trajectory of a saved plan, without its files."""
 
     first: str = ""
+    """A file of its first frame, by which it is found again."""
     incomplete: tuple[tuple[int, str], ...] = ()
+    """Frames that lacked a file: (number, `rgb` or `depth`)."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan and the raw data that it is for; `found` is None if that is not there any more."""
+    """A plan, and the raw data that it is for."""
 
     plan: ConversionPlan
+    """The plan, made now or read from its file."""
     found: RawData | None
+    """The raw data; None if there is none any more."""
 
 
 def prepare(
@@ -146,7 +147,7 @@ def _shard_to_json(shard: PlannedShard, numbers: Mapping[str, int]) -> dict[str,
 
 
 def parse_plan(data: bytes, *, where: str, raw: str, settings: Settings) -> ConversionPlan:
-    """Undo `plan_bytes`, all trajectories without files; raises ShardError naming `where` if it is damaged."""
+    """Parse what `plan_bytes` wrote, without files of trajectories; raises ShardError naming `where` if damaged."""
     value = parse_sealed_json(data, where=where)
     try:
         trajectories = [_trajectory_from_json(item) for item in value["trajectories"]]
@@ -193,7 +194,7 @@ def bind(plan: ConversionPlan, trajectories: Iterable[Trajectory]) -> Conversion
         if lost.name not in bound:
             assert isinstance(lost, LostTrajectory)  # the plan was just read
             there = by_first.get(lost.first)
-            # A name may depend on what else there is; that of the plan stays.
+            # A name may depend on what else there is; that of the plan is kept.
             named = lost if there is None else replace(there, name=lost.name)
             bound[lost.name] = named if _without_files(named) == lost else lost
         return bound[lost.name]
