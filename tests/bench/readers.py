@@ -126,8 +126,8 @@ def _memory_of(pid: int) -> int:
 
 def _ours(spec: Spec) -> dict[str, Start]:
     from vdatrain.data.index import read_index
-    from vdatrain.data.loader import stream_batches
     from vdatrain.data.sampler import DistributedPositions, WindowSampler, WindowShape
+    from vdatrain.data.stream import stream_batches
 
     clips = read_index(spec.shards, split="train")
     order = WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(spec.window))

@@ -13,8 +13,9 @@ from tests.bench.rendered import Rendered
 from vdatrain.config import PRESETS
 from vdatrain.data.batch import Batch, make_batch
 from vdatrain.data.index import read_index
-from vdatrain.data.loader import Sample, stream_batches
 from vdatrain.data.sampler import DistributedPositions, WindowSampler, WindowShape
+from vdatrain.data.samples import Sample
+from vdatrain.data.stream import stream_batches
 from vdatrain.data.transforms import Augmentation, sample_augmentations
 from vdatrain.device import Precision
 from vdatrain.models import variants

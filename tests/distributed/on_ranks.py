@@ -17,12 +17,12 @@ from torch._dynamo.backends.common import aot_autograd
 from tests.unit.train.conftest import Toy
 from vdaprep.cli.output import print_log
 from vdatrain.config import TrainConfig
+from vdatrain.data import loader
 from vdatrain.device import Precision
 from vdatrain.distributed.launch import rank_prefix
 from vdatrain.distributed.ranks import GroupRanks, Ranks, process_group
-from vdatrain.evaluation import evaluate
 from vdatrain.models import loading
-from vdatrain.training import loaders, state, trainer
+from vdatrain.training import state, trainer
 from vdatrain.training.preemption import StopRequest
 
 
@@ -47,7 +47,7 @@ def in_float64() -> Generator[None]:
     pixels counted by each rank for itself, instead of over all of them, change the loss by 6e-5 within six steps. What
     is the same arithmetic differs by 1e-12 here.
     """
-    build, make_batch, to_float = loading.build_from_config, loaders.make_batch, Tensor.float
+    build, make_batch, to_float = loading.build_from_config, loader.make_batch, Tensor.float
 
     def build_exact(config: TrainConfig) -> nn.Module:
         model = build(config).to(torch.float64)
@@ -55,7 +55,7 @@ def in_float64() -> Generator[None]:
         return model
 
     loading.build_from_config = state.build_from_config = build_exact
-    loaders.make_batch = evaluate.make_batch = in_float32(make_batch)  # which is the same on all ranks
+    loader.make_batch = in_float32(make_batch)  # which is the same on all ranks
     Tensor.float = lambda tensor: tensor if tensor.dtype == torch.float64 else to_float(tensor)
     torch.set_default_dtype(torch.float64)
     try:
@@ -64,7 +64,7 @@ def in_float64() -> Generator[None]:
         torch.set_default_dtype(torch.float32)
         Tensor.float = to_float
         loading.build_from_config = state.build_from_config = build
-        loaders.make_batch = evaluate.make_batch = make_batch
+        loader.make_batch = make_batch
 
 
 def in_float32(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -127,7 +127,7 @@ def work(ranks: Ranks, entry: dict) -> dict[str, object]:
 
 
 def _work(ranks: Ranks, entry: dict) -> dict[str, object]:
-    real_batch, shown = loaders.make_batch, []
+    real_batch, shown = loader.make_batch, []
 
     def make_batch(samples, *arguments: object, **options: object) -> object:
         shown.extend((sample.window.position, sample.key) for sample in samples)
@@ -139,11 +139,11 @@ def _work(ranks: Ranks, entry: dict) -> dict[str, object]:
     begin = state.load_state if (folder / "config.json").exists() and entry.get("resume") else state.new_state
     run = begin(TrainConfig(**entry["options"]), folder, precision=Precision(torch.device("cpu")), ranks=ranks)
     last = entry.get("stop_at", math.inf) if ranks.rank == ranks.world - 1 else math.inf
-    loaders.make_batch = make_batch
+    loader.make_batch = make_batch
     try:
         result = trainer.train_state(run, stop=StopAt(run, last))
     finally:
-        loaders.make_batch = real_batch
+        loader.make_batch = real_batch
     return {"shown": shown, "step": run.step, "stopped": result.stopped}
 
 

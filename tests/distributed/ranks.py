@@ -63,11 +63,11 @@ def _weigh(ranks: Any, folder: Path, options: dict[str, Any]) -> dict[str, int]:
 
     from vdatrain.config import TrainConfig
     from vdatrain.device import Precision
-    from vdatrain.training import loaders, memory, state, step
+    from vdatrain.training import memory, state, step, trainer
 
     begun = state.new_state(TrainConfig(**options), folder, precision=Precision(torch.device("cpu")), ranks=ranks)
     gathered = _Gathered(begun.model)
-    with contextlib.closing(loaders.open_feed(begun)) as feed:
+    with contextlib.closing(trainer.open_loader(begun)) as feed:
         step.train_step(begun, feed)
     moments = [state[name] for state in begun.optimiser.state.values() for name in ("exp_avg", "exp_avg_sq")]
     assert begun.average is not None
@@ -113,12 +113,13 @@ def spoil(folder: str, options: dict[str, Any], max_skipped: int) -> list[str]:
 
     from vdaprep.errors import VdakitError
     from vdatrain.config import TrainConfig
+    from vdatrain.data import loader
     from vdatrain.device import Precision
     from vdatrain.distributed.ranks import process_group
-    from vdatrain.training import loaders, monitor, state, step, trainer
+    from vdatrain.training import monitor, state, step, trainer
 
     monitor.MAX_SKIPPED = max_skipped
-    make_batch, loss = loaders.make_batch, step.video_loss
+    make_batch, loss = loader.make_batch, step.video_loss
     step.video_loss = lambda *given: replace(loss(*given), total=loss(*given).total * torch.inf)
     with process_group() as ranks:
 
@@ -126,7 +127,7 @@ def spoil(folder: str, options: dict[str, Any], max_skipped: int) -> list[str]:
             batch = make_batch(*given, **others)
             return replace(batch, keys=tuple(f"{key}-seen-by-{ranks.rank}" for key in batch.keys))
 
-        loaders.make_batch = named
+        loader.make_batch = named
         begun = state.new_state(
             TrainConfig(**options), Path(folder), precision=Precision(torch.device("cpu")), ranks=ranks
         )

@@ -19,9 +19,10 @@ import pytest
 import torch
 
 from vdatrain import cli
-from vdatrain.data.prefetch import DevicePrefetcher
+from vdatrain.data import loader
+from vdatrain.data.loader import TrainLoader
 from vdatrain.models import tensor_files
-from vdatrain.training import checkpoint, loaders, step, trainer
+from vdatrain.training import checkpoint, step, trainer
 from vdatrain.training.state import TrainState
 
 OPTIONS = (
@@ -196,7 +197,7 @@ def send(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     real = trainer.train_step
 
     def arrange(*signals: int, at_step: int) -> None:
-        def train_step(run: TrainState, feed: DevicePrefetcher) -> None:
+        def train_step(run: TrainState, feed: TrainLoader) -> None:
             if run.step == at_step:
                 for number in signals:
                     os.kill(os.getpid(), number)
@@ -302,7 +303,7 @@ def test_a_run_leaves_when_its_time_is_over(
 ) -> None:
     folder, real = tmp_path / "run", trainer.train_step
 
-    def train_step(run: TrainState, feed: DevicePrefetcher) -> None:
+    def train_step(run: TrainState, feed: TrainLoader) -> None:
         if run.step == 4:
             time.sleep(1.01)  # the machine may be fast
         real(run, feed)
@@ -331,7 +332,7 @@ def left_early(whole: Whole, toy_shards: Path, tmp_path_factory: pytest.TempPath
     def arrange() -> None:
         real = trainer.train_step
 
-        def train_step(run: TrainState, feed: DevicePrefetcher) -> None:
+        def train_step(run: TrainState, feed: TrainLoader) -> None:
             if run.step == 6:
                 os.kill(os.getpid(), signal.SIGTERM)
             real(run, feed)
@@ -412,13 +413,13 @@ def test_going_on_with_another_batch_keeps_the_order_of_windows(
 ) -> None:
     """Also from where the shards have moved to, with other workers, compiled or not: none of that is the run itself."""
     shown: list[int] = []
-    real = loaders.make_batch
+    real = loader.make_batch
 
     def make_batch(samples, *arguments: object, **options: object) -> object:
         shown.extend(sample.window.position for sample in samples)
         return real(samples, *arguments, **options)
 
-    monkeypatch.setattr(loaders, "make_batch", make_batch)
+    monkeypatch.setattr(loader, "make_batch", make_batch)
     moved = shutil.copytree(toy_shards, tmp_path / "moved")
     changed = ("--shards", moved, "--batch", 3, "--accumulate", 1, "--workers", 0, "--recompute", "all", "--keep", 3)
     result = vdatrain("run", "--out", stopped, "--resume", *changed)

@@ -43,7 +43,7 @@ def command(
             evaluation = evaluate_long(clips, predictor, on_frame=bar.advance)
     else:
         plan = plan_evaluation(predictor, frames=frames, workers=workers)
-        with frame_bar("evaluate", total=plan.order(clips).total, unit="windows") as bar:
+        with frame_bar("evaluate", total=len(plan.order(clips)), unit="windows") as bar:
             evaluation = evaluate_clips(
                 predictor.model, clips, plan, precision=predictor.precision, on_window=bar.advance
             )

@@ -1,129 +1,347 @@
-"""Batches of windows in the order of a position, read by threads before they are asked for."""
+"""Loaders: batches on the device for training and evaluation, read by threads before they are asked for."""
 
+import contextlib
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from vdaprep.errors import UsageError, VdakitError
-from vdatrain.data.index import StoredClip
-from vdatrain.data.prefetch import Pace, Stalled, map_ahead
-from vdatrain.data.sampler import DistributedPositions, Sampler, Window, WindowSampler
-from vdatrain.data.samples import Sample, read_window
+import torch
+
+from vdaprep.errors import DataError, UsageError
+from vdaprep.storage.cache import open_cache
+from vdaprep.storage.urls import redact
+from vdaprep.units import spread_evenly
+from vdatrain.config import TrainConfig, parse_mix
+from vdatrain.data.batch import Batch, make_batch
+from vdatrain.data.index import StoredClip, read_index
+from vdatrain.data.prefetch import DevicePrefetcher
+from vdatrain.data.sampler import (
+    DistributedPositions,
+    EvalSampler,
+    SubsetSampler,
+    Window,
+    WindowSampler,
+    WindowShape,
+    dataset_weights,
+    partition,
+)
+from vdatrain.data.samples import Sample
+from vdatrain.data.stream import FaultPolicy, check_state, stream_batches
+from vdatrain.data.transforms import Augmentation, fit_view, sample_augmentations
+from vdatrain.models.variants import uses_differences
+
+SHUFFLE, SEQUENTIAL = ORDERS = ("shuffle", "sequential")
 
 
-@dataclass(frozen=True)
-class FaultPolicy:
-    """What is done about windows that cannot be read.
-
-    skip_bad: how many may be replaced by others before the stream ends with the error of the next; `on_skip` is told of
-    each. stall_timeout_s: how long a window may take, 0 for as long as it takes.
-    """
-
-    skip_bad: int = 0
-    stall_timeout_s: int | float = 300
-    on_skip: Callable[[str], None] = lambda sentence: None
-
-    def __post_init__(self) -> None:
-        if self.skip_bad < 0 or self.stall_timeout_s < 0:
-            raise UsageError(
-                f"--skip-bad {self.skip_bad} and --stall-timeout {self.stall_timeout_s:g} have to be 0 or more."
-            )
-
-
-def stream_batches(
-    clips: Sequence[StoredClip],
-    order: Sampler,
+def train_loader(  # noqa: PLR0913 - the public face, all keywords
+    shards: Path | str,
     *,
-    share: DistributedPositions,
+    frames: int = 16,
+    size: int = 252,
+    batch: int = 2,
+    seed: int = 0,
+    stride: int = 1,
+    mix: str = "",
+    split: str = "train",
     workers: int = 2,
-    pin: bool = False,
-    faults: FaultPolicy = FaultPolicy(),  # noqa: B008 - it is frozen
-) -> Generator[list[Sample]]:
-    """Yield a rank's batches from `share.start` on; their samples may differ in size.
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+    order: str = SHUFFLE,
+    shuffle_buffer: int = 64,
+    cache: Path | str | None = None,
+) -> "TrainLoader":
+    """Return the loader that `vdatrain run` trains on: endless, augmented batches in an order that the seed decides.
 
-    `workers` threads read and unpack ahead (0: one, that waits to be asked), which leaves the interpreter's lock to
-    others for nearly all of their time; the batches are those of `order` for any number of them. Closing the iterator
-    ends them. `pin` as in `read_window`. Raises, when the batch's turn comes, the ShardError of `read_window`, and
-    VdakitError where a read does not come back, or memory does not suffice.
+    Args:
+        shards: What `vdaprep convert` wrote: a folder, a URL, or URLs separated by commas.
+        frames: Frames per window (T).
+        size: Height and width of a training view in pixels, a multiple of 14.
+        batch: Windows per batch of this rank (B).
+        seed: Seed of the order, of where windows begin, and of the augmentation.
+        stride: Frames of a clip from one frame of a window to the next.
+        mix: How often each data set's windows occur in an epoch, as in `tartanair=1,vkitti=3`; empty: once each.
+        split: Split of the shards.
+        workers: Threads that read and decode; they change nothing of the batches.
+        rank: Number of this process among those that train together.
+        world_size: Number of those processes.
+        device: Device of the batches; on a GPU they are copied in a stream of their own.
+        order: `shuffle`: all windows, whole epochs; or `sequential`: shard after shard, for object stores and slow
+            disks, see `vdatrain.data.sequential`.
+        shuffle_buffer: Windows from which the sequential order draws at random.
+        cache: Folder in which at most 20 GB of whole shards are kept.
 
-    With `skip_bad` the window that takes a bad one's place is that of the same place in a later epoch: a function of
-    the order and the shards alone, so that every rank keeps its number of batches, all of them whole.
+    Raises:
+        UsageError: an option that cannot be, or one that the shards leave no window for.
+        DataError, ShardError: there are no finished shards.
     """
-    pace = Pace(max(1, workers), ahead=share.batch + workers if workers else 0, patience_s=faults.stall_timeout_s)
-    windows = (order.at(position) for position in share.positions(total=order.total))
-    read = functools.partial(_read, clips=clips, order=order, pin=pin, skip_bad=faults.skip_bad)
-    with closing(map_ahead(read, windows, pace=pace)) as outcomes:
-        samples = _replace_bad(outcomes, faults=faults)
-        try:
-            while batch := list(itertools.islice(samples, share.batch)):
-                yield batch
-        except Stalled as stalled:
-            raise _stall_error(stalled, clips, faults) from None
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What a position's window came to: the sample, and why windows that were to be at its place are not.
-
-    No sample: none of those that were tried could be read.
-    """
-
-    sample: Sample | None
-    errors: tuple[VdakitError, ...]
-
-
-def _read(window: Window, *, clips: Sequence[StoredClip], order: Sampler, pin: bool, skip_bad: int) -> _Outcome:
-    """Read a window or, at most `skip_bad` times, one to take its place."""
-    errors: list[VdakitError] = []
-    while len(errors) <= skip_bad:
-        chosen = window if not errors else _instead_of(window, order, attempt=len(errors))
-        try:
-            return _Outcome(read_window(clips[chosen.clip], chosen, pin=pin), tuple(errors))
-        except VdakitError as error:
-            errors.append(error)
-        except MemoryError:
-            raise _memory_error(clips[chosen.clip], chosen) from None
-    return _Outcome(None, tuple(errors))
-
-
-def _instead_of(window: Window, order: Sampler, *, attempt: int) -> Window:
-    if not isinstance(order, WindowSampler):
-        raise UsageError("--skip-bad is for training; an evaluation without some of its windows would be another one.")
-    later = order.at(window.position + attempt * order.windows_per_epoch)
-    return dataclasses.replace(later, position=window.position)
-
-
-def _replace_bad(outcomes: Iterable[_Outcome], *, faults: FaultPolicy) -> Iterator[Sample]:
-    """Count what was skipped, in the order of the positions; raise the error that is one too many."""
-    skipped = 0
-    for outcome in outcomes:
-        for error in outcome.errors:
-            skipped += 1
-            if skipped > faults.skip_bad:
-                raise error if not faults.skip_bad else _too_many(error, faults)
-            faults.on_skip(f"{error} Another window takes its place ({skipped} of at most {faults.skip_bad}).")
-        assert outcome.sample is not None  # else there were errors enough
-        yield outcome.sample
-
-
-def _too_many(error: VdakitError, faults: FaultPolicy) -> VdakitError:
-    return type(error)(f"{error} That is one more than --skip-bad {faults.skip_bad} lets pass.")
-
-
-def _memory_error(clip: StoredClip, window: Window) -> VdakitError:
-    return VdakitError(
-        f"{clip.tar}: memory does not suffice to unpack {window.shape.num_frames} frames of clip {clip.entry.key}; use "
-        "fewer --workers, a smaller --batch or fewer --frames."
+    config = TrainConfig(
+        shards=str(shards), frames=frames, stride=stride, size=size, batch=batch, seed=seed, mix=mix,
+        train_split=split, workers=workers, cache=None if cache is None else str(cache),
+    )  # fmt: skip
+    return TrainLoader(
+        config, rank=rank, world_size=world_size, device=torch.device(device), order=order, buffer=shuffle_buffer
     )
 
 
-def _stall_error(stalled: Stalled, clips: Sequence[StoredClip], faults: FaultPolicy) -> VdakitError:
-    assert isinstance(stalled.item, Window)
-    clip = clips[stalled.item.clip]
-    return VdakitError(
-        f"{clip.tar}: reading clip {clip.entry.key} has not ended after {faults.stall_timeout_s:g} s; see whether its "
-        "disk or server answers, or wait longer with --stall-timeout."
+class TrainLoader:
+    """Endless iterator of training batches, with a position that can be saved.
+
+    `next(loader)` waits for a batch. What a trainer needs besides: `prepare` begins the next batch while the device is
+    at work, `peek` shows it. Reading begins with the first batch; `close` ends it.
+
+    Args:
+        config: Its fields that concern data: shards, train_split, frames, stride, size, batch, seed, mix,
+            images_per_clip, workers, skip_bad, stall_timeout and those of the cache.
+        rank: Number of this process among those that train together.
+        world_size: Number of those processes.
+        start: Global position of the first window, as `position` had it.
+        device: Device of the batches.
+        order: One of ORDERS.
+        buffer: Windows from which the sequential order draws.
+        on_skip: Called with a sentence for every window that cannot be read, while `skip_bad` lasts.
+
+    Raises:
+        UsageError: an option that cannot be.
+        DataError: the variant needs frame differences and the shards have none.
+    """
+
+    def __init__(  # noqa: PLR0913 - keywords
+        self,
+        config: TrainConfig,
+        *,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        order: str = SHUFFLE,
+        buffer: int = 64,
+        on_skip: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        _check_order(order, config, buffer)
+        self._config, self._device, self._order, self._buffer = config, device, order, buffer
+        self._faults = FaultPolicy(config.skip_bad, config.stall_timeout, on_skip)
+        self._clips = open_clips(config, config.train_split)
+        _expect_differences(config, self._clips)
+        self._sampler = WindowSampler(
+            tuple(clip.num_frames for clip in self._clips),
+            WindowShape(config.frames, config.stride),
+            seed=config.seed,
+            weights=dataset_weights(self._clips, parse_mix(config.mix)),
+        )
+        self._positions = DistributedPositions(config.batch, rank, world_size, start)
+        self._taken = 0
+        self._batches = self._open()
+
+    @property
+    def position(self) -> int:
+        """Global position of the next batch's first window: of all ranks, had they taken as many batches as this."""
+        return self._positions.start_after(self._taken)
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds in which the device had nothing to do because no batch was read."""
+        return self._batches.waited
+
+    def summary(self) -> dict[str, int]:
+        """Return the number of clips, of those shorter than a window, and of the windows of an epoch."""
+        sampler = self._sampler
+        return {
+            "clips": len(self._clips),
+            "clips_too_short": sampler.clips_left_out,
+            "windows": sampler.windows_per_epoch,
+        }
+
+    def prepare(self) -> None:
+        """Begin to bring the next batch to the device; raises what reading it raises."""
+        self._batches.prepare()
+
+    def peek(self) -> Batch:
+        """Return the next batch and leave it the next."""
+        return self._batches.peek()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next batch.
+
+        Raises:
+            ShardError: a window of it cannot be read.
+            VdakitError: its reading takes longer than the config's `stall_timeout`, or memory does not suffice.
+        """
+        batch = self._batches.take()
+        self._taken += 1
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the order depends on: the position, and what has to be the same where it is loaded."""
+        return {"position": self.position, **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, for any number of ranks, workers and windows per batch.
+
+        Raises:
+            DataError: the state is of other shards or of another order.
+        """
+        check_state(state, self._identity())
+        self._batches.close()
+        self._positions = dataclasses.replace(self._positions, start=state["position"])
+        self._taken = 0
+        self._batches = self._open()
+
+    def close(self) -> None:
+        """End the threads that read."""
+        self._batches.close()
+
+    def __enter__(self) -> "TrainLoader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "order": self._order,
+            "seed": self._sampler.seed,
+            "windows": self._sampler.windows_per_epoch,
+            **({"shuffle_buffer": self._buffer} if self._order == SEQUENTIAL else {}),
+        }
+
+    def _open(self) -> DevicePrefetcher:
+        return DevicePrefetcher(self._samples(), self._show, device=self._device)
+
+    def _show(self, samples: Sequence[Sample]) -> Batch:
+        config = self._config
+        size = (config.size, config.size)
+        views = sample_augmentations(samples, size, augmentation=Augmentation(), seed=config.seed)
+        return make_batch(samples, views, device=self._device, windows=config.batch)
+
+    def _samples(self) -> Generator[list[Sample]]:
+        config, positions = self._config, self._positions
+        options = {"workers": config.workers, "pin": self._device.type == "cuda", "faults": self._faults}
+        if self._order == SEQUENTIAL:
+            from vdatrain.data.sequential import stream_sequential  # webdataset is imported for this order alone
+
+            return stream_sequential(self._clips, self._sampler, share=positions, buffer=self._buffer, **options)
+        read = functools.partial(stream_batches, self._clips, **options)
+        windows = read(self._sampler, share=positions)
+        if not config.images_per_clip:
+            return windows
+        return _beside(windows, read(self._sampler.of_images(), share=positions.of_images(config.images_per_clip)))
+
+
+def _check_order(order: str, config: TrainConfig, buffer: int) -> None:
+    if order not in ORDERS:
+        raise UsageError(f"--order {order}: expected one of {', '.join(ORDERS)}.")
+    if buffer < 1:
+        raise UsageError(f"--shuffle-buffer {buffer}: expected at least 1.")
+    if order == SEQUENTIAL and config.images_per_clip:
+        raise UsageError("--images-per-clip does not go together with --order sequential; give --order shuffle.")
+
+
+def open_clips(config: TrainConfig, split: str) -> tuple[StoredClip, ...]:
+    """List the clips of a split as `read_index`, through the cache if the config has one."""
+    cache = open_cache(config.cache, size=config.cache_size, free=config.cache_free)
+    return read_index(config.shards, split=split, cache=cache)
+
+
+def _expect_differences(config: TrainConfig, clips: Sequence[StoredClip]) -> None:
+    """Raise DataError if the variant looks at differences and no data set has any; one that has suffices."""
+    first_of_each = {str(clip.tar).rpartition("/")[0]: clip for clip in reversed(clips)}.values()
+    if not uses_differences(config.variant) or any(clip.meta.diff for clip in first_of_each):
+        return
+    raise DataError(
+        f"{redact(config.shards)}: have no frame differences, which {config.variant} looks at; convert again "
+        "without --no-diffs, or train --variant basic."
     )
+
+
+def _beside(windows: Generator[list[Sample]], images: Generator[list[Sample]]) -> Generator[list[Sample]]:
+    """Yield a batch of windows and then the images that belong to it as one list."""
+    with contextlib.closing(windows), contextlib.closing(images):
+        for batch in windows:
+            yield [*batch, *next(images)]
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+
+
+def eval_loader(  # noqa: PLR0913 - the public face, all keywords
+    shards: Path | str,
+    *,
+    frames: int = 16,
+    size: int = 252,
+    stride: int = 1,
+    split: str = "val",
+    windows: int = 0,
+    workers: int = 2,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+) -> "EvalLoader":
+    """Return the loader that models are evaluated on: every frame of a split, unaugmented, in order.
+
+    Args:
+        shards: What `vdaprep convert` wrote: a folder, a URL, or URLs separated by commas.
+        frames: Frames per window.
+        size: Short side of a view in pixels; the other keeps the frame's aspect ratio, both are multiples of 14.
+        stride: Frames of a clip from one frame of a window to the next.
+        split: Split of the shards.
+        windows: At most so many windows, spread evenly over all; 0: all.
+        workers: Threads that read and decode.
+        rank: Number of this process among those that evaluate together.
+        world_size: Number of those processes; each window is in the loader of one of them.
+        device: Device of the batches.
+
+    Raises:
+        UsageError: every clip is shorter than a window.
+        DataError, ShardError: there are no finished shards with this split.
+    """
+    clips = read_index(shards, split=split)
+    order = eval_order(clips, WindowShape(frames, stride), windows=windows)
+    mine, _ = partition(len(order), first_takes=(), rank=rank, world=world_size)
+    return EvalLoader(clips, SubsetSampler(order, mine), size=size, workers=workers, device=torch.device(device))
+
+
+def eval_order(clips: Sequence[StoredClip], shape: WindowShape, *, windows: int = 0) -> Sequence[Window]:
+    """Return the windows of an evaluation: all of them, or so many, spread evenly."""
+    order = EvalSampler(tuple(clip.num_frames for clip in clips), shape)
+    if not 0 < windows < len(order):
+        return order
+    return SubsetSampler(order, spread_evenly(len(order), windows))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalLoader:
+    """Batches of one window each, of whole frames; can be iterated any number of times."""
+
+    clips: Sequence[StoredClip]
+    """The index that the windows' clip numbers refer to."""
+    order: Sequence[Window]
+    """The windows."""
+    _: dataclasses.KW_ONLY
+    size: int
+    """Short side of a view in pixels."""
+    workers: int = 2
+    """Threads that read and decode."""
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
+    """Device of the batches."""
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch for _, batch in self.with_samples())
+
+    def with_samples(self) -> Iterator[tuple[Sample, Batch]]:
+        """Yield each window as stored, which metrics are taken of, and as a batch.
+
+        Raises:
+            ShardError: a window cannot be read.
+        """
+        share = DistributedPositions(batch=1)
+        for [sample] in stream_batches(self.clips, self.order, share=share, workers=self.workers):
+            yield sample, make_batch([sample], [fit_view(sample.size, size=self.size)], device=self.device)

@@ -1,4 +1,4 @@
-"""Results of a function in order, worked out by threads before they are asked for."""
+"""Prefetching: an ordered map over threads, and batches copied to the device ahead of their use."""
 
 import atexit
 import itertools
@@ -82,6 +82,7 @@ class _Desk(Generic[Item, Result]):
         self._items = items
         self._pace = pace
         self._changed = threading.Condition()
+        self._turn = threading.Lock()  # held by the thread that asks for an item
         self._threads = [
             threading.Thread(target=self._run, name=f"reader-{number}", daemon=True) for number in range(pace.threads)
         ]
@@ -136,26 +137,28 @@ class _Desk(Generic[Item, Result]):
 
     def _begin(self) -> tuple[int, Item] | None:
         """Wait for an item that may be begun; None if there will be none."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._open or not self._items_left or self._begun < self._limit)
-            if not self._open or not self._items_left:
-                return None
+        with self._turn:  # of one thread: an item may itself have to be waited for, while others finish theirs
+            with self._changed:
+                self._changed.wait_for(lambda: not self._open or not self._items_left or self._begun < self._limit)
+                if not self._open or not self._items_left:
+                    return None
             try:
                 item = next(self._items)
             except StopIteration:
-                self._end_items()
-                return None
+                return self._end_items()
             except BaseException as error:  # noqa: BLE001 - the same boundary
-                self._done[self._begun] = _Done(error=error)
-                self._end_items()
-                return None
-            self._under_way[self._begun] = item
-            self._begun += 1
-            return self._begun - 1, item
+                return self._end_items(error)
+            with self._changed:
+                self._under_way[self._begun] = item
+                self._begun += 1
+                return self._begun - 1, item
 
-    def _end_items(self) -> None:
-        self._items_left = False
-        self._changed.notify_all()
+    def _end_items(self, error: BaseException | None = None) -> None:
+        with self._changed:
+            if error is not None:
+                self._done[self._begun] = _Done(error=error)
+            self._items_left = False
+            self._changed.notify_all()
 
 
 # A thread that runs while the interpreter is taken down would take the process down with it.
@@ -235,8 +238,6 @@ def _hand_over(batch: Batch, *, to: torch.cuda.Stream, of: torch.cuda.Stream) ->
     to.wait_stream(of)
     for tensor in _tensors(batch).values():
         tensor.record_stream(to)
-    if batch.images is not None:
-        _hand_over(batch.images, to=to, of=of)
     if batch.images is not None:
         _hand_over(batch.images, to=to, of=of)
 

@@ -1,10 +1,10 @@
-"""The window of frames at each position of a stream."""
+"""Samplers: which window of frames stands at each position of a training or an evaluation."""
 
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,52 +14,18 @@ from vdaprep.errors import UsageError
 from vdatrain.config import MAX_REPEATS
 from vdatrain.data.index import StoredClip
 
-
-@dataclass(frozen=True)
-class ClipWeight:
-    """So many `clips` that follow one another, and how often each of their windows comes in an epoch.
-
-    `repeats` 3: three times, each time cut anew; 0.5: half of the windows, drawn anew every epoch; 0: never.
-    """
-
-    clips: int
-    repeats: int | float = 1
-
-    def __post_init__(self) -> None:
-        if self.clips < 1 or not 0 <= self.repeats <= MAX_REPEATS:
-            raise UsageError(
-                f"{self.clips} clips {self.repeats:g} times an epoch cannot be; 0 to {MAX_REPEATS} times can."
-            )
-
-    def count(self, windows: int) -> int:
-        """Return how many windows an epoch has of a part with so many different ones."""
-        return math.floor(self.repeats * windows + 0.5)
-
-
-def dataset_weights(clips: Sequence[StoredClip], mix: Mapping[str, float]) -> tuple[ClipWeight, ...]:
-    """Return how often the clips come; those of a data set that the mix does not name, once.
-
-    Raises UsageError for a name that no clip has.
-    """
-    found = {clip.dataset for clip in clips}
-    unknown = sorted(mix.keys() - found)
-    if unknown:
-        raise UsageError(f"--mix {unknown[0]}={mix[unknown[0]]:g}: the shards have {', '.join(sorted(found))} only.")
-    return tuple(
-        ClipWeight(len(list(group)), mix.get(dataset, 1))
-        for dataset, group in itertools.groupby(c.dataset for c in clips)
-    )
-
-
-MAX_STRIDE = 258  # as many int8 differences as always add up within int16
+MAX_STRIDE = 258
+"""Frames between neighbours of a window, at most: as many int8 differences as always add up within int16."""
 
 
 @dataclass(frozen=True)
 class WindowShape:
-    """How long a window is: `num_frames` frames, each `stride` frames of the clip after the one before."""
+    """How long a window is. UsageError unless it has a frame and a stride of 1 to MAX_STRIDE."""
 
     num_frames: int
+    """Frames per window."""
     stride: int = 1
+    """Frames of the clip from one frame of the window to the next."""
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or not 1 <= self.stride <= MAX_STRIDE:
@@ -76,17 +42,19 @@ class WindowShape:
 
 @dataclass(frozen=True)
 class Window:
-    """Frames of clip number `clip`, counted from `first`, that stand at `position` of an order.
-
-    repeats: how many of the clip's frames from `first` on lie in the window before it as well; 0 but for the last
-    window of a clip in an EvaluationOrder.
-    """
+    """Some frames of a clip, at a position of an order."""
 
     position: int
+    """Where it stands in the order, from 0 on; seeds the augmentation."""
     clip: int
+    """Number of the clip in the index."""
     first: int
+    """First frame of the clip that it shows."""
     shape: WindowShape
+    """Number and stride of its frames."""
     repeats: int = 0
+    """How many of the clip's frames from `first` on the window before it has as well; above 0 only for the last window
+    of a clip in an evaluation."""
 
     @property
     def frame_numbers(self) -> range:
@@ -94,47 +62,98 @@ class Window:
         return range(self.first, self.first + self.shape.span, self.shape.stride)
 
 
+# ----------------------------------------------------------------------------------------------------------- weights
+
+
+@dataclass(frozen=True)
+class ClipWeight:
+    """How often the windows of some successive clips occur in an epoch."""
+
+    clips: int
+    """Number of clips, which follow one another in the index."""
+    repeats: int | float = 1
+    """3: each window three times, with three draws of its first frame; 0.5: half of the windows, another random half
+    each epoch; 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.clips < 1 or not 0 <= self.repeats <= MAX_REPEATS:
+            raise UsageError(
+                f"{self.clips} clips {self.repeats:g} times an epoch cannot be; 0 to {MAX_REPEATS} times can."
+            )
+
+    def count(self, windows: int) -> int:
+        """Return how many windows an epoch has of clips that have so many different ones."""
+        return math.floor(self.repeats * windows + 0.5)
+
+
+def dataset_weights(clips: Sequence[StoredClip], mix: Mapping[str, float]) -> tuple[ClipWeight, ...]:
+    """Return the weights of clips by the name of their data set; 1 for a data set that the mix does not name.
+
+    Raises:
+        UsageError: no clip is of a data set that the mix names.
+    """
+    found = {clip.dataset for clip in clips}
+    unknown = sorted(mix.keys() - found)
+    if unknown:
+        raise UsageError(f"--mix {unknown[0]}={mix[unknown[0]]:g}: the shards have {', '.join(sorted(found))} only.")
+    return tuple(
+        ClipWeight(len(list(group)), mix.get(dataset, 1))
+        for dataset, group in itertools.groupby(c.dataset for c in clips)
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- samplers
+
+
 @dataclass(frozen=True)
 class WindowSampler:
-    """All windows of all clips, shuffled anew every epoch, for ever: a pure function of seed, epoch and position.
+    """Endless shuffle of the windows of all clips: a pure function of (seed, epoch, position).
 
-    In an epoch a clip of L frames gives floor(L / span) windows; their first frames are drawn at random, each from a
-    stretch of its own, so that they spread over the clip and every epoch cuts differently. A clip shorter than the span
-    gives none; UsageError if all are. lengths: frames of each clip. parts: how often the clips come, stretch by stretch
-    of them; none: all of them once.
+    In an epoch a clip of L frames gives floor(L / span) windows. The first frame of each is drawn at random from a part
+    of the clip of its own, so that the windows cover the clip and every epoch cuts differently. A clip shorter than the
+    span gives none. Every number of ranks and workers visits the same order, so the position is all
+    that has to be kept to resume.
+
+    Raises:
+        UsageError: all clips are shorter than the span, or the weights leave no window.
     """
 
     lengths: tuple[int, ...]
+    """Frames of each clip."""
     shape: WindowShape
+    """Number and stride of a window's frames."""
     seed: int = 0
-    parts: tuple[ClipWeight, ...] = ()
+    """Of the order and of the first frames."""
+    weights: tuple[ClipWeight, ...] = ()
+    """How often the windows of successive clips occur in an epoch; empty: once each."""
 
     def __post_init__(self) -> None:
         _check_lengths(self.lengths, self.shape)
-        assert sum(part.clips for part in self.parts) == (len(self.lengths) if self.parts else 0)
+        assert sum(weight.clips for weight in self.weights) == (len(self.lengths) if self.weights else 0)
         if not self.windows_per_epoch:
             raise UsageError("no window is left to train on; let a data set with long enough clips come more often.")
 
     @functools.cached_property
     def windows_per_epoch(self) -> int:
         """Windows of an epoch; position // this is the epoch."""
-        return sum(part.count(int(windows.sum())) for part, windows in _windows_by_part(self))
+        return sum(weight.count(int(windows.sum())) for weight, windows in _windows_by_weight(self))
 
     @property
     def clips_left_out(self) -> int:
         """Clips shorter than the span."""
         return sum(length < self.shape.span for length in self.lengths)
 
-    @property
-    def total(self) -> None:
-        """There is no last position."""
-        return
-
-    def at(self, position: int) -> Window:
-        """Return the window at a position from 0 on."""
+    def __getitem__(self, position: int) -> Window:
+        """Return the window at a position from 0 on; there is no last one."""
         epoch, row = divmod(position, self.windows_per_epoch)
         clip, first = _shuffled_epoch(self, epoch)[row].tolist()
         return Window(position, clip, first, self.shape)
+
+    def epoch(self, number: int) -> list[Window]:
+        """Return all windows of an epoch in their order."""
+        start = number * self.windows_per_epoch
+        rows = _shuffled_epoch(self, number).tolist()
+        return [Window(start + row, clip, first, self.shape) for row, (clip, first) in enumerate(rows)]
 
     def of_images(self) -> "WindowSampler":
         """Return an order of all frames instead, each a window of its own.
@@ -145,16 +164,20 @@ class WindowSampler:
 
 
 @dataclass(frozen=True)
-class EvalSampler:
+class EvalSampler(Sequence[Window]):
     """All windows of all clips, once, clip after clip from frame 0.
 
-    Where frames remain at a clip's end, one more window ends with the clip, and its `repeats` says how many of its
-    frames were seen before. A clip shorter than the span is left out; UsageError if all are. lengths: frames of each
-    clip.
+    Where frames remain at a clip's end one more window ends with the clip, and its `repeats` says how many of its
+    frames the window before it has. A clip shorter than the span is left out.
+
+    Raises:
+        UsageError: all clips are shorter than the span.
     """
 
     lengths: tuple[int, ...]
+    """Frames of each clip."""
     shape: WindowShape
+    """Number and stride of a window's frames."""
 
     def __post_init__(self) -> None:
         _check_lengths(self.lengths, self.shape)
@@ -164,52 +187,47 @@ class EvalSampler:
         """Clips shorter than the span."""
         return sum(length < self.shape.span for length in self.lengths)
 
-    @property
-    def total(self) -> int:
-        """The number of windows."""
-        return sum(-(-length // self.shape.span) for length in self.lengths if length >= self.shape.span)
+    @functools.cached_property
+    def _rows(self) -> list[tuple[int, int, int]]:
+        """(clip, first frame, repeats) of each position."""
+        span = self.shape.span
+        rows: list[tuple[int, int, int]] = []
+        for clip, length in enumerate(self.lengths):
+            whole = length // span
+            rows += [(clip, nth * span, 0) for nth in range(whole)]
+            if whole and length % span:
+                rows.append((clip, length - span, whole * span - (length - span)))
+        return rows
 
-    def at(self, position: int) -> Window:
-        """Return the window at a position from 0 to `total - 1`."""
-        clip, first, repeats = _in_sequence(self)[position]
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self._rows)
+
+    def __getitem__(self, position: int) -> Window:  # pyright: ignore[reportIncompatibleMethodOverride] - no slices
+        """Return the window at a position; IndexError beyond the last."""
+        clip, first, repeats = self._rows[position]
         return Window(position, clip, first, self.shape, repeats)
 
 
 @dataclass(frozen=True)
-class SubsetSampler:
-    """At most `count` windows of an evaluation, spread evenly over all of them."""
+class SubsetSampler(Sequence[Window]):
+    """Some windows of an evaluation; each keeps its position in the whole of it."""
 
-    order: EvalSampler
-    count: int
+    order: Sequence[Window]
+    """The evaluation, or a part of it."""
+    positions: Sequence[int]
+    """The positions in `order` that are kept."""
 
-    @property
-    def total(self) -> int:
-        """The number of windows."""
-        return min(self.count, self.order.total)
-
-    def at(self, position: int) -> Window:
-        """Return the window at a position from 0 to `total - 1`; its own `position` is that in the whole order."""
-        return self.order.at((2 * position + 1) * self.order.total // (2 * self.total))
-
-
-@dataclass(frozen=True)
-class ChosenSampler:
-    """Some positions of an evaluation, as a rank takes them over."""
-
-    order: EvalSampler | SubsetSampler
-    positions: tuple[int, ...]
-
-    @property
-    def total(self) -> int:
-        """The number of windows."""
+    def __len__(self) -> int:
+        """Return the number of windows."""
         return len(self.positions)
 
-    def at(self, position: int) -> Window:
-        """Return the window at a position from 0 to `total - 1`; its own `position` is that in the whole order."""
-        return self.order.at(self.positions[position])
+    def __getitem__(self, position: int) -> Window:  # pyright: ignore[reportIncompatibleMethodOverride] - no slices
+        """Return the window at a position of the subset."""
+        return self.order[self.positions[position]]
 
 
-Sampler = WindowSampler | EvalSampler | SubsetSampler | ChosenSampler
+Sampler = WindowSampler | Sequence[Window]
 
 
 def _check_lengths(lengths: tuple[int, ...], shape: WindowShape) -> None:
@@ -242,11 +260,11 @@ def _chosen_windows(order: WindowSampler, rng: np.random.Generator) -> Int64[np.
     """Return (clip, which of its windows) of all windows of an epoch, as often as they come, unshuffled."""
     chosen: list[np.ndarray] = []
     first = 0
-    for part, counts in _windows_by_part(order):
+    for weight, counts in _windows_by_weight(order):
         clips = np.repeat(np.arange(first, first + len(counts)), counts)
         nth = np.arange(len(clips)) - np.repeat(np.cumsum(counts) - counts, counts)
         windows = np.stack([clips, nth], axis=1)
-        whole, rest = divmod(part.count(len(windows)), max(1, len(windows)))
+        whole, rest = divmod(weight.count(len(windows)), max(1, len(windows)))
         chosen += [windows] * whole
         if rest:
             chosen.append(windows[np.argsort(rng.random(len(windows)), kind="stable")[:rest]])
@@ -254,39 +272,33 @@ def _chosen_windows(order: WindowSampler, rng: np.random.Generator) -> Int64[np.
     return np.concatenate(chosen)
 
 
-def _windows_by_part(order: WindowSampler) -> list[tuple[ClipWeight, Int64[np.ndarray, " clips"]]]:
-    """Return each part with the number of windows of each of its clips."""
+def _windows_by_weight(order: WindowSampler) -> list[tuple[ClipWeight, Int64[np.ndarray, " clips"]]]:
+    """Return each weight with the number of windows of each of its clips."""
     counts = np.array(order.lengths, np.int64) // order.shape.span
-    parts = order.parts or (ClipWeight(len(counts)),)
-    ends = np.cumsum([part.clips for part in parts])
-    return list(zip(parts, np.split(counts, ends[:-1]), strict=True))
+    weights = order.weights or (ClipWeight(len(counts)),)
+    ends = np.cumsum([weight.clips for weight in weights])
+    return list(zip(weights, np.split(counts, ends[:-1]), strict=True))
 
 
-@functools.lru_cache(maxsize=4)
-def _in_sequence(order: EvalSampler) -> list[tuple[int, int, int]]:
-    """Return (clip, first frame, repeats) of each position."""
-    span = order.shape.span
-    windows: list[tuple[int, int, int]] = []
-    for clip, length in enumerate(order.lengths):
-        whole = length // span
-        windows += [(clip, nth * span, 0) for nth in range(whole)]
-        if whole and length % span:
-            windows.append((clip, length - span, whole * span - (length - span)))
-    return windows
+# ------------------------------------------------------------------------------------------------------------- ranks
 
 
 @dataclass(frozen=True)
 class DistributedPositions:
-    """A rank's part of the global batches that follow one another from position `start` on.
+    """Distributed sampler: the positions that a rank reads, starting at a global position.
 
     A global batch is `batch * world` positions; the rank reads every `world`-th of them, from `rank` on. So the order
     of the global batches is the same for every number of ranks that has the same `batch * world`.
     """
 
     batch: int
+    """Windows per batch of one rank."""
     rank: int = 0
+    """Number of this rank, from 0 on."""
     world: int = 1
+    """Number of ranks."""
     start: int = 0
+    """Global position at which the first global batch begins."""
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.start < 0 or not 0 <= self.rank < self.world:
@@ -296,11 +308,11 @@ class DistributedPositions:
             )
 
     def start_after(self, batches: int) -> int:
-        """Return the position to resume from after so many batches: the stream's whole state but for the seed."""
+        """Return the position to resume from after so many batches: the whole state of a loader but for the seed."""
         return self.start + batches * self.batch * self.world
 
     def of_images(self, per_clip: int) -> "DistributedPositions":
-        """Return the share in an order of images, so many beside each window of this one."""
+        """Return the positions in an order of images, `per_clip` of them for each window of this one."""
         return dataclasses.replace(self, batch=self.batch * per_clip, start=self.start * per_clip)
 
     def positions(self, *, total: int | None) -> Iterator[int]:
@@ -311,3 +323,19 @@ class DistributedPositions:
         """
         positions = itertools.count(self.start + self.rank, self.world)
         return positions if total is None else itertools.takewhile(lambda position: position < total, positions)
+
+
+def partition(total: int, *, first_takes: Collection[int], rank: int, world: int) -> tuple[tuple[int, ...], int]:
+    """Divide the positions of an evaluation over the ranks.
+
+    Rank 0 gets those in `first_takes`, of which it alone makes pictures; then all ranks are filled up to
+    ceil(total / world) positions.
+
+    Returns:
+        This rank's positions, ascending, and the most that any rank has.
+    """
+    quota = max(-(-total // world), len(first_takes))
+    ordered = sorted(range(total), key=lambda position: (position not in first_takes, position))
+    if rank == 0:
+        return tuple(sorted(ordered[:quota])), quota
+    return tuple(ordered[quota + rank - 1 :: world - 1]), quota

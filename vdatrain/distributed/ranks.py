@@ -1,4 +1,4 @@
-"""Which windows of an evaluation each rank takes over."""
+"""The processes that train together: what they exchange, how they meet and how they part."""
 
 import io
 import json
@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -227,15 +227,3 @@ def _end(reason: str) -> None:
     sentence = f"{reason.rstrip('.')}. All ranks end; with --resume the run goes on from its last checkpoint."
     _log.critical(sentence)
     os._exit(1)
-
-
-def partition_windows(total: int, *, first_takes: Collection[int], ranks: Ranks) -> tuple[tuple[int, ...], int]:
-    """Return this rank's positions of `total`, ascending, and the most that any rank has.
-
-    The first rank takes those that only it can have, `first_takes`, and then as many as come on each.
-    """
-    quota = max(-(-total // ranks.world), len(first_takes))
-    ordered = sorted(range(total), key=lambda position: (position not in first_takes, position))
-    if ranks.is_first:
-        return tuple(sorted(ordered[:quota])), quota
-    return tuple(ordered[quota + ranks.rank - 1 :: ranks.world - 1]), quota

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from vdaprep.errors import DataError
 from vdaprep.storage.atomic import new_file, write_text
 from vdaprep.units import spread_evenly
-from vdatrain.data.batch import Batch, decode_depth, make_batch
+from vdatrain.data.batch import Batch, decode_depth
 from vdatrain.data.index import StoredClip, read_index
-from vdatrain.data.loader import Sample, stream_batches
-from vdatrain.data.sampler import ChosenSampler, DistributedPositions, EvalSampler, SubsetSampler, WindowShape
-from vdatrain.data.transforms import fit_view
+from vdatrain.data.loader import EvalLoader, eval_order
+from vdatrain.data.sampler import SubsetSampler, Window, WindowShape, partition
+from vdatrain.data.samples import Sample
 from vdatrain.device import Precision
-from vdatrain.distributed.ranks import Ranks, partition_windows
+from vdatrain.distributed.ranks import Ranks
 from vdatrain.inference.predictor import Predictor
 from vdatrain.objectives.alignment import fit_scale_shift
 from vdatrain.objectives.losses import video_loss
@@ -49,10 +49,9 @@ class EvaluationPlan:
     ranks: Ranks = Ranks()
     """The processes that divide the windows among themselves; each calls `evaluate_clips`."""
 
-    def order(self, clips: Sequence[StoredClip]) -> EvalSampler | SubsetSampler:
-        """Return the order in which the windows of `clips` are evaluated."""
-        order = EvalSampler(tuple(clip.num_frames for clip in clips), self.shape)
-        return SubsetSampler(order, self.windows) if self.windows else order
+    def order(self, clips: Sequence[StoredClip]) -> Sequence[Window]:
+        """Return the windows of `clips` in the order in which they are evaluated."""
+        return eval_order(clips, self.shape, windows=self.windows)
 
 
 @dataclass(frozen=True)
@@ -177,20 +176,19 @@ def evaluate_clips(
     """
     order = plan.order(clips)
     limits = {clip.dataset: clip.evaluation_max_m for clip in clips}
-    datasets = [clips[order.at(position).clip].dataset for position in range(order.total)]
+    datasets = [clips[window.clip].dataset for window in order]
     galleries: dict[str, Gallery] = {}
     stills: dict[str, Gallery] = {}
     shown = _windows_to_show(datasets)
     pictured = shown | {datasets.index(name) for name in set(datasets)}
-    mine, most = partition_windows(order.total, first_takes=pictured, ranks=plan.ranks)
-    rows = torch.zeros(order.total, len(_COLUMNS), dtype=torch.float64)
+    mine, most = partition(len(order), first_takes=pictured, rank=plan.ranks.rank, world=plan.ranks.world)
+    rows = torch.zeros(len(order), len(_COLUMNS), dtype=torch.float64)
     was_training = model.training
     model.eval()
-    samples = stream_batches(
-        clips, ChosenSampler(order, mine), share=DistributedPositions(batch=1), workers=plan.workers
+    loader = EvalLoader(
+        clips, SubsetSampler(order, mine), size=plan.size, workers=plan.workers, device=precision.device
     )
-    for position, [sample] in zip(mine, samples, strict=True):
-        batch = make_batch([sample], [fit_view(sample.size, size=plan.size)], device=precision.device)
+    for position, (sample, batch) in zip(mine, loader.with_samples(), strict=True):
         with precision.autocast():
             prediction = model(batch.frames, batch.differences, batch.diff_valid)
         loss = video_loss(prediction, batch.disparity, batch.mask).total.item()

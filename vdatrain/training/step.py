@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 
 from vdatrain.data.batch import Batch
-from vdatrain.data.prefetch import DevicePrefetcher
+from vdatrain.data.loader import TrainLoader
 from vdatrain.objectives.losses import VideoLoss, video_loss
 from vdatrain.training.optim import gradient_norm, rate_factor, set_rates, step_where
 from vdatrain.training.state import TrainState
 
 
-def train_step(state: TrainState, loader: DevicePrefetcher) -> None:
+def train_step(state: TrainState, loader: TrainLoader) -> None:
     """Take a step and count it: gradients of `accumulate` batches, clipped, applied where they are finite.
 
     An error before the weights are updated leaves the state as it was. The schedule counts all steps, so that a state
@@ -26,7 +26,7 @@ def train_step(state: TrainState, loader: DevicePrefetcher) -> None:
     for number in range(config.accumulate):
         if number:
             loader.prepare()
-        batch = loader.take()
+        batch = next(loader)
         losses.append(accumulate_gradient(state, batch, joining=number == config.accumulate - 1))
         keys += batch.keys + (batch.images.keys if batch.images is not None else ())
     norm = _apply(state)

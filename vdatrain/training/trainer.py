@@ -1,17 +1,20 @@
 """Training: `train` and the loop in it."""
 
+import logging
+import socket
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from vdaprep.errors import VdakitError
+from vdaprep.errors import DataError, VdakitError
+from vdaprep.storage.urls import redact
 from vdatrain.config import TrainConfig
-from vdatrain.data.index import StoredClip
-from vdatrain.data.prefetch import DevicePrefetcher
+from vdatrain.data.index import StoredClip, fingerprint, splits_of
+from vdatrain.data.loader import TrainLoader, open_clips
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision, choose_device, is_out_of_memory, oom_advice, peak_memory_bytes
 from vdatrain.distributed.ranks import Ranks, process_group
@@ -21,12 +24,13 @@ from vdatrain.models.loading import whole_model
 from vdatrain.run_dir import log
 from vdatrain.training.callbacks import Callback
 from vdatrain.training.checkpoint import BEST_FILE, LAST_FILE, CheckpointManager
-from vdatrain.training.loaders import held_out_clips, open_feed
 from vdatrain.training.planner import Utilisation, utilisation
 from vdatrain.training.preemption import StopRequest
 from vdatrain.training.state import TrainState, averaged_model, load_state, new_state, snapshot
 from vdatrain.training.step import accumulate_gradient, train_step
 from vdatrain.training.trackers import start_tracking
+
+_logger = logging.getLogger(__name__)
 
 SELECTED_BY = "absrel"
 """The metric that decides which weights are the best: its average over the data sets; lower is better."""
@@ -101,7 +105,7 @@ def train_state(
         torch.random.fork_rng(devices=devices),
         stop.watching(),
         CheckpointManager(state.folder, earlier=state.config.keep, last_step=state.last_step) as checkpoints,
-        closing(open_feed(state)) as loader,
+        open_loader(state) as loader,
     ):
         callbacks = callbacks if state.ranks.is_first else ()
         for callback in callbacks:
@@ -116,6 +120,43 @@ def train_state(
     if stopped is not None:
         return TrainResult(state.folder, state.step, stopped=stopped)
     return _evaluate_best(state, training.held_out)
+
+
+def held_out_clips(config: TrainConfig) -> tuple[StoredClip, ...]:
+    """Return the clips that a run is evaluated on; none if the shards have no such split."""
+    return open_clips(config, config.eval_split) if config.eval_split in splits_of(config.shards) else ()
+
+
+def open_loader(state: TrainState) -> TrainLoader:
+    """Return the loader of a run's windows from its position on; to be closed.
+
+    All ranks have to call it. Raises DataError where this one would read other shards than the first, or where the
+    variant needs frame differences and there are none.
+    """
+    _expect_the_same_shards(state)
+    loader = TrainLoader(
+        state.config,
+        rank=state.ranks.rank,
+        world_size=state.ranks.world,
+        start=state.position,
+        device=state.precision.device,
+        on_skip=_logger.warning,
+    )
+    if not state.resumed and state.ranks.is_first:
+        log(state.folder, state.step, loader.summary())
+    return loader
+
+
+def _expect_the_same_shards(state: TrainState) -> None:
+    """Raise DataError if what lies under `shards` here is not what the first rank, on its machine, finds there."""
+    if state.ranks.world == 1:
+        return
+    mine = fingerprint(state.config.shards)
+    if state.ranks.broadcast_from_rank0(mine) != mine:
+        raise DataError(
+            f"{redact(state.config.shards)}: are other shards on {socket.gethostname()} than rank 0 has on its "
+            "machine; copy the same ones to all machines, or give a folder or URL that all of them share."
+        )
 
 
 class _StopHere(Exception):
@@ -139,7 +180,7 @@ class _Training:
     """The training loop of a run."""
 
     state: TrainState
-    loader: DevicePrefetcher
+    loader: TrainLoader
     checkpoints: CheckpointManager
     held_out: tuple[StoredClip, ...]
     callbacks: Sequence[Callback]
@@ -149,7 +190,7 @@ class _Training:
         state = self.state
         on_gpu = state.precision.device.type == "cuda"
         self._utilisation: Utilisation | None = utilisation(state.config, state.precision) if on_gpu else None
-        self._interval = _Interval(state.step, self.loader.waited)
+        self._interval = _Interval(state.step, self.loader.waited_s)
         self._saved: tuple[int, int] | None = None  # of the checkpoint just written: the step, and the last evaluated
 
     def run(self) -> str | None:
@@ -217,7 +258,7 @@ class _Training:
             **state.monitor.take(),
             "lr": max(group["lr"] for group in state.optimiser.param_groups),
             "frames_per_s": state.ranks.world * config.frames_per_step / step_s,
-            "waiting": (self.loader.waited - interval.waited_s) / seconds,
+            "waiting": (self.loader.waited_s - interval.waited_s) / seconds,
             "step_s": step_s,
             "memory_bytes": peak_memory_bytes(state.precision.device),
             **({} if self._utilisation is None else {"mfu": self._utilisation.of(step_s)}),
@@ -225,7 +266,7 @@ class _Training:
         self._log(figures)
         for callback in self.callbacks:
             callback.on_step(state.step, figures)
-        self._interval = _Interval(state.step, self.loader.waited)
+        self._interval = _Interval(state.step, self.loader.waited_s)
 
     def _evaluate(self) -> None:
         """Evaluate the averaged weights on some held-out windows, log that, and save."""

@@ -15,7 +15,7 @@ from tests.bench.rendered import Rendered, Scale
 from tests.bench.timing import Timing, new_table, ratio
 from tests.bench.training import WAIT, Training, build, streaming, wait_for
 from vdatrain.config import TrainConfig
-from vdatrain.data.loader import Sample
+from vdatrain.data.samples import Sample
 from vdatrain.device import Precision, default_device, peak_memory_bytes
 from vdatrain.training.memory import footprint
 from vdatrain.training.planner import attainable_flops

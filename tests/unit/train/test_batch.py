@@ -14,8 +14,8 @@ from vdaprep.shards import codec
 from vdaprep.shards.metadata import DepthSpec, DiffSpec
 from vdatrain.data.batch import IMAGENET_MEAN, IMAGENET_STD, decode_depth, make_batch, mix_colours
 from vdatrain.data.index import read_index
-from vdatrain.data.loader import Sample, read_window
 from vdatrain.data.sampler import Window, WindowShape
+from vdatrain.data.samples import Sample, read_window
 from vdatrain.data.transforms import (
     Augmentation,
     ColorJitter,

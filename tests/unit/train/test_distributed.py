@@ -16,15 +16,16 @@ from torch.distributed import PrefixStore, TCPStore
 
 from vdaprep.errors import DataError, UsageError
 from vdatrain.config import TrainConfig
+from vdatrain.data.sampler import partition
 from vdatrain.device import Precision
 from vdatrain.distributed.fsdp import spread_moments
 from vdatrain.distributed.launch import is_main_process, launched
-from vdatrain.distributed.ranks import Ranks, partition_windows, process_group
+from vdatrain.distributed.ranks import Ranks, process_group
 from vdatrain.distributed.watchdog import Heartbeat, Watchdog
 from vdatrain.models import variants
 from vdatrain.objectives.losses import video_loss
 from vdatrain.run_dir import read_facts
-from vdatrain.training import loaders, state, step
+from vdatrain.training import state, step, trainer
 
 LAUNCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
 QUICK = Heartbeat(beat_s=0.05, silence_s=3.0, suspected_s=1.0, farewell_s=0.3)  # threads are not heard of for a while
@@ -193,7 +194,7 @@ def test_all_end_where_the_store_does_not_answer(circle: Callable[[int], Circle]
 @pytest.mark.parametrize(("total", "world"), [(1, 1), (7, 1), (7, 2), (8, 3), (2, 4), (5, 5), (32, 16)])
 def test_ranks_divide_the_windows_of_an_evaluation(total: int, world: int) -> None:
     pictured = {0, total // 2}
-    parts = [partition_windows(total, first_takes=pictured, ranks=Ranks(rank, world)) for rank in range(world)]
+    parts = [partition(total, first_takes=pictured, rank=rank, world=world) for rank in range(world)]
     assert sorted(position for part, _ in parts for position in part) == list(range(total))
     assert pictured <= set(parts[0][0])
     assert {most for _, most in parts} == {max(len(part) for part, _ in parts)}
@@ -235,7 +236,7 @@ def test_the_mean_of_the_ranks_losses_is_that_of_all_windows() -> None:
 class Elsewhere(Ranks):
     """The second rank of two, the first of which has other shards than this one."""
 
-    def share(self, value: Any) -> Any:
+    def broadcast_from_rank0(self, value: Any) -> Any:
         return f"not {value}"
 
 
@@ -244,7 +245,7 @@ def test_all_ranks_read_the_same_shards(toy_shards: Path, tmp_path: Path) -> Non
     run = state.new_state(config, tmp_path, precision=Precision(torch.device("cpu")))
     run.ranks = Elsewhere(1, 2)
     with pytest.raises(DataError, match=rf"{toy_shards}: are other shards on {socket.gethostname()} than rank 0 has"):
-        loaders.open_feed(run)
+        trainer.open_loader(run)
 
 
 def test_a_run_that_is_not_on_this_machine_is_missed_there(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -261,8 +262,8 @@ def test_whatever_learns_has_a_gradient(variant: str, toy_shards: Path, tmp_path
     options = {"encoder": "tiny", "frames": 1, "size": 28, "steps": 1, "workers": 0}
     config = TrainConfig(shards=str(toy_shards), variant=variant, **options)
     run = state.new_state(config, tmp_path, precision=Precision(torch.device("cpu")))
-    feed = loaders.open_feed(run)
-    step.accumulate_gradient(run, feed.take())
+    feed = trainer.open_loader(run)
+    step.accumulate_gradient(run, next(feed))
     feed.close()
     named = [name for name, value in run.model.named_parameters() if value.requires_grad and value.grad is None]
     assert named == []

@@ -15,8 +15,8 @@ from vdaprep.errors import UsageError
 from vdaprep.shards.metadata import DiffSpec
 from vdatrain.data.batch import make_batch
 from vdatrain.data.index import read_index
-from vdatrain.data.loader import read_window
 from vdatrain.data.sampler import Window, WindowShape
+from vdatrain.data.samples import read_window
 from vdatrain.data.transforms import fit_view
 from vdatrain.device import Precision
 from vdatrain.inference.long_video import cut_windows, infer_windows, join_windows

@@ -22,16 +22,17 @@ from tests.unit.train.conftest import Toy
 from vdaprep.errors import VdakitError
 from vdatrain import run_dir
 from vdatrain.config import TrainConfig
+from vdatrain.data import loader
 from vdatrain.data.batch import Batch
+from vdatrain.data.loader import TrainLoader
 from vdatrain.data.prefetch import DevicePrefetcher
 from vdatrain.data.samples import Sample
 from vdatrain.device import Precision
 from vdatrain.distributed.ranks import Ranks
 from vdatrain.evaluation.evaluate import Evaluation
-from vdatrain.models import variants
 from vdatrain.objectives.losses import VideoLoss
 from vdatrain.run_dir import git_state, versions
-from vdatrain.training import loaders, state, step, trainer
+from vdatrain.training import state, step, trainer
 from vdatrain.training.callbacks import Callback
 from vdatrain.training.monitor import FIGURES, MAX_SKIPPED, StepMonitor
 from vdatrain.training.state import TrainState
@@ -159,12 +160,14 @@ def test_what_would_wait_is_noticed(waits: Callable[[Tensor], object]) -> None:
     waits(torch.ones(3))
 
 
-@pytest.mark.parametrize("variant", variants.names())
-@pytest.mark.parametrize("options", [{}, {"precision": "bf16", "recompute": "all", "preset": "finetune"}])
+@pytest.mark.parametrize(
+    ("variant", "options"),
+    [("conv", {}), ("crossatt", {"precision": "bf16", "recompute": "all", "preset": "finetune"})],
+)
 def test_no_step_waits_for_the_device(variant: str, options, begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken, drawn = 0, loaders.sample_augmentations
+    taken, drawn = 0, loader.sample_augmentations
 
-    def watched(run: TrainState, feed: DevicePrefetcher) -> None:
+    def watched(run: TrainState, feed: TrainLoader) -> None:
         nonlocal taken
         with HostWaits() as watch:
 
@@ -173,7 +176,7 @@ def test_no_step_waits_for_the_device(variant: str, options, begin, monkeypatch:
                     return drawn(*arguments, **named)
 
             with monkeypatch.context() as patch:
-                patch.setattr(loaders, "sample_augmentations", draw)
+                patch.setattr(loader, "sample_augmentations", draw)
                 step.train_step(run, feed)
         taken += 1
 
@@ -234,13 +237,13 @@ def test_closing_a_feed_ends_who_reads() -> None:
 def test_ranks_share_the_windows_of_one_with_the_larger_batch(begin, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a step shows is a matter of the position alone, whoever shows it and with whatever batch it began."""
     shown: list[int] = []
-    make = loaders.make_batch
+    make = loader.make_batch
 
     def noted(samples: list[Sample], *arguments: object, **options: object) -> Batch:
         shown.extend(sample.window.position for sample in samples)
         return make(samples, *arguments, **options)
 
-    monkeypatch.setattr(loaders, "make_batch", noted)
+    monkeypatch.setattr(loader, "make_batch", noted)
     for rank in range(2):
         run = begin(batch=2, accumulate=2, steps=2)
         run.ranks = Ranks(rank=rank, world=2)
@@ -272,7 +275,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(begin, monkeypatch: py
         bad = math.nan if run.step == 1 else 1.0
         return dataclasses.replace(loss, total=loss.total * bad)
 
-    def watched(run: TrainState, feed: DevicePrefetcher) -> None:
+    def watched(run: TrainState, feed: TrainLoader) -> None:
         step.train_step(run, feed)
         states.append(state.snapshot(run))
 
@@ -355,7 +358,7 @@ def test_a_monitor_names_the_clips_of_all_ranks() -> None:
 
 
 def test_running_out_of_memory_says_what_to_change(begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_much(run: TrainState, feed: DevicePrefetcher) -> None:
+    def too_much(run: TrainState, feed: TrainLoader) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(trainer, "train_step", too_much)
@@ -371,7 +374,7 @@ def test_running_out_of_memory_says_what_to_change(begin, monkeypatch: pytest.Mo
 
 
 def test_other_errors_of_torch_stay_what_they_are(begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(run: TrainState, feed: DevicePrefetcher) -> None:
+    def broken(run: TrainState, feed: TrainLoader) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr(trainer, "train_step", broken)
@@ -380,8 +383,8 @@ def test_other_errors_of_torch_stay_what_they_are(begin, monkeypatch: pytest.Mon
 
 
 def gradients(run: TrainState) -> list[Tensor]:
-    with contextlib.closing(loaders.open_feed(run)) as feed:
-        step.accumulate_gradient(run, feed.take())
+    with contextlib.closing(trainer.open_loader(run)) as feed:
+        step.accumulate_gradient(run, next(feed))
     return [parameter.grad for parameter in run.trained]
 
 

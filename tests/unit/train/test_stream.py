@@ -15,7 +15,6 @@ from vdaprep.shards.metadata import ClipMeta
 from vdatrain.config import parse_mix
 from vdatrain.data import samples
 from vdatrain.data.index import read_index
-from vdatrain.data.loader import stream_batches
 from vdatrain.data.sampler import (
     MAX_STRIDE,
     DistributedPositions,
@@ -26,6 +25,7 @@ from vdatrain.data.sampler import (
     dataset_weights,
 )
 from vdatrain.data.samples import read_meta, read_window
+from vdatrain.data.stream import stream_batches
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def whole(clips, order):
 
 def test_positions_run_on_over_epochs(whole, order):
     windows = [window for batch in whole for _, window, _ in batch]
-    assert windows == [order.at(position) for position in range(24)]
+    assert windows == [order[position] for position in range(24)]
     assert order.windows_per_epoch < 24
 
 
@@ -74,7 +74,7 @@ def _interleave(batches):
 
 
 def test_nor_do_they_with_a_mix_and_images_beside(clips, order):
-    mixed = replace(order, parts=dataset_weights(clips, parse_mix("alpha=0.5,beta=3")))
+    mixed = replace(order, weights=dataset_weights(clips, parse_mix("alpha=0.5,beta=3")))
     images = mixed.of_images()
 
     def steps(ranks, workers, start=0, count=5):
@@ -123,7 +123,7 @@ def test_evaluation_ends_after_the_last_window(clips, workers):
     order = EvalSampler(tuple(clip.num_frames for clip in clips), WindowShape(5))
     batches = _take(clips, order, share=DistributedPositions(4), workers=workers, count=99)
     windows = [window for batch in batches for _, window, _ in batch]
-    assert windows == [order.at(position) for position in range(order.total)]
+    assert windows == [order[position] for position in range(len(order))]
     assert [len(batch) for batch in batches[:-1]] == [4] * (len(batches) - 1)
 
 

@@ -24,9 +24,9 @@ from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.records import ClipEntry
 from vdatrain.data import samples
 from vdatrain.data.index import StoredClip, read_index
-from vdatrain.data.loader import FaultPolicy, stream_batches
 from vdatrain.data.sampler import DistributedPositions, EvalSampler, Window, WindowSampler, WindowShape
 from vdatrain.data.samples import read_meta, read_window
+from vdatrain.data.stream import FaultPolicy, stream_batches
 
 
 @pytest.fixture
@@ -69,11 +69,11 @@ def _take(clips, order, *, share, workers=0, count=6, faults=FaultPolicy()):  # 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("where", ["frame", "metadata"])
 def test_a_flipped_byte_is_named_when_its_batch_comes(copied, order, where, workers):
-    window = order.at(2)
+    window = order[2]
     clip = copied[window.clip]
     start, stop = clip.entry.frame_range(window.first + 1, 1) if where == "frame" else clip.entry.meta_range()
     _flip_byte(clip.tar, (start + stop) // 2)
-    bad = [i for i in range(3) if order.at(i).clip == window.clip] if where == "metadata" else [2]
+    bad = [i for i in range(3) if order[i].clip == window.clip] if where == "metadata" else [2]
     with closing(stream_batches(copied, order, share=DistributedPositions(1), workers=workers)) as batches:
         for _ in range(bad[0]):
             next(batches)
@@ -88,12 +88,12 @@ def test_a_flipped_byte_is_named_when_its_batch_comes(copied, order, where, work
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_tar_that_is_gone_or_shrinks_while_training(copied, order, workers):
-    clip = copied[order.at(0).clip]
+    clip = copied[order[0].clip]
     data = clip.tar.read_bytes()
     clip.tar.unlink()
     with pytest.raises(ShardError, match=r"cannot be read for clip .* \(No such file or directory\)\.$"):
         _take(copied, order, share=DistributedPositions(1), workers=workers)
-    clip.tar.write_bytes(data[: clip.entry.frame_range(order.at(0).first, 4)[1] - 100])
+    clip.tar.write_bytes(data[: clip.entry.frame_range(order[0].first, 4)[1] - 100])
     with pytest.raises(ShardError, match=f"{clip.tar}: ends inside clip {clip.entry.key}"):
         _take(copied, order, share=DistributedPositions(1), workers=workers)
 
@@ -121,7 +121,7 @@ def test_a_mistake_of_the_programs_own_is_not_hidden(copied, order, monkeypatch)
 @pytest.mark.parametrize("workers", [0, 3])
 def test_a_bad_window_is_replaced_the_same_way_for_all(copied, order, ranks, workers):
     whole = _take(copied, order, share=DistributedPositions(4), count=5)
-    _spoil(copied, order.at(2))
+    _spoil(copied, order[2])
     said: list[str] = []
     faults = FaultPolicy(skip_bad=9, on_skip=said.append)
     parts = [
@@ -142,7 +142,7 @@ def test_a_bad_window_is_replaced_the_same_way_for_all(copied, order, ranks, wor
     assert len(said) >= len(changed)
     assert [window.position for _, window, _ in found] == list(range(20))
     for position in changed:
-        later = order.at(position + order.windows_per_epoch)
+        later = order[position + order.windows_per_epoch]
         if position == 2:
             assert found[position][1] == replace(later, position=position)
     assert all("Another window takes its place (" in sentence and "differs from" in sentence for sentence in said)
@@ -161,7 +161,7 @@ def test_warnings_are_counted_and_come_to_an_end(copied, order):
 
 
 def test_the_count_runs_on_over_the_windows(copied, order):
-    bad = _spoil(copied, order.at(0))
+    bad = _spoil(copied, order[0])
     said: list[str] = []
     with pytest.raises(ShardError, match="one more than --skip-bad 2"):
         _take(
@@ -173,7 +173,7 @@ def test_the_count_runs_on_over_the_windows(copied, order):
 
 def test_an_evaluation_skips_nothing(copied):
     order = EvalSampler(tuple(clip.num_frames for clip in copied), WindowShape(4))
-    _spoil(copied, order.at(0))
+    _spoil(copied, order[0])
     with pytest.raises(UsageError, match="--skip-bad is for training"):
         _take(copied, order, share=DistributedPositions(1), faults=FaultPolicy(skip_bad=1))
 
@@ -189,9 +189,9 @@ def test_faults_without_sense_are_refused(options):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_read_that_does_not_come_back_is_named(copied, order, workers):
-    clip = copied[order.at(1).clip]
+    clip = copied[order[1].clip]
     others = [c.tar for c in copied if c.tar != clip.tar]
-    assert copied[order.at(0).clip].tar in others
+    assert copied[order[0].clip].tar in others
     clip.tar.unlink()
     os.mkfifo(clip.tar)  # opening it waits for a writer
     try:
@@ -208,18 +208,18 @@ _LEAVES = """
 import os, sys
 from pathlib import Path
 from vdatrain.data.index import read_index
-from vdatrain.data.sampler import Share, TrainingOrder, WindowShape
-from vdatrain.data.loader import Faults, stream_batches
+from vdatrain.data.sampler import DistributedPositions, WindowSampler, WindowShape
+from vdatrain.data.stream import FaultPolicy, stream_batches
 from vdaprep.errors import VdakitError
 
 clips = read_index(Path(sys.argv[1]), split="train")
-order = TrainingOrder(tuple(clip.num_frames for clip in clips), WindowShape(4), seed=3)
-reading = stream_batches(clips, order, share=Share(2), workers=3)
+order = WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(4), seed=3)
+reading = stream_batches(clips, order, share=DistributedPositions(2), workers=3)
 next(reading)  # and left open, its threads at work
-clip = clips[order.at(0).clip]
+clip = clips[order[0].clip]
 clip.tar.unlink()
 os.mkfifo(clip.tar)
-stalled = stream_batches(clips, order, share=Share(1), faults=Faults(stall_timeout_s=0.2))
+stalled = stream_batches(clips, order, share=DistributedPositions(1), faults=FaultPolicy(stall_timeout_s=0.2))
 try:
     next(stalled)
 except VdakitError as error:

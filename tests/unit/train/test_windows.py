@@ -28,7 +28,7 @@ lengths = st.lists(st.integers(1, 40), min_size=1, max_size=12).map(tuple)
 
 def _epoch(order, epoch):
     count = order.windows_per_epoch
-    return [order.at(epoch * count + row) for row in range(count)]
+    return [order[epoch * count + row] for row in range(count)]
 
 
 def _starts(windows):
@@ -76,9 +76,9 @@ def test_epochs_and_seeds_differ_in_order_and_in_cuts():
 
 def test_every_first_frame_comes_up():
     order = WindowSampler((10,), WindowShape(8), seed=0)
-    assert {order.at(position).first for position in range(40)} == {0, 1, 2}
+    assert {order[position].first for position in range(40)} == {0, 1, 2}
     twice_the_span = WindowSampler((16,), WindowShape(8), seed=0)
-    assert {twice_the_span.at(position).first for position in range(200)} == set(range(9))
+    assert {twice_the_span[position].first for position in range(200)} == set(range(9))
 
 
 def test_a_window_without_an_answer_is_refused():
@@ -97,7 +97,7 @@ def _counts(order, epoch):
 
 def test_repeats_show_windows_more_often_each_time_cut_anew():
     once = WindowSampler((40, 23, 17), WindowShape(4), seed=5)
-    order = WindowSampler((40, 23, 17), WindowShape(4), seed=5, parts=(ClipWeight(2), ClipWeight(1, 3)))
+    order = WindowSampler((40, 23, 17), WindowShape(4), seed=5, weights=(ClipWeight(2), ClipWeight(1, 3)))
     assert _counts(once, 0) == [10, 5, 4]
     for epoch in (0, 1, 7):
         assert _counts(order, epoch) == [10, 5, 12]
@@ -113,7 +113,7 @@ def test_a_fraction_is_that_share_of_the_windows_another_one_each_epoch(lengths,
     count = int(tenths / 10 * total + 0.5)
     if not count:
         return
-    order = WindowSampler(lengths, shape, seed, parts=(ClipWeight(len(lengths), tenths / 10),))
+    order = WindowSampler(lengths, shape, seed, weights=(ClipWeight(len(lengths), tenths / 10),))
     assert order.windows_per_epoch == count
     for epoch in (0, 3):
         found = _counts(order, epoch)
@@ -123,7 +123,7 @@ def test_a_fraction_is_that_share_of_the_windows_another_one_each_epoch(lengths,
 
 
 def test_halves_differ_between_epochs_and_are_the_same_on_every_machine():
-    order = WindowSampler((12, 12, 12), WindowShape(4), seed=1, parts=(ClipWeight(1), ClipWeight(2, 0.5)))
+    order = WindowSampler((12, 12, 12), WindowShape(4), seed=1, weights=(ClipWeight(1), ClipWeight(2, 0.5)))
     assert [_starts(_epoch(order, epoch)) for epoch in (0, 1)] == [
         [(2, 5), (0, 7), (0, 2), (2, 7), (1, 6), (0, 4)],
         [(2, 8), (0, 8), (0, 0), (0, 4), (2, 0), (1, 1)],
@@ -131,10 +131,10 @@ def test_halves_differ_between_epochs_and_are_the_same_on_every_machine():
 
 
 def test_a_data_set_may_be_left_out():
-    order = WindowSampler((12, 12), WindowShape(4), parts=(ClipWeight(1, 0), ClipWeight(1)))
+    order = WindowSampler((12, 12), WindowShape(4), weights=(ClipWeight(1, 0), ClipWeight(1)))
     assert _counts(order, 0) == [0, 3]
     with pytest.raises(UsageError, match="no window is left to train on"):
-        WindowSampler((12, 3), WindowShape(4), parts=(ClipWeight(1, 0), ClipWeight(1)))
+        WindowSampler((12, 3), WindowShape(4), weights=(ClipWeight(1, 0), ClipWeight(1)))
 
 
 @pytest.mark.parametrize(("text", "mix"), [("", {}), ("a=1", {"a": 1}), ("a=1.5, b-c = 0", {"a": 1.5, "b-c": 0})])
@@ -177,7 +177,7 @@ def test_evaluation_sees_every_frame_once_but_for_repeats(lengths, shape):
     if max(lengths) < shape.span:
         return
     order = EvalSampler(lengths, shape)
-    windows = [order.at(position) for position in range(order.total)]
+    windows = [order[position] for position in range(len(order))]
     assert _starts(windows) == sorted(_starts(windows))
     for clip, length in enumerate(lengths):
         own = [window for window in windows if window.clip == clip]
