@@ -9,7 +9,7 @@ from jaxtyping import Float32, Float64, UInt8
 
 from vdaprep.errors import FrameError
 from vdaprep.raw.tree import Location
-from vdaprep.shards.cameras import scale_intrinsics
+from vdaprep.shards.cameras import are_rigid, scale_intrinsics
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,27 @@ class SourceOptions:
 class Cameras:
     """The cameras of a trajectory of N frames, in raw pixels and metres, OpenCV axes.
 
-    `camera_to_world` is None where the data set has no poses; `problems` says of a frame's index why its camera is
-    unusable (its rows then hold nan). `size` (width, height) is that of the images that the intrinsics are for, None
-    if they are for whatever size the images have.
+    A pose that is not finite or not rigid becomes a problem of its frame, whichever source it is from.
     """
 
     intrinsics: Float64[np.ndarray, "n 4"]
+    """fx, fy, cx, cy of each frame; nan where there is a problem."""
     camera_to_world: Float64[np.ndarray, "n 4 4"] | None
+    """Poses, nan where there is a problem; None where the data set has no poses."""
     problems: Mapping[int, str] = field(default_factory=dict[int, str])
+    """Why a frame's camera is unusable, by the frame's index."""
     size: tuple[int, int] | None = None
+    """Width and height of the images that the intrinsics are for; None: whatever size the images have."""
+    pose_file: Location | None = None
+    """Where the poses were read, to be named in a problem."""
+
+    def __post_init__(self) -> None:
+        if self.camera_to_world is None:
+            return
+        where = "" if self.pose_file is None else f" in {self.pose_file}"
+        reason = f"has no usable pose: its matrix{where} is not a rotation and a translation"
+        bad = dict.fromkeys(np.flatnonzero(~are_rigid(self.camera_to_world)).tolist(), reason)
+        object.__setattr__(self, "problems", bad | dict(self.problems))
 
 
 @dataclass(frozen=True)

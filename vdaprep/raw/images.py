@@ -8,6 +8,7 @@ import functools
 import io
 import re
 import struct
+import tokenize
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,7 +64,7 @@ def parse_npy(data: bytes, location: Location) -> Float32[np.ndarray, "h w"]:
     start = 10 + int.from_bytes(data[8:10], "little") if data[6:7] == b"\x01" else _NPY_HEADER_BYTES
     try:
         shape, fortran, dtype, start = _parse_npy_header(data[:start])
-    except (ValueError, EOFError, SyntaxError) as error:
+    except (ValueError, TypeError, EOFError, SyntaxError, RecursionError, tokenize.TokenError) as error:
         raise FrameError(str(location), f"is not a whole .npy ({error})") from error
     if dtype.hasobject:
         raise FrameError(str(location), "holds pickled objects, which are never loaded; expected numbers")

@@ -1,7 +1,7 @@
 """Poses: 4x4 matrices of a rotation and a translation."""
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 _RIGID = 1e-3  # how far a rotation times its transpose may be from the identity
 
@@ -16,9 +16,17 @@ def invert_pose(pose: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 4"]:
 
 def is_rigid(pose: Float64[np.ndarray, "4 4"]) -> bool:
     """Tell whether a matrix is a rotation, which is no mirroring, and a translation, with a last row of 0 0 0 1."""
-    rotation = pose[:3, :3]
-    orthogonal = np.abs(rotation @ rotation.T - np.eye(3)).max() < _RIGID
-    return bool(orthogonal and np.linalg.det(rotation) > 0 and np.array_equal(pose[3], [0, 0, 0, 1]))
+    return bool(are_rigid(pose[None])[0])
+
+
+def are_rigid(poses: Float64[np.ndarray, "n 4 4"]) -> Bool[np.ndarray, " n"]:
+    """Tell of each matrix whether it is finite and `is_rigid`."""
+    rotation = poses[:, :3, :3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        off = np.abs(rotation @ rotation.swapaxes(1, 2) - np.eye(3)).max(axis=(1, 2))
+        proper = np.linalg.det(rotation) > 0
+    last = (poses[:, 3] == [0, 0, 0, 1]).all(axis=1)
+    return (off < _RIGID) & proper & last & np.isfinite(poses).all(axis=(1, 2))
 
 
 def scale_intrinsics(intrinsics: Float64[np.ndarray, "4"], *, x: float, y: float) -> Float64[np.ndarray, "4"]:

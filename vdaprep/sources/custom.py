@@ -12,7 +12,6 @@ from vdaprep.errors import FrameError, UsageError
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
 from vdaprep.raw.images import parse_jpeg, parse_npy, parse_png, parse_png16, parse_table
 from vdaprep.raw.tree import Location, Reader, Tree
-from vdaprep.shards.cameras import is_rigid
 
 EXPECTED = (
     "NAME/rgb/000000.png or .jpg with NAME/depth/000000.npy (metres) or .png (16 bits, with --depth-unit), "
@@ -87,7 +86,8 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
         intrinsics = np.tile(np.array(options.intrinsics, np.float64), (count, 1))
     else:
         intrinsics = _read_intrinsics(trajectory, reader, problems)
-    return Cameras(intrinsics, _read_poses(trajectory, reader, problems), problems)
+    poses = _read_poses(trajectory, reader, problems)
+    return Cameras(intrinsics, poses, problems, pose_file=trajectory.shared.get("camera_to_world"))
 
 
 def _read_intrinsics(trajectory: Trajectory, reader: Reader, problems: dict[int, str]) -> Float64[np.ndarray, "n 4"]:
@@ -112,11 +112,7 @@ def _read_poses(
     if location is None:
         return None
     table = _read_table(location, reader, columns=16, what="pose", problems=problems, allowed=(count,))
-    poses = table.reshape(count, 4, 4)
-    for index, pose in enumerate(poses):
-        if np.isfinite(pose).all() and not is_rigid(pose):
-            problems[index] = f"has no usable pose: its line of {location} is not a rotation and a translation"
-    return poses
+    return table.reshape(count, 4, 4)
 
 
 def _read_table(

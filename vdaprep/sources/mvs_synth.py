@@ -19,6 +19,7 @@ from vdaprep.raw.exr import parse_exr
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
 from vdaprep.raw.images import parse_png, png_size
 from vdaprep.raw.tree import Location, Reader, Tree
+from vdaprep.shards.cameras import is_rigid
 from vdaprep.sources import _manifest
 
 EXPECTED = (
@@ -32,7 +33,6 @@ _FILE = re.compile(
 _KINDS = ("rgb", "depth", "pose")
 INTRINSICS = ("f_x", "f_y", "c_x", "c_y")
 _MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])  # the world's y
-_ORTHONORMAL = 1e-3  # rotations are off by about 1e-5
 _HUGE = 1e9  # no length and no focal length comes near
 
 _log = logging.getLogger("vdaprep")
@@ -103,12 +103,10 @@ def _read_intrinsics(camera: Mapping[str, Any], location: Location) -> Float64[n
 
 def _read_pose(camera: Mapping[str, Any], location: Location) -> Float64[np.ndarray, "4 4"]:
     extrinsic = _numbers(camera, "extrinsic", (4, 4), location)
-    rotation = extrinsic[:3, :3]
-    off = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
-    if off > _ORTHONORMAL or not np.array_equal(extrinsic[3], [0, 0, 0, 1]):
-        raise FrameError(str(location), "extrinsic is no rotation and translation with a last row of 0 0 0 1")
-    if np.linalg.det(rotation) > 0:
+    if is_rigid(extrinsic):
         raise FrameError(str(location), "extrinsic has det(R) = 1, expected -1, as MVS-Synth's world is left-handed")
+    if not is_rigid(extrinsic @ _MIRROR):
+        raise FrameError(str(location), "extrinsic is no rotation and translation with a last row of 0 0 0 1")
     return pose_from_extrinsic(extrinsic)
 
 

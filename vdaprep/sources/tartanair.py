@@ -1,6 +1,7 @@
 """TartanAir: PNG frames, float depth in npy (v1) or packed in PNGs (v2), poses in a text file; folders or zips."""
 
 import functools
+import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -46,16 +47,10 @@ _LAYOUTS = {
     "v1": _Layout(version="1", levels="Easy|Hard", camera="left", depth="npy"),
     "v2": _Layout(version="2", levels="Data_easy|Data_hard", camera="lcam_front", depth="png"),
 }
+_UNIT = 0.1  # how far the length of a quaternion may be from 1
 _SKY_M = 1000.0  # the sky is huge but finite: about 10,000 m and more
-_NED_TO_OPENCV = [
-    1,
-    2,
-    0,
-    4,
-    5,
-    3,
-    6,
-]  # columns of a pose line: x forward, y right, z down to x right, y down, z forward
+# Columns of a pose line: x forward, y right, z down to x right, y down, z forward.
+_NED_TO_OPENCV = [1, 2, 0, 4, 5, 3, 6]
 
 
 def find_trajectories(tree: Tree, options: SourceOptions) -> list[Trajectory]:
@@ -92,7 +87,8 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
     known, size = own_camera(trajectory.layout)
     intrinsics = np.tile(np.asarray(options.intrinsics or known, np.float64), (count, 1))
     poses, problems = _read_poses(trajectory, reader)
-    return Cameras(intrinsics, poses, problems, size=None if options.intrinsics else size)
+    pose_file = trajectory.shared.get("pose")
+    return Cameras(intrinsics, poses, problems, size=None if options.intrinsics else size, pose_file=pose_file)
 
 
 def own_camera(layout: str) -> tuple[tuple[float, ...], tuple[int, int]]:
@@ -118,7 +114,7 @@ def _read_poses(trajectory: Trajectory, reader: Reader) -> tuple[Float64[np.ndar
         line = lines[frame_id] if frame_id < len(lines) else None
         if frame_id >= len(lines):
             problems[index] = f"has no pose: {location} has {len(lines)} lines, frame {frame_id} needs one more"
-        elif line is None or not any(line[3:]):
+        elif line is None or abs(math.hypot(*line[3:]) - 1) > _UNIT:
             problems[index] = f"has no usable pose: line {frame_id + 1} of {location} is not a position and a rotation"
         else:
             poses[index] = pose_from_line(np.array(line))

@@ -1,5 +1,6 @@
 """Virtual KITTI 2.0.3 and 1.3.1: JPEG or PNG frames, 16-bit PNG depth in centimetres, cameras in text tables."""
 
+import contextlib
 import functools
 import re
 from collections import defaultdict
@@ -12,7 +13,6 @@ from vdaprep.errors import FrameError, UsageError
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
 from vdaprep.raw.images import parse_jpeg, parse_png, parse_png16, parse_table
 from vdaprep.raw.tree import Location, Reader, Tree
-from vdaprep.shards.cameras import is_rigid
 from vdaprep.sources import _manifest
 
 EXPECTED = (
@@ -85,19 +85,28 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
     """Read the poses, and the intrinsics: from intrinsic.txt, 1.3.1's only camera, or `options`."""
     camera = options.camera if trajectory.layout == V2 else None
     poses, problems = _read_poses(trajectory, reader, camera)
-    count = len(trajectory.frames)
+    count, size = len(trajectory.frames), None
     if options.intrinsics is not None:
-        return Cameras(np.tile(np.array(options.intrinsics, np.float64), (count, 1)), poses, problems)
-    if trajectory.layout == V1:
+        intrinsics = np.tile(np.array(options.intrinsics, np.float64), (count, 1))
+    elif trajectory.layout == V1:
         version = _manifest.load("vkitti").version(V1)
-        width, height = version["size"]
-        return Cameras(np.tile(np.array(version["intrinsics"]), (count, 1)), poses, problems, size=(width, height))
-    intrinsics, missing = _read_table(trajectory, "intrinsic", reader, camera)
-    for index in range(count):
-        if index not in missing and not (intrinsics[index, :2] > 0).all():
+        intrinsics = np.tile(np.array(version["intrinsics"]), (count, 1))
+        size = version["size"][0], version["size"][1]
+    else:
+        intrinsics, missing = _read_intrinsics(trajectory, reader, camera)
+        problems |= missing
+    return Cameras(intrinsics, poses, problems, size=size, pose_file=trajectory.shared.get("extrinsic"))
+
+
+def _read_intrinsics(
+    trajectory: Trajectory, reader: Reader, camera: int | None
+) -> tuple[Float64[np.ndarray, "n 4"], dict[int, str]]:
+    intrinsics, problems = _read_table(trajectory, "intrinsic", reader, camera)
+    for index, row in enumerate(intrinsics):
+        if index not in problems and not (row[:2] > 0).all():
             location = trajectory.shared["intrinsic"]
-            missing[index] = f"has no usable camera: its focal lengths in {location} are not positive"
-    return Cameras(intrinsics, poses, problems | missing)
+            problems[index] = f"has no usable camera: its focal lengths in {location} are not positive"
+    return intrinsics, problems
 
 
 def _read_poses(
@@ -106,21 +115,14 @@ def _read_poses(
     rows, problems = _read_table(trajectory, "extrinsic", reader, camera)
     poses = np.full((len(rows), 4, 4), np.nan)
     for index, row in enumerate(rows):
-        if index in problems:
-            continue
-        pose = pose_from_row(row)
-        if pose is None:
-            location = trajectory.shared["extrinsic"]
-            problems[index] = f"has no usable pose: its row in {location} is not a rotation and a position"
-        else:
-            poses[index] = pose
+        with np.errstate(over="ignore", invalid="ignore"), contextlib.suppress(np.linalg.LinAlgError):
+            poses[index] = pose_from_row(row)
     return poses, problems
 
 
-def pose_from_row(row: Float64[np.ndarray, "16"]) -> Float64[np.ndarray, "4 4"] | None:
-    """Turn a row-major world-to-camera matrix (OpenCV axes) into camera_to_world; None if it is not rigid."""
-    world_to_camera = row.reshape(4, 4)
-    return np.linalg.inv(world_to_camera) if is_rigid(world_to_camera) else None
+def pose_from_row(row: Float64[np.ndarray, "16"]) -> Float64[np.ndarray, "4 4"]:
+    """Turn a row-major world-to-camera matrix (OpenCV axes) into camera_to_world; raises LinAlgError if singular."""
+    return np.linalg.inv(row.reshape(4, 4))
 
 
 def _read_table(

@@ -202,7 +202,7 @@ def test_tables_that_are_wrong_throughout(file: str, text: str, sentence: str, t
     ("row", "sentence"),
     [
         ("1 " * 15, "has no usable pose: line 3 of a/camera_to_world.txt is not 16 numbers"),
-        ("2 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "its line of a/camera_to_world.txt is not a rotation and a translation"),
+        ("2 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "its matrix in a/camera_to_world.txt is not a rotation and a translation"),
         ("-1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "is not a rotation and a translation"),
     ],
 )

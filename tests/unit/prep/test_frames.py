@@ -67,6 +67,26 @@ def test_npy_that_is_no_depth_is_refused(data: bytes, sentence: str) -> None:
         parse_npy(data, HERE)
 
 
+@pytest.mark.parametrize(
+    "header", ["{'descr': '<f4', 'shape': ((((", "{'descr': [], 'shape': (2, 2)}", "[1, 2]", "1 1"]
+)
+def test_npy_headers_that_cannot_be_parsed_are_refused(header: str) -> None:
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    with pytest.raises(FrameError, match="is not a whole .npy"):
+        parse_npy(data, HERE)
+
+
+@pytest.mark.parametrize(
+    "change", [{0: 2.0}, {0: -1.0}, {15: 2.0}, {12: 1.0}, {0: 0.0, 5: 0.0}, {3: np.inf}, {7: np.nan}]
+)
+def test_a_pose_that_is_not_rigid_is_a_problem(change: dict[int, float]) -> None:
+    poses = np.tile(np.eye(4), (4, 1, 1))
+    poses[2].ravel()[list(change)] = list(change.values())
+    cameras = Cameras(np.ones((4, 4)), poses, {3: "is missing"}, pose_file=HERE)
+    sentence = "has no usable pose: its matrix in x is not a rotation and a translation"
+    assert cameras.problems == {2: sentence, 3: "is missing"}
+
+
 def test_a_size_that_lies_allocates_nothing() -> None:
     data = npy(np.zeros((4, 4), np.float32)).replace(b"(4, 4), }      ", b"(99999999, 4), }")
     with pytest.raises(FrameError, match=r"has \d+ bytes of numbers for float32 \(99999999, 4\)"):
