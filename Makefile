@@ -1,9 +1,14 @@
-# make demo and make test each work alone on a fresh clone: they build .venv first.
+# make demo and make test each work alone on a fresh clone: they build .venv first, the demo a smaller one.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# uv brings its own certificates; behind a proxy with one of its own, only the system knows whom to trust.
+DEMO_READY := .venv/.ready-demo
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+, := ,
+# uv brings its own certificates; behind a proxy with one of its own, only the system knows whom to trust: that is tried
+# next, and what the first try said is shown only if both fail.
+install = $(INSTALL) -e ".[$(1)]" 2>.venv/install.log || $(INSTALL) --system-certs -e ".[$(1)]" 2>/dev/null \
+	|| { cat .venv/install.log >&2; exit 1; }
 SMOKE := --encoder tiny --frames 8 --size 112 --batch 2 --steps 150 --warmup 20 --ema 0.98 --eval-every 75 --workers 1
 PEERS := .venv/bench-peers
 PEER_PACKAGES := mosaicml-streaming litdata lightning-utilities "transformers<5" "huggingface-hub<1" "tokenizers<0.23" \
@@ -12,11 +17,11 @@ PEER_PACKAGES := mosaicml-streaming litdata lightning-utilities "transformers<5"
 # Tests and demo start many processes; where Python may not keep what it compiled, each takes 6 s more for torch's modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench bench-gpu format clean
+.PHONY: demo test test-all check bench bench-gpu format clean
 
 # The main job from end to end: a sample, shards, two short trainings, the comparison.
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
-demo: $(READY)
+demo: $(DEMO_READY)
 	rm -rf demo
 	vdaprep sample tartanair --out demo/raw/tartanair --size 160x120 --archives
 	vdaprep sample vkitti --out demo/raw/vkitti --trajectories 6 --size 160x96 --archives
@@ -32,7 +37,12 @@ demo: $(READY)
 	vdatrain compare demo/runs/basic demo/runs/conv --report demo/report.html
 	@echo "Look at demo/sheet.png, demo/comparison.png and demo/report.html."
 
+# What a change can break, in minutes.
 test: $(READY)
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not ray and not s3 and not gpu" tests/unit tests/integration tests/golden
+
+# With it what takes longer: faults (kills, full disks, damage), several ranks, a local Ray cluster, a local S3 server.
+test-all: $(READY)
 	$(BIN)/pytest -n 2 --dist worksteal
 
 check: $(READY)
@@ -41,7 +51,6 @@ check: $(READY)
 	$(BIN)/basedpyright
 
 bench: $(READY)
-	$(INSTALL) -e ".[train,dev,bench]"
 	-$(MAKE) --no-print-directory $(PEERS)/.ready
 	$(BIN)/python -m tests.bench
 
@@ -60,11 +69,18 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(READY): pyproject.toml
+# The demo does with less than the tests; each stamp says what .venv holds.
+$(READY): pyproject.toml | $(BIN)/uv
+	@$(call install,train$(,)dev)
+	@touch $(DEMO_READY) $@
+
+$(DEMO_READY): pyproject.toml | $(BIN)/uv
+	@$(call install,train)
+	@touch $@
+
+$(BIN)/uv:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(INSTALL) -e ".[train,dev]" || $(INSTALL) --system-certs -e ".[train,dev]"
-	touch $(READY)
 
 clean:
 	rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis
