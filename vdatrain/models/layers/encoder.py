@@ -112,7 +112,8 @@ class Encoder(nn.Module):
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
-        from timm.models.vision_transformer import VisionTransformer  # takes seconds: never at the top
+        with torch.device("cpu"):  # torch 2.6 cannot be imported in full where tensors are made on the meta device
+            from timm.models.vision_transformer import VisionTransformer  # takes seconds: never at the top
 
         vit = VisionTransformer(
             img_size=TABLE_SIDE * PATCH_SIZE,
