@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int, Int8, Int64, Num, UInt8
+from jaxtyping import Bool, Float32, Float64, Int8, Int64, Num, UInt8
 
 from vdaprep.errors import ShardError, UsageError
 from vdaprep.shards import codec
@@ -292,16 +292,10 @@ def read_window(clip: Clip, frames: range, *, out: WindowArrays) -> Bool[np.ndar
     for row, last in enumerate(frames):
         span = range(last - frames.step + 1, last + 1)
         valid[row] = span[0] >= frames[0] and all(meta.diff_valid[frame] for frame in span)
-        steps = [stored[frame - frames[0]].diff_steps() for frame in span] if valid[row] else []
-        out.differences[row] = _sum(steps)
+        out.differences[row] = 0
+        for frame in span if valid[row] else ():
+            out.differences[row] += stored[frame - frames[0]].diff_steps()
     return valid
-
-
-def _sum(steps: list[Int8[np.ndarray, "3 dh dw"]]) -> Int[np.ndarray, "3 dh dw"] | int:
-    """Add up differences; a single one is not copied, none is 0."""
-    if len(steps) < 2:
-        return steps[0] if steps else 0
-    return np.stack(steps).sum(axis=0, dtype=np.int32)
 
 
 # --------------------------------------------------------------------------------------------------------- whole shards
