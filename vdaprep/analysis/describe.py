@@ -1,4 +1,4 @@
-"""What a shard holds: clips, sizes by kind, shapes, value ranges, a depth histogram, and whether it is whole."""
+"""What a shard holds: clips, sizes by kind, shapes, value ranges, a depth histogram."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +19,7 @@ _BINS = 12
 
 @dataclass
 class KindFacts:
-    """One kind of member: how many there are, their bytes, what an array of them is and the values it spans."""
+    """Count, bytes, shape, type and range of values of one kind of member."""
 
     unit: str
     count: int = 0

@@ -1,4 +1,4 @@
-"""Depth, poses and intrinsics of trajectories against each other: what fits, and what would fit better."""
+"""Whether depth, poses and intrinsics of trajectories agree, and what would agree better."""
 
 import math
 from collections import defaultdict, deque

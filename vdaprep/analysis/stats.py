@@ -1,4 +1,4 @@
-"""Depth, motion and size of converted data sets, from their records and from frames spread evenly over them."""
+"""Depth, motion and size of converted data sets, from records and evenly spread frames."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence

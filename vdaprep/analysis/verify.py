@@ -1,4 +1,4 @@
-"""Compare tars with their records, records with `dataset.json`, and each other; `deep` compares every member as well.
+"""Tars against their records, records against `dataset.json` and each other.
 
 What finds a flipped bit: in a tar the SHA-256 of its record; in a record, in `dataset.json` and in `plan.json` the
 checksum that each holds of itself, and for its spelling that JSON is canonical.
@@ -95,7 +95,7 @@ def verify(path: Paths, *, deep: bool = False, on_frames: OnFrames = lambda coun
 
 
 def check_folder(folder: StoragePath, *, deep: bool, on_frames: OnFrames) -> tuple[list[CheckedShard], list[Finding]]:
-    """Check a data set's folder; returns its shards and everything that is wrong with it, with no shards at all too."""
+    """Check a data set's folder, which may have no shards; returns the shards and what is wrong."""
     tars = [tar for tar in tars_of(list_files(folder, TARS, RECORDS)) if tar.parent.parent == folder]
     found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in tars]
     findings = [finding for shard in found for finding in shard.findings]

@@ -1,4 +1,4 @@
-"""One clip against its entry of the record, then against the schema: every byte, every member, every frame."""
+"""One clip against its entry of the record and the format: every byte, member and frame."""
 
 import tarfile
 from collections import Counter

@@ -20,10 +20,12 @@ OnFrames = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong: the file, and the sentence about it."""
+    """Something that is wrong with a file."""
 
     file: str
+    """Path or URL."""
     what: str
+    """Sentence that says what is wrong and what to do."""
 
     def __str__(self) -> str:
         return f"{self.file}: {self.what}"

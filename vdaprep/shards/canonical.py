@@ -22,7 +22,7 @@ else:
 
 
 def canonical_json(value: object) -> bytes:
-    """Serialise to the one spelling that equal values share: sorted keys, no spaces, ASCII, finite numbers only."""
+    """Serialise so that equal values are equal bytes: sorted keys, no spaces, ASCII, finite numbers."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 

@@ -1,6 +1,6 @@
-"""Frames to the bytes of a shard's members and back; every encoder stands next to its decoder.
+"""Frames to the bytes of members and back; every encoder stands next to its decoder.
 
-Depth codes are those of `codes`, which are to be had from here too.
+Depth codes are those of `depth_codes`.
 
 Depth bytes: zstd(low bytes, then high bytes, of zigzag(gradient residual of the codes)); the residual of a pixel is
 code - left - above + above-left modulo 65536 (outside the image: 0), so two cumulative sums undo it.

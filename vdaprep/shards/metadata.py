@@ -1,4 +1,4 @@
-"""The metadata member of a clip: what its frames are, how their cameras stood, how its depth is coded."""
+"""The metadata member of a clip: its frames, their cameras, how depth and differences are coded."""
 
 import dataclasses
 import math
@@ -15,17 +15,18 @@ _DEPTH_KINDS = ("linear", "half", "log")
 
 @dataclass(frozen=True)
 class DepthSpec:
-    """How depth codes become metres; `codec` holds the table.
-
-    `linear` and `half` have `unit_m` (metres a unit); `log` has `near_m`, `far_m`. `relative_error` bounds every
-    decoded pixel (0: exact).
-    """
+    """How depth codes become metres; `depth_codes` has the tables."""
 
     kind: str
+    """`linear` (integers), `half` (half floats) or `log` (even in log depth)."""
     relative_error: float
+    """Bound of the relative error of every decoded pixel; 0: exact."""
     unit_m: float | None = None
+    """Metres a unit, of `linear` and `half`."""
     near_m: float | None = None
+    """Nearest depth in metres, of `log`."""
     far_m: float | None = None
+    """Farthest depth in metres, of `log`; beyond is sky."""
 
     def __post_init__(self) -> None:
         if self.kind not in _DEPTH_KINDS:
@@ -45,10 +46,12 @@ class DepthSpec:
 
 @dataclass(frozen=True)
 class DiffSpec:
-    """How differences are stored: averaged over `scale` x `scale` pixels, in steps of `step` grey levels."""
+    """How differences of frames are stored."""
 
     scale: int
+    """They are averaged over `scale` x `scale` pixels."""
     step: int
+    """Grey levels of a step; they are stored as whole steps, -127 to 127."""
 
     def __post_init__(self) -> None:
         if self.scale < 1 or self.step < 1:
@@ -62,28 +65,38 @@ class DiffSpec:
 
 @dataclass(frozen=True)
 class ClipMeta:
-    """The metadata member of a clip of T frames.
-
-    intrinsics: T x (fx, fy, cx, cy) in pixels of the stored size, pixel centres at integers. camera_to_world: T 4x4
-    matrices in metres, OpenCV axes, or None where the data set has no poses. disparity_min, disparity_max: 1/m over
-    the clip's known non-sky pixels, both 0 if there is none. diff: None without differences.
-    """
+    """The metadata member of a clip of T frames."""
 
     dataset: str
+    """Name of the data set."""
     split: str
+    """Name of the split."""
     trajectory: str
+    """Name of the trajectory that the clip is cut from."""
     frame_ids: tuple[int, ...]
+    """T numbers of the frames in their trajectory."""
     height: int
+    """Pixels of a stored frame."""
     width: int
+    """Pixels of a stored frame."""
     intrinsics: tuple[tuple[float, ...], ...]
+    """T x (fx, fy, cx, cy) in pixels of the stored size; pixel centres are at integers."""
     camera_to_world: tuple[tuple[tuple[float, ...], ...], ...] | None
+    """T 4x4 matrices in metres, OpenCV axes; None where the data set has no poses."""
     depth: DepthSpec
+    """How depth is coded."""
     disparity_min: float
+    """Least 1/m over the clip's known pixels that are not sky; 0 if there is none."""
     disparity_max: float
+    """Greatest 1/m of them; 0 if there is none."""
     diff: DiffSpec | None
+    """How differences are coded; None without differences."""
     diff_valid: tuple[bool, ...]
+    """T flags: whether a frame's difference to the frame before it is known."""
     source: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the data set's module notes of the raw data, such as its layout."""
     schema_version: int = SCHEMA_VERSION
+    """Version of the format."""
 
     def __post_init__(self) -> None:
         count = len(self.frame_ids)
@@ -113,7 +126,7 @@ class ClipMeta:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> "ClipMeta":
-        """Parse the clip's `.json` member; raises ShardError naming `where` for what the contract does not allow."""
+        """Parse the clip's `.json` member; raises ShardError naming `where` for what is not allowed."""
         value = parse_json(data, where=where)
         check_version(value, where=where)
         poses = value.get("camera_to_world")

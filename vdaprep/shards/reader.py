@@ -1,4 +1,4 @@
-"""Shards back to frames: the one reader, of windows for training and of whole clips for everything else.
+"""Shards back to frames: windows for training, whole clips for everything else.
 
 `Clip.read` returns arrays in physical units. `read_window` unpacks into a caller's arrays and leaves depth as byte
 planes, for a device to go on from. `Clip.frames` iterates over the members of frames, decoded on request. All compare
@@ -172,7 +172,7 @@ class Clip:
         )
 
     def frames(self, first: int = 0, count: int | None = None) -> Iterator[StoredFrame]:
-        """Yield stored frames in order, about PIECE_BYTES read at a time; raises ShardError as `read` does."""
+        """Yield stored frames in order, read in pieces of PIECE_BYTES; raises ShardError as `read` does."""
         meta = self.meta
         stop = self.num_frames if count is None else first + count
         while first < stop:
@@ -343,7 +343,7 @@ class TarPass:
         self._sha256 = hashlib.sha256()
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return the bytes from one offset to another, fewer where the tar ends; raises ShardError for bytes passed."""
+        """Return the bytes [start, stop), fewer where the tar ends; raises ShardError for passed ones."""
         if start < self._position:
             raise ShardError(f"{self.tar}: two clips of the record share byte {start}.")
         self.go_to(start)

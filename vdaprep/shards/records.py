@@ -1,4 +1,4 @@
-"""Where a clip lies in its tar, with checksums by which a part of it can be told to be whole."""
+"""The records beside tars and in `dataset.json`: what lies where, with checksums."""
 
 import dataclasses
 import itertools
@@ -16,18 +16,20 @@ _DAMAGED = "the shard is damaged: convert it again."
 
 @dataclass(frozen=True)
 class ClipEntry:
-    """Where a clip lies in its tar: `bytes` bytes from `offset`; frame f's members start at `frame_offsets[f]`.
-
-    `crc32` holds the CRC-32 of the metadata's bytes and then of each frame's, headers and padding included, so that
-    whoever reads a window can tell that it is whole without reading the shard.
-    """
+    """Where a clip lies in its tar, with checksums that tell a window to be whole without the rest of the shard."""
 
     key: str
+    """Name of the clip."""
     offset: int
+    """First byte of the clip in the tar."""
     bytes: int
+    """Bytes of the clip."""
     frames: int
+    """Number of frames."""
     frame_offsets: tuple[int, ...]
+    """First byte of each frame's members in the tar."""
     crc32: tuple[int, ...]
+    """CRC-32 of the metadata's bytes and then of each frame's, headers and padding included."""
 
     def __post_init__(self) -> None:
         bounds = (self.offset, *self.frame_offsets, self.offset + self.bytes)
@@ -48,7 +50,7 @@ class ClipEntry:
         return self.offset, self.frame_offsets[0]
 
     def is_whole(self, data: _Data, *, start: int, stop: int) -> bool:
-        """Tell whether `data` is as long as the tar's bytes [start, stop) and what it has whole has its checksum."""
+        """Return whether `data` is all of the tar's bytes [start, stop), by length and checksums."""
         bounds = (self.offset, *self.frame_offsets, self.offset + self.bytes)
         view = memoryview(data)
         return len(data) == stop - start and all(
@@ -58,12 +60,12 @@ class ClipEntry:
         )
 
     def check_meta(self, data: _Data, *, where: str) -> None:
-        """Compare the bytes of `meta_range` with their checksum; raises ShardError naming `where` if they differ."""
+        """Compare the bytes of `meta_range` with their checksum; raises ShardError naming `where`."""
         if crc32(data) != self.crc32[0]:
             raise ShardError(f"{where}: the metadata of clip {self.key} differs from its checksum; {_DAMAGED}")
 
     def check_frames(self, data: _Data, *, first: int, count: int, where: str) -> None:
-        """Compare the bytes of `frame_range` with their checksums; raises ShardError naming `where` and the frame."""
+        """Compare the bytes of `frame_range` with their checksums; raises ShardError naming the frame."""
         start, stop = self.frame_range(first, count)
         if len(data) != stop - start:
             raise ShardError(f"{where}: ends inside clip {self.key}; {_DAMAGED}")
@@ -76,30 +78,38 @@ class ClipEntry:
 
 @dataclass(frozen=True)
 class Rejection:
-    """An input that was left out: the file inside the raw tree and the reason."""
+    """An input that was left out."""
 
     file: str
+    """Path inside the raw tree."""
     reason: str
+    """Why."""
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """The commit record and index of one tar; `plan` is the SHA-256 of the frames that were to go into it.
-
-    `options` are the conversion's, `kinds` maps a member kind to [members, bytes], `clamped_near` counts depth
-    pixels nearer than the code's near end, `rejected` lists frames left out while encoding.
-    """
+    """The record and index of one tar, written after it."""
 
     tar_name: str
+    """File name of the tar."""
     tar_bytes: int
+    """Bytes of the tar."""
     tar_sha256: str
+    """SHA-256 of the tar, hexadecimal."""
     clips: tuple[ClipEntry, ...]
+    """Clips in the order of the tar."""
     options: Mapping[str, Any]
+    """Options of the conversion that decide bytes."""
     plan: str
+    """SHA-256 of the list of frames that were planned for the tar."""
     kinds: Mapping[str, Sequence[int]]
+    """Members and their bytes by kind: [members, bytes]."""
     rejected: tuple[Rejection, ...] = ()
+    """Frames that were left out while encoding."""
     clamped_near: int = 0
+    """Depth pixels nearer than the code's near end."""
     schema_version: int = SCHEMA_VERSION
+    """Version of the format."""
 
     @property
     def num_frames(self) -> int:
@@ -114,7 +124,7 @@ class ShardRecord:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> "ShardRecord":
-        """Parse a record; raises ShardError naming `where` for anything the contract does not allow."""
+        """Parse a record; raises ShardError naming `where` for what is not allowed."""
         value = parse_sealed_json(data, where=where)
         with contract(f"{where}: the record"):
             tar = value.pop("tar")
@@ -129,32 +139,44 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class ShardSummary:
-    """A shard's line in `dataset.json`; `record_sha256` is of the record beside the tar."""
+    """A shard's entry in `dataset.json`."""
 
     split: str
+    """Split, and name of the folder."""
     name: str
+    """File name of the tar."""
     bytes: int
+    """Bytes of the tar."""
     sha256: str
+    """SHA-256 of the tar, hexadecimal."""
     record_sha256: str
+    """SHA-256 of the record beside the tar."""
     clips: int
+    """Number of clips."""
     frames: int
+    """Number of frames."""
 
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """`dataset.json`: what a converted data set is.
-
-    `splits` maps a split to its trajectories; `totals` holds clips, frames, bytes, clamped_near and bytes by kind.
-    """
+    """`dataset.json`: what a converted data set is."""
 
     dataset: str
+    """Name of the data set."""
     source: Mapping[str, Any]
+    """Facts of its manifest, such as version and `evaluation_max_m`."""
     options: Mapping[str, Any]
+    """Options of the conversion that decide bytes."""
     splits: Mapping[str, Sequence[str]]
+    """Trajectories by split."""
     totals: Mapping[str, Any]
+    """Clips, frames, bytes, bytes by kind of member, depth pixels that were too near."""
     shards: tuple[ShardSummary, ...]
+    """Shards, by split and number."""
     rejected: tuple[Rejection, ...]
+    """Inputs that were left out."""
     schema_version: int = SCHEMA_VERSION
+    """Version of the format."""
 
     def to_bytes(self) -> bytes:
         """Serialise as `dataset.json`."""
@@ -162,7 +184,7 @@ class DatasetRecord:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> "DatasetRecord":
-        """Parse `dataset.json`; raises ShardError naming `where` for anything the contract does not allow."""
+        """Parse `dataset.json`; raises ShardError naming `where` for what is not allowed."""
         value = parse_sealed_json(data, where=where)
         with contract(f"{where}:"):
             fields: dict[str, Any] = {
@@ -179,7 +201,7 @@ def _clip_entry(clip: Mapping[str, Any]) -> ClipEntry:
 
 
 def totals(records: Sequence[ShardRecord]) -> dict[str, Any]:
-    """Add up shards: clips, frames, bytes of the tars, bytes by kind of member, depth pixels that were too near."""
+    """Add up shards to `DatasetRecord.totals`."""
     kinds: Counter[str] = Counter()
     for record in records:
         kinds.update({kind: size for kind, (_, size) in record.kinds.items()})
