@@ -90,6 +90,18 @@ def test_an_evaluation_has_the_same_figures(server: Server, local: Path, toy_sha
     assert json.loads(long.out)["datasets"]["tartanair"]["trajectories"] == 1
 
 
+def test_disparity_of_a_remote_shard_is_that_of_the_file(
+    server: Server, local: Path, toy_shards: Path, vdatrain, tmp_path: Path
+) -> None:
+    found: list[bytes] = []
+    for root in (toy_shards, server.url):
+        shard, out = f"{root}/tartanair/val/shard-0001.tar", tmp_path / "a.npz"
+        assert vdatrain("infer", shard, "--checkpoint", local / "best.pt", "--out", out).code == 0
+        found.append(out.read_bytes())
+    assert found[0] == found[1]
+    refused(vdatrain("infer", f"{server.url}/a.mp4", "--checkpoint", local / "best.pt", "--out", out), 2, "only shards")
+
+
 @pytest.mark.parametrize(
     ("options", "code", "sentence"),
     [

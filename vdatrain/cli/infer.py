@@ -15,7 +15,7 @@ EXAMPLE = "vdatrain infer holiday.mp4 --checkpoint runs/conv/best.pt --out depth
 
 @cli_options(ModelOptions)
 def command(
-    video: Annotated[Path, typer.Argument(help="A video, a folder of images or a shard.", metavar="VIDEO")],
+    video: Annotated[str, typer.Argument(help="A video, a folder of images, a shard or its URL.", metavar="VIDEO")],
     out: Annotated[Path, typer.Option(help=".mp4, .npz, or a folder of 16-bit PNG.", metavar="FILE")],
     model: ModelOptions,
     trajectory: Annotated[str | None, typer.Option(help="Which one, of a shard that has several.")] = None,

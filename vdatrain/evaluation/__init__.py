@@ -1,1 +1,8 @@
-"""Metrics of a model, and runs side by side."""
+"""Metrics of a model on held-out clips, and finished runs compared.
+
+evaluate   windows of a split: metrics, losses, pictures
+long       whole trajectories
+figures    pictures of predictions and their errors
+compare    tables of finished runs
+report     a comparison as an HTML page
+"""

@@ -95,17 +95,17 @@ class Predictor:
         """Predict the disparity of a video; all of it is held in memory, 4 bytes a pixel.
 
         Args:
-            path: A video file, a folder of images or a shard.
+            path: A video file, a folder of images, or a shard or its URL.
             trajectory: Which one, of a shard that has several.
 
         Returns:
             Relative disparity of each frame at the video's size.
 
         Raises:
-            DataError: There is no video, or it cannot be read.
+            DataError: There is no video, or it cannot be read; ShardError for a shard.
             UsageError: The shard has several trajectories and `trajectory` is none of them.
         """
-        video = open_video(Path(path), trajectory=trajectory)
+        video = open_video(path, trajectory=trajectory)
         return self._collect(replace(self, diff=video.diff).predict_frames(video.frames()))
 
     def stream(self, frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Generator[Float32[np.ndarray, "h w"]]:

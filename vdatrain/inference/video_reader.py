@@ -16,6 +16,7 @@ from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.metadata import DiffSpec
 from vdaprep.shards.names import record_name
 from vdaprep.shards.records import ShardRecord
+from vdaprep.storage.paths import StoragePath, open_path, read_bytes
 from vdatrain.data.index import StoredClip
 from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.samples import Sample, read_meta, read_window
@@ -50,23 +51,37 @@ class Video:
     """How differences between the frames are to be taken."""
 
 
-def open_video(path: Path, *, trajectory: str | None = None) -> Video:
-    """Open a folder of images, a shard (`.tar`) or whatever PyAV reads.
+def open_video(path: Path | str, *, trajectory: str | None = None) -> Video:
+    """Open a video.
 
-    trajectory: which of a shard's; UsageError if it has several and none is chosen, or the choice is not one of them.
-    Raises DataError if there is nothing at `path` or it is no video, ShardError for a damaged shard.
+    Args:
+        path: Anything that PyAV reads, a folder of images, or a shard (`.tar`), which may be behind a URL.
+        trajectory: Which one, of a shard that has several.
+
+    Returns:
+        The video; its frames are read when they are asked for.
+
+    Raises:
+        DataError: There is nothing at `path`, or it is no video.
+        ShardError: The shard is damaged or cannot be read.
+        UsageError: The shard has several trajectories and `trajectory` is none of them, or a URL names no shard.
     """
-    if trajectory is not None and path.suffix != ".tar":
-        raise UsageError(f"{path}: --trajectory chooses from a shard, which is a .tar file; leave it out here.")
-    if path.is_dir():
-        return _open_folder(path)
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such video; give a video file, a folder of images or a shard.")
-    return _open_shard(path, trajectory) if path.suffix == ".tar" else _open_file(path)
+    found = open_path(path)
+    if found.suffix == ".tar":
+        return _open_shard(found, trajectory)
+    if trajectory is not None:
+        raise UsageError(f"{found}: --trajectory chooses from a shard, which is a .tar file; leave it out here.")
+    if not isinstance(found, Path):
+        raise UsageError(f"{found}: of URLs only shards (.tar) are read; download it and give the file.")
+    if found.is_dir():
+        return _open_folder(found)
+    if not found.is_file():
+        raise DataError(f"{found}: there is no such video; give a video file, a folder of images or a shard.")
+    return _open_file(found)
 
 
 def _checked(frames: Iterator[tuple[str, VideoFrame]], *, where: str) -> Iterator[VideoFrame]:
-    """Pass frames on with their names; raises DataError at one of another size than the first, or without any."""
+    """Yield named frames; raises DataError at one of another size than the first, or if there is none."""
     size: tuple[int, ...] | None = None
     for name, frame in frames:
         found = frame.rgb.shape
@@ -136,11 +151,15 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 # ------------------------------------------------------------------------------------------------------------- shards
 
 
-def _open_shard(tar: Path, trajectory: str | None) -> Video:
+def _open_shard(tar: StoragePath, trajectory: str | None) -> Video:
     record_path = tar.with_name(record_name(tar.name))
-    if not record_path.is_file():
-        raise DataError(f"{record_path}: is missing; a shard is read with the record that vdaprep wrote beside it.")
-    record = ShardRecord.from_bytes(record_path.read_bytes(), where=str(record_path))
+    try:
+        data = read_bytes(record_path)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{record_path}: is missing; a shard is read with the record that vdaprep wrote beside it."
+        ) from error
+    record = ShardRecord.from_bytes(data, where=str(record_path))
     found = by_trajectory([StoredClip("", tar, entry) for entry in record.clips])
     names = [name for _, name in found]
     if trajectory is None and len(names) == 1:

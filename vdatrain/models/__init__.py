@@ -1,1 +1,9 @@
-"""The model, its variants, and weights in and out."""
+"""The model, its variants, and weights in and out.
+
+layers         building blocks
+variants       one module each
+weights        weights of any origin into a model
+loading        models as a run's configuration or checkpoint describes them
+tensor_files   files of tensors
+flops          operations of a frame
+"""

@@ -1,10 +1,10 @@
-"""Least-squares scale and shift that bring a prediction to a target."""
+"""Least-squares scale and shift between a prediction and a target."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-# A prediction that spreads by fewer units of rounding than this, relative to its mean, counts as constant.
+# A prediction whose deviation is fewer units of rounding than this, relative to its mean, counts as constant.
 _NOISE_ULPS = 16
 
 

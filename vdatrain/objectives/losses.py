@@ -5,11 +5,11 @@
     temporal = L1 of the change from frame to frame    of the clips, each aligned by least squares
 
 All is computed in float32 (float64 stays float64) with autocast off. `mask` marks the valid pixels; elsewhere the
-target may be anything, nan included. Sums over the batch are divided by its number of valid pixels, so a frame weighs
-as much as it shows. `mean` is that of a tensor over the ranks, where several share a step: sums are then divided by
-the pixels of all their batches, so that the mean of the ranks' losses is the loss of all windows as one batch. Nothing
-here waits for the device. The one departure from the published code: it takes masked pixels as zeros in its medians,
-which makes a perfect prediction cost something; here they take no part.
+target may be anything, nan included. Sums over the batch are divided by its number of valid pixels, so each valid pixel
+has the same weight. `mean` averages a tensor over the ranks: sums are then divided by the pixels of all their batches,
+so that the mean of the ranks' losses is the loss of all windows as one batch. Nothing here synchronises with the
+device. One departure from the published code: it counts masked pixels as zeros in its medians, so that a perfect
+prediction has a loss; here they are left out.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from vdatrain.objectives.alignment import fit_scale_shift
 GRADIENT_SCALES = 4
 GRADIENT_WEIGHT = 0.5
 TEMPORAL_WEIGHT = 10.0
-STATIC_SHARE = 0.05  # of a frame's range of disparity; a pixel that changes by more has moved to another surface
+STATIC_CHANGE = 0.05  # of a frame's range of disparity; a pixel that changes by more shows another surface
 _MIN_DEVIATION = 1e-6
 _MIN_COUNT = 1e-6  # less than one valid pixel among any number of ranks; what it divides is then zero
 
@@ -35,11 +35,14 @@ def _alone(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class VideoLoss:
-    """The loss of a batch and its two terms, before their weights."""
+    """The loss of a batch and its two terms."""
 
     spatial: Float[Tensor, ""]
+    """Before its weight of 1."""
     temporal: Float[Tensor, ""]
+    """Before its weight of TEMPORAL_WEIGHT."""
     total: Float[Tensor, ""]
+    """The weighted sum."""
 
 
 def video_loss(
@@ -48,7 +51,17 @@ def video_loss(
     mask: Bool[Tensor, "b t h w"],
     mean: Callable[[Tensor], Tensor] = _alone,
 ) -> VideoLoss:
-    """Return the loss of predicted disparity, up to scale and shift, and its terms, each with its graph."""
+    """Compute the training loss of predicted disparity, which counts up to scale and shift.
+
+    Args:
+        prediction: Relative disparity.
+        target: True disparity, normalised over the clip.
+        mask: Where the target is known.
+        mean: Averages a tensor over the ranks.
+
+    Returns:
+        The loss and its terms, with their graphs.
+    """
     spatial = spatial_loss(prediction, target, mask, mean)
     temporal = temporal_loss(prediction, target, mask, mean)
     return VideoLoss(spatial=spatial, temporal=temporal, total=spatial + TEMPORAL_WEIGHT * temporal)
@@ -136,9 +149,9 @@ def _spatial_gradient(
     counts = mean(torch.stack([weight[step].sum() for step in steps])).clamp(min=_MIN_COUNT)
     gradient = residual.sgn() / counts[0]
     for step, count in zip(steps, counts, strict=True):
-        share = GRADIENT_WEIGHT / count
+        pair_weight = GRADIENT_WEIGHT / count
         for dim in (-1, -2):
-            _add_gradient_of_changes(gradient[step], residual[step], weight[step], share, dim)
+            _add_gradient_of_changes(gradient[step], residual[step], weight[step], pair_weight, dim)
     return gradient
 
 
@@ -146,15 +159,15 @@ def _add_gradient_of_changes(
     gradient: Float[Tensor, "b t h w"],
     residual: Float[Tensor, "b t h w"],
     weight: Float[Tensor, "b t h w"],
-    share: Float[Tensor, ""],
+    pair_weight: Float[Tensor, ""],
     dim: int,
 ) -> None:
-    """Add to `gradient`, in place, that of share x the sum of |r[i + 1] - r[i]| along `dim` over valid pairs."""
+    """Add to `gradient`, in place, that of pair_weight x the sum of |r[i + 1] - r[i]| along `dim` over valid pairs."""
     pairs = residual.shape[dim] - 1
     sign = residual.diff(dim=dim)
     sign *= weight.narrow(dim, 1, pairs)
     sign *= weight.narrow(dim, 0, pairs)
-    sign.sgn_().mul_(share)
+    sign.sgn_().mul_(pair_weight)
     gradient.narrow(dim, 1, pairs).add_(sign)
     gradient.narrow(dim, 0, pairs).sub_(sign)
 
@@ -163,4 +176,4 @@ def _static_limit(target: Float[Tensor, "b t h w"], mask: Bool[Tensor, "b t h w"
     """Return 5 % of the range of every frame's valid pixels; -inf without any."""
     highest = torch.where(mask, target, -torch.inf).amax((-1, -2), keepdim=True)
     lowest = torch.where(mask, target, torch.inf).amin((-1, -2), keepdim=True)
-    return STATIC_SHARE * (highest - lowest)
+    return STATIC_CHANGE * (highest - lowest)

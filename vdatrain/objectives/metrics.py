@@ -26,17 +26,20 @@ _MIN_DEPTH_M = 1e-3
 class ClipMetrics:
     """The metrics of a clip, or of a data set as the mean of its clips'.
 
-    absrel: mean of |d - truth| / truth. delta1: share of pixels with max(d / truth, truth / d) < 1.25. rmse: metres.
-    All three are taken over the pixels of a frame, then averaged over the frames that have any; nan if none has. tae:
-    temporal alignment error x 100; None without poses, for a single frame, or without an evaluated pixel. tae_share:
-    pixels that it compared, of all pixels of all neighbouring frames in both directions.
+    absrel, delta1 and rmse are taken over the evaluated pixels of each frame, then averaged over the frames that have
+    any; nan if none has.
     """
 
     absrel: float
+    """Mean of |d - truth| / truth."""
     delta1: float
+    """Fraction of pixels with max(d / truth, truth / d) < 1.25."""
     rmse: float
+    """Root of the mean squared error, metres."""
     tae: float | None
+    """Temporal alignment error x 100; None without poses, for a single frame, or without an evaluated pixel."""
     tae_share: float
+    """Fraction of the pixels of all neighbouring frames, in both directions, that the TAE compares."""
 
 
 def clip_metrics(
@@ -47,12 +50,20 @@ def clip_metrics(
     *,
     max_depth_m: float,
 ) -> ClipMetrics:
-    """Return the metrics of a predicted `disparity`, up to scale and shift, against the true depth along z.
+    """Compare a predicted disparity, which counts up to scale and shift, with the true depth.
 
-    depth_m: 0, nan or inf where it is not evaluated. intrinsics: (fx, fy, cx, cy) in pixels of h x w, pixel centres
-    at integers. camera_to_world: metres, OpenCV axes; None gives no TAE. All on one device, where it is computed.
+    Args:
+        disparity: The prediction. All tensors are on one device.
+        depth_m: True depth along z in metres; 0, nan or inf where it is not evaluated.
+        intrinsics: fx, fy, cx, cy in pixels of h x w, pixel centres at integers.
+        camera_to_world: Poses, metres, OpenCV axes; None gives no TAE.
+        max_depth_m: The greatest depth that is evaluated.
 
-    Raises VdakitError for a prediction that is not finite.
+    Returns:
+        The metrics of the clip; nan where no pixel is evaluated.
+
+    Raises:
+        VdakitError: The prediction is not finite.
     """
     if not disparity.isfinite().all():
         raise VdakitError(
@@ -73,8 +84,7 @@ def clip_metrics(
 def mean_metrics(clips: Iterable[ClipMetrics]) -> ClipMetrics:
     """Return the metrics of a data set: the mean over its clips, each of equal weight.
 
-    A clip without an evaluated pixel (nan) takes no part; tae is the mean over the clips that have one, tae_share over
-    all that take part.
+    A clip without an evaluated pixel (nan) is left out; tae is the mean over the clips that have one.
 
     Raises DataError if no clip is left.
     """
@@ -134,9 +144,9 @@ def _mean_over_frames(values: Float64[Tensor, "t h w"], mask: Bool[Tensor, "t h 
 def _temporal_alignment_error(
     depth_m: Float64[Tensor, "t h w"], intrinsics: Float64[Tensor, "t 4"], camera_to_world: Float64[Tensor, "t 4 4"]
 ) -> tuple[float | None, float]:
-    """Return TAE x 100 and the share of pixels compared, over all neighbouring frames and both directions.
+    """Return TAE x 100 and the fraction of pixels compared, over all neighbouring frames and both directions.
 
-    Each frame's predicted depth is carried into its neighbour by the poses and compared with the depth predicted there,
+    Each frame's predicted depth is warped into its neighbour by the poses and compared with the depth predicted there,
     whether the true depth is known or not. A pair without a pixel in common adds an error of 0, as published. Frames
     project by their own intrinsics; the published code takes the first frame's of each pair for both.
     """
@@ -149,20 +159,20 @@ def _temporal_alignment_error(
     # Pair by pair: the points of a whole clip in float64 would take gigabytes.
     for first in range(num_frames - 1):
         pair = slice(first, first + 2)
-        carried_m = _carry_depth(depth_m[pair], intrinsics[pair], poses[first])
+        warped_m = _warp_depth(depth_m[pair], intrinsics[pair], poses[first])
         predicted_m = depth_m[pair].flip(0)
-        seen = carried_m > 0
-        relative = torch.where(seen, (carried_m - predicted_m).abs() / predicted_m, 0)
+        seen = warped_m > 0
+        relative = torch.where(seen, (warped_m - predicted_m).abs() / predicted_m, 0)
         error += (relative.sum((1, 2)) / seen.sum((1, 2)).clamp(min=1)).sum()
         compared += seen.sum()
     directions = 2 * (num_frames - 1)
     return 100 * error.item() / directions, compared.item() / (directions * height * width)
 
 
-def _carry_depth(
+def _warp_depth(
     depth_m: Float64[Tensor, "2 h w"], intrinsics: Float64[Tensor, "2 4"], poses: Float64[Tensor, "2 4 4"]
 ) -> Float64[Tensor, "2 h w"]:
-    """Return the depth in metres that each of two frames lays over the other, 0 where it lays none.
+    """Warp the depth of each of two frames into the other; metres, 0 where no point falls.
 
     poses: from the first frame's camera to the second's, and back. A point falls on the nearest pixel. Of several at
     one pixel the last in raster order counts, not the nearest, even if it lies behind the camera and so leaves the
@@ -178,7 +188,7 @@ def _carry_depth(
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     nowhere = height * width  # one cell more, for the points that fall on no pixel
     cell = torch.where(inside, row * width + column, nowhere).long()
-    # The last of several is the one of the highest number: an indexed assignment leaves open which one stays.
+    # The last of several has the highest number: an indexed assignment does not define which one is kept.
     number = torch.arange(nowhere, device=cell.device).expand_as(cell)
     last = cell.new_full((2, nowhere + 1), -1).scatter_reduce(1, cell, number, "amax")[:, :nowhere]
     return torch.where(last < 0, 0, z_m.gather(1, last.clamp(min=0))).unflatten(1, (height, width))

@@ -1,1 +1,7 @@
-"""The pieces that the variants are built from."""
+"""Building blocks of the variants.
+
+encoder      DINOv2's encoder and its sizes
+dpt          the head, with temporal modules
+temporal     attention over time, and its memory for streaming
+difference   embeddings of frame differences
+"""

@@ -1,4 +1,4 @@
-"""The temporal-difference branch: what changed between frames, added to the encoder's features."""
+"""The temporal-difference branch: embeds differences between frames and adds them to the encoder's features."""
 
 from collections.abc import Sequence
 
@@ -16,10 +16,10 @@ EMBED_DIM = 128
 def past_and_future(
     differences: Float[Tensor, "b t 3 dh dw"], diff_valid: Bool[Tensor, "b t"]
 ) -> Float[Tensor, "b t 8 dh dw"]:
-    """Give every frame the difference to the frame before and the one to the frame after, side by side.
+    """Concatenate each frame's difference to the frame before it and to the frame after it.
 
     Channels: past difference (3), 1 where it is valid, future difference (3), 1 where it is valid. What is invalid,
-    the future of the last frame included, is zero. They are never summed: a flash of one frame would cancel.
+    the future of the last frame included, is zero. They are not summed: a flash of one frame would cancel.
     """
     flag = diff_valid[:, :, None, None, None].expand_as(differences[:, :, :1])
     past = torch.cat([torch.where(flag, differences, 0), flag.to(differences.dtype)], dim=2)
@@ -89,7 +89,7 @@ class DifferenceBranch(nn.Module):
         differences: Float[Tensor, "b t 3 dh dw"],
         diff_valid: Bool[Tensor, "b t"],
     ) -> tuple[Float[Tensor, "n p c"], ...]:
-        """Return the features with the differences' share added; n = b x t.
+        """Return the features with the projected embedding added; n = b x t.
 
         differences: signed, in grey levels / 255; CELLS_PER_PATCH x CELLS_PER_PATCH cells a patch.
         """

@@ -1,4 +1,4 @@
-"""The head of Video Depth Anything: four levels of patch tokens in, disparity out."""
+"""The head of Video Depth Anything: from four levels of patch tokens to disparity."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ class _ResidualConvUnit(nn.Module):
 
 
 class _FusionBlock(nn.Module):
-    """Joins the coarser path with a level and brings the sum to the next finer size."""
+    """Add a level to the coarser path and resize the sum to the next finer size."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -68,12 +68,13 @@ def _resize(maps: Float[Tensor, "n c h w"], size: tuple[int, int]) -> Float[Tens
 class TemporalDPTHead(nn.Module):
     """DPT (arXiv:2103.13413) with four temporal modules in its coarse half (arXiv:2501.12375, section 3.1).
 
-    The coarse half (levels 3 and 4, everything that looks along time) runs on whole clips, the fine half (levels 1
-    and 2, up to the full size) frame by frame. With `recompute_fine` training keeps only the fine half's inputs and
-    computes it again, a few frames at a time, on the way back: slower, in memory that hardly grows with T.
+    The coarse half (levels 3 and 4, all attention over time) runs on whole clips, the fine half (levels 1 and 2, up
+    to the full size) frame by frame.
     """
 
     recompute_fine = False
+    """Activation checkpointing: keep only the fine half's inputs and recompute it in the backward pass, a few frames at
+    a time; slower, in memory that hardly grows with T."""
 
     def __init__(self, spec: EncoderSpec, *, max_frames: int = PUBLISHED_FRAMES) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class TemporalDPTHead(nn.Module):
         features: Sequence[Float[Tensor, "n p c"]],
         grid: tuple[int, int],
     ) -> Float[Tensor, "n 1 h w"]:
-        """Fuse levels 2 and 1 and decode; no frame sees another."""
+        """Fuse levels 2 and 1 and decode, each frame independently."""
         first, second = (self._level(index, tokens, grid) for index, tokens in enumerate(features))
         first, second = self.scratch["layer1_rn"](first), self.scratch["layer2_rn"](second)
         path = self.scratch["refinenet2"](path, second, _size(first))
@@ -140,7 +141,7 @@ class TemporalDPTHead(nn.Module):
 
 
 def _scratch(features: int, widths: Sequence[int]) -> nn.ModuleDict:
-    """Make the layers that the published weights keep under this name."""
+    """Build the layers that have this name in the published weights."""
     layers: dict[str, nn.Module] = {}
     for number, width in enumerate(widths, start=1):
         layers[f"layer{number}_rn"] = nn.Conv2d(width, features, 3, padding=1, bias=False)

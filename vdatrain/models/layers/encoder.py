@@ -1,4 +1,4 @@
-"""DINOv2's encoder from timm's blocks: frames in, four levels of patch tokens out."""
+"""DINOv2's encoder, built of timm's blocks: from frames to four levels of patch tokens."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -20,19 +20,22 @@ TABLE_OFFSET = 0.1  # DINOv2 adds it to the wanted size before it divides, again
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """The sizes of an encoder and of the head that fits it.
-
-    taps: the four blocks whose output goes to the head, the last of them the last block. features, out_channels:
-    widths inside the head. timm_name: whose DINOv2 weights fit, None if there are none.
-    """
+    """The sizes of an encoder and of the head that fits it."""
 
     dim: int
+    """Channels of a token."""
     depth: int
+    """Transformer blocks."""
     num_heads: int
+    """Attention heads of a block."""
     taps: tuple[int, ...]
+    """The four blocks whose outputs are the head's inputs, ascending; the last is the last block."""
     features: int
+    """Channels inside the head."""
     out_channels: tuple[int, ...]
+    """Channels of the head's four levels."""
     timm_name: str | None = None
+    """timm's model whose DINOv2 weights fit, None if there are none."""
 
     def __post_init__(self) -> None:
         if len(self.taps) != 4 or len(self.out_channels) != 4:
@@ -101,14 +104,12 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 class Encoder(nn.Module):
-    """DINOv2 (arXiv:2304.07193) with the published names of its weights.
-
-    recompute: training keeps only what goes into each block and computes the rest again on the way back. frozen: it
-    stays in eval mode whatever the model is in, and leaves no graph.
-    """
+    """DINOv2 (arXiv:2304.07193) with the published names of its weights."""
 
     recompute = False
+    """Activation checkpointing: keep only the inputs of each block and recompute the rest in the backward pass."""
     frozen = False
+    """Always in eval mode, and without a graph."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
