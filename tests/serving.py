@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 STALL, DIE, CRAWL = "never answers", "breaks off in the middle", "sends a byte now and then"
 
@@ -25,6 +26,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.faults: dict[str, list[int | str | None]] = {}
         self.ranges = True
         self.lists = False
+        self.token = ""  # that every request has to bring, if it is not empty
         self.delay_s = 0.0
         self.ended = threading.Event()
 
@@ -57,12 +59,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
     def do_GET(self) -> None:
-        path = self.server.folder / self.path.partition("?")[0].strip("/")
+        place, _, query = urlsplit(self.path)._replace(scheme="", netloc="").geturl().partition("?")
+        path = self.server.folder / place.strip("/")
         asked = self.headers.get("Range")
         self.server.asked[f"{path.name} whole" if asked is None else path.name] += 1
         time.sleep(self.server.delay_s)
         fault = self.server.fault(path.name)
-        if isinstance(fault, int):
+        if self.server.token and query != f"token={self.server.token}":
+            self.reply(403, b"")
+        elif isinstance(fault, int):
             self.reply(fault, b"")
         elif fault == STALL:
             self.server.ended.wait()

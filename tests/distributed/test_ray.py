@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import RawTree, Run, tree_bytes, write_raw
-from vdaprep.storage.output import PLAN_FILE
+from vdaprep.shards.names import PLAN_FILE
 
 OPTIONS = ("--frames-per-shard", "3", "--clip-frames", "3")
 LENGTHS = {"abandonedfactory/Easy/P000": 13, "abandonedfactory/Easy/P001": 6, "abandonedfactory/Easy/P011": 5}

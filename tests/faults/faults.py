@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.conftest import tree_bytes
 from vdaprep.analysis.verify import check_folder
-from vdaprep.storage.output import PLAN_FILE
+from vdaprep.shards.names import PLAN_FILE
 
 # Silent while it is under way: how often a slow conversion says how far it is depends on the machine.
 PROGRAM = (

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from tests.conftest import RawTree, Run, tree_bytes
+from vdaprep.shards.names import PLAN_FILE
 from vdaprep.shards.records import DatasetRecord
-from vdaprep.storage.output import PLAN_FILE
 
 
 def converted(folder: Path) -> DatasetRecord:

@@ -8,8 +8,8 @@ import pytest
 
 from tests.integration.conftest import refused
 from tests.serving import STALL, Server, serve
-from vdaprep.storage import requests
-from vdaprep.storage.requests import Patience
+from vdaprep.storage import retry
+from vdaprep.storage.retry import RetryPolicy
 
 SMALL = (
     "--encoder", "tiny", "--frames", 3, "--size", 28, "--batch", 2, "--steps", 3, "--warmup", 2, "--ema", 0.5,
@@ -106,7 +106,7 @@ def test_disparity_of_a_remote_shard_is_that_of_the_file(
     ("options", "code", "sentence"),
     [
         (["--shards", "URL"], 1, "found no dataset.json, neither here nor in a folder below"),
-        (["--shards", "gopher://x/y"], 2, "expected a folder, or a URL that fsspec knows"),
+        (["--shards", "gopher://x/y"], 2, "expected a folder, or a URL like https://"),
         (["--shards", "URL/tartanair", "--cache", "FILE"], 2, "expected a folder on a local disk"),
         (
             ["--shards", "URL/tartanair", "--cache", "c", "--cache-size", "lots"],
@@ -125,7 +125,7 @@ def test_a_server_that_stalls_while_training_ends_the_run(
     server: Server, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It answers until the index is read, which asks each tar for one byte."""
-    monkeypatch.setattr(requests, "PATIENCE", Patience(connect_s=10, answer_s=3, waits_s=(0.01,)))
+    monkeypatch.setattr(retry, "POLICY", RetryPolicy(connect_s=10, answer_s=3, waits_s=(0.01,)))
     server.faults["shard-0001.tar"] = [None] * 2 + [STALL]
     cache = ("--cache", tmp_path / "cache", "--cache-free", "1MB")
     result = vdatrain("run", "--shards", f"{server.url}/tartanair", "--out", tmp_path / "run", *cache, *SMALL)

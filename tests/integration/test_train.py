@@ -13,8 +13,8 @@ from tests.conftest import RawTree, Run, make_shards
 from tests.integration.conftest import refused
 from tests.serving import serve
 from vdaprep.conversion.options import Settings
-from vdaprep.storage import requests
-from vdaprep.storage.requests import Patience
+from vdaprep.storage import retry
+from vdaprep.storage.retry import RetryPolicy
 from vdatrain import cli
 from vdatrain.models import variants
 
@@ -100,7 +100,7 @@ def test_resuming_nothing_or_on_other_shards(runs: Path, toy_shards: Path, vdatr
 def test_a_run_keeps_no_secret_of_its_shards_and_goes_on_with_it_given_again(
     toy_shards: Path, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "PATIENCE", Patience(connect_s=5, answer_s=30, waits_s=(0.01,)))
+    monkeypatch.setattr(retry, "POLICY", RetryPolicy(connect_s=5, answer_s=30, waits_s=(0.01,)))
     monkeypatch.setenv("no_proxy", "*")
     folder, said = tmp_path / "run", []
 

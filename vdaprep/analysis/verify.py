@@ -15,9 +15,8 @@ from vdaprep.errors import ShardError
 from vdaprep.shards import reader
 from vdaprep.shards.canonical import parse_sealed_json
 from vdaprep.shards.dataset import RECORDS, TARS, Paths, as_paths, find_in, find_shards, tars_of
-from vdaprep.shards.names import DATASET_FILE
+from vdaprep.shards.names import DATASET_FILE, PLAN_FILE
 from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, ShardSummary, totals
-from vdaprep.storage.output import PLAN_FILE
 from vdaprep.storage.paths import StoragePath, list_files, read_bytes, sort_paths
 
 _LEFT_OVERS = "*.vdaprep-tmp"

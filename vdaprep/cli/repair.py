@@ -27,6 +27,9 @@ def command(
     retry_rejected: Annotated[
         bool, typer.Option("--retry-rejected", help="Also make again those that lost frames, once raw files are good.")
     ] = False,
+    break_lock: Annotated[
+        bool, typer.Option("--break-lock", help="Take an object store's lock from a process that is known to be dead.")
+    ] = False,
 ) -> None:
     """Make again, from raw data, only those shards that verify --deep finds wrong or missing.
 
@@ -39,6 +42,7 @@ def command(
             workers=workers or None,
             remove_extra=remove_extra,
             retry_rejected=retry_rejected,
+            break_lock=break_lock,
             on_progress=report,
             **given,
         )

@@ -20,9 +20,9 @@ from vdaprep.conversion.saved_plan import prepare
 from vdaprep.errors import DataError, UsageError, VdakitError
 from vdaprep.raw.targz import made_seek_points
 from vdaprep.raw.tree import OnListing
+from vdaprep.shards.names import FINISHED_FILES
 from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, totals
-from vdaprep.storage.output import Output, open_output
-from vdaprep.storage.paths import open_path
+from vdaprep.storage.output import OutputDir, open_output
 from vdaprep.storage.urls import is_url
 from vdaprep.units import parse_bytes
 from vdaprep.workers.local import LocalExecutor
@@ -75,13 +75,14 @@ def convert(
     return convert_plan(plan, output=output, executor=executor, on_progress=on_progress)
 
 
-def repair(
+def repair(  # noqa: PLR0913 - the options of the command
     dataset: str,
     *,
     out: str | Path,
     workers: int | None = None,
     remove_extra: bool = False,
     retry_rejected: bool = False,
+    break_lock: bool = False,
     on_progress: OnProgress = ignore,
     **options: Any,
 ) -> Diagnosis:
@@ -93,6 +94,7 @@ def repair(
         workers: Processes that encode; None: one per core.
         remove_extra: Delete shards that do not belong there; otherwise they are only reported.
         retry_rejected: Make those shards again, too, that lost frames.
+        break_lock: Take the lock of an object store from a process that is known to be dead.
         on_progress: Called with every ProgressEvent.
         options: Fields of ConversionOptions: `raw`, and others only if no intact shard holds them.
 
@@ -105,9 +107,9 @@ def repair(
         ShardError: what was made is not what `dataset.json` lists.
     """
     executor = LocalExecutor(workers or os.cpu_count() or 1)
-    output = open_output(f"{str(out).rstrip('/')}/{dataset}", writers=executor.workers)
-    folder = open_path(output.place())
-    names = output.names()
+    output = open_output(f"{str(out).rstrip('/')}/{dataset}", writers=executor.workers, break_lock=break_lock)
+    folder = output.path()
+    names = output.names(*FINISHED_FILES)
     if not (folder.is_dir() if isinstance(folder, Path) else names):
         raise UsageError(f"{folder}: there is no such folder; vdaprep convert makes it.")
     chosen = ConversionOptions(**options)
@@ -185,7 +187,7 @@ def convert_dataset(
         confirm_deletion(consumption)
         consumer = Consumer(consumption, lambda sentence: on_progress(ProgressEvent("notice", sentence)))
     with _executor(run, raw=ready.plan.raw) as executor:
-        output = open_output(place, min_free=floor, writers=executor.workers)
+        output = open_output(place, min_free=floor, writers=executor.workers, break_lock=run.break_lock)
         if part is not None:
             records = convert_part(ready.plan, part, output=output, executor=executor, on_progress=on_progress)
             result = _result_of_part(part, records, output)
@@ -202,7 +204,7 @@ def convert_dataset(
 
 
 def _convert_all(
-    plan: ConversionPlan, consumer: Consumer | None, *, output: Output, executor: Executor, on_progress: OnProgress
+    plan: ConversionPlan, consumer: Consumer | None, *, output: OutputDir, executor: Executor, on_progress: OnProgress
 ) -> DatasetRecord:
     if consumer is None:
         return convert_plan(plan, output=output, executor=executor, on_progress=on_progress)
@@ -211,7 +213,7 @@ def _convert_all(
     return record
 
 
-def _result_of_part(part: Part, records: list[ShardRecord], output: Output) -> ConversionResult:
+def _result_of_part(part: Part, records: list[ShardRecord], output: OutputDir) -> ConversionResult:
     rejected = tuple(item for record in records for item in record.rejected)
     return ConversionResult(output.place(), part, len(records), totals(records), rejected)
 
@@ -223,7 +225,7 @@ def _listing(on_progress: OnProgress) -> OnListing:
 
 
 def _within_budget(
-    limit: int, options: ConversionOptions, dataset: str, *, output: Output, on_progress: OnProgress
+    limit: int, options: ConversionOptions, dataset: str, *, output: OutputDir, on_progress: OnProgress
 ) -> ConversionOptions:
     """Return the options with size, quality, differences, stride and trajectories as the budget has them.
 

@@ -21,7 +21,7 @@ from vdaprep.errors import UsageError
 from vdaprep.raw.frames import Trajectory
 from vdaprep.raw.tree import Location
 from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord
-from vdaprep.storage.output import Output
+from vdaprep.storage.output import OutputDir
 from vdaprep.storage.urls import is_url, redact
 from vdaprep.units import format_bytes
 from vdaprep.workers.progress import OnProgress, ignore
@@ -356,7 +356,7 @@ def _holds_only(root: Path, item: RawItem) -> bool:
 
 
 def convert_and_consume(
-    plan: ConversionPlan, consumer: Consumer, *, output: Output, executor: Executor, on_progress: OnProgress = ignore
+    plan: ConversionPlan, consumer: Consumer, *, output: OutputDir, executor: Executor, on_progress: OnProgress = ignore
 ) -> DatasetRecord:
     """Do what `convert_plan` does, and delete raw data as its shards are found whole; the plan is saved before.
 

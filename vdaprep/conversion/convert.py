@@ -19,18 +19,17 @@ from vdaprep.conversion.saved_plan import compare_options, refuse_another_plan, 
 from vdaprep.errors import DataError, OutputError, ShardError, UsageError
 from vdaprep.raw.tree import Reader
 from vdaprep.shards import writer
-from vdaprep.shards.names import DATASET_FILE, record_name
+from vdaprep.shards.names import DATASET_FILE, FINISHED_FILES, PLAN_FILE, record_name
 from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, ShardSummary, totals
 from vdaprep.shards.writer import EncodedClip
 from vdaprep.sources import _manifest
-from vdaprep.storage.output import PLAN_FILE, Output, write_file
-from vdaprep.storage.paths import open_path
+from vdaprep.storage.output import OutputDir, write_file
 from vdaprep.storage.urls import redact
 from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
 from vdaprep.workers.tasks import Executor, Tick
 
 
-def write_dataset_record(plan: ConversionPlan, output: Output, records: dict[str, ShardRecord]) -> DatasetRecord:
+def write_dataset_record(plan: ConversionPlan, output: OutputDir, records: dict[str, ShardRecord]) -> DatasetRecord:
     """Write `dataset.json`; raises DataError if the shards hold no frame."""
     _expect_frames(plan, output, records)
     result = summarise(plan, [records[shard.name] for shard in plan.shards])
@@ -76,7 +75,7 @@ def _source(dataset: str) -> dict[str, Any]:
     }
 
 
-def _expect_frames(plan: ConversionPlan, output: Output, records: dict[str, ShardRecord]) -> None:
+def _expect_frames(plan: ConversionPlan, output: OutputDir, records: dict[str, ShardRecord]) -> None:
     """Raise DataError if no frame can be used; the empty shards are deleted, so that better options can be tried."""
     if any(record.clips for record in records.values()):
         return
@@ -90,9 +89,9 @@ def _expect_frames(plan: ConversionPlan, output: Output, records: dict[str, Shar
     raise DataError(f"{redact(plan.raw)}: none of {plan.num_frames} frames can be used; the first: {first}.")
 
 
-def _refuse_other_plans(plan: ConversionPlan, output: Output) -> None:
+def _refuse_other_plans(plan: ConversionPlan, output: OutputDir) -> None:
     """Raise UsageError if what is there was made with other options, or holds shards that are not in the plan."""
-    names = output.names()
+    names = output.names(*FINISHED_FILES)
     if DATASET_FILE in names:
         where = output.place(DATASET_FILE)
         with _repair_helps(plan):
@@ -106,7 +105,7 @@ def _refuse_other_plans(plan: ConversionPlan, output: Output) -> None:
         )
 
 
-def _finished_record(plan: ConversionPlan, shard: PlannedShard, output: Output) -> ShardRecord | None:
+def _finished_record(plan: ConversionPlan, shard: PlannedShard, output: OutputDir) -> ShardRecord | None:
     name = record_name(shard.name)
     if output.size(name) is None:
         return None
@@ -142,7 +141,7 @@ class ShardTask:
 
     plan: ConversionPlan
     """The plan, without its shards."""
-    output: Output
+    output: OutputDir
     shard: PlannedShard
 
     def __str__(self) -> str:
@@ -237,7 +236,7 @@ def parse_part(text: str) -> Part:
 
 
 def convert_plan(
-    plan: ConversionPlan, *, output: Output, executor: Executor, on_progress: OnProgress = ignore
+    plan: ConversionPlan, *, output: OutputDir, executor: Executor, on_progress: OnProgress = ignore
 ) -> DatasetRecord:
     """Carry a plan out; shards that an earlier run finished are kept as they are, `dataset.json` comes last.
 
@@ -251,7 +250,7 @@ def convert_plan(
 
 
 def convert_part(
-    plan: ConversionPlan, part: Part, *, output: Output, executor: Executor, on_progress: OnProgress = ignore
+    plan: ConversionPlan, part: Part, *, output: OutputDir, executor: Executor, on_progress: OnProgress = ignore
 ) -> list[ShardRecord]:
     """Carry a part of a plan out, beside other parts; `finish_parts` then writes `dataset.json`.
 
@@ -264,7 +263,7 @@ def convert_part(
     return [records[shard.name] for shard in mine]
 
 
-def finish_parts(plan: ConversionPlan, *, output: Output, on_progress: OnProgress = ignore) -> DatasetRecord:
+def finish_parts(plan: ConversionPlan, *, output: OutputDir, on_progress: OnProgress = ignore) -> DatasetRecord:
     """Write the `dataset.json` of shards that parts have made; raises UsageError, naming them, if some are missing."""
     announce(plan, plan.shards, output, on_progress)
     with output.lock():
@@ -282,7 +281,7 @@ def _encode_missing(
     plan: ConversionPlan,
     wanted: tuple[PlannedShard, ...],
     *,
-    output: Output,
+    output: OutputDir,
     executor: Executor,
     on_progress: OnProgress,
 ) -> dict[str, ShardRecord]:
@@ -300,7 +299,7 @@ def _encode_missing(
 
 
 def take_over(
-    plan: ConversionPlan, wanted: tuple[PlannedShard, ...], output: Output, on_progress: OnProgress
+    plan: ConversionPlan, wanted: tuple[PlannedShard, ...], output: OutputDir, on_progress: OnProgress
 ) -> dict[str, ShardRecord]:
     """Return the records of those of the wanted shards that an earlier run finished; raises as `convert_plan` does."""
     refuse_another_plan(plan, output)
@@ -312,7 +311,7 @@ def take_over(
     return records
 
 
-def _expect_visible(output: Output, name: str, record: ShardRecord) -> None:
+def _expect_visible(output: OutputDir, name: str, record: ShardRecord) -> None:
     """Raise OutputError if a worker wrote a shard that cannot be seen from here."""
     size: int | None = None
     for pause_s in _LOOKS_S:  # network file systems may take a while to show it
@@ -330,7 +329,7 @@ def _expect_visible(output: Output, name: str, record: ShardRecord) -> None:
 # ------------------------------------------------------------------------------------------------------------- progress
 
 
-def announce(plan: ConversionPlan, shards: Sequence[PlannedShard], output: Output, on_progress: OnProgress) -> None:
+def announce(plan: ConversionPlan, shards: Sequence[PlannedShard], output: OutputDir, on_progress: OnProgress) -> None:
     """Report which shards are to be made, and what of the raw data the plan cannot use."""
     facts = {
         "dataset": plan.dataset,
@@ -382,7 +381,7 @@ def make_verified(
     shards: Iterable[PlannedShard],
     records: Mapping[str, ShardRecord],
     *,
-    output: Output,
+    output: OutputDir,
     executor: Executor,
     on_progress: OnProgress,
 ) -> Generator[tuple[str, ShardRecord]]:
@@ -408,9 +407,9 @@ def _make_and_reread(item: _VerifiedTask, tick: Tick) -> tuple[str, ShardRecord]
     return name, record
 
 
-def _reread(output: Output, name: str, record: ShardRecord) -> None:
+def _reread(output: OutputDir, name: str, record: ShardRecord) -> None:
     """Read a shard back from disk or store, every member; raises ShardError if it is not what its record says."""
-    tar = open_path(output.place(name))
+    tar = output.path(name)
     if isinstance(tar, Path):
         with tar.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what lies in memory proves nothing

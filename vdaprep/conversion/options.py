@@ -219,6 +219,8 @@ class RunOptions:
     """With --consume: delete also archives that hold more than what is converted."""
     strict: bool = False
     """Exit 1 if any frame was rejected."""
+    break_lock: bool = False
+    """Take the lock of an object store from a process that is known to be dead."""
 
     def __post_init__(self) -> None:
         if self.part and self.finish:

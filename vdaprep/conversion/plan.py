@@ -107,7 +107,7 @@ def find_raw(
 ) -> RawData:
     """List a raw tree, a path or URLs; raises DataError, saying how to get one, if it holds no trajectory."""
     tree, found = _find(dataset, str(raw), options, on_listing)
-    place = str(raw) if is_url(str(raw)) else str(tree.root)
+    place = redact(str(raw)) if is_url(str(raw)) else str(tree.root)
     return RawData(dataset, place, tuple(found), tree.problems, tree.files)
 
 

@@ -15,11 +15,10 @@ from vdaprep.conversion.plan import ConversionPlan, make_plan
 from vdaprep.conversion.saved_plan import prepare, refuse_lost, save_plan
 from vdaprep.errors import DataError, ShardError, UsageError
 from vdaprep.shards.canonical import parse_sealed_json
-from vdaprep.shards.names import DATASET_FILE, record_name
+from vdaprep.shards.names import DATASET_FILE, FINISHED_FILES, PLAN_FILE, record_name
 from vdaprep.shards.records import DatasetRecord, ShardRecord
 from vdaprep.sources import _manifest
-from vdaprep.storage.output import PLAN_FILE, Output
-from vdaprep.storage.paths import open_path
+from vdaprep.storage.output import OutputDir
 from vdaprep.storage.urls import redact
 from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
 from vdaprep.workers.tasks import Executor
@@ -44,7 +43,7 @@ class Diagnosis:
 
 
 def repair_shards(
-    output: Output,
+    output: OutputDir,
     replan: Callable[[], ConversionPlan],
     *,
     executor: Executor,
@@ -69,7 +68,7 @@ def repair_shards(
     """
     with output.lock():
         checked, findings = check_folder(
-            open_path(output.place()),
+            output.path(),
             deep=True,
             on_frames=lambda count: on_progress(ProgressEvent("checked", amount=Amount(frames=count))),
         )
@@ -122,7 +121,7 @@ def _plan_for(
 
 
 def diagnose(
-    plan: ConversionPlan, output: Output, checked: Sequence[CheckedShard], findings: Sequence[Finding]
+    plan: ConversionPlan, output: OutputDir, checked: Sequence[CheckedShard], findings: Sequence[Finding]
 ) -> Diagnosis:
     """Decide what to do; raises UsageError if the raw data of the plan is not what whole shards were made from."""
     by_name = {shard.name: shard for shard in checked}
@@ -150,12 +149,12 @@ def diagnose(
     )
 
 
-def _is_stale(plan: ConversionPlan, output: Output, records: Mapping[str, ShardRecord]) -> bool:
+def _is_stale(plan: ConversionPlan, output: OutputDir, records: Mapping[str, ShardRecord]) -> bool:
     expected = summarise(plan, [records[shard.name] for shard in plan.shards]).to_bytes()
     return output.read(DATASET_FILE) != expected
 
 
-def _dataset_record(output: Output) -> DatasetRecord | None:
+def _dataset_record(output: OutputDir) -> DatasetRecord | None:
     """Read `dataset.json`; None if it is missing or damaged."""
     try:
         return DatasetRecord.from_bytes(output.read(DATASET_FILE), where=output.place(DATASET_FILE))
@@ -164,7 +163,7 @@ def _dataset_record(output: Output) -> DatasetRecord | None:
 
 
 def _rebuild(
-    plan: ConversionPlan, found: Diagnosis, *, output: Output, executor: Executor, on_progress: OnProgress
+    plan: ConversionPlan, found: Diagnosis, *, output: OutputDir, executor: Executor, on_progress: OnProgress
 ) -> None:
     refuse_lost(plan, found.broken)
     listed = _dataset_record(output)
@@ -183,7 +182,7 @@ def _rebuild(
     write_dataset_record(plan, output, records)
 
 
-def _compare(listed: DatasetRecord, made: DatasetRecord, output: Output) -> None:
+def _compare(listed: DatasetRecord, made: DatasetRecord, output: OutputDir) -> None:
     """Raise ShardError if shards were not made as they were before: the raw data is not the same."""
     if listed == made:
         return
@@ -197,7 +196,7 @@ def _compare(listed: DatasetRecord, made: DatasetRecord, output: Output) -> None
 # ---------------------------------------------------------------------------------------------- what is to be repaired
 
 
-def stored_options(output: Output, *, dataset: str) -> dict[str, Any] | None:
+def stored_options(output: OutputDir, *, dataset: str) -> dict[str, Any] | None:
     """Return the options that intact records hold, None if there is no such record.
 
     Raises UsageError if they contradict each other or are of another data set.
@@ -216,9 +215,9 @@ def stored_options(output: Output, *, dataset: str) -> dict[str, Any] | None:
     return found
 
 
-def _all_options(output: Output) -> Iterator[tuple[str, dict[str, Any], str]]:
+def _all_options(output: OutputDir) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield the files that hold options and are intact: name, options, data set if the file says."""
-    for name in _candidates(output.names()):
+    for name in _candidates(output.names(*FINISHED_FILES)):
         where = output.place(name)
         try:
             if name == DATASET_FILE:
@@ -243,7 +242,7 @@ _KEYS = {"no_diffs": "diff", "diff_scale": "diff", "depth_error": "depth"}  # wh
 
 
 def options_for_repair(
-    options: ConversionOptions, output: Output, dataset: str, *, given: Iterable[str]
+    options: ConversionOptions, output: OutputDir, dataset: str, *, given: Iterable[str]
 ) -> tuple[Settings, Selection]:
     """Return the options that the shards were made with; raises UsageError if others were `given` (fields, by name)."""
     stored = stored_options(output, dataset=dataset)
@@ -260,7 +259,9 @@ def options_for_repair(
     return settings_of(stored, dataset=dataset)
 
 
-def plan_again(dataset: str, *, raw: str, settings: Settings, selection: Selection, output: Output) -> ConversionPlan:
+def plan_again(
+    dataset: str, *, raw: str, settings: Settings, selection: Selection, output: OutputDir
+) -> ConversionPlan:
     """Make the plan that the shards were made by."""
     try:
         return prepare(dataset, raw=raw, settings=settings, selection=selection, output=output).plan

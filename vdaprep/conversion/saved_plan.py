@@ -11,8 +11,9 @@ from vdaprep.errors import DataError, ShardError, UsageError
 from vdaprep.raw.frames import FrameFiles, Trajectory
 from vdaprep.raw.tree import OnListing
 from vdaprep.shards.canonical import SCHEMA_VERSION, parse_sealed_json, sealed_json
+from vdaprep.shards.names import PLAN_FILE
 from vdaprep.shards.records import Rejection
-from vdaprep.storage.output import PLAN_FILE, Output, write_file
+from vdaprep.storage.output import OutputDir, write_file
 from vdaprep.storage.urls import redact
 
 
@@ -51,7 +52,7 @@ def prepare(
     raw: str,
     settings: Settings,
     selection: Selection,
-    output: Output,
+    output: OutputDir,
     on_listing: OnListing = lambda archive, done, size: None,
 ) -> Prepared:
     """List raw data and make a plan; where `--consume` left one, take that, with what raw data there is.
@@ -79,14 +80,14 @@ def _options(dataset: str, settings: Settings, selection: Selection) -> dict[str
     return options_of(settings, selection, _manifest.load(dataset))
 
 
-def save_plan(plan: ConversionPlan, output: Output) -> None:
+def save_plan(plan: ConversionPlan, output: OutputDir) -> None:
     """Write the plan beside its shards, unless it is there."""
     data = plan_bytes(plan)
     if output.size(PLAN_FILE) is None or output.read(PLAN_FILE) != data:
         write_file(output, PLAN_FILE, data)
 
 
-def refuse_another_plan(plan: ConversionPlan, output: Output) -> None:
+def refuse_another_plan(plan: ConversionPlan, output: OutputDir) -> None:
     """Raise UsageError if the plan that was saved is not this one."""
     if output.size(PLAN_FILE) is not None and output.read(PLAN_FILE) != plan_bytes(plan):
         raise UsageError(f"{output.place(PLAN_FILE)}: has changed since this run began; run the same command again.")

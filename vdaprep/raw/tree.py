@@ -16,8 +16,9 @@ from vdaprep.errors import DataError, FrameError
 from vdaprep.raw.containers import UNREADABLE, GzipSpan, Listing, Span, list_tar, list_zip
 from vdaprep.raw.targz import list_targz, open_gzip
 from vdaprep.shards.records import Rejection
+from vdaprep.storage import remote
 from vdaprep.storage.range_reader import Ranges, buffered, open_ranges, read_file
-from vdaprep.storage.urls import is_url
+from vdaprep.storage.urls import is_url, join_url, redact, split_urls
 
 _ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 _REPEATED_FREELY = (".txt", ".json")  # TartanAir has its poses in every zip, for one
@@ -39,7 +40,8 @@ class Location:
     span: Span | None = None
 
     def __str__(self) -> str:
-        return f"{self.container}: {self.member}" if self.container else self.member
+        member = redact(self.member)
+        return f"{redact(self.container)}: {member}" if self.container else member
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ def open_tree(root: str | Path, on_listing: OnListing = lambda name, done, size:
             found.files.setdefault(path, Location("", name))
     for archive in sorted(name for _, name in loose if _is_archive(name)):
         try:
-            listing = _list_archive(_join(base, archive), functools.partial(on_listing, archive))
+            listing = _list_archive(_join(base, archive), functools.partial(on_listing, redact(archive)))
         except UNREADABLE as error:
-            found.problems.append(Rejection(archive, _cannot_be_opened(error)))
+            found.problems.append(Rejection(redact(archive), _cannot_be_opened(error)))
             continue
         _add(found, archive, listing)
         found.report_repeats(archive)
@@ -89,17 +91,18 @@ class _Found:
         """Turn the counts into problems, one for each pair of archives."""
         for earlier, count in self.repeats.items():
             own = earlier == archive
-            reason = "of its own files; the last is used" if own else f"files of {earlier}; the first is used"
-            self.problems.append(Rejection(archive, f"repeats {count} {reason}"))
+            reason = "of its own files; the last is used" if own else f"files of {redact(earlier)}; the first is used"
+            self.problems.append(Rejection(redact(archive), f"repeats {count} {reason}"))
         self.repeats.clear()
 
 
 def _add(found: _Found, archive: str, listing: Listing[Span]) -> None:
+    shown = redact(archive)
     for member, reason in listing.problems:
-        found.problems.append(Rejection(f"{archive}: {member}" if member else archive, reason))
+        found.problems.append(Rejection(f"{shown}: {member}" if member else shown, reason))
     for member, span in listing.members:
         if _leaves_tree(member):
-            found.problems.append(Rejection(f"{archive}: {member}", "the name leads out of the archive; left out"))
+            found.problems.append(Rejection(f"{shown}: {member}", "the name leads out of the archive; left out"))
             continue
         path = PurePosixPath(member).as_posix()
         earlier = found.files.setdefault(path, Location(archive, member, span))
@@ -176,7 +179,7 @@ def _join(root: Path, name: str) -> str:
 def _loose(root: str) -> tuple[Path, list[tuple[str, str]], list[Rejection]]:
     """List the files that lie about, archives too, as (path inside the data set, path below the base or URL)."""
     if is_url(root):
-        return Path(root), _loose_urls(root), []
+        return Path(redact(root)), _loose_urls(root), []
     path = Path(root)
     if not path.exists():
         raise DataError(f"{root}: there is no such file or folder.")
@@ -196,18 +199,14 @@ def _walk(root: Path, on_error: Callable[[OSError], None]) -> list[str]:
 
 
 def _loose_urls(root: str) -> list[tuple[str, str]]:
-    from vdaprep.storage.remote import list_url  # what it needs takes long to import
-
     found: list[tuple[str, str]] = []
-    for url in root.split(","):
-        if not is_url(url):
-            raise DataError(f"{url}: is no URL, as {root.partition(',')[0]} is; expected URLs, separated by commas.")
+    for url in split_urls(root):
         try:
-            below = [(url, url)] if _is_archive(url) else list_url(url)
+            below = [(url, url)] if _is_archive(url) else [(name, join_url(url, name)) for name in remote.files(url)]
         except UNREADABLE as error:
-            raise DataError(f"{url}: cannot be listed ({_reason(error)}); {_NAME_ARCHIVES}") from error
+            raise DataError(f"{redact(url)}: cannot be listed ({_reason(error)}); {_NAME_ARCHIVES}") from error
         if not below:
-            raise DataError(f"{url}: the server lists no files there; {_NAME_ARCHIVES}")
+            raise DataError(f"{redact(url)}: the server lists no files there; {_NAME_ARCHIVES}")
         found.extend(below)
     return found
 

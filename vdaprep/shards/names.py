@@ -7,6 +7,8 @@ from vdaprep.errors import ShardError
 from vdaprep.shards.canonical import SCHEMA_VERSION
 
 DATASET_FILE = "dataset.json"
+PLAN_FILE = "plan.json"
+FINISHED_FILES = ("*/shard-*.tar", "*/shard-*.json", DATASET_FILE)  # of a data set's folder
 FRAME_KINDS = ("rgb.jpg", "depth.zst", "diff.zst")  # members of a frame, in their order
 MAX_CLIP_FRAMES = 1000  # frame numbers in member names have three digits
 MAX_KEY_LENGTH = 80  # a USTAR name has 100 bytes, the longest member ending 15

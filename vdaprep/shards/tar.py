@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vdaprep.errors import ShardError
 from vdaprep.shards.canonical import crc32
 from vdaprep.shards.names import member_name
-from vdaprep.storage.output import Writer
+from vdaprep.storage.atomic import Writer
 
 _BLOCK = tarfile.BLOCKSIZE
 _NAME_BYTES = 100

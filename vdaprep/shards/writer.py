@@ -8,7 +8,7 @@ from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import record_name
 from vdaprep.shards.records import ClipEntry, Rejection, ShardRecord
 from vdaprep.shards.tar import TarWriter
-from vdaprep.storage.output import Output, write_file
+from vdaprep.storage.output import OutputDir, write_file
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def write_clip(tar: TarWriter, clip: EncodedClip) -> tuple[ClipEntry, int]:
 
 
 def write_shard(
-    output: Output,
+    output: OutputDir,
     name: str,
     clips: Iterable[EncodedClip],
     *,

@@ -6,12 +6,21 @@ import os
 import shutil
 from collections.abc import Generator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from vdaprep.errors import OutputError
 
 TEMPORARY = ".vdaprep-tmp"  # in the name of what is not complete
 _CHUNK = 1 << 20  # bytes between two looks at the free space
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """What a new file is written through."""
+
+    def write(self, data: bytes, /) -> object:
+        """Add bytes; raises OutputError if they cannot be stored."""
+        ...
 
 
 class GuardedWriter:

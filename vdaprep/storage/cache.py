@@ -273,7 +273,8 @@ def _read_facts(folder: Path, sha256: str) -> _Facts:
 
 def _note(entry: BinaryIO, facts: _Facts) -> None:
     """Write facts to an entry that the caller has locked."""
-    entry.truncate(0)
+    entry.seek(0)
+    entry.truncate()
     entry.write(json.dumps(asdict(facts)).encode())
     entry.flush()
 

@@ -11,15 +11,13 @@ import os
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from vdaprep.errors import ShardError
+from vdaprep.errors import DataError, ShardError
+from vdaprep.storage import remote
 from vdaprep.storage.range_reader import RangeStream, open_ranges
-from vdaprep.storage.urls import is_url, redact, split_urls
-
-if TYPE_CHECKING:
-    from vdaprep.storage.requests import Requests
+from vdaprep.storage.retry import UnreachableError
+from vdaprep.storage.urls import is_url, join_url, redact, split_urls
 
 PIECE_BYTES = 8 << 20  # of a file that is read to its end: a request each where it lies behind a URL
 _STREAM_BYTES = 1 << 20
@@ -43,8 +41,7 @@ class RemotePath:
         return f"RemotePath({str(self)!r})"
 
     def __truediv__(self, name: str) -> "RemotePath":
-        parts = urlsplit(self.url)
-        return RemotePath(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}")))
+        return RemotePath(join_url(self.url, name))
 
     @property
     def name(self) -> str:
@@ -75,7 +72,7 @@ class RemotePath:
 
     def read_bytes(self) -> bytes:
         """Return what a small file holds."""
-        return _requests(self).read_bytes()
+        return remote.read(self.url)
 
 
 StoragePath = Path | RemotePath
@@ -103,20 +100,19 @@ def sort_paths(paths: Iterable[StoragePath]) -> list[StoragePath]:
 def list_files(folder: StoragePath, *patterns: str) -> list[StoragePath]:
     """List the files below a folder whose names match one of the patterns, sorted; none if there is no such folder.
 
-    Raises ShardError if a server refuses that or does not answer.
+    Raises ShardError if a server refuses that, DataError if it does not answer.
     """
     if isinstance(folder, Path):
         return sort_paths({path for pattern in patterns for path in folder.rglob(pattern)})
-    from vdaprep.storage import remote  # what it needs takes long to import
-
     try:
-        remote.connect(folder.url)[0].invalidate_cache()
-        found = remote.list_url(folder.url)
+        names = remote.files(folder.url)
     except FileNotFoundError as error:
         raise ShardError(f"{folder}: there is nothing there ({_reason(error)}).") from error
+    except UnreachableError as error:
+        raise DataError(f"{folder}: {_reason(error)}.") from error
     except OSError as error:
         raise ShardError(f"{folder}: cannot be listed ({_reason(error)}).") from error
-    files = (folder / name for name, _ in found)
+    files = (folder / name for name in names)
     return sort_paths(file for file in files if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in patterns))
 
 
@@ -124,7 +120,7 @@ def list_folders(folder: StoragePath) -> list[StoragePath]:
     """List the folders in a folder, sorted by name; none of a server that does not list them."""
     if isinstance(folder, Path):
         return [*sorted(path for path in folder.iterdir() if path.is_dir())]
-    return [folder / name for name in _requests(folder).folders()]
+    return [folder / name for name in remote.folders(folder.url)]
 
 
 def is_file(path: StoragePath) -> bool:
@@ -141,7 +137,7 @@ def is_file(path: StoragePath) -> bool:
 
 def size_of(path: StoragePath) -> int | None:
     """Return a file's bytes, None where a server does not tell."""
-    return path.stat().st_size if isinstance(path, Path) else _requests(path).size()
+    return path.stat().st_size if isinstance(path, Path) else remote.size(path.url)
 
 
 def read_bytes(path: StoragePath) -> bytes:
@@ -153,7 +149,7 @@ def read_bytes(path: StoragePath) -> bytes:
 def read_range(path: StoragePath, start: int, stop: int) -> bytes:
     """Return the bytes of a file from `start` to `stop`, fewer only where it ends; of a server by one request."""
     if not isinstance(path, Path):
-        return _requests(path).read_range(start, stop)
+        return remote.read(path.url, start, stop)
     with path.open("rb") as file:
         file.seek(start)
         return file.read(stop - start)
@@ -162,7 +158,7 @@ def read_range(path: StoragePath, start: int, stop: int) -> bytes:
 def stream(path: StoragePath, size: int) -> Iterator[bytes]:
     """Yield the first `size` bytes of a file in pieces, fewer where it ends."""
     if not isinstance(path, Path):
-        yield from _requests(path).stream(size)
+        yield from remote.stream(path.url, size)
         return
     with path.open("rb") as file:
         while size and (piece := file.read(min(size, _STREAM_BYTES))):
@@ -189,20 +185,19 @@ def opened(path: StoragePath, *, start: int = 0, stop: int | None = None) -> Gen
 
 @contextlib.contextmanager
 def reading(path: StoragePath) -> Generator[None]:
-    """Raise ShardError, naming the path, for an OSError of the block other than FileNotFoundError."""
+    """Raise ShardError, naming the path, for an OSError of the block other than FileNotFoundError.
+
+    Raises DataError where a server did not answer: that is no fault of the file's.
+    """
     try:
         yield
     except FileNotFoundError:
         raise
+    except UnreachableError as error:
+        raise DataError(f"{path}: {_reason(error)}.") from error
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({_reason(error)}).") from error
 
 
 def _reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
-
-
-def _requests(path: RemotePath) -> "Requests":
-    from vdaprep.storage.requests import Requests  # what it needs takes half a second that local files need not
-
-    return Requests(path.url)

@@ -5,6 +5,7 @@ import os
 import stat
 from typing import Any, Protocol, runtime_checkable
 
+from vdaprep.storage.remote import RemoteFile
 from vdaprep.storage.urls import is_url
 
 MAX_FILE_BYTES = 1 << 28  # a single frame's file is never larger; a size that lies must not fill the memory
@@ -107,8 +108,6 @@ def buffered(ranges: Ranges) -> io.BufferedReader:
 def open_ranges(name: str) -> Ranges:
     """Open a path or a URL; raises OSError if there is no such file, DataError if a server does not answer."""
     if is_url(name):
-        from vdaprep.storage.remote import RemoteFile  # what it needs takes long to import
-
         return RemoteFile(name)
     return LocalFile(name)
 

@@ -1,71 +1,126 @@
-"""Files behind URLs, read by range requests through fsspec."""
+"""Files behind URLs: one interface to web servers and object stores, which asks again where a request fails."""
 
 import errno
-import sys
-import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from urllib.parse import urlsplit
 
-import aiohttp
-import fsspec  # pyright: ignore[reportMissingTypeStubs]
+from vdaprep.errors import DataError, UsageError
+from vdaprep.storage import retry
+from vdaprep.storage.retry import RetryPolicy, TransientError, UnreachableError, attempt
+from vdaprep.storage.urls import redact
 
-from vdaprep.errors import DataError
+if TYPE_CHECKING:
+    from vdaprep.storage.http import HttpServer
+    from vdaprep.storage.objects import ObjectStore
 
-CONNECT_S, ANSWER_S = 10, 60  # longest waits for a connection, and for the next byte of an answer
-WAITS_S = (1.0, 5.0)  # pauses before a request that failed on its way is sent again
+OBJECTS = ("s3", "s3a", "gs", "az")
 
 Result = TypeVar("Result")
 
 
 @runtime_checkable
-class _File(Protocol):
-    size: int | None
+class Server(Protocol):
+    """What is asked of a server, by URL and by one request each; raises TransientError, or OSError where it refuses."""
 
-    def seekable(self) -> bool: ...
-    def seek(self, offset: int) -> int: ...
-    def read(self, size: int) -> bytes: ...
-    def close(self) -> None: ...
-
-
-@runtime_checkable
-class Files(Protocol):
-    """What is used of a file system of fsspec's."""
-
-    def open(self, path: str, mode: str, *, cache_type: str) -> _File:
-        """Open a file."""
+    def read(self, url: str, start: int, stop: int | None) -> bytes:
+        """Return the bytes from `start` to `stop`, to the end if None; fewer only where the file ends."""
         ...
 
-    def find(self, path: str) -> list[str]:
-        """List the files below a folder."""
+    def stream(self, url: str, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes from `start` to `stop` in pieces."""
         ...
 
-    def unstrip_protocol(self, path: str) -> str:
-        """Return the URL of a path."""
+    def size(self, url: str) -> int | None:
+        """Return the bytes of a file; None if the server does not tell."""
         ...
 
-    def invalidate_cache(self, path: str | None = None) -> None:
-        """Forget listings."""
+    def files(self, url: str) -> list[str]:
+        """Return the paths of all files below a folder; none if the server lists none."""
         ...
 
-    def info(self, path: str) -> Mapping[str, Any]:
-        """Return what is known of a file."""
+    def folders(self, url: str) -> list[str]:
+        """Return the names of the folders in a folder; none if the server lists none."""
         ...
 
-    def cat_file(self, path: str) -> bytes:
-        """Return what a file holds."""
-        ...
 
-    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
-        """Store a local file."""
-        ...
+def connect(url: str) -> Server:
+    """Return this process's connections to the server of a URL; raises UsageError for a scheme that is not known."""
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https"):
+        return _http_server(os.getpid(), retry.POLICY)
+    return connect_store(url)
 
-    def pipe_file(self, path: str, value: bytes, **options: Any) -> object:
-        """Store bytes."""
-        ...
 
-    def rm_file(self, path: str) -> None:
-        """Delete a file."""
-        ...
+def connect_store(url: str) -> "ObjectStore":
+    """Return this process's connections to an object store; raises UsageError for a URL that is of none."""
+    parts = urlsplit(url)
+    if parts.scheme not in OBJECTS:
+        raise UsageError(
+            f"{redact(url)}: cannot be read or written; expected a folder, or a URL like https://host/folder or "
+            "s3://bucket/folder (gs:// and az:// as well)."
+        )
+    if "@" in parts.netloc or parts.query:
+        raise UsageError(
+            f"{redact(url)}: has a user or a query in its URL, which {parts.scheme}:// knows nothing of; give keys in "
+            "the environment, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://."
+        )
+    return _object_store(parts.scheme, parts.netloc, os.getpid(), retry.POLICY)
+
+
+@functools.lru_cache(maxsize=8)
+def _http_server(_process: int, policy: RetryPolicy) -> "HttpServer":
+    """Connect once a process: connections do not survive a fork."""
+    from vdaprep.storage.http import HttpServer  # what it needs takes half a second that local files need not
+
+    return HttpServer(policy)
+
+
+@functools.lru_cache(maxsize=32)
+def _object_store(scheme: str, bucket: str, process: int, policy: RetryPolicy) -> "ObjectStore":
+    try:
+        from vdaprep.storage.objects import ObjectStore
+    except ImportError as error:
+        raise UsageError(
+            f"{scheme}://{bucket}: needs another package ({error}); install it by: pip install 'vdakit[cloud]'."
+        ) from error
+    return ObjectStore(scheme, bucket, policy)
+
+
+def read(url: str, start: int = 0, stop: int | None = None) -> bytes:
+    """Return bytes of a file, by one request; see Server. Raises OSError, UnreachableError after several tries."""
+    return attempt(lambda: connect(url).read(url, start, stop))
+
+
+def size(url: str) -> int | None:
+    """Return the bytes of a file, None if the server does not tell; raises as `read`."""
+    return attempt(lambda: connect(url).size(url))
+
+
+def files(url: str) -> list[str]:
+    """Return the paths of all files below a folder, sorted; raises as `read`."""
+    return sorted(attempt(lambda: connect(url).files(url)))
+
+
+def folders(url: str) -> list[str]:
+    """Return the names of the folders in a folder, sorted; raises as `read`."""
+    return sorted(set(attempt(lambda: connect(url).folders(url))))
+
+
+def stream(url: str, size: int) -> Iterator[bytes]:
+    """Yield the first `size` bytes of a file in pieces; after a failure it goes on from there. Raises as `read`."""
+    done, failures = 0, 0
+    while done < size:
+        try:
+            for piece in connect(url).stream(url, done, size):
+                done, failures = done + len(piece), 0
+                yield piece
+            return
+        except TransientError as error:
+            retry.wait_or_raise(error, failures)
+            failures += 1
 
 
 class RemoteFile:
@@ -76,109 +131,28 @@ class RemoteFile:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        files, path = connect(url)
-        # Members are as long as frames and wanted once: any cache of fsspec's would fetch what nobody asked for.
-        self._file = patiently(url, lambda: files.open(path, "rb", cache_type="none"))
-        if self._file.size is None or not self._file.seekable():
-            self.close()
-            raise OSError("the server does not serve parts of it, or its size; download it first")
+        found = self._ask(lambda: size(url))
+        if found is None:
+            raise OSError(errno.ENOTSUP, "the server does not tell its size; download it first")
+        self._size = found
 
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return self._file.size or 0
+        return self._size
 
     def read(self, offset: int, size: int) -> bytes:
         """Return `size` bytes at `offset`, fewer only where the file ends."""
-        wanted = min(size, self.size - offset)
-        return patiently(self._url, lambda: self._read(offset, wanted)) if wanted > 0 else b""
-
-    def _read(self, offset: int, size: int) -> bytes:
-        self._file.seek(offset)
-        return self._file.read(size)
+        stop = min(offset + size, self._size)
+        return self._ask(lambda: read(self._url, offset, stop)) if stop > offset else b""
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Nothing is kept open."""
 
-
-def list_url(url: str) -> list[tuple[str, str]]:
-    """List all files below a folder's URL as (path below it, URL), sorted; none if the server does not list folders.
-
-    Raises OSError if it refuses, DataError if the server does not answer.
-    """
-    files, path = connect(url)
-    folder = path.rstrip("/") + "/"
-    names = sorted(patiently(url, lambda: files.find(path)))
-    # Of a page without links fsspec finds the page itself.
-    return [(name[len(folder) :], files.unstrip_protocol(name)) for name in names if len(name) > len(folder)]
-
-
-def connect(url: str) -> tuple[Files, str]:
-    """Return the file system of a URL and the path there; raises DataError if nothing installed knows such URLs."""
-    options: dict[str, Any] = {}
-    if url.startswith(("http://", "https://")):
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=ANSWER_S)
-        options["client_kwargs"] = {"timeout": timeout}
-    try:
-        files, path = cast(Any, fsspec).url_to_fs(url, **options)
-    except ImportError as error:
-        raise DataError(f"{url}: needs another package to be installed ({error}).") from error
-    except ValueError as error:
-        known = ", ".join(("https", "s3", "gs", "az"))
-        raise DataError(f"{url}: cannot be read ({error}); expected a URL that fsspec knows, like {known}.") from error
-    return cast(Files, files), path
-
-
-def patiently(url: str, action: Callable[[], Result]) -> Result:
-    """Do it again if it failed on its way: a frame that a busy server did not send is not a bad frame.
-
-    Raises OSError if the server refuses, DataError if it does not answer.
-    """
-    for wait_s in (*WAITS_S, None):
+    def _ask(self, action: Callable[[], Result]) -> Result:
         try:
             return action()
-        except (OSError, aiohttp.ClientError, *_others("BotoCoreError")) as error:
-            failure = _cause(error)
-            if not _may_pass(failure):
-                if failure is error and isinstance(error, OSError):
-                    raise
-                raise _as_os_error(failure) from error
-            if wait_s is None:
-                reason = str(failure) or "it took too long"
-                raise DataError(
-                    f"{url}: the server does not answer ({reason}); finished shards are kept: run it again."
-                ) from error
-            time.sleep(wait_s)
-    raise AssertionError  # the last turn returns or raises
-
-
-def _cause(error: Exception) -> Exception:
-    """Look behind fsspec's FileNotFoundError, which it also raises where nothing could be asked."""
-    cause = error.__cause__
-    told = isinstance(cause, (OSError, aiohttp.ClientError, *_others("BotoCoreError")))
-    return cause if isinstance(error, FileNotFoundError) and told else error
-
-
-def _may_pass(error: Exception) -> bool:
-    if isinstance(error, aiohttp.ClientResponseError):
-        return error.status >= 500 or error.status == 429
-    kinds = (TimeoutError, ConnectionError, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
-    if isinstance(error, (*kinds, *_others("HTTPClientError"), *_others("ConnectionError"))):
-        return True
-    return isinstance(error, OSError) and error.errno in (errno.EBUSY, errno.EREMOTEIO)  # as s3fs tells of 5xx
-
-
-def _others(name: str) -> tuple[type[Exception], ...]:
-    """Return an error of the library behind s3fs, if that was needed: the file system does not translate all."""
-    found = sys.modules.get("botocore.exceptions")
-    return () if found is None else (getattr(found, name),)
-
-
-def _as_os_error(error: Exception) -> OSError:
-    if isinstance(error, OSError):
-        return error
-    if isinstance(error, aiohttp.ClientResponseError):
-        kind = FileNotFoundError if error.status == 404 else OSError
-        return kind(f"the server says {error.status} {error.message}")
-    return OSError(str(error))
+        except UnreachableError as error:
+            raise DataError(
+                f"{redact(self._url)}: {error.strerror}; finished shards are kept: run it again."
+            ) from error

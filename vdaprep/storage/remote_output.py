@@ -1,108 +1,125 @@
-"""A data set's shards behind a URL: objects that appear whole, and are what was sent."""
+"""An output in an object store: objects that appear whole, are what was sent, and a lock object."""
 
 import contextlib
-import re
 import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from vdaprep.errors import UsageError
-from vdaprep.storage.atomic import GuardedWriter, as_sentence
-from vdaprep.storage.lease import Lease, abandoned
-from vdaprep.storage.output import PLAN_FILE, Writer
-from vdaprep.storage.stores import Digest, Store
+from vdaprep.errors import OutputError, UsageError
+from vdaprep.storage import remote
+from vdaprep.storage.atomic import GuardedWriter, Writer, as_sentence
+from vdaprep.storage.locks import ObjectLock, held_sentence
+from vdaprep.storage.objects import Digest, ObjectStore
+from vdaprep.storage.paths import RemotePath
+from vdaprep.storage.retry import UnreachableError
 
-_OURS = re.compile(r"[^/]+/shard-\d+\.(tar|json)|dataset\.json|plan\.json")
 _LOCK = "vdaprep.lock"
-_held: dict[tuple[str, str], Lease] = {}  # of this process, by URL and name
 
 
 @dataclass(frozen=True)
 class RemoteOutput:
     """Objects below a URL; each is made on a local disk that is never filled beyond `min_free` bytes, then sent.
 
-    A lease (see `vdaprep.lease`) stands in for a lock, and ends some time after its process.
+    A lock object (see `vdaprep.storage.locks`) is the right to write. A process that was killed leaves it; `break_lock`
+    takes it away, from whoever has it.
     """
 
-    url: str
+    folder: RemotePath
     min_free: int = 0
     writers: int = 1
+    break_lock: bool = False
+
+    def __post_init__(self) -> None:
+        if self.folder.url.startswith(("http://", "https://")):
+            raise UsageError(
+                f"{self.folder}: cannot be written to; expected a folder, or a URL like s3://bucket/folder."
+            )
+        remote.connect_store(self.folder.url)
+
+    def path(self, name: str = "") -> RemotePath:
+        """See OutputDir."""
+        return self.folder / name if name else self.folder
 
     def place(self, name: str = "") -> str:
-        """See Output."""
-        return f"{self.url.rstrip('/')}/{name}".rstrip("/")
+        """See OutputDir."""
+        return str(self.path(name))
 
-    def names(self) -> list[str]:
-        """See Output."""
-        return [name for name in self._store().names() if _OURS.fullmatch(name) and name != PLAN_FILE]
+    def names(self, pattern: str, *patterns: str) -> list[str]:
+        """See OutputDir."""
+        wanted = [f"/{one}" for one in (pattern, *patterns)]
+        return [name for name in self._all_names() if any(PurePosixPath(f"/{name}").match(one) for one in wanted)]
 
     def size(self, name: str) -> int | None:
-        """See Output."""
-        known = self._store().info(name)
-        return None if known is None else known["size"]
+        """See OutputDir."""
+        with _storing(self.place(name)), contextlib.suppress(FileNotFoundError):
+            return remote.size(self.path(name).url)
+        return None
 
     def read(self, name: str) -> bytes:
-        """See Output."""
-        return self._store().read(name)
+        """See OutputDir."""
+        with _storing(self.place(name), pass_missing=True):
+            return remote.read(self.path(name).url)
 
     def delete(self, name: str) -> None:
-        """See Output."""
-        self._store().delete(name)
+        """See OutputDir."""
+        with _storing(self.place(name)):
+            self._store().delete(self.path(name).url)
 
     @contextlib.contextmanager
     def new_file(self, name: str) -> Generator[Writer]:
-        """See Output. The local file has no name, so that nothing is left of it however this process ends."""
-        store = self._store()
-        place = Path(tempfile.gettempdir(), f"what goes to {name.replace('/', '-')}")
+        """See OutputDir. The local file has no name, so that nothing is left of it however this process ends."""
+        local = Path(tempfile.gettempdir(), f"what is to be {name.replace('/', '-')}")
         with contextlib.ExitStack() as held:
-            with as_sentence(place):
+            with as_sentence(local):
                 file = held.enter_context(tempfile.TemporaryFile(buffering=0))
-            guarded = GuardedWriter(file.fileno(), place, floor=self.min_free, writers=self.writers)
-            writer = _Summing(guarded)
+            guarded = GuardedWriter(file.fileno(), local, floor=self.min_free, writers=self.writers)
+            writer = _SummingWriter(guarded)
             yield writer
             guarded.flush()
-            store.upload(f"/dev/fd/{file.fileno()}", name, writer.digest)
+            with _storing(self.place(name)):
+                self._store().upload(self.path(name).url, file, writer.digest)
 
     @contextlib.contextmanager
     def lock(self, *, part: str | None = None) -> Generator[None]:
-        """See Output."""
-        store = Store(self.url)
+        """See OutputDir."""
         name = _LOCK if part is None else f"{_LOCK}-{part}"
-        lease = Lease(store, name, place=self.place())
-        with contextlib.ExitStack() as held:
-            held.callback(lease.release)
-            lease.acquire()
-            # Each looks for the other only when its own lease is there to be seen: of two, at least one sees the other.
-            self._expect_alone(store, part)
-            if part is None:
-                store.abort_uploads(lambda name: _OURS.fullmatch(name) is not None)
-            _held[self.url, name] = lease
-            held.callback(_held.pop, (self.url, name))
+        lock = ObjectLock(self._store(), self.path(name).url, place=self.place())
+        with _storing(self.place(name)):
+            lock.acquire(break_lock=self.break_lock)
+        try:
+            # Each looks for the other only when its own lock is there to be seen: of two, at least one sees the other.
+            self._expect_alone(part)
             yield
-            lease.expect_held()
+        except BaseException:
+            with contextlib.suppress(OutputError, OSError):  # the first error is the one to tell
+                lock.release()
+            raise
+        with _storing(self.place(name)):
+            lock.release()
 
-    def _expect_alone(self, store: Store, part: str | None) -> None:
+    def _expect_alone(self, part: str | None) -> None:
         """Raise UsageError if, for a part, a whole conversion is under way, or for that any part."""
-        for name in store.names():
+        for name in self._all_names():
             rival = name == _LOCK if part is not None else name.startswith(f"{_LOCK}-")
-            if not rival:
-                continue
-            with contextlib.suppress(FileNotFoundError):  # it ended meanwhile
-                if not abandoned(store, name, store.read(name)):
-                    other = "a whole conversion" if name == _LOCK else f"part {name.removeprefix(f'{_LOCK}-')}"
-                    raise UsageError(f"{self.place()}: {other} is being written there; wait for it.")
-                store.delete(name)
+            if rival and self.break_lock:
+                self.delete(name)
+            elif rival:
+                other = "a whole conversion" if name == _LOCK else f"part {name.removeprefix(f'{_LOCK}-')}"
+                with contextlib.suppress(FileNotFoundError):  # it ended meanwhile
+                    raise UsageError(held_sentence(self.place(), self.read(name), what=other))
 
-    def _store(self) -> Store:
-        for (url, _), lease in _held.items():
-            if url == self.url:
-                lease.expect_held()
-        return Store(self.url)
+    def _all_names(self) -> list[str]:
+        with _storing(self.place()), contextlib.suppress(FileNotFoundError):
+            return remote.files(self.folder.url)
+        return []
+
+    def _store(self) -> ObjectStore:
+        return remote.connect_store(self.folder.url)
 
 
-class _Summing:
-    """A Writer that sums up what goes through it."""
+class _SummingWriter:
+    """A Writer that sums up what is written through it."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -112,3 +129,25 @@ class _Summing:
         """Add bytes."""
         self.digest.update(data)
         self._writer.write(data)
+
+
+@contextlib.contextmanager
+def _storing(place: str, *, pass_missing: bool = False) -> Generator[None]:
+    """Raise OutputError, naming the place, for an OSError of the block."""
+    try:
+        yield
+    except UnreachableError as error:
+        raise OutputError(
+            f"{place}: {error.strerror}; run the same command again: finished shards are kept."
+        ) from error
+    except FileNotFoundError as error:
+        if pass_missing:
+            raise
+        raise OutputError(
+            f"{place}: the store refuses ({error.strerror}); make the bucket, or choose another --out."
+        ) from error
+    except OSError as error:
+        raise OutputError(
+            f"{place}: the store refuses ({error.strerror or error}); "
+            "mend that and run the same command again: finished shards are kept."
+        ) from error

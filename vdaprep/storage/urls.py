@@ -1,6 +1,7 @@
 """The text of URLs: telling them from paths, splitting lists of them, hiding what is secret in them."""
 
 import re
+from urllib.parse import urlsplit, urlunsplit
 
 _SEPARATOR = re.compile(r",\s*(?=[a-z0-9]+://)")  # only before a URL: a folder's name may have commas
 _URL = re.compile(r"^(?P<scheme>[^/?#]*://)(?:[^/?#]*@)?(?P<place>[^?#]*)", re.DOTALL)
@@ -28,3 +29,9 @@ def redact(text: str) -> str:
 def redact_within(text: str) -> str:
     """Return a sentence without the users, passwords, queries and fragments of the URLs in it."""
     return _WITHIN.sub(r"\1\2", text)
+
+
+def join_url(url: str, name: str) -> str:
+    """Return the URL of a file or folder in a folder; what follows the path, a token for one, travels along."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))

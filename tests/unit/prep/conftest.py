@@ -4,10 +4,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
 import pytest
 
-from vdaprep.storage import lease, remote
+from vdaprep.storage import remote, retry
+from vdaprep.storage.retry import RetryPolicy
 
 
 class Bucket:
@@ -41,7 +41,7 @@ def client() -> Iterator[Any]:
     import boto3
     from moto.server import ThreadedMotoServer
 
-    fsspec.get_filesystem_class("s3").clear_instance_cache()  # of other tests' servers
+    remote._object_store.cache_clear()  # connections to other tests' servers
     with pytest.MonkeyPatch.context() as patch:
         server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         server.start()
@@ -57,11 +57,10 @@ def client() -> Iterator[Any]:
             patch.setenv(name, value)
         yield boto3.client("s3")
         server.stop()
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    remote._object_store.cache_clear()
 
 
 @pytest.fixture
 def bucket(client: Any, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    monkeypatch.setattr(lease, "SETTLE_S", 0.0)
-    monkeypatch.setattr(remote, "WAITS_S", (0.01, 0.01))
+    monkeypatch.setattr(retry, "POLICY", RetryPolicy(waits_s=(0.01, 0.01)))
     return Bucket(client)

@@ -10,8 +10,9 @@ from vdaprep.conversion import consume
 from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.saved_plan import Prepared, prepare
+from vdaprep.shards.names import PLAN_FILE
 from vdaprep.shards.records import DatasetRecord
-from vdaprep.storage.output import PLAN_FILE, LocalOutput
+from vdaprep.storage.output import LocalOutput
 from vdaprep.synthetic.sample import SampleSpec, write_sample
 from vdaprep.workers.local import LocalExecutor
 from vdaprep.workers.progress import OnProgress, ProgressEvent, ignore

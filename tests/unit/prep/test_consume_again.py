@@ -23,7 +23,8 @@ from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.saved_plan import LostTrajectory
 from vdaprep.errors import DataError, ShardError, UsageError
-from vdaprep.storage.output import PLAN_FILE, LocalOutput
+from vdaprep.shards.names import PLAN_FILE
+from vdaprep.storage.output import LocalOutput
 from vdaprep.workers.local import LocalExecutor
 from vdaprep.workers.progress import OnProgress
 

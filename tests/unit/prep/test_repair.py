@@ -17,8 +17,9 @@ from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings, options_of, settings_of
 from vdaprep.conversion.plan import make_plan
 from vdaprep.conversion.saved_plan import prepare
+from vdaprep.shards.names import PLAN_FILE
 from vdaprep.shards.records import DatasetRecord, ShardRecord
-from vdaprep.storage.output import PLAN_FILE, LocalOutput
+from vdaprep.storage.output import LocalOutput
 from vdaprep.workers.local import LocalExecutor
 
 SETTINGS = Settings(short_side=15, clip_frames=3, frames_per_shard=6, jpeg_quality=90, depth_error=0.001)

@@ -21,10 +21,10 @@ import pytest
 from tests.serving import DIE, STALL, serve
 from vdaprep.errors import ShardError, UsageError
 from vdaprep.storage import cache as cache_module
-from vdaprep.storage import locks, requests
+from vdaprep.storage import locks, retry
 from vdaprep.storage.cache import CachedTar, ShardCache, open_cache
 from vdaprep.storage.paths import open_paths
-from vdaprep.storage.requests import Patience
+from vdaprep.storage.retry import RetryPolicy
 from vdatrain.data.index import read_index
 from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.samples import read_meta, read_window
@@ -206,7 +206,7 @@ def test_only_what_the_data_set_lists_is_admitted(cache, shards, what):
 
 @pytest.mark.parametrize("fault", [STALL, DIE, 500, 404])
 def test_a_server_that_fails_leaves_nothing(cache, data, server, fault, monkeypatch):
-    monkeypatch.setattr(requests, "PATIENCE", Patience(connect_s=0.2, answer_s=0.6, waits_s=(0.01,)))
+    monkeypatch.setattr(retry, "POLICY", RetryPolicy(connect_s=0.2, answer_s=0.6, waits_s=(0.01,)))
     server.faults["shard-0.tar"] = [fault] if fault != DIE else [DIE, STALL]
     with pytest.raises(OSError, match="the server"):
         _shard(cache, data, 0, server.url).read_range(0, 5)
