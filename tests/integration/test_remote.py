@@ -168,7 +168,7 @@ def test_shards_on_a_server_are_verified(server: Server, vdaprep, toy_shards: Pa
     server.faults["shard-0001.tar"] = [403]
     result = vdaprep("verify", tar, "--deep")
     assert result.code == 1
-    assert f"{tar}: cannot be read (the server says 403" in result.out
+    assert f"{tar}: cannot be read (the server says 403" in result.err
     server.faults["shard-0001.tar"] = [503]
     assert vdaprep("verify", tar, "--deep").code == 0
     server.faults["shard-0001.tar"] = [500] * 3
