@@ -30,12 +30,15 @@ from vdaprep.errors import DataError, MissingExtraError, ShardError, UsageError,
 if TYPE_CHECKING:
     from vdatrain.config import TrainConfig
     from vdatrain.data.batch import Batch
+    from vdatrain.data.dataset import ShardDataset
+    from vdatrain.data.loader import EvalLoader, TrainLoader, eval_loader, train_loader
     from vdatrain.evaluation.evaluate import Evaluation, evaluate
     from vdatrain.inference.predictor import Predictor, load_predictor
     from vdatrain.models.variants import build as build_model
     from vdatrain.models.variants import names as list_variants
     from vdatrain.models.weights import LoadReport, load_weights
     from vdatrain.objectives.metrics import ClipMetrics
+    from vdatrain.training.trainer import TrainResult, train
 
     __version__: str
 
@@ -43,34 +46,48 @@ __all__ = [
     "Batch",
     "ClipMetrics",
     "DataError",
+    "EvalLoader",
     "Evaluation",
     "LoadReport",
     "MissingExtraError",
     "Predictor",
+    "ShardDataset",
     "ShardError",
     "TrainConfig",
+    "TrainLoader",
+    "TrainResult",
     "UsageError",
     "VdakitError",
     "__version__",
     "build_model",
+    "eval_loader",
     "evaluate",
     "list_variants",
     "load_predictor",
     "load_weights",
+    "train",
+    "train_loader",
 ]
 
 _LAZY = {
     "Batch": "vdatrain.data.batch:Batch",
     "ClipMetrics": "vdatrain.objectives.metrics:ClipMetrics",
+    "EvalLoader": "vdatrain.data.loader:EvalLoader",
     "Evaluation": "vdatrain.evaluation.evaluate:Evaluation",
     "LoadReport": "vdatrain.models.weights:LoadReport",
     "Predictor": "vdatrain.inference.predictor:Predictor",
+    "ShardDataset": "vdatrain.data.dataset:ShardDataset",
     "TrainConfig": "vdatrain.config:TrainConfig",
+    "TrainLoader": "vdatrain.data.loader:TrainLoader",
+    "TrainResult": "vdatrain.training.trainer:TrainResult",
     "build_model": "vdatrain.models.variants:build",
+    "eval_loader": "vdatrain.data.loader:eval_loader",
     "evaluate": "vdatrain.evaluation.evaluate:evaluate",
     "list_variants": "vdatrain.models.variants:names",
     "load_predictor": "vdatrain.inference.predictor:load_predictor",
     "load_weights": "vdatrain.models.weights:load_weights",
+    "train": "vdatrain.training.trainer:train",
+    "train_loader": "vdatrain.data.loader:train_loader",
 }
 _OF_THE_EXTRA = {"torch", "timm", "webdataset", "safetensors", "tensorboard"}
 

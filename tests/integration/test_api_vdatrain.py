@@ -19,6 +19,7 @@ import sys
 sys.modules["torch"] = None  # as if it were not installed
 import vdatrain
 assert vdatrain.__version__ and "evaluate" in dir(vdatrain)
+assert vdatrain.TrainConfig(shards="s").encoder == "vits"
 try:
     vdatrain.build_model
 except ImportError as error:
@@ -83,6 +84,24 @@ def test_weights_are_loaded_into_a_variant(published: Path) -> None:
     assert set(vdatrain.list_variants()) >= {"basic", "conv"}
     with pytest.raises(vdatrain.DataError, match="does not fit this model"):
         vdatrain.load_weights(vdatrain.build_model("basic", encoder="vits"), published)
+
+
+def test_a_run_from_shards_to_a_predicted_video(toy_shards: Path, movie: Path, tmp_path: Path) -> None:
+    with vdatrain.train_loader(toy_shards, frames=3, size=28, batch=2, seed=0) as loader:
+        batch = next(iter(loader))
+    assert batch.frames.shape == (2, 3, 3, 28, 28)
+    config = vdatrain.TrainConfig(
+        shards=str(toy_shards), variant="conv", encoder="tiny", frames=3, size=28, batch=1, steps=2, warmup=1,
+        eval_every=2, workers=0, track="none", device="cpu",
+    )  # fmt: skip
+    result = vdatrain.train(config, out=tmp_path / "conv")
+    assert (result.step, result.stopped) == (2, None)
+    predictor = vdatrain.load_predictor(tmp_path / "conv" / "best.pt", device="cpu")
+    assert (predictor.size, predictor.num_frames) == (28, 3)
+    assert predictor.predict_video(movie).shape == (FRAMES, HEIGHT, WIDTH)
+    found = vdatrain.evaluate(predictor, toy_shards, split="val")
+    assert result.evaluation is not None
+    assert found.average() == result.evaluation.average()
 
 
 def test_a_model_is_evaluated_as_the_command_does(toy_shards: Path, published: Path, vdatrain) -> None:

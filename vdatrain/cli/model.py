@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from vdatrain.config import EncoderName, PrecisionName
 
 if TYPE_CHECKING:
     from vdatrain.inference.predictor import Predictor
@@ -14,11 +16,11 @@ class ModelOptions:
 
     checkpoint: Path = field(metadata={"metavar": "FILE"})
     """best.pt or last.pt of a run; or published weights, with --encoder."""
-    encoder: Literal["tiny", "vits", "vitb", "vitl"] | None = None
+    encoder: EncoderName | None = None
     """Encoder of weights without a configuration."""
     size: int | None = field(default=None, metadata={"show_default": "as trained; 518 with --encoder"})
     """Pixels of the short side that the model sees."""
-    precision: Literal["fp32", "bf16", "fp16"] | None = field(default=None, metadata={"show_default": "as trained"})
+    precision: PrecisionName | None = field(default=None, metadata={"show_default": "as trained"})
     """Numbers that it computes in."""
     device: str | None = field(default=None, metadata={"show_default": "the GPU if there is one"})
     """cpu, cuda or cuda:N."""

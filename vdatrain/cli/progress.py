@@ -1,13 +1,12 @@
 """What a terminal shows while a run is under way."""
 
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from vdatrain.config import TrainConfig
@@ -106,12 +105,3 @@ def _grid(shown: Mapping[str, str]) -> Table:
         table.add_row(*(f"[dim]{title}[/dim]" for title, _ in line))
         table.add_row(*(text for _, text in line))
     return table
-
-
-@contextmanager
-def window_bar(label: str, *, total: int, console: Console) -> Generator[Callable[[], None]]:
-    """Show a bar over windows while the block runs, if there is a terminal; yields what counts one."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda: progress.advance(task)

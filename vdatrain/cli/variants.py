@@ -6,12 +6,13 @@ import typer
 
 from vdaprep.cli.output import make_table, show
 from vdaprep.errors import UsageError
+from vdatrain.config import EncoderName
 
 EXAMPLE = "vdatrain variants --encoder vits"
 
 
 def command(
-    encoder: Annotated[str, typer.Option(help="tiny, vits, vitb or vitl.")] = "vits",
+    encoder: Annotated[EncoderName, typer.Option(help="Encoder, by size.")] = "vits",
     size: Annotated[int, typer.Option(help="Pixels of a side, n x 14.")] = 518,
 ) -> None:
     """List the variants with their numbers of parameters and what a frame costs."""

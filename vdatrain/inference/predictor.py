@@ -19,7 +19,7 @@ from vdaprep.shards.metadata import DiffSpec
 from vdatrain.config import PRECISIONS
 from vdatrain.data.batch import normalise, resample_differences
 from vdatrain.data.transforms import CropParams, fit_view
-from vdatrain.device import Precision, default_device
+from vdatrain.device import Precision, choose_device
 from vdatrain.inference.long_video import infer_windows
 from vdatrain.inference.video_reader import DEFAULT_DIFF, Video, VideoFrame, open_video
 from vdatrain.inference.video_writer import DisparityFile, write_output
@@ -215,7 +215,7 @@ def load_predictor(
     path = Path(path)
     if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}.")
-    where = default_device() if device is None else torch.device(device)
+    where = choose_device(device)
     if encoder is None:
         model, config = load_model(path)
         predictor = Predictor(
