@@ -18,6 +18,7 @@ EncoderName = Literal["tiny", "vits", "vitb", "vitl"]
 PresetName = Literal["paper", "finetune", "adapter", "scratch"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 RecomputedPart = Literal["none", "head", "encoder", "all"]
+WindowOrder = Literal["shuffle", "sequential"]
 
 PRECISIONS: tuple[str, ...] = get_args(PrecisionName)
 PATCH_PX = 14
@@ -93,6 +94,10 @@ class TrainConfig:
     """Spread weights, gradients and moments over the ranks (FSDP2)."""
     mix: str = _option("", show_default="all once")
     """How often each data set's windows come in an epoch: tartanair=1,vkitti=3."""
+    order: WindowOrder = "shuffle"
+    """All windows shuffled, or whole shards one after the other: sequential, for object stores and slow disks."""
+    shuffle_buffer: int = 64
+    """Windows from which the sequential order draws at random."""
     images_per_clip: int = 0
     """Single frames shown beside each window."""
     skip_bad: int = _option(0, changeable=True)
@@ -130,7 +135,7 @@ class TrainConfig:
         for name, kind in _KINDS.items():
             if _choices(kind):
                 _expect(getattr(self, name) in _choices(kind), self, name, f"one of {', '.join(_choices(kind))}")
-        for name in ("frames", "stride", "batch", "accumulate", "steps", "log_every", "eval_every"):
+        for name in ("frames", "stride", "batch", "accumulate", "steps", "log_every", "eval_every", "shuffle_buffer"):
             _expect(getattr(self, name) >= 1, self, name, "at least 1")
         for name in (
             *("warmup", "weight_decay", "clip", "workers", "eval_windows", "seed", "save_every", "keep"),
@@ -143,6 +148,10 @@ class TrainConfig:
         if self.shard_model and self.compile:
             raise UsageError(
                 "--shard-model does not go together with --compile; give --no-compile or --no-shard-model."
+            )
+        if self.order == "sequential" and self.images_per_clip:
+            raise UsageError(
+                "--images-per-clip does not go together with --order sequential; give --order shuffle, or no images."
             )
         parse_mix(self.mix)
         parse_bytes(self.cache_size, option="--cache-size")

@@ -63,6 +63,17 @@ def test_a_run_by_range_has_the_same_losses(server: Server, local: Path, vdatrai
     assert server.asked["shard-0001.tar whole"] == 0
 
 
+def test_a_sequential_run_asks_for_whole_tars(server: Server, toy_shards: Path, vdatrain, tmp_path: Path) -> None:
+    sequential = ("--order", "sequential", "--shuffle-buffer", 3, *SMALL)
+    for name, shards in (("here", toy_shards), ("there", f"{server.url}/tartanair")):
+        result = vdatrain("run", "--shards", shards, "--out", tmp_path / name, *sequential)
+        assert result.code == 0, result.err
+    assert figures(tmp_path / "there") == figures(tmp_path / "here")
+    asked = {name: count for name, count in server.asked.items() if name.endswith(".tar whole")}
+    print(dict(server.asked), asked)
+    assert asked
+
+
 @pytest.mark.parametrize("far", [True, False])
 def test_a_run_through_a_cache_has_the_same_losses(
     far: bool, server: Server, local: Path, toy_shards: Path, vdatrain, tmp_path: Path

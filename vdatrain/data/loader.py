@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from vdaprep.errors import DataError, UsageError
+from vdaprep.errors import DataError
 from vdaprep.storage.cache import open_cache
 from vdaprep.storage.urls import redact
 from vdaprep.units import spread_evenly
-from vdatrain.config import TrainConfig, parse_mix
+from vdatrain.config import TrainConfig, WindowOrder, parse_mix
 from vdatrain.data.batch import Batch, make_batch
 from vdatrain.data.index import StoredClip, read_index
 from vdatrain.data.prefetch import DevicePrefetcher
@@ -32,8 +32,6 @@ from vdatrain.data.stream import FaultPolicy, check_state, stream_batches
 from vdatrain.data.transforms import Augmentation, fit_view, sample_augmentations
 from vdatrain.models.variants import uses_differences
 
-SHUFFLE, SEQUENTIAL = ORDERS = ("shuffle", "sequential")
-
 
 def train_loader(  # noqa: PLR0913 - the public face, all keywords
     shards: Path | str,
@@ -49,7 +47,7 @@ def train_loader(  # noqa: PLR0913 - the public face, all keywords
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str = "cpu",
-    order: str = SHUFFLE,
+    order: WindowOrder = "shuffle",
     shuffle_buffer: int = 64,
     cache: Path | str | None = None,
 ) -> "TrainLoader":
@@ -78,12 +76,10 @@ def train_loader(  # noqa: PLR0913 - the public face, all keywords
         DataError, ShardError: there are no finished shards.
     """
     config = TrainConfig(
-        shards=str(shards), frames=frames, stride=stride, size=size, batch=batch, seed=seed, mix=mix,
-        train_split=split, workers=workers, cache=None if cache is None else str(cache),
+        shards=str(shards), frames=frames, stride=stride, size=size, batch=batch, seed=seed, mix=mix, order=order,
+        shuffle_buffer=shuffle_buffer, train_split=split, workers=workers, cache=None if cache is None else str(cache),
     )  # fmt: skip
-    return TrainLoader(
-        config, rank=rank, world_size=world_size, device=torch.device(device), order=order, buffer=shuffle_buffer
-    )
+    return TrainLoader(config, rank=rank, world_size=world_size, device=torch.device(device))
 
 
 class TrainLoader:
@@ -94,13 +90,12 @@ class TrainLoader:
 
     Args:
         config: Its fields that concern data: shards, train_split, frames, stride, size, batch, seed, mix,
+            order, shuffle_buffer,
             images_per_clip, workers, skip_bad, stall_timeout and those of the cache.
         rank: Number of this process among those that train together.
         world_size: Number of those processes.
         start: Global position of the first window, as `position` had it.
         device: Device of the batches.
-        order: One of ORDERS.
-        buffer: Windows from which the sequential order draws.
         on_skip: Called with a sentence for every window that cannot be read, while `skip_bad` lasts.
 
     Raises:
@@ -116,12 +111,9 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,
-        order: str = SHUFFLE,
-        buffer: int = 64,
         on_skip: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        _check_order(order, config, buffer)
-        self._config, self._device, self._order, self._buffer = config, device, order, buffer
+        self._config, self._device = config, device
         self._faults = FaultPolicy(config.skip_bad, config.stall_timeout, on_skip)
         self._clips = open_clips(config, config.train_split)
         _expect_differences(config, self._clips)
@@ -204,10 +196,10 @@ class TrainLoader:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "order": self._order,
+            "order": self._config.order,
             "seed": self._sampler.seed,
             "windows": self._sampler.windows_per_epoch,
-            **({"shuffle_buffer": self._buffer} if self._order == SEQUENTIAL else {}),
+            **({"shuffle_buffer": self._config.shuffle_buffer} if self._config.order == "sequential" else {}),
         }
 
     def _open(self) -> DevicePrefetcher:
@@ -222,24 +214,17 @@ class TrainLoader:
     def _samples(self) -> Generator[list[Sample]]:
         config, positions = self._config, self._positions
         options = {"workers": config.workers, "pin": self._device.type == "cuda", "faults": self._faults}
-        if self._order == SEQUENTIAL:
+        if config.order == "sequential":
             from vdatrain.data.sequential import stream_sequential  # webdataset is imported for this order alone
 
-            return stream_sequential(self._clips, self._sampler, share=positions, buffer=self._buffer, **options)
+            return stream_sequential(
+                self._clips, self._sampler, share=positions, buffer=config.shuffle_buffer, **options
+            )
         read = functools.partial(stream_batches, self._clips, **options)
         windows = read(self._sampler, share=positions)
         if not config.images_per_clip:
             return windows
         return _beside(windows, read(self._sampler.of_images(), share=positions.of_images(config.images_per_clip)))
-
-
-def _check_order(order: str, config: TrainConfig, buffer: int) -> None:
-    if order not in ORDERS:
-        raise UsageError(f"--order {order}: expected one of {', '.join(ORDERS)}.")
-    if buffer < 1:
-        raise UsageError(f"--shuffle-buffer {buffer}: expected at least 1.")
-    if order == SEQUENTIAL and config.images_per_clip:
-        raise UsageError("--images-per-clip does not go together with --order sequential; give --order shuffle.")
 
 
 def open_clips(config: TrainConfig, split: str) -> tuple[StoredClip, ...]:

@@ -5,6 +5,23 @@ windows that an epoch of the full shuffle has, mix included, cut and augmented a
 come in an order drawn from (seed, epoch); rank r of W streams every W-th of them; a buffer of N windows is kept full,
 and each window that leaves it is drawn at random.
 
+A state is exact to the window for the same number of ranks, buffer and version of webdataset: nothing is shown twice or
+left out. Only the shards with windows that were waiting in the buffer are read again, about buffer / windows per shard
+of them. With another number of ranks the shards are divided otherwise from the state on, so that until the next epoch
+some windows come twice and others not at all. A window left out by `--skip-bad` lets a state begin one window earlier.
+
+What it costs in shuffling, measured on 200 shards of 16 clips of 64 frames, windows of 32 frames, batches of 4:
+
+    order               batches with two      ... with two windows    shards among 100
+                        windows of one clip   of one shard            successive windows
+    shuffle             0.06 %                 2 %                    80
+    sequential, 1024    0.3 %                 10 %                    53
+    sequential, 256     0.9 %                 32 %                    25
+    sequential, 64      4 %                   79 %                    11
+    sequential, 16      17 %                  99.8 %                   6
+
+A buffer of N windows holds their clips as stored, about 3 MB for each window of 32 frames of 640x480 pixels. Several
+ranks mix more: each has a buffer of its own and other shards.
 """
 
 import functools

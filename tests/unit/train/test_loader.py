@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from vdaprep.errors import DataError
 from vdatrain.data.dataset import ShardDataset
-from vdatrain.data.loader import SEQUENTIAL, SHUFFLE, eval_loader, train_loader
+from vdatrain.data.loader import eval_loader, train_loader
 
 SMALL = {"frames": 2, "size": 28, "seed": 3, "workers": 1}
 
@@ -24,7 +24,7 @@ def assert_same(ours, theirs):
         assert torch.equal(one.disparity, other.disparity)
 
 
-@pytest.mark.parametrize("order", [SHUFFLE, SEQUENTIAL])
+@pytest.mark.parametrize("order", ["shuffle", "sequential"])
 def test_a_loader_goes_on_from_its_state(toy_shards, order):
     with train_loader(toy_shards, order=order, **SMALL) as loader:
         assert iter(loader) is loader

@@ -1,18 +1,22 @@
 """The sequential order: whole shards, the windows of the full shuffle, and a state that goes on exactly."""
 
+import functools
 import itertools
 import threading
 from collections import Counter
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
 import webdataset
 
 from vdaprep.errors import ShardError, UsageError
+from vdaprep.shards.reader import Clip
+from vdaprep.shards.records import ClipEntry
 from vdatrain.data import sequential
 from vdatrain.data.index import read_index
-from vdatrain.data.loader import SEQUENTIAL, train_loader
+from vdatrain.data.loader import train_loader
 from vdatrain.data.sampler import DistributedPositions, WindowSampler, WindowShape
 from vdatrain.data.sequential import sequential_windows, stream_sequential
 from vdatrain.data.stream import FaultPolicy, stream_batches
@@ -89,6 +93,19 @@ def test_a_webloader_reads_the_pipeline(clips, sampler):
     assert len(set(shown)) == 10
 
 
+@pytest.mark.parametrize(("buffer", "most"), [(4, 1.0), (64, 0.2)])
+def test_a_larger_buffer_mixes_more(buffer, most):
+    """Share of batches of four with two windows of one clip: 0.1 % in the full shuffle; see the module's table."""
+    entry = ClipEntry("c", 0, 100_000, 64, tuple(range(512, 512 * 65, 512)), crc32=(0,) * 65)
+    clips = [Clip("d", Path(f"shard-{number // 16:04d}.tar"), entry) for number in range(16 * 30)]
+    sampler = WindowSampler((64,) * len(clips), WindowShape(32))
+    read = functools.partial(sequential._unread, clips=clips)
+    items = webdataset.DataPipeline(*sequential._stages(clips, sampler, DistributedPositions(1), buffer, read))
+    windows = [item.window.clip for item in itertools.islice(items, 800)]
+    twice = [len(set(windows[start : start + 4])) < 4 for start in range(0, 800, 4)]
+    assert most / 10 < sum(twice) / len(twice) <= most
+
+
 def test_threads_end_with_the_stream(clips, sampler):
     before = set(threading.enumerate())
     read(clips, sampler, count=2, workers=2)
@@ -115,8 +132,6 @@ def test_a_bad_window_is_named_or_left_out(tmp_path, write_dataset):
         read(clips, sampler, count=4, buffer=1)
 
 
-def test_options_that_cannot_be_are_sentences(toy_shards):
-    with pytest.raises(UsageError, match="--order random: expected one of shuffle, sequential"):
-        train_loader(toy_shards, frames=2, size=28, order="random")
+def test_a_buffer_that_cannot_be_is_a_sentence(toy_shards):
     with pytest.raises(UsageError, match="--shuffle-buffer 0: expected at least 1"):
-        train_loader(toy_shards, frames=2, size=28, order=SEQUENTIAL, shuffle_buffer=0)
+        train_loader(toy_shards, frames=2, size=28, order="sequential", shuffle_buffer=0)
