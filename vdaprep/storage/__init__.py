@@ -1,1 +1,11 @@
-"""Files, local or remote; knows nothing of shards."""
+"""Files, local or remote; knows nothing of shards.
+
+paths         one path type for folders, web servers and object stores, and what is read through it
+urls          telling URLs from paths, hiding what is secret in them
+range_reader  a file read in parts, and the file object over it
+remote        one interface to servers, which asks again; retry: how long and how often
+http          web servers; objects: S3, Google's and Azure's stores
+atomic        files that are complete or not there; locks: between processes
+output        the folder that a conversion writes into; remote_output: in a store
+cache         a bounded folder of whole shards
+"""

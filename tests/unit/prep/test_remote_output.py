@@ -19,6 +19,8 @@ from vdaprep.storage.output import open_output, write_file
 from vdaprep.storage.paths import RemotePath
 from vdaprep.storage.remote_output import RemoteOutput
 
+pytestmark = pytest.mark.s3
+
 LENGTHS = {"abandonedfactory/Easy/P000": 7, "abandonedfactory/Easy/P001": 5, "abandonedfactory/Easy/P011": 4}
 OPTIONS = ("--frames-per-shard", 5, "--clip-frames", 5)
 

@@ -13,6 +13,8 @@ from vdaprep.storage.objects import ObjectStore
 from vdaprep.storage.paths import open_path, size_of
 from vdaprep.storage.retry import TransientError
 
+pytestmark = pytest.mark.s3
+
 LENGTHS = {"abandonedfactory/Easy/P000": 7, "abandonedfactory/Easy/P001": 3, "abandonedfactory/Easy/P011": 4}
 OPTIONS = ("--frames-per-shard", 5, "--clip-frames", 5, "--workers", 1)
 SECOND = "tartanair/train/shard-0002"

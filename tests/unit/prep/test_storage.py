@@ -63,7 +63,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(params=["local", "http", "http with a token", "s3"])
+@pytest.fixture(params=["local", "http", "http with a token", pytest.param("s3", marks=pytest.mark.s3)])
 def folder(request: pytest.FixtureRequest, server: Server) -> StoragePath:
     """The folder of FILES, wherever it lies."""
     if request.param == "s3":
@@ -233,6 +233,7 @@ def elsewhere(method: str, file: StoragePath) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.s3
 def test_a_path_travels_to_other_processes(file: StoragePath, bucket: Bucket) -> None:
     assert elsewhere("fork", file) == DATA[10:20]
     bucket.put("file.bin", DATA)
@@ -310,6 +311,7 @@ def test_a_server_that_does_not_answer_is_no_fault_of_the_file(
         read_bytes(file)
 
 
+@pytest.mark.s3
 def test_servers_that_are_gone_show_no_secrets(monkeypatch: pytest.MonkeyPatch, client: Any) -> None:
     with socket.socket() as gone:
         gone.bind(("127.0.0.1", 0))  # nobody else can listen there
@@ -339,6 +341,7 @@ def test_a_server_that_lists_nothing(server: Server) -> None:
     assert list_folders(open_path(f"{server.url}/file.bin")) == []
 
 
+@pytest.mark.s3
 def test_a_bucket_that_is_not_there(bucket: Bucket) -> None:
     with pytest.raises(ShardError, match=r"-none: there is nothing there \(The specified bucket does not exist\)\.$"):
         list_files(open_path(f"{bucket.url}-none"), "*")
@@ -346,6 +349,7 @@ def test_a_bucket_that_is_not_there(bucket: Bucket) -> None:
         list_folders(open_path(f"{bucket.url}-none"))
 
 
+@pytest.mark.s3
 def test_keys_of_the_home_folder_are_used_where_the_environment_has_none(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
