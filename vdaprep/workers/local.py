@@ -95,14 +95,16 @@ class _Worker(Generic[Task, Result]):
     def submit(self, task: Task) -> None:
         """Begin a task; raises WorkerError if no process can be started for it."""
         self.task, self._ticked = task, Amount()
-        with _blocked_signals(), contextlib.ExitStack() as started:
+        with contextlib.ExitStack() as started:
             if self._pool is None:
                 self.pipe, theirs = Pipe(duplex=False)
                 started.callback(theirs.close)  # the process's own end is the only one left, so its death closes it
                 self._context = _Context()
+                # Not in the block below: it starts Python's resource tracker, which unblocks signals.
                 self._pool = ProcessPoolExecutor(1, self._context, initializer=_begin, initargs=(theirs,))
             try:
-                self._future = self._pool.submit(_perform, self._work, task)
+                with signals.deferred():
+                    self._future = self._pool.submit(_perform, self._work, task)
             except OSError as error:
                 raise WorkerError(
                     f"{task}: no process could be started for it ({error.strerror}); finished shards are kept: "
@@ -187,16 +189,6 @@ def _die_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
-
-
-@contextlib.contextmanager
-def _blocked_signals() -> Generator[None]:
-    """Let processes and threads that start in this block be deaf to signals until they say what to do with them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -51,4 +51,27 @@ def handled() -> Generator[None]:
             signal.signal(number, handler)
 
 
-unwinding, deferred = contextlib.ExitStack, contextlib.nullcontext  # until storage/output.py uses them itself
+@contextlib.contextmanager
+def deferred() -> Generator[None]:
+    """Let signals wait for the end of the block.
+
+    A process that is started in it is deaf to them until it unblocks them: half started, it would print a traceback.
+    """
+    came: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # of this thread, and of processes; others are not asked
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in STOPPING if in_main}
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
+unwinding = contextlib.ExitStack  # until storage/output.py uses it itself

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from vdaprep.workers import signals
-from vdaprep.workers.signals import Interrupted, handled
+from vdaprep.workers.signals import Interrupted, deferred, handled
 
 
 def send(number: int = signal.SIGTERM) -> None:
@@ -29,6 +29,17 @@ def test_the_first_signal_is_raised_and_handlers_come_back(number: int, code: in
     with handled():
         pass
     assert signal.getsignal(number) == before
+
+
+def test_a_signal_waits_for_the_end_of_a_deferred_block() -> None:
+    steps: list[int] = []
+    with pytest.raises(Interrupted), handled():
+        with deferred():
+            send()
+            signal.raise_signal(signal.SIGTERM)  # as another thread, which does not block it, would receive it
+            steps.append(1)
+        steps.append(2)
+    assert steps == [1]
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
