@@ -72,6 +72,3 @@ def deferred() -> Generator[None]:
             signal.signal(number, handler)
         for number in came[:1]:
             signal.raise_signal(number)
-
-
-unwinding = contextlib.ExitStack  # until storage/output.py uses it itself
