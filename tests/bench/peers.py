@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tests.bench.readers import OUR_BYTES, PNG_DEPTH, WORKERS, Spec, Start, decode_ours
+from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.metadata import ClipMeta, DiffSpec
-from vdatrain.data.index import read_index
-from vdatrain.data.samples import read_meta
 
 Fields = Mapping[str, Any]
 
@@ -36,8 +35,8 @@ def readers(family: str, spec: Spec) -> dict[str, Start]:
 
 def samples(spec: Spec, content: str) -> list[dict[str, Any]]:
     """Return as many windows as are read in a round, since an epoch's end would cost these libraries a restart."""
-    clip = read_index(spec.shards, split="train")[0]
-    meta = read_meta(clip)
+    clip = open_shards(spec.shards).clips(split="train")[0]
+    meta = clip.meta
     members = _members(clip)
     windows = [
         _sample(meta, members, content, range(first, first + spec.window))

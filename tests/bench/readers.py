@@ -125,11 +125,11 @@ def _memory_of(pid: int) -> int:
 
 
 def _ours(spec: Spec) -> dict[str, Start]:
-    from vdatrain.data.index import read_index
+    from vdaprep.shards.dataset import open_shards
     from vdatrain.data.sampler import DistributedPositions, WindowSampler, WindowShape
     from vdatrain.data.stream import stream_batches
 
-    clips = read_index(spec.shards, split="train")
+    clips = open_shards(spec.shards).clips(split="train")
     order = WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(spec.window))
 
     def start(workers: int) -> Generator[object]:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from tests.bench.rendered import Rendered
+from vdaprep.shards.dataset import open_shards
 from vdatrain.config import PRESETS
 from vdatrain.data.batch import Batch, make_batch
-from vdatrain.data.index import read_index
 from vdatrain.data.sampler import DistributedPositions, WindowSampler, WindowShape
 from vdatrain.data.samples import Sample
 from vdatrain.data.stream import stream_batches
@@ -131,7 +131,7 @@ def one_thread() -> Generator[None]:
 @contextlib.contextmanager
 def streaming(rendered: Rendered, *, frames: int, batch: int, workers: int) -> Generator[Iterator[list[Sample]]]:
     """Stream batches of windows without an end; the workers end with the block."""
-    clips = read_index(rendered.shards, split="train")
+    clips = open_shards(rendered.shards).clips(split="train")
     order = WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(frames))
     batches = stream_batches(clips, order, share=DistributedPositions(batch=batch), workers=workers)
     try:

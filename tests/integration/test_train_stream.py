@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vdatrain.data.index import read_index
+from vdaprep.shards.dataset import open_shards
 
 SMALL = (
     "--encoder", "tiny", "--frames", 3, "--size", 28, "--batch", 2, "--steps", 4, "--warmup", 1, "--ema", 0,
@@ -48,7 +48,7 @@ def test_images_beside_the_clips_add_their_spatial_loss(vdatrain, shards: Path, 
 def test_a_mix_changes_the_length_of_an_epoch(vdatrain, shards: Path, tmp_path: Path) -> None:
     result = vdatrain("run", "--shards", shards, "--out", tmp_path / "run", *SMALL, "--mix", "tartanair=3")
     assert result.code == 0, result.err
-    windows = sum(clip.num_frames // 3 for clip in read_index(shards, split="train"))
+    windows = sum(clip.num_frames // 3 for clip in open_shards(shards).clips(split="train"))
     first = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
     assert first["windows"] == 3 * windows
 
@@ -69,7 +69,7 @@ def test_options_that_cannot_be_are_sentences(vdatrain, shards: Path, tmp_path: 
 
 
 def test_a_bad_shard_stops_the_run_or_is_passed_by(vdatrain, shards: Path, tmp_path: Path) -> None:
-    clip = read_index(shards, split="train")[0]
+    clip = open_shards(shards).clips(split="train")[0]
     data = bytearray(clip.tar.read_bytes())
     data[sum(clip.entry.frame_range(1, 1)) // 2] ^= 1
     clip.tar.write_bytes(data)

@@ -31,12 +31,12 @@ def command(
     """Measure absrel, delta1, rmse and TAE of a model, per data set and on average."""
     if long and frames is not None:
         raise UsageError("--long takes whole trajectories in windows of 32 frames; leave --frames out.")
+    from vdaprep.shards.dataset import open_shards
     from vdaprep.storage.cache import open_cache
-    from vdatrain.data.index import read_index
     from vdatrain.evaluation.evaluate import evaluate_clips, plan_evaluation
     from vdatrain.evaluation.long import evaluate_long
 
-    clips = read_index(shards, split=split, cache=open_cache(cache, size=cache_size, free=cache_free))
+    clips = open_shards(shards, cache=open_cache(cache, size=cache_size, free=cache_free)).clips(split=split)
     predictor = model.load()
     if long:
         with frame_bar("evaluate", total=sum(clip.num_frames for clip in clips)) as bar:

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from vdaprep.shards.dataset import open_shards
 from vdatrain.config import parse_mix
-from vdatrain.data.index import read_index
 from vdatrain.data.sampler import DistributedPositions, WindowSampler, WindowShape, dataset_weights
 from vdatrain.data.samples import Sample
 from vdatrain.data.stream import check_state, stream_batches
@@ -50,7 +50,7 @@ class ShardDataset(IterableDataset[Sample]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self._clips = read_index(shards, split=split)
+        self._clips = open_shards(shards).clips(split=split)
         self._sampler = WindowSampler(
             tuple(clip.num_frames for clip in self._clips),
             WindowShape(frames, stride),

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from vdaprep.errors import DataError
+from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.reader import Clip
 from vdaprep.storage.cache import open_cache
 from vdaprep.storage.urls import redact
 from vdaprep.units import spread_evenly
 from vdatrain.config import TrainConfig, WindowOrder, parse_mix
 from vdatrain.data.batch import Batch, make_batch
-from vdatrain.data.index import StoredClip, read_index
 from vdatrain.data.prefetch import DevicePrefetcher
 from vdatrain.data.sampler import (
     DistributedPositions,
@@ -227,13 +228,13 @@ class TrainLoader:
         return _beside(windows, read(self._sampler.of_images(), share=positions.of_images(config.images_per_clip)))
 
 
-def open_clips(config: TrainConfig, split: str) -> tuple[StoredClip, ...]:
-    """List the clips of a split as `read_index`, through the cache if the config has one."""
+def open_clips(config: TrainConfig, split: str) -> tuple[Clip, ...]:
+    """List the clips of a split, through the cache if the config has one."""
     cache = open_cache(config.cache, size=config.cache_size, free=config.cache_free)
-    return read_index(config.shards, split=split, cache=cache)
+    return open_shards(config.shards, cache=cache).clips(split=split)
 
 
-def _expect_differences(config: TrainConfig, clips: Sequence[StoredClip]) -> None:
+def _expect_differences(config: TrainConfig, clips: Sequence[Clip]) -> None:
     """Raise DataError if the variant looks at differences and no data set has any; one that has suffices."""
     first_of_each = {str(clip.tar).rpartition("/")[0]: clip for clip in reversed(clips)}.values()
     if not uses_differences(config.variant) or any(clip.meta.diff for clip in first_of_each):
@@ -285,13 +286,13 @@ def eval_loader(  # noqa: PLR0913 - the public face, all keywords
         UsageError: every clip is shorter than a window.
         DataError, ShardError: there are no finished shards with this split.
     """
-    clips = read_index(shards, split=split)
+    clips = open_shards(shards).clips(split=split)
     order = eval_order(clips, WindowShape(frames, stride), windows=windows)
     mine, _ = partition(len(order), first_takes=(), rank=rank, world=world_size)
     return EvalLoader(clips, SubsetSampler(order, mine), size=size, workers=workers, device=torch.device(device))
 
 
-def eval_order(clips: Sequence[StoredClip], shape: WindowShape, *, windows: int = 0) -> Sequence[Window]:
+def eval_order(clips: Sequence[Clip], shape: WindowShape, *, windows: int = 0) -> Sequence[Window]:
     """Return the windows of an evaluation: all of them, or so many, spread evenly."""
     order = EvalSampler(tuple(clip.num_frames for clip in clips), shape)
     if not 0 < windows < len(order):
@@ -303,7 +304,7 @@ def eval_order(clips: Sequence[StoredClip], shape: WindowShape, *, windows: int 
 class EvalLoader:
     """Batches of one window each, of whole frames; can be iterated any number of times."""
 
-    clips: Sequence[StoredClip]
+    clips: Sequence[Clip]
     """The index that the windows' clip numbers refer to."""
     order: Sequence[Window]
     """The windows."""

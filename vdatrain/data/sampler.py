@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from vdaprep.errors import UsageError
+from vdaprep.shards.reader import Clip
 from vdatrain.config import MAX_REPEATS
-from vdatrain.data.index import StoredClip
 
 MAX_STRIDE = 258
 """Frames between neighbours of a window, at most: as many int8 differences as always add up within int16."""
@@ -86,7 +86,7 @@ class ClipWeight:
         return math.floor(self.repeats * windows + 0.5)
 
 
-def dataset_weights(clips: Sequence[StoredClip], mix: Mapping[str, float]) -> tuple[ClipWeight, ...]:
+def dataset_weights(clips: Sequence[Clip], mix: Mapping[str, float]) -> tuple[ClipWeight, ...]:
     """Return the weights of clips by the name of their data set; 1 for a data set that the mix does not name.
 
     Raises:

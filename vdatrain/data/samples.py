@@ -8,11 +8,9 @@ from jaxtyping import Bool, Float64, Int, UInt8
 from torch import Tensor
 
 from vdaprep.shards.metadata import DepthSpec, DiffSpec
-from vdaprep.shards.reader import Clip, WindowArrays, read_meta, window_shapes
+from vdaprep.shards.reader import Clip, WindowArrays, window_shapes
 from vdaprep.shards.reader import read_window as unpack_window
 from vdatrain.data.sampler import Window
-
-__all__ = ["Sample", "read_meta", "read_window"]
 
 _NUMPY = {torch.uint8: np.uint8, torch.int8: np.int8, torch.int16: np.int16}
 

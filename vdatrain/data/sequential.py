@@ -39,19 +39,19 @@ from webdataset.shardlists import split_by_worker
 
 from vdaprep.errors import ShardError, VdakitError
 from vdaprep.shards.metadata import ClipMeta
+from vdaprep.shards.reader import Clip, read_meta
 from vdaprep.storage.cache import CachedTar
 from vdaprep.storage.paths import stream
-from vdatrain.data.index import StoredClip
 from vdatrain.data.prefetch import Pace, Stalled, map_ahead
 from vdatrain.data.sampler import DistributedPositions, Window, WindowSampler
-from vdatrain.data.samples import Sample, read_meta
+from vdatrain.data.samples import Sample
 from vdatrain.data.stream import FaultPolicy, Outcome, attempt, collect, pace_of, stall_error
 
 _CLIPS_AHEAD = 2  # that are read while the buffer takes the one before
 
 
 @dataclass(frozen=True)
-class StreamedClip(StoredClip):
+class StreamedClip(Clip):
     """A clip whose bytes came with its shard."""
 
     data: bytes = field(default=b"", repr=False, compare=False)
@@ -86,12 +86,12 @@ class Item:
     """A window on its way through the buffer."""
 
     window: Window
-    clip: StoredClip
+    clip: Clip
     """A StreamedClip, unless nothing of it is to be shown."""
 
 
 def stream_sequential(  # noqa: PLR0913 - keywords
-    clips: Sequence[StoredClip],
+    clips: Sequence[Clip],
     sampler: WindowSampler,
     *,
     share: DistributedPositions,
@@ -130,7 +130,7 @@ def stream_sequential(  # noqa: PLR0913 - keywords
 
 
 def sequential_windows(
-    clips: Sequence[StoredClip],
+    clips: Sequence[Clip],
     sampler: WindowSampler,
     *,
     share: DistributedPositions,
@@ -152,7 +152,7 @@ def sequential_windows(
 
 
 def _stages(
-    clips: Sequence[StoredClip],
+    clips: Sequence[Clip],
     sampler: WindowSampler,
     share: DistributedPositions,
     buffer: int,
@@ -167,7 +167,7 @@ def _stages(
     )
 
 
-def _shards(clips: Sequence[StoredClip], sampler: WindowSampler) -> Iterator[tuple[Visit, ...]]:
+def _shards(clips: Sequence[Clip], sampler: WindowSampler) -> Iterator[tuple[Visit, ...]]:
     """Yield the visits of shard after shard, of epoch after epoch; a shard without a window is left out."""
     shard_of = np.cumsum([0, *(one.tar != other.tar for one, other in itertools.pairwise(clips))])
     for epoch in itertools.count():
@@ -189,7 +189,7 @@ def _skip(items: Iterator[Item], *, count: int) -> Iterator[Item]:
     return itertools.islice(items, count, None)
 
 
-def _unread(shards: Iterator[Sequence[Visit]], *, clips: Sequence[StoredClip]) -> Iterator[Item]:
+def _unread(shards: Iterator[Sequence[Visit]], *, clips: Sequence[Clip]) -> Iterator[Item]:
     return (Item(window, clips[visit.clip]) for visits in shards for visit in visits for window in visit.windows)
 
 
@@ -199,7 +199,7 @@ def _unread(shards: Iterator[Sequence[Visit]], *, clips: Sequence[StoredClip]) -
 def _read(
     shards: Iterator[Sequence[Visit]],
     *,
-    clips: Sequence[StoredClip],
+    clips: Sequence[Clip],
     shown: Collection[int],
     stall_timeout_s: int | float,
 ) -> Iterator[Item]:
@@ -233,14 +233,14 @@ class _Task:
 class _ShardReader:
     """Reads clips; those of a tar behind a URL, in the order of the file, from one answer of the server."""
 
-    def __init__(self, clips: Sequence[StoredClip]) -> None:
+    def __init__(self, clips: Sequence[Clip]) -> None:
         self._clips = clips
         self._tar: object = None
         self._pieces: Iterator[bytes] = iter(())
         self._buffer = b""
         self._position = 0  # in the tar, of the buffer's first byte
 
-    def __call__(self, task: _Task) -> tuple[tuple[Window, ...], StoredClip]:
+    def __call__(self, task: _Task) -> tuple[tuple[Window, ...], Clip]:
         """Return a clip's windows and the clip with its bytes, or with the error that reading them raised."""
         clip = self._clips[task.visit.clip]
         if not task.is_wanted:
@@ -253,7 +253,7 @@ class _ShardReader:
         read = StreamedClip(**_fields(clip), data=data, error=error)
         return task.visit.windows, read
 
-    def _read(self, clip: StoredClip, *, end: int) -> bytes:
+    def _read(self, clip: Clip, *, end: int) -> bytes:
         """Return the clip's part of its tar, of which the bytes up to `end` will be asked for."""
         start, stop = clip.entry.offset, _end(clip)
         if isinstance(clip.tar, Path | CachedTar):
@@ -279,11 +279,11 @@ class _ShardReader:
         return data[: stop - self._position]
 
 
-def _end(clip: StoredClip) -> int:
+def _end(clip: Clip) -> int:
     return clip.entry.offset + clip.entry.bytes
 
 
-def _fields(clip: StoredClip) -> dict[str, Any]:
+def _fields(clip: Clip) -> dict[str, Any]:
     return {item.name: getattr(clip, item.name) for item in fields(clip)}
 
 

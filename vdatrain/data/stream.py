@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vdaprep.errors import DataError, UsageError, VdakitError
-from vdatrain.data.index import StoredClip
+from vdaprep.shards.reader import Clip
 from vdatrain.data.prefetch import Pace, Stalled, map_ahead
 from vdatrain.data.sampler import DistributedPositions, Sampler, Window, WindowSampler
 from vdatrain.data.samples import Sample, read_window
@@ -34,7 +34,7 @@ class FaultPolicy:
 
 
 def stream_batches(
-    clips: Sequence[StoredClip],
+    clips: Sequence[Clip],
     order: Sampler,
     *,
     share: DistributedPositions,
@@ -99,7 +99,7 @@ def collect(outcomes: Generator[Outcome], *, batch: int, faults: FaultPolicy) ->
             yield found
 
 
-def attempt(clip: StoredClip, window: Window, *, pin: bool) -> Sample | VdakitError:
+def attempt(clip: Clip, window: Window, *, pin: bool) -> Sample | VdakitError:
     """Read a window as `read_window` does, or return why it cannot be read; raises VdakitError for lack of memory."""
     try:
         return read_window(clip, window, pin=pin)
@@ -112,7 +112,7 @@ def attempt(clip: StoredClip, window: Window, *, pin: bool) -> Sample | VdakitEr
         ) from None
 
 
-def _read(window: Window, *, clips: Sequence[StoredClip], order: Sampler, pin: bool, skip_bad: int) -> Outcome:
+def _read(window: Window, *, clips: Sequence[Clip], order: Sampler, pin: bool, skip_bad: int) -> Outcome:
     """Read a window or, at most `skip_bad` times, one to take its place."""
     errors: list[VdakitError] = []
     while len(errors) <= skip_bad:
@@ -148,7 +148,7 @@ def _too_many(error: VdakitError, faults: FaultPolicy) -> VdakitError:
     return type(error)(f"{error} That is one more than --skip-bad {faults.skip_bad} lets pass.")
 
 
-def stall_error(clip: StoredClip, faults: FaultPolicy) -> VdakitError:
+def stall_error(clip: Clip, faults: FaultPolicy) -> VdakitError:
     """Return the error of a clip whose reading takes too long."""
     return VdakitError(
         f"{clip.tar}: reading clip {clip.entry.key} has not ended after {faults.stall_timeout_s:g} s; see whether its "

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vdaprep.errors import DataError
+from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.reader import Clip
 from vdaprep.storage.atomic import new_file, write_text
 from vdaprep.units import spread_evenly
 from vdatrain.data.batch import Batch, decode_depth
-from vdatrain.data.index import StoredClip, read_index
 from vdatrain.data.loader import EvalLoader, eval_order
 from vdatrain.data.sampler import SubsetSampler, Window, WindowShape, partition
 from vdatrain.data.samples import Sample
@@ -49,7 +50,7 @@ class EvaluationPlan:
     ranks: Ranks = Ranks()
     """The processes that divide the windows among themselves; each calls `evaluate_clips`."""
 
-    def order(self, clips: Sequence[StoredClip]) -> Sequence[Window]:
+    def order(self, clips: Sequence[Clip]) -> Sequence[Window]:
         """Return the windows of `clips` in the order in which they are evaluated."""
         return eval_order(clips, self.shape, windows=self.windows)
 
@@ -143,7 +144,7 @@ def evaluate(
     predictor = model if isinstance(model, Predictor) else _bare_predictor(model)
     predictor = predictor if size is None else replace(predictor, size=size)
     plan = plan_evaluation(predictor, frames=frames, workers=workers)
-    return evaluate_clips(predictor.model, read_index(shards, split=split), plan, precision=predictor.precision)
+    return evaluate_clips(predictor.model, open_shards(shards).clips(split=split), plan, precision=predictor.precision)
 
 
 def plan_evaluation(predictor: Predictor, *, frames: int | None = None, workers: int = 2) -> EvaluationPlan:
@@ -160,7 +161,7 @@ def _bare_predictor(model: nn.Module) -> Predictor:
 @torch.no_grad()
 def evaluate_clips(
     model: nn.Module,
-    clips: Sequence[StoredClip],
+    clips: Sequence[Clip],
     plan: EvaluationPlan,
     *,
     precision: Precision,

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
+from vdaprep.shards.reader import Clip
 from vdatrain.data.batch import decode_depth
-from vdatrain.data.index import StoredClip
-from vdatrain.data.samples import read_meta
 from vdatrain.evaluation.evaluate import mean_of
 from vdatrain.inference.predictor import Predictor
 from vdatrain.inference.video_reader import DEFAULT_DIFF, VideoFrame, by_trajectory, read_trajectory
@@ -41,7 +40,7 @@ class LongEvaluation:
 
 
 def evaluate_long(
-    clips: Sequence[StoredClip],
+    clips: Sequence[Clip],
     predictor: Predictor,
     *,
     on_frame: Callable[[], None] = lambda: None,
@@ -53,7 +52,7 @@ def evaluate_long(
     """
     metrics: defaultdict[str, list[ClipMetrics]] = defaultdict(list)
     for (dataset, _), parts in by_trajectory(clips).items():
-        predictor = replace(predictor, diff=read_meta(parts[0]).diff or DEFAULT_DIFF)
+        predictor = replace(predictor, diff=parts[0].meta.diff or DEFAULT_DIFF)
         truth: list[_Truth] = []
         frames = _frames_and_truth(parts, truth, device=predictor.precision.device)
         maps: list[Tensor] = []
@@ -79,9 +78,7 @@ class _Truth:
     """Metres, OpenCV axes."""
 
 
-def _frames_and_truth(
-    clips: Sequence[StoredClip], truth: list[_Truth], *, device: torch.device
-) -> Iterator[VideoFrame]:
+def _frames_and_truth(clips: Sequence[Clip], truth: list[_Truth], *, device: torch.device) -> Iterator[VideoFrame]:
     """Yield the frames of a trajectory, each read once, and append to `truth` what they are measured against."""
     for number, sample in read_trajectory(clips):
         depth_m = decode_depth(sample.depth_planes.to(device), sample.depth)[0]

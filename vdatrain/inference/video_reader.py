@@ -15,11 +15,11 @@ from jaxtyping import UInt8
 from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.metadata import DiffSpec
 from vdaprep.shards.names import record_name
+from vdaprep.shards.reader import Clip
 from vdaprep.shards.records import ShardRecord
 from vdaprep.storage.paths import StoragePath, open_path, read_bytes
-from vdatrain.data.index import StoredClip
 from vdatrain.data.sampler import Window, WindowShape
-from vdatrain.data.samples import Sample, read_meta, read_window
+from vdatrain.data.samples import Sample, read_window
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 DEFAULT_FPS = Fraction(24)  # of images and shards, which do not say
@@ -160,7 +160,7 @@ def _open_shard(tar: StoragePath, trajectory: str | None) -> Video:
             f"{record_path}: is missing; a shard is read with the record that vdaprep wrote beside it."
         ) from error
     record = ShardRecord.from_bytes(data, where=str(record_path))
-    found = by_trajectory([StoredClip("", tar, entry) for entry in record.clips])
+    found = by_trajectory([Clip("", tar, entry) for entry in record.clips])
     names = [name for _, name in found]
     if trajectory is None and len(names) == 1:
         trajectory = names[0]
@@ -173,26 +173,26 @@ def _open_shard(tar: StoragePath, trajectory: str | None) -> Video:
         for number, sample in read_trajectory(clips):
             yield f"{tar}, clip {sample.key}", VideoFrame(number, sample.rgb[0].numpy())
 
-    diff = read_meta(clips[0]).diff or DEFAULT_DIFF
+    diff = clips[0].meta.diff or DEFAULT_DIFF
     return Video(
         lambda: _checked(frames(), where=str(tar)), num_frames=sum(clip.num_frames for clip in clips), diff=diff
     )
 
 
-def by_trajectory(clips: Sequence[StoredClip]) -> dict[tuple[str, str], list[StoredClip]]:
+def by_trajectory(clips: Sequence[Clip]) -> dict[tuple[str, str], list[Clip]]:
     """Group clips by data set and trajectory, both sorted, the clips of each in the order of their frames."""
-    found: defaultdict[tuple[str, str], list[tuple[int, StoredClip]]] = defaultdict(list)
+    found: defaultdict[tuple[str, str], list[tuple[int, Clip]]] = defaultdict(list)
     for clip in clips:
-        meta = read_meta(clip)
+        meta = clip.meta
         found[clip.dataset, meta.trajectory].append((meta.frame_ids[0], clip))
     return {key: [clip for _, clip in sorted(items, key=lambda item: item[0])] for key, items in sorted(found.items())}
 
 
-def read_trajectory(clips: Sequence[StoredClip]) -> Iterator[tuple[int, Sample]]:
+def read_trajectory(clips: Sequence[Clip]) -> Iterator[tuple[int, Sample]]:
     """Yield each frame of the clips as a window of one, with its number; a number is left out where frames are."""
     number = -1
     for clip in clips:
-        meta = read_meta(clip)
+        meta = clip.meta
         for first in range(clip.num_frames):
             gap = meta.diff is not None and not meta.diff_valid[first]
             number += 2 if gap else 1

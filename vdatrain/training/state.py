@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from vdaprep.errors import DataError, UsageError
+from vdaprep.shards.dataset import open_shards
 from vdaprep.storage.urls import redact
 from vdatrain.config import PRESETS, TrainConfig
-from vdatrain.data.index import fingerprint
 from vdatrain.data.sampler import DistributedPositions
 from vdatrain.device import Precision
 from vdatrain.distributed import fsdp
@@ -94,7 +94,7 @@ def new_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks:
     """
     if ranks.is_first and (folder / CONFIG_FILE).exists():
         raise UsageError(f"{folder}: holds a run; give --resume to go on with it, or another --out.")
-    data = fingerprint(config.shards)  # before the model: a folder without shards is said at once
+    data = open_shards(config.shards).fingerprint  # before the model: a folder without shards is said at once
     run = _begin(config, folder, precision, ranks)
     if ranks.is_first:
         facts = {"config": config.to_json(), "data": data, "versions": versions(), "git": git_state(Path())}
@@ -143,7 +143,7 @@ def _find_checkpoint(config: TrainConfig, folder: Path) -> tuple[str, dict[str, 
 def _fingerprint_again(shards: str) -> str:
     """Return the fingerprint of shards whose URL may be one that a run kept; raises DataError as `fingerprint`."""
     try:
-        return fingerprint(shards)
+        return open_shards(shards).fingerprint
     except DataError as error:
         if "://" not in shards or shards != redact(shards):
             raise

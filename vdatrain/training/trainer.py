@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from vdaprep.errors import DataError, VdakitError
+from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.reader import Clip
 from vdaprep.storage.urls import redact
 from vdatrain.config import TrainConfig
-from vdatrain.data.index import StoredClip, fingerprint, splits_of
 from vdatrain.data.loader import TrainLoader, open_clips
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision, choose_device, is_out_of_memory, oom_advice, peak_memory_bytes
@@ -122,9 +123,9 @@ def train_state(
     return _evaluate_best(state, training.held_out)
 
 
-def held_out_clips(config: TrainConfig) -> tuple[StoredClip, ...]:
+def held_out_clips(config: TrainConfig) -> tuple[Clip, ...]:
     """Return the clips that a run is evaluated on; none if the shards have no such split."""
-    return open_clips(config, config.eval_split) if config.eval_split in splits_of(config.shards) else ()
+    return open_clips(config, config.eval_split) if config.eval_split in open_shards(config.shards).splits else ()
 
 
 def open_loader(state: TrainState) -> TrainLoader:
@@ -151,7 +152,7 @@ def _expect_the_same_shards(state: TrainState) -> None:
     """Raise DataError if what lies under `shards` here is not what the first rank, on its machine, finds there."""
     if state.ranks.world == 1:
         return
-    mine = fingerprint(state.config.shards)
+    mine = open_shards(state.config.shards).fingerprint
     if state.ranks.broadcast_from_rank0(mine) != mine:
         raise DataError(
             f"{redact(state.config.shards)}: are other shards on {socket.gethostname()} than rank 0 has on its "
@@ -182,7 +183,7 @@ class _Training:
     state: TrainState
     loader: TrainLoader
     checkpoints: CheckpointManager
-    held_out: tuple[StoredClip, ...]
+    held_out: tuple[Clip, ...]
     callbacks: Sequence[Callback]
     stop: StopRequest
 
@@ -308,7 +309,7 @@ def _evaluation_plan(state: TrainState, *, windows: int = 0) -> EvaluationPlan:
     return EvaluationPlan(shape, size=config.size, windows=windows, workers=config.workers, ranks=state.ranks)
 
 
-def _evaluate_best(state: TrainState, clips: tuple[StoredClip, ...]) -> TrainResult:
+def _evaluate_best(state: TrainState, clips: tuple[Clip, ...]) -> TrainResult:
     """Evaluate the best weights on every held-out window and write that beside them."""
     path = state.folder / BEST_FILE
     best = state.ranks.broadcast_from_rank0(

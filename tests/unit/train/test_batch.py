@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from vdaprep.errors import UsageError
 from vdaprep.shards import codec
+from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.metadata import DepthSpec, DiffSpec
 from vdatrain.data.batch import IMAGENET_MEAN, IMAGENET_STD, decode_depth, make_batch, mix_colours
-from vdatrain.data.index import read_index
 from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.samples import Sample, read_window
 from vdatrain.data.transforms import (
@@ -117,7 +117,7 @@ def test_the_device_decodes_depth_as_the_codec_does(spec):
 
 
 def test_depth_of_a_shard(toy_shards, toy_frame):
-    clip = read_index(toy_shards, split="train")[2]
+    clip = open_shards(toy_shards).clips(split="train")[2]
     sample = read_window(clip, Window(0, 2, 5, WindowShape(3)))
     for row, depth_m in enumerate(decode_depth(sample.depth_planes, sample.depth).numpy()):
         np.testing.assert_allclose(depth_m, toy_frame(2, 5 + row, (60, 80))[1], rtol=1e-6)
@@ -289,7 +289,7 @@ def test_a_drawn_crop_fits_and_has_the_targets_shape(stored, patches, position):
 
 
 def test_draws_depend_on_seed_and_position_alone(toy_shards):
-    clips = read_index(toy_shards, split="train")
+    clips = open_shards(toy_shards).clips(split="train")
     samples = [read_window(clips[i], Window(10 + i, i, 0, WindowShape(2))) for i in (0, 2, 5)]
     torch.manual_seed(0)
     state = torch.get_rng_state()
@@ -334,7 +334,7 @@ def test_sizes_and_shares_without_sense_are_refused():
 
 
 def test_a_batch_mixes_sizes_and_samples_without_differences_or_poses(toy_shards):
-    clips = read_index(toy_shards, split="train")
+    clips = open_shards(toy_shards).clips(split="train")
     samples = [read_window(clips[i], Window(i, i, 1, WindowShape(3))) for i in (0, 5, 2)]
     views = sample_augmentations(samples, (28, 42), augmentation=Augmentation(), seed=0)
     batch = make_batch(samples, views, device=CPU)
@@ -359,7 +359,7 @@ def test_a_batch_mixes_sizes_and_samples_without_differences_or_poses(toy_shards
 
 
 def test_one_frame_and_strided_differences(toy_shards):
-    clip = read_index(toy_shards, split="train")[4]
+    clip = open_shards(toy_shards).clips(split="train")[4]
     one = read_window(clip, Window(0, 4, 2, WindowShape(1)))
     assert _show(one, fit_view(one.size, size=28)).frames.shape == (1, 1, 3, 28, 42)
     sparse = read_window(clip, Window(0, 4, 2, WindowShape(3, stride=2)))
@@ -379,7 +379,7 @@ def test_frames_stay_in_range_under_the_strongest_colours():
 
 def test_nothing_waits_for_the_device(toy_shards):
     """The meta device holds no values: asking it for one fails, where a GPU would make the step wait."""
-    clip = read_index(toy_shards, split="train")[4]
+    clip = open_shards(toy_shards).clips(split="train")[4]
     samples = [read_window(clip, Window(p, 4, p, WindowShape(2))) for p in range(4)]
     views = sample_augmentations(samples, (28, 42), augmentation=strong, seed=0)
     assert {view.flip for view in views} == {True, False}

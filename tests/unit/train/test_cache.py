@@ -20,14 +20,15 @@ import pytest
 
 from tests.serving import DIE, STALL, serve
 from vdaprep.errors import ShardError, UsageError
+from vdaprep.shards import reader
+from vdaprep.shards.dataset import open_shards
 from vdaprep.storage import cache as cache_module
 from vdaprep.storage import locks, retry
 from vdaprep.storage.cache import CachedTar, ShardCache, open_cache
 from vdaprep.storage.paths import open_paths
 from vdaprep.storage.retry import RetryPolicy
-from vdatrain.data.index import read_index
 from vdatrain.data.sampler import Window, WindowShape
-from vdatrain.data.samples import read_meta, read_window
+from vdatrain.data.samples import read_window
 
 SIZE = 300_000
 PLENTY = 10**12
@@ -154,9 +155,9 @@ def test_processes_fetch_a_shard_once(cache, data, server):
     server.delay_s = 0.5
     shards = [_shard(cache, data, number, server.url) for number in (0, 1)]
     readers = [_reader(cache, *shards), _reader(cache, *shards)]
-    for reader in readers:
-        out, err = reader.communicate(timeout=300)
-        assert (out, err, reader.returncode) == (f"{SIZE}\n{SIZE}\n", "", 0)
+    for process in readers:
+        out, err = process.communicate(timeout=300)
+        assert (out, err, process.returncode) == (f"{SIZE}\n{SIZE}\n", "", 0)
     assert server.asked == {"shard-0.tar whole": 1, "shard-1.tar whole": 1}
 
 
@@ -396,20 +397,20 @@ def _rot(path, offset):
 def test_bits_that_rot_in_the_cache_are_fetched_again(cache, toy_shards, tmp_path, caplog, where):
     shutil.copytree(toy_shards / "alpha", tmp_path / "alpha")
     roomy = ShardCache(cache.folder, PLENTY, 0, free=_plenty)
-    plain, clip = (read_index(tmp_path / "alpha", split="train", cache=cache)[0] for cache in (None, roomy))
+    plain, clip = (open_shards(tmp_path / "alpha", cache=cache).clips(split="train")[0] for cache in (None, roomy))
     window = Window(0, 0, 3, WindowShape(4))
     whole = read_window(plain, window)
     read_window(clip, window)
     start, stop = clip.entry.frame_range(4, 1) if where == "frame" else clip.entry.meta_range()
     [tar] = [path for path in cache.folder.glob("*.tar") if clip.tar.sha256 in path.name]
     _rot(tar, (start + stop) // 2)
-    read_meta.cache_clear()
+    reader.reader.read_meta.cache_clear()
     assert bytes(read_window(clip, window).depth_planes.numpy()) == bytes(whole.depth_planes.numpy())
     assert "damaged, so it is fetched again" in caplog.text
     # If the source has changed as well there is nothing to be had.
     _rot(tar, (start + stop) // 2)
     _rot(plain.tar, (start + stop) // 2)
-    read_meta.cache_clear()
+    reader.reader.read_meta.cache_clear()
     with pytest.raises(ShardError, match=r"shard-0001.tar: the \d+ bytes that came have another SHA-256"):
         read_window(clip, window)
 
@@ -418,13 +419,13 @@ def test_bits_that_rot_in_the_cache_are_fetched_again(cache, toy_shards, tmp_pat
 
 
 def test_shards_that_do_not_fit_together_are_left_out_from_the_start(cache, toy_shards, caplog):
-    tars = [clip.tar for clip in read_index(toy_shards, split="train")]
+    tars = [clip.tar for clip in open_shards(toy_shards).clips(split="train")]
     sizes = [tar.stat().st_size for tar in dict.fromkeys(tars)]
     some = ShardCache(cache.folder, sum(sizes[:2]), 0, free=_plenty)
-    clips = read_index(toy_shards, split="train", cache=some)
+    clips = open_shards(toy_shards, cache=some).clips(split="train")
     cached = dict.fromkeys(str(clip.tar) for clip in clips if isinstance(clip.tar, CachedTar))
     assert list(cached) == list(map(str, dict.fromkeys(tars)))[:2]
-    read_index(toy_shards, split="train", cache=some)
+    open_shards(toy_shards, cache=some).clips(split="train")
     said = caplog.text
     assert said.count("has no room for 2 of 4 shards") == 1
     for clip in clips:

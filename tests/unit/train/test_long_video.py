@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from vdaprep.errors import UsageError
+from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.metadata import DiffSpec
 from vdatrain.data.batch import make_batch
-from vdatrain.data.index import read_index
 from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.samples import read_window
 from vdatrain.data.transforms import fit_view
@@ -136,7 +136,7 @@ class Spy(nn.Module):
 
 
 def test_differences_are_those_of_the_shards(toy_shards: Path, toy_frame) -> None:
-    clip = read_index(toy_shards, split="train")[0]
+    clip = open_shards(toy_shards).clips(split="train")[0]
     sample = read_window(clip, Window(0, 0, 0, WindowShape(4)))
     assert sample.diff is not None
     batch = make_batch([sample], [fit_view(sample.size, size=28)], device=CPU.device)

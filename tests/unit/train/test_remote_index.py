@@ -9,11 +9,12 @@ import pytest
 
 from tests.serving import DIE, STALL, serve
 from vdaprep.errors import DataError, ShardError
+from vdaprep.shards import reader
+from vdaprep.shards.dataset import open_shards
 from vdaprep.storage import retry
 from vdaprep.storage.retry import RetryPolicy
-from vdatrain.data.index import fingerprint, read_index, splits_of
 from vdatrain.data.sampler import Window, WindowShape
-from vdatrain.data.samples import read_meta, read_window
+from vdatrain.data.samples import read_window
 
 PATIENT = RetryPolicy(connect_s=30, answer_s=60, waits_s=(0.01, 0.01))
 SOON = replace(PATIENT, connect_s=3, answer_s=3, least_bytes_per_s=10**7)
@@ -50,10 +51,10 @@ def test_the_index_of_a_url_is_that_of_the_folder(shards, toy_shards, kind):
         "one data set": f"{shards.url}/alpha",
     }[kind]
     folder = toy_shards / "alpha" if kind == "one data set" else toy_shards
-    local, far = read_index(folder, split="train"), read_index(url, split="train")
+    local, far = open_shards(folder).clips(split="train"), open_shards(url).clips(split="train")
     assert _plain(far) == _plain(local)
-    assert fingerprint(url) == fingerprint(folder)
-    assert splits_of(url) == {"train"}
+    assert open_shards(url).fingerprint == open_shards(folder).fingerprint
+    assert open_shards(url).splits == ("train",)
     window = Window(0, 2, 3, WindowShape(4))
     assert _bytes_of(read_window(far[2], window)) == _bytes_of(read_window(local[2], window))
 
@@ -61,7 +62,7 @@ def test_the_index_of_a_url_is_that_of_the_folder(shards, toy_shards, kind):
 def test_a_server_that_lists_nothing_needs_the_data_sets_urls(shards):
     shards.lists = False
     with pytest.raises(DataError, match="found no dataset.json, neither here nor .* URL of each data set's folder"):
-        read_index(shards.url, split="train")
+        open_shards(shards.url).clips(split="train")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_what_a_server_lacks_is_named(tmp_path, toy_shards, name, fault, error, 
     with serve(toy_shards) as server:
         server.faults[name] = [fault]
         with pytest.raises(error, match=says) as caught:
-            read_index(f"{server.url}/alpha", split="train")
+            open_shards(f"{server.url}/alpha").clips(split="train")
     assert str(caught.value).startswith(server.url)
     assert "\n" not in str(caught.value)
 
@@ -91,17 +92,17 @@ def test_what_differs_on_the_server_is_named(tmp_path, toy_shards):
     os.truncate(tar, tar.stat().st_size - 512)
     with serve(tmp_path) as server:
         with pytest.raises(ShardError, match=r"shard-0002.tar: has \d+ bytes, its record says"):
-            read_index(f"{server.url}/alpha", split="train")
+            open_shards(f"{server.url}/alpha").clips(split="train")
         tar.with_suffix(".json").write_bytes(b"{}")
         with pytest.raises(ShardError, match=r"shard-0002.json: is not the record that dataset.json lists"):
-            read_index(f"{server.url}/alpha", split="train")
+            open_shards(f"{server.url}/alpha").clips(split="train")
 
 
 @pytest.mark.parametrize("fault", [STALL, DIE, 500])
 def test_a_server_that_fails_while_training_is_one_sentence(toy_shards, fault, monkeypatch):
     with serve(toy_shards) as server:
-        clip = read_index(f"{server.url}/alpha", split="train")[0]
-        read_meta.cache_clear()
+        clip = open_shards(f"{server.url}/alpha").clips(split="train")[0]
+        reader.reader.read_meta.cache_clear()
         monkeypatch.setattr(retry, "POLICY", AT_ONCE if fault == STALL else PATIENT)
         server.faults["shard-0001.tar"] = [fault]
         with pytest.raises(ShardError, match=r"\(the server does not answer: .*; it was asked 3 times\)\.$") as caught:

@@ -12,10 +12,10 @@ import torch
 import webdataset
 
 from vdaprep.errors import ShardError, UsageError
+from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.reader import Clip
 from vdaprep.shards.records import ClipEntry
 from vdatrain.data import sequential
-from vdatrain.data.index import read_index
 from vdatrain.data.loader import train_loader
 from vdatrain.data.sampler import DistributedPositions, WindowSampler, WindowShape
 from vdatrain.data.sequential import sequential_windows, stream_sequential
@@ -24,7 +24,7 @@ from vdatrain.data.stream import FaultPolicy, stream_batches
 
 @pytest.fixture(scope="module")
 def clips(toy_shards):
-    return read_index(toy_shards, split="train")
+    return open_shards(toy_shards).clips(split="train")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_threads_end_with_the_stream(clips, sampler):
 
 def test_a_bad_window_is_named_or_left_out(tmp_path, write_dataset):
     write_dataset(tmp_path / "a", lengths=(8, 8))
-    clips = read_index(tmp_path, split="train")
+    clips = open_shards(tmp_path).clips(split="train")
     sampler = WindowSampler((8, 8), WindowShape(4))
     clip = clips[1]
     data = bytearray(clip.tar.read_bytes())

@@ -11,10 +11,10 @@ import torch
 import webdataset
 
 from vdaprep.shards import codec, reader
+from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.metadata import ClipMeta
 from vdatrain.config import parse_mix
 from vdatrain.data import samples
-from vdatrain.data.index import read_index
 from vdatrain.data.sampler import (
     MAX_STRIDE,
     DistributedPositions,
@@ -24,13 +24,13 @@ from vdatrain.data.sampler import (
     WindowShape,
     dataset_weights,
 )
-from vdatrain.data.samples import read_meta, read_window
+from vdatrain.data.samples import read_window
 from vdatrain.data.stream import stream_batches
 
 
 @pytest.fixture(scope="module")
 def clips(toy_shards):
-    return read_index(toy_shards, split="train")
+    return open_shards(toy_shards).clips(split="train")
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_nor_do_they_with_a_mix_and_images_beside(clips, order):
 def test_every_rank_gets_whole_batches_for_ever_however_little_there_is(tmp_path, write_dataset, ranks):
     write_dataset(tmp_path / "a", lengths=(5, 2))
     write_dataset(tmp_path / "b", lengths=(9,))
-    clips = read_index(tmp_path, split="train")
+    clips = open_shards(tmp_path).clips(split="train")
     order = WindowSampler((5, 2, 9), WindowShape(4))
     for rank in range(ranks):
         batches = _take(clips, order, share=DistributedPositions(2, rank, world=ranks), workers=2, count=9)
@@ -191,8 +191,8 @@ def test_sums_of_differences_are_not_clipped(clips, monkeypatch):
 
 def test_a_stride_over_an_invalid_difference_is_invalid(tmp_path, write_dataset, monkeypatch):
     write_dataset(tmp_path / "a", lengths=(9,))
-    (clip,) = read_index(tmp_path, split="train")
-    meta = read_meta(clip)
+    (clip,) = open_shards(tmp_path).clips(split="train")
+    meta = clip.meta
     holed = ClipMeta(**{**vars(meta), "diff_valid": tuple(frame != 3 for frame in range(9))})
     monkeypatch.setattr(reader, "read_meta", lambda _: holed)
     sample = read_window(clip, Window(0, 0, 0, WindowShape(5, stride=2)))

@@ -20,24 +20,25 @@ import zstandard
 
 from vdaprep.errors import ShardError, UsageError, VdakitError
 from vdaprep.shards import codec
+from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.metadata import ClipMeta
+from vdaprep.shards.reader import Clip
 from vdaprep.shards.records import ClipEntry
 from vdatrain.data import samples
-from vdatrain.data.index import StoredClip, read_index
 from vdatrain.data.sampler import DistributedPositions, EvalSampler, Window, WindowSampler, WindowShape
-from vdatrain.data.samples import read_meta, read_window
+from vdatrain.data.samples import read_window
 from vdatrain.data.stream import FaultPolicy, stream_batches
 
 
 @pytest.fixture
 def copied(tmp_path, toy_shards):
     shutil.copytree(toy_shards, tmp_path / "shards")
-    return read_index(tmp_path / "shards", split="train")
+    return open_shards(tmp_path / "shards").clips(split="train")
 
 
 @pytest.fixture(scope="module")
 def order(toy_shards):
-    lengths = tuple(clip.num_frames for clip in read_index(toy_shards, split="train"))
+    lengths = tuple(clip.num_frames for clip in open_shards(toy_shards).clips(split="train"))
     return WindowSampler(lengths, WindowShape(4), seed=3)
 
 
@@ -207,12 +208,12 @@ def test_a_read_that_does_not_come_back_is_named(copied, order, workers):
 _LEAVES = """
 import os, sys
 from pathlib import Path
-from vdatrain.data.index import read_index
+from vdaprep.shards.dataset import open_shards
 from vdatrain.data.sampler import DistributedPositions, WindowSampler, WindowShape
 from vdatrain.data.stream import FaultPolicy, stream_batches
 from vdaprep.errors import VdakitError
 
-clips = read_index(Path(sys.argv[1]), split="train")
+clips = open_shards(Path(sys.argv[1])).clips(split="train")
 order = WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(4), seed=3)
 reading = stream_batches(clips, order, share=DistributedPositions(2), workers=3)
 next(reading)  # and left open, its threads at work
@@ -260,7 +261,7 @@ def _forge(folder, clip, change):
         starts.append(out.tell())
     path = folder / "forged.tar"
     path.write_bytes(out.getvalue())
-    return StoredClip(clip.dataset, path, _entry(clip, out.getvalue(), starts))
+    return Clip(clip.dataset, path, _entry(clip, out.getvalue(), starts))
 
 
 def _entry(clip, data, starts):
@@ -343,14 +344,14 @@ def test_what_unpacks_to_more_than_it_should_is_not_unpacked(copied, tmp_path, m
 
 
 def test_metadata_that_ask_for_too_much_memory_are_refused(copied, tmp_path):
-    huge = replace(read_meta(copied[0]), height=60_000, width=80_000).to_bytes()
+    huge = replace(copied[0].meta, height=60_000, width=80_000).to_bytes()
     forged = _forge(tmp_path, copied[0], lambda name, data: [(name, huge if name.endswith(".json") else data)])
     with pytest.raises(ShardError, match=r"has frames of 80000x60000 pixels by its metadata; at most"):
         read_window(forged, Window(0, 0, 0, WindowShape(2)))
 
 
 def test_metadata_of_another_number_of_frames_are_refused(copied, tmp_path):
-    meta = read_meta(copied[1])
+    meta = copied[1].meta
     forged = _forge(
         tmp_path, copied[0], lambda name, data: [(name, meta.to_bytes() if name.endswith(".json") else data)]
     )
@@ -369,7 +370,7 @@ def test_sizes_in_a_tar_that_cannot_be_are_refused(copied, tmp_path, size):
     path = tmp_path / "forged.tar"
     path.write_bytes(data)
     starts = [clip.entry.offset, *clip.entry.frame_offsets, clip.entry.offset + clip.entry.bytes]
-    forged = StoredClip(clip.dataset, path, _entry(clip, bytes(data), starts))
+    forged = Clip(clip.dataset, path, _entry(clip, bytes(data), starts))
     with pytest.raises(ShardError, match=r"forged\.tar, clip alpha-walk-00-000000: holds bytes that are no member"):
         read_window(forged, Window(0, 0, 0, WindowShape(2)))
 
@@ -397,4 +398,4 @@ def test_a_forged_clip_that_is_not_changed_is_read(copied, tmp_path):
     forged = _forge(tmp_path, copied[0], lambda name, data: [(name, data)])
     window = Window(0, 0, 1, WindowShape(3))
     assert (read_window(forged, window).depth_planes == read_window(copied[0], window).depth_planes).all()
-    assert isinstance(read_meta(forged), ClipMeta)
+    assert isinstance(forged.meta, ClipMeta)

@@ -14,9 +14,9 @@ import torch
 from rich.console import Console
 
 from vdaprep.errors import UsageError
+from vdaprep.shards.dataset import open_shards
 from vdatrain.cli.progress import LiveView
 from vdatrain.config import TrainConfig
-from vdatrain.data.index import read_index
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision
 from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, Gallery, evaluate_clips
@@ -289,7 +289,7 @@ class Plane(torch.nn.Module):
 
 
 def test_the_same_windows_of_all_data_sets_are_shown_each_time(toy_shards: Path) -> None:
-    clips = read_index(toy_shards, split="train")
+    clips = open_shards(toy_shards).clips(split="train")
     plan = EvaluationPlan(WindowShape(4, 1), size=28, windows=9)
     first, second = (evaluate_clips(Plane(), clips, plan, precision=Precision(torch.device("cpu"))) for _ in range(2))
     assert list(first.stills) == list(second.stills)
@@ -303,7 +303,7 @@ def test_the_same_windows_of_all_data_sets_are_shown_each_time(toy_shards: Path)
 
 def test_pictures_are_fitted_as_the_metrics_are(toy_shards: Path) -> None:
     """Sky takes no part in the fit: it would pull the prediction to where nothing is measured."""
-    clips = read_index(toy_shards, split="train")
+    clips = open_shards(toy_shards).clips(split="train")
     plan = EvaluationPlan(WindowShape(4, 1), size=28, windows=2)
     shown = evaluate_clips(Plane(), clips, plan, precision=Precision(torch.device("cpu"))).galleries["alpha"]
     measured = shown.known & (shown.truth > 0)

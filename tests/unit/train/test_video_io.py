@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vdaprep.errors import DataError, UsageError
-from vdatrain.data.index import read_index
+from vdaprep.shards.dataset import open_shards
 from vdatrain.inference.video_reader import DEFAULT_DIFF, by_trajectory, open_video, read_trajectory
 from vdatrain.inference.video_writer import SCALE_FILE, DisparityFile, check_output, write_output
 
@@ -88,7 +88,7 @@ def test_a_shard(toy_shards: Path, toy_frame) -> None:
 
 
 def test_the_clips_of_a_trajectory_follow_one_another_but_over_a_gap(toy_shards: Path) -> None:
-    clips = read_index(toy_shards, split="train")
+    clips = open_shards(toy_shards).clips(split="train")
     assert [len(parts) for parts in by_trajectory(clips[::-1]).values()] == [1] * len(clips)
     assert list(by_trajectory(clips[::-1])) == sorted(by_trajectory(clips))
     # The first difference of the first clip is not valid, that of the second is.

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vdaprep.errors import DataError, ShardError, UsageError
+from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.names import DATASET_FILE
 from vdatrain.config import parse_mix
-from vdatrain.data.index import read_index
 from vdatrain.data.sampler import (
     MAX_STRIDE,
     ClipWeight,
@@ -152,7 +152,7 @@ def test_a_mix_that_is_none_is_one_sentence(text):
 
 
 def test_a_mix_names_data_sets_that_are_there(toy_shards):
-    clips = read_index(toy_shards, split="train")
+    clips = open_shards(toy_shards).clips(split="train")
     assert dataset_weights(clips, {"beta": 2.5}) == (ClipWeight(5), ClipWeight(2, 2.5))
     with pytest.raises(UsageError, match=r"--mix gamma=2: the shards have alpha, beta only\.$"):
         dataset_weights(clips, {"beta": 1.0, "gamma": 2.0})
@@ -224,26 +224,26 @@ def test_a_share_without_sense_is_refused():
 
 
 def test_the_index_lists_every_clip_of_a_split_in_a_fixed_order(toy_shards):
-    clips = read_index(toy_shards, split="train")
+    clips = open_shards(toy_shards).clips(split="train")
     assert [(clip.dataset, clip.num_frames) for clip in clips] == [
         *[("alpha", length) for length in (9, 3, 12, 8, 17)],
         *[("beta", length) for length in (10, 8)],
     ]
-    assert read_index(toy_shards / "beta", split="train") == clips[5:]
+    assert open_shards(toy_shards / "beta").clips(split="train") == clips[5:]
 
 
 def test_a_split_may_be_in_one_data_set_only(tmp_path, write_dataset):
     write_dataset(tmp_path / "a", lengths=(4,))
     write_dataset(tmp_path / "b", lengths=(5,), split="val")
-    assert [clip.dataset for clip in read_index(tmp_path, split="val")] == ["b"]
+    assert [clip.dataset for clip in open_shards(tmp_path).clips(split="val")] == ["b"]
     with pytest.raises(DataError, match=r"no data set here has clips in split 'test', found train, val\.$"):
-        read_index(tmp_path, split="test")
+        open_shards(tmp_path).clips(split="test")
 
 
 @pytest.mark.parametrize("place", ["", "nowhere"])
 def test_no_shards_at_all(tmp_path, place):
     with pytest.raises(DataError, match="`vdaprep convert` makes") as caught:
-        read_index(tmp_path / place, split="train")
+        open_shards(tmp_path / place).clips(split="train")
     assert str(tmp_path / place) in str(caught.value)
 
 
@@ -277,6 +277,6 @@ def test_what_is_broken_is_named(tmp_path, toy_shards, what, error, names, says)
     _break(tmp_path / "shards" / "alpha", what)
     for place in (tmp_path / "shards", tmp_path / "shards" / "alpha"):
         with pytest.raises(error, match=says) as caught:
-            read_index(place, split="train")
+            open_shards(place).clips(split="train")
         assert names in str(caught.value)
         assert "\n" not in str(caught.value)
