@@ -133,7 +133,7 @@ def _ours(spec: Spec) -> dict[str, Start]:
     order = WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(spec.window))
 
     def start(workers: int) -> Generator[object]:
-        return stream_batches(clips, order, share=DistributedPositions(batch=1), workers=workers)
+        return stream_batches(clips, order, positions=DistributedPositions(batch=1), workers=workers)
 
     return {
         f"stream, {workers} worker{'' if workers == 1 else 's'}": lambda workers=workers: start(workers)

@@ -133,7 +133,7 @@ def streaming(rendered: Rendered, *, frames: int, batch: int, workers: int) -> G
     """Stream batches of windows without an end; the workers end with the block."""
     clips = open_shards(rendered.shards).clips(split="train")
     order = WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(frames))
-    batches = stream_batches(clips, order, share=DistributedPositions(batch=batch), workers=workers)
+    batches = stream_batches(clips, order, positions=DistributedPositions(batch=batch), workers=workers)
     try:
         yield batches
     finally:

@@ -1,4 +1,4 @@
-"""Samples as they come from the shards to a batch for the model, on the device."""
+"""Batches: samples decoded, cropped, resized and augmented on the device."""
 
 import functools
 from collections.abc import Sequence
@@ -23,25 +23,28 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step takes, on one device.
-
-    frames: normalised with ImageNet's mean and deviation. differences: signed, in grey levels / 255, dh = 4 h / 14 and
-    dw = 4 w / 14, zero where diff_valid is false, so in all of a sample without any. disparity: 0 at the clip's
-    farthest known pixel and at sky, 1 at its nearest; 0 where mask is false, which is where the depth is unknown.
-    intrinsics: fx, fy, cx, cy in pixels of the view. camera_to_world: metres, of the view; None unless all samples have
-    poses. (Metrics take both from the Sample, in float64.) images: single frames to train on beside these, with t = 1.
-    """
+    """B windows of T frames for one training step, on one device."""
 
     frames: Float32[Tensor, "b t 3 h w"]
+    """RGB, normalised with ImageNet's mean and deviation."""
     differences: Float32[Tensor, "b t 3 dh dw"]
+    """Signed differences to the frame before, in grey levels / 255; dh = 4 h / 14, dw = 4 w / 14; 0 where not valid."""
     diff_valid: Bool[Tensor, "b t"]
+    """Whether a frame has a difference; false for all frames of a sample without."""
     disparity: Float32[Tensor, "b t h w"]
+    """Normalised by the clip's range: 0 at its farthest known pixel and at sky, 1 at its nearest; 0 where unknown."""
     mask: Bool[Tensor, "b t h w"]
+    """Where the depth is known."""
     intrinsics: Float32[Tensor, "b t 4"]
+    """fx, fy, cx, cy in pixels of the view. Metrics take them, and poses, from the Sample, in float64."""
     camera_to_world: Float32[Tensor, "b t 4 4"] | None
+    """Poses of the view, metres; None unless all samples have poses."""
     datasets: tuple[str, ...]
+    """Data set of each window."""
     keys: tuple[str, ...]
+    """Clip of each window."""
     images: "Batch | None" = None
+    """Single frames to train on beside the windows, with t = 1."""
 
 
 def make_batch(
@@ -169,7 +172,7 @@ def resample_differences(
 def _resampling(
     start: float, length: float, *, cells: int, count: int, device: torch.device
 ) -> Float32[Tensor, "{count} {cells}"]:
-    """Return the weights of `cells` in each of `count` parts of a stretch; start and length are shares of the whole.
+    """Return the weights of `cells` in each of `count` parts of a stretch; start and length are fractions of the whole.
 
     The weights are a triangle as wide as two parts, or as two cells if those are wider, and add up to 1.
     """

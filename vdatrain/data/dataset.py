@@ -74,7 +74,7 @@ class ShardDataset(IterableDataset[Sample]):
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
         start, world = self._positions.start, self._positions.world
         share = DistributedPositions(1, self._positions.rank + number * world, world * count, start)
-        with closing(stream_batches(self._clips, self._sampler, share=share, workers=1)) as batches:
+        with closing(stream_batches(self._clips, self._sampler, positions=share, workers=1)) as batches:
             for taken, [sample] in zip(itertools.count(1), batches, strict=False):
                 self._positions = replace(self._positions, start=share.start_after(taken))
                 yield sample

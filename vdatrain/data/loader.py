@@ -219,13 +219,13 @@ class TrainLoader:
             from vdatrain.data.sequential import stream_sequential  # webdataset is imported for this order alone
 
             return stream_sequential(
-                self._clips, self._sampler, share=positions, buffer=config.shuffle_buffer, **options
+                self._clips, self._sampler, positions=positions, buffer=config.shuffle_buffer, **options
             )
         read = functools.partial(stream_batches, self._clips, **options)
-        windows = read(self._sampler, share=positions)
+        windows = read(self._sampler, positions=positions)
         if not config.images_per_clip:
             return windows
-        return _beside(windows, read(self._sampler.of_images(), share=positions.of_images(config.images_per_clip)))
+        return _beside(windows, read(self._sampler.of_images(), positions=positions.of_images(config.images_per_clip)))
 
 
 def open_clips(config: TrainConfig, split: str) -> tuple[Clip, ...]:
@@ -329,5 +329,5 @@ class EvalLoader:
             ShardError: a window cannot be read.
         """
         share = DistributedPositions(batch=1)
-        for [sample] in stream_batches(self.clips, self.order, share=share, workers=self.workers):
+        for [sample] in stream_batches(self.clips, self.order, positions=share, workers=self.workers):
             yield sample, make_batch([sample], [fit_view(sample.size, size=self.size)], device=self.device)

@@ -19,19 +19,19 @@ from vdatrain.data.samples import Sample
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_LAST_WORK_S = 5.0  # what a thread may take to finish what it is at when nobody wants it any more
+_LAST_WORK_S = 5.0  # that a thread may take to finish its item once the generator is closed
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How far to go ahead: `threads` work at a time, at most `ahead` items beyond the one that was asked for last.
-
-    `patience_s` is how long to wait for a result, 0 for as long as it takes.
-    """
+    """How far to work ahead."""
 
     threads: int
+    """Threads that work at the same time."""
     ahead: int
+    """Items that may be begun beyond the one that was asked for last."""
     patience_s: int | float = 0
+    """Seconds to wait for a result; 0: no limit."""
 
 
 class Stalled(Exception):
@@ -45,8 +45,8 @@ class Stalled(Exception):
 def map_ahead(work: Callable[[Item], Result], items: Iterator[Item], *, pace: Pace) -> Generator[Result]:
     """Yield `work(item)` of each item in order.
 
-    Whatever `work` raises is raised when its turn comes. Closing the generator ends the threads, but for one that does
-    not come back from its work: that one is left alone, and does not keep the program from ending. Raises Stalled.
+    Whatever `work` raises is raised in its turn. Closing the generator ends the threads; one whose work does not end is
+    abandoned, and does not keep the program from ending. Raises Stalled.
     """
     desk = _Desk(work, items, pace)
     _open_desks.add(desk)
@@ -75,7 +75,7 @@ class _Done(Generic[Result]):
 
 
 class _Desk(Generic[Item, Result]):
-    """What the threads and the one who asks share; every change is made under one lock and announced."""
+    """State of the threads and of their consumer; every change is made under one lock and announced."""
 
     def __init__(self, work: Callable[[Item], Result], items: Iterator[Item], pace: Pace) -> None:
         self._work = work

@@ -94,7 +94,7 @@ def stream_sequential(  # noqa: PLR0913 - keywords
     clips: Sequence[Clip],
     sampler: WindowSampler,
     *,
-    share: DistributedPositions,
+    positions: DistributedPositions,
     buffer: int,
     workers: int = 2,
     pin: bool = False,
@@ -108,7 +108,7 @@ def stream_sequential(  # noqa: PLR0913 - keywords
     Args:
         clips: The index that the windows' clip numbers refer to.
         sampler: Says which windows an epoch has.
-        share: The positions to read; position p is that after p // world windows of every rank.
+        positions: The positions to read; position p is that after p // world windows of every rank.
         buffer: Windows from which the next one is drawn.
         workers: Threads that decode ahead; they change nothing of the order.
         pin: Decode into page-locked memory.
@@ -118,10 +118,12 @@ def stream_sequential(  # noqa: PLR0913 - keywords
         ShardError: a window or a shard cannot be read, when its batch is due.
         VdakitError: reading a clip takes longer than `stall_timeout_s`, or memory does not suffice.
     """
-    items = iter(sequential_windows(clips, sampler, share=share, buffer=buffer, stall_timeout_s=faults.stall_timeout_s))
-    pace = replace(pace_of(share, workers, faults), patience_s=0)  # what is decoded is in memory already
+    items = iter(
+        sequential_windows(clips, sampler, positions=positions, buffer=buffer, stall_timeout_s=faults.stall_timeout_s)
+    )
+    pace = replace(pace_of(positions, workers, faults), patience_s=0)  # what is decoded is in memory already
     outcomes = map_ahead(functools.partial(_decode, pin=pin), items, pace=pace)
-    with closing(collect(outcomes, batch=share.batch, faults=faults)) as batches:
+    with closing(collect(outcomes, batch=positions.batch, faults=faults)) as batches:
         try:
             yield from batches
         except Stalled as stalled:
@@ -133,34 +135,34 @@ def sequential_windows(
     clips: Sequence[Clip],
     sampler: WindowSampler,
     *,
-    share: DistributedPositions,
+    positions: DistributedPositions,
     buffer: int,
     stall_timeout_s: int | float = 0,
 ) -> Iterable[Item]:
-    """Return a webdataset.DataPipeline over a rank's windows from `share.start` on, each with the bytes of its clip.
+    """Return a webdataset.DataPipeline over the windows of a rank, each with the bytes of its clip.
 
     Where several workers of a torch DataLoader iterate it, they divide the rank's shards; `start` is that of one alone.
     """
-    skipped = share.start // share.world
+    skipped = positions.start // positions.world
     shown: frozenset[int] = frozenset()
     if skipped:
-        replay = DataPipeline(*_stages(clips, sampler, share, buffer, functools.partial(_unread, clips=clips)))
+        replay = DataPipeline(*_stages(clips, sampler, positions, buffer, functools.partial(_unread, clips=clips)))
         shown = frozenset(item.window.position for item in itertools.islice(replay, skipped))
     read = functools.partial(_read, clips=clips, shown=shown, stall_timeout_s=stall_timeout_s)
-    stages = _stages(clips, sampler, share, buffer, read)
+    stages = _stages(clips, sampler, positions, buffer, read)
     return DataPipeline(*stages, functools.partial(_skip, count=skipped))
 
 
 def _stages(
     clips: Sequence[Clip],
     sampler: WindowSampler,
-    share: DistributedPositions,
+    positions: DistributedPositions,
     buffer: int,
     read: Callable[[Iterator[Sequence[Visit]]], Iterator[Item]],
 ) -> tuple[Callable[..., object], ...]:
     return (
         functools.partial(_shards, clips, sampler),
-        functools.partial(_split_by_rank, share=share),
+        functools.partial(_split_by_rank, positions=positions),
         split_by_worker,
         read,
         shuffle(buffer, initial=buffer, seed=sampler.seed),
@@ -180,9 +182,9 @@ def _shards(clips: Sequence[Clip], sampler: WindowSampler) -> Iterator[tuple[Vis
         yield from (shards[number] for number in np.argsort(draws, kind="stable"))
 
 
-def _split_by_rank(shards: Iterator[Sequence[Visit]], *, share: DistributedPositions) -> Iterator[Sequence[Visit]]:
+def _split_by_rank(shards: Iterator[Sequence[Visit]], *, positions: DistributedPositions) -> Iterator[Sequence[Visit]]:
     """As webdataset.split_by_node, for the ranks that are given and not those of the environment."""
-    return itertools.islice(shards, share.rank, None, share.world)
+    return itertools.islice(shards, positions.rank, None, positions.world)
 
 
 def _skip(items: Iterator[Item], *, count: int) -> Iterator[Item]:

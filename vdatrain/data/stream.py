@@ -37,12 +37,12 @@ def stream_batches(
     clips: Sequence[Clip],
     order: Sampler,
     *,
-    share: DistributedPositions,
+    positions: DistributedPositions,
     workers: int = 2,
     pin: bool = False,
     faults: FaultPolicy = FaultPolicy(),  # noqa: B008 - it is frozen
 ) -> Generator[list[Sample]]:
-    """Yield a rank's batches from `share.start` on; their samples may differ in size.
+    """Yield a rank's batches from `positions.start` on; their samples may differ in size.
 
     The batches are those of `order` for any number of workers. With `skip_bad` the window that takes a bad one's place
     is that of the same place in a later epoch: a function of the order and the shards alone, so that every rank keeps
@@ -51,7 +51,7 @@ def stream_batches(
     Args:
         clips: The index that the windows' clip numbers refer to.
         order: The window at each position.
-        share: The positions to read.
+        positions: The positions to read.
         workers: Threads that read and decode ahead, nearly always without the interpreter's lock; 0: one that reads
             only what was asked for. Closing the generator ends them.
         pin: Decode into page-locked memory, as `read_window`.
@@ -62,9 +62,11 @@ def stream_batches(
         VdakitError: a read takes longer than `stall_timeout_s`, or memory does not suffice.
     """
     total = None if isinstance(order, WindowSampler) else len(order)
-    windows = (order[position] for position in share.positions(total=total))
+    windows = (order[position] for position in positions.positions(total=total))
     read = functools.partial(_read, clips=clips, order=order, pin=pin, skip_bad=faults.skip_bad)
-    batches = collect(map_ahead(read, windows, pace=pace_of(share, workers, faults)), batch=share.batch, faults=faults)
+    batches = collect(
+        map_ahead(read, windows, pace=pace_of(positions, workers, faults)), batch=positions.batch, faults=faults
+    )
     with closing(batches):
         try:
             yield from batches
@@ -73,9 +75,9 @@ def stream_batches(
             raise stall_error(clips[stalled.item.clip], faults) from None
 
 
-def pace_of(share: DistributedPositions, workers: int, faults: FaultPolicy) -> Pace:
+def pace_of(positions: DistributedPositions, workers: int, faults: FaultPolicy) -> Pace:
     """Return how far `workers` threads read ahead of the batch that is due."""
-    return Pace(max(1, workers), ahead=share.batch + workers if workers else 0, patience_s=faults.stall_timeout_s)
+    return Pace(max(1, workers), ahead=positions.batch + workers if workers else 0, patience_s=faults.stall_timeout_s)
 
 
 @dataclass(frozen=True)

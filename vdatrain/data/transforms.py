@@ -1,4 +1,4 @@
-"""Which part of a stored frame the model sees and in which colours, decided before anything is on the device."""
+"""Crop, resize, flip and colour jitter, sampled on the CPU from the seed and the sample's position."""
 
 import math
 from collections.abc import Sequence
@@ -22,11 +22,13 @@ _WIDEST_AS = 1.777
 class ColorJitter:
     """A linear change of colours: `matrix @ rgb + offset`, rgb from 0 to 1; a difference of two frames takes no offset.
 
-    Each row of the matrix has the same sum, so that grey stays grey.
+    Each row of the matrix has the same sum, so that grey remains grey.
     """
 
     matrix: tuple[tuple[float, ...], ...] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    """Rows of three factors of red, green and blue."""
     offset: float = 0.0
+    """Added to every channel."""
 
 
 UNCHANGED = ColorJitter()
@@ -34,20 +36,24 @@ UNCHANGED = ColorJitter()
 
 @dataclass(frozen=True)
 class CropParams:
-    """What a sample shows, the same for all its frames: a part of the stored frame, resized to `height` x `width`.
-
-    The part has its corner at (`top`, `left`) and is `crop_height` x `crop_width` pixels of the stored frame; `flip`
-    mirrors it left to right. UsageError unless height and width are multiples of PATCH_SIZE.
-    """
+    """The view of a sample, the same for all its frames; UsageError unless its sides are multiples of PATCH_SIZE."""
 
     top: int
+    """First row of the crop, in pixels of the stored frame."""
     left: int
+    """Its first column."""
     crop_height: int
+    """Rows of the crop, in pixels of the stored frame."""
     crop_width: int
+    """Its columns."""
     height: int
+    """Rows that the crop is resized to."""
     width: int
+    """Columns that it is resized to."""
     flip: bool = False
+    """Whether it is mirrored left to right."""
     colour: ColorJitter = UNCHANGED
+    """Change of its colours."""
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < PATCH_SIZE or self.height % PATCH_SIZE or self.width % PATCH_SIZE:
@@ -61,22 +67,24 @@ class CropParams:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a training view may go.
-
-    least_crop: sides of the smallest crop, as a share of those of the largest that fits. flip: probability. brightness,
-    contrast, saturation: factors are drawn from 1 - x to 1 + x. hue: turns of the colour wheel, drawn from -x to x.
-    """
+    """Ranges that the views of training are drawn from."""
 
     least_crop: float = 0.8
+    """Sides of the smallest crop, as a fraction of those of the largest that fits."""
     flip: float = 0.5
+    """Probability of a flip."""
     brightness: float = 0.2
+    """The factor is drawn from 1 - x to 1 + x."""
     contrast: float = 0.2
+    """Likewise."""
     saturation: float = 0.2
+    """Likewise."""
     hue: float = 0.02
+    """Turns of the colour wheel, drawn from -x to x."""
 
     def __post_init__(self) -> None:
-        shares = (self.flip, self.brightness, self.contrast, self.saturation, self.hue)
-        if not 0 < self.least_crop <= 1 or not all(0 <= share <= 1 for share in shares):
+        fractions = (self.flip, self.brightness, self.contrast, self.saturation, self.hue)
+        if not 0 < self.least_crop <= 1 or not all(0 <= fraction <= 1 for fraction in fractions):
             raise UsageError(f"augmentation takes numbers from 0 to 1 and a least_crop above 0, found {self}.")
 
 

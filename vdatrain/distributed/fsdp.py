@@ -1,4 +1,4 @@
-"""A model whose weights, gradients and moments are spread over the ranks."""
+"""Sharded training (FSDP2): weights, gradients and moments are divided over the ranks."""
 
 import math
 import warnings
@@ -13,9 +13,9 @@ from vdatrain.models.layers.encoder import Encoder
 
 
 def shard(model: nn.Module, *, world: int, device: torch.device) -> None:
-    """Leave each rank a part of every parameter; all of a block are there only while it computes (FSDP2).
+    """Shard every parameter over the ranks; those of a block are gathered only while it computes (FSDP2).
 
-    The weights have to be the same on all ranks. Names and modes stay; gradients become the mean over the ranks.
+    The weights have to be the same on all ranks. Names and modes do not change; gradients become means over the ranks.
     """
     from torch.distributed.device_mesh import init_device_mesh  # with the rest, seconds that few need
     from torch.distributed.fsdp import fully_shard
@@ -65,14 +65,14 @@ def gathered_bytes(model: nn.Module) -> int:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor; of one that is spread over the ranks, if all of them call this."""
+    """Return the full tensor; all ranks have to call this for one that is sharded."""
     return tensor.full_tensor() if _is_spread(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def part_like(tensor: Tensor, example: Tensor) -> Tensor:
-    """Return a tensor that all ranks have spread and laid out in memory as `example` is.
+    """Return a tensor that every rank has in full, sharded and laid out in memory as `example` is.
 
-    A fused optimiser takes weights and moments for laid out alike, and does not look.
+    A fused optimiser assumes, without a check, that weights and moments have the same layout.
     """
     if not _is_spread(example):
         return torch.empty_like(example, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
@@ -88,7 +88,7 @@ def _is_spread(tensor: Tensor) -> bool:
 
 
 def spread_moments(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> dict[str, Any]:
-    """Return an optimiser's state with whatever has a parameter's shape spread and laid out as that parameter is."""
+    """Return an optimiser's state with the moments sharded and laid out as their parameters are."""
 
     def spread(value: Any, parameter: nn.Parameter) -> Any:
         fits = isinstance(value, Tensor) and value.shape == parameter.shape
@@ -102,12 +102,12 @@ def spread_moments(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> 
 
 
 def to_host(value: Any) -> Any:
-    """Return a copy of a state, tensors on the CPU, that nothing else changes; waits for the device."""
+    """Return a copy of a state with full tensors on the CPU; waits for the device."""
     return _map_tensors(value, lambda tensor: whole(tensor).detach().to("cpu", copy=True))
 
 
 def help_to_host(value: Any) -> None:
-    """Give the rank that calls `to_host` this one's parts of a state that is spread over all of them."""
+    """Take part in the gathering of a sharded state by the rank that calls `to_host`."""
 
     def give(tensor: Tensor) -> Tensor:
         whole(tensor)

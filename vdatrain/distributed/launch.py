@@ -1,4 +1,4 @@
-"""What a launcher such as torchrun says of this process."""
+"""The environment that a launcher such as torchrun sets for each process."""
 
 import os
 from dataclasses import dataclass
@@ -8,19 +8,22 @@ from vdaprep.errors import UsageError
 
 @dataclass(frozen=True)
 class Launch:
-    """One of `world` processes that train together, numbered by `rank`; `local_rank` counts those on this machine.
-
-    host, port: of the store through which they find each other. keeps_store: whether this process is it, and no agent
-    of the launcher. attempt: how often the launcher has started them anew.
-    """
+    """One of several processes that train together."""
 
     rank: int
+    """Number of this process."""
     world: int
+    """Number of processes."""
     local_rank: int
+    """Number of this process on its machine."""
     host: str
+    """Host of the store through which the processes find each other."""
     port: int
-    keeps_store: bool
+    """Its port."""
+    hosts_store: bool
+    """Whether the store is in this process, and not in an agent of the launcher."""
     attempt: str
+    """How often the launcher has restarted the processes."""
 
 
 def launched() -> Launch | None:
@@ -39,7 +42,7 @@ def launched() -> Launch | None:
             local_rank=int(os.environ.get("LOCAL_RANK", rank)),
             host=os.environ["MASTER_ADDR"],
             port=int(os.environ["MASTER_PORT"]),
-            keeps_store=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+            hosts_store=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
             attempt=os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"),
         )
     except KeyError as error:
@@ -60,11 +63,11 @@ def spans_machines() -> bool:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that says what all of them would say."""
+    """Whether this process is rank 0, which prints what all ranks would print."""
     return not rank_prefix()
 
 
 def rank_prefix() -> str:
-    """Return `, rank 3` for a process whose sentences have to be told from those of the first, nothing for that one."""
+    """Return `, rank 3` to mark the messages of a rank other than 0, an empty text for rank 0."""
     rank = os.environ.get("RANK", "0")
     return "" if os.environ.get("WORLD_SIZE", "1") == "1" or rank == "0" else f", rank {rank}"

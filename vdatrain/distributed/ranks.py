@@ -28,23 +28,25 @@ from vdatrain.distributed.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 
-_GATHERING = timedelta(minutes=5)  # until all ranks have to be there
-_PATIENCE = timedelta(minutes=30)  # with a rank that lives and still does not take part
+_GATHERING = timedelta(minutes=5)  # until all ranks have to be connected
+_PATIENCE = timedelta(minutes=30)  # for a rank that lives and still takes no part in a collective call
 _STORE = timedelta(seconds=15)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together; here it is alone."""
+    """This process among those that train together; of this class it is the only one."""
 
     rank: int = 0
+    """Number of this process."""
     world: int = 1
+    """Number of processes."""
 
     @property
     def is_first(self) -> bool:
         """Whether this process is the one that writes and reports: a run's folder is on the disks of its machine.
 
-        The launcher may choose another machine for it when the run goes on, so all of them should share that disk.
+        The launcher may choose another machine for it when the run is resumed, so all should see the same disk.
         """
         return self.rank == 0
 
@@ -57,10 +59,9 @@ class Ranks:
         return values
 
     def any_rank(self, wanted: bool) -> bool:
-        """Return whether any rank wants it: the same answer on all of them.
+        """Return whether `wanted` is true on any rank: the same answer on all of them.
 
-        Where there are several it answers what was wanted at the call before: by now that has gone round while the
-        ranks were at work, so that nobody waits for it.
+        With several ranks the answer is that of the call before, which was exchanged while they worked: no rank waits.
         """
         return wanted
 
@@ -79,7 +80,7 @@ class Ranks:
 
 @dataclass(frozen=True)
 class GroupRanks(Ranks):
-    """This process among others, with which it is connected; all of them have to call the same methods in turn."""
+    """This process among others, over torch.distributed; all ranks have to call the same methods in the same order."""
 
     _asked: deque[tuple[dist.Work, Tensor]] = field(default_factory=deque)
 
@@ -108,7 +109,7 @@ class GroupRanks(Ranks):
         return bool(flag.item())
 
     def broadcast_from_rank0(self, value: Any) -> Any:
-        """Return what the first rank has: its form goes round as bytes, then one tensor after the other."""
+        """Return what the first rank has: its structure is broadcast as bytes, then one tensor after the other."""
         buffer = io.BytesIO()
         if self.is_first:
             torch.save(tree_map_only(Tensor, lambda tensor: tensor.to("meta"), value), buffer)
@@ -127,7 +128,7 @@ class GroupRanks(Ranks):
         return value
 
     def gather(self, texts: Sequence[str]) -> list[list[str]]:
-        """Return the texts that each rank has: they go round as JSON, all as long as the longest."""
+        """Return the texts that each rank has, exchanged as JSON that is padded to the longest."""
         mine = torch.frombuffer(bytearray(json.dumps(list(texts)).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
         dist.all_gather(sizes, torch.tensor([len(mine)]))
@@ -143,7 +144,7 @@ class GroupRanks(Ranks):
             return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def barrier(self) -> None:
-        """Wait until all ranks are here and nothing is under way between them."""
+        """Wait until all ranks have called this and no exchange is pending."""
         while self._asked:
             self._asked.popleft()[0].wait()
         self.sum(torch.zeros(1))
@@ -154,7 +155,7 @@ class GroupRanks(Ranks):
 
 @contextmanager
 def process_group() -> Generator[Ranks]:
-    """While the block runs this process trains with the others that it was launched with, on a GPU of its own.
+    """Join the processes that this one was launched with for the time of the block, each on a GPU of its own.
 
     Once a rank is gone, or has ended with an error, all others end within half a minute: the process says why and exits
     with 1, wherever it waits. Raises UsageError if the GPUs do not suffice, VdakitError if not all ranks come.
@@ -202,11 +203,11 @@ def _meet(launch: Launch) -> tuple[GroupRanks, Watchdog]:
             "started and whether all machines can reach that address."
         ) from error
     mine = PrefixStore(f"vdatrain/{launch.attempt}", own)
-    return GroupRanks(rank, world), Watchdog(mine, ranks=(rank, world), keeps_store=launch.keeps_store, end=_end)
+    return GroupRanks(rank, world), Watchdog(mine, ranks=(rank, world), hosts_store=launch.hosts_store, end=_end)
 
 
 def _part(ranks: GroupRanks, watch: Watchdog) -> None:
-    """Leave together: nobody misses those who have left."""
+    """Leave together, so that no watchdog takes a rank that has left for a lost one."""
     ranks.barrier()
     watch.stop()
     ranks.barrier()
@@ -214,7 +215,7 @@ def _part(ranks: GroupRanks, watch: Watchdog) -> None:
 
 
 def _part_early(watch: Watchdog, error: BaseException) -> None:
-    """Tell the others; but if the error may come of a rank that was lost, hear first whether one was."""
+    """Announce the error to the other ranks; first wait, if it may come from a lost rank, whether one is found."""
     if isinstance(error, RuntimeError):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it as soon as any rank is gone

@@ -1,4 +1,4 @@
-"""Ends a process once another one of those that train with it is gone."""
+"""Watchdog: ends a process once another one of those that train with it is lost."""
 
 import os
 import socket
@@ -15,23 +15,30 @@ _HEARD = "heard"  # how many have read that
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """How often a rank is heard of, and after how many seconds of silence it counts as lost.
-
-    suspected_s: the same where a connection to some rank has broken already. farewell_s: how long whoever keeps the
-    store stays so that the others can read in it why they end.
-    """
+    """How often ranks write their heartbeat, and when one without counts as lost."""
 
     beat_s: float = 1.0
+    """Seconds between two heartbeats."""
     silence_s: float = 20.0
+    """Seconds without a heartbeat after which a rank is lost."""
     suspected_s: float = 5.0
+    """The same where a connection to some rank has broken already."""
     farewell_s: float = 3.0
+    """Seconds for which the process that hosts the store waits before it ends, so that the others can read why."""
 
 
 class Watchdog:
-    """Lets the others know every second that this rank lives, in a thread, whatever the rank itself waits for.
+    """Writes this rank's heartbeat to the store and reads that of the next one, in threads of its own.
 
-    Every rank listens to the next one alone, so the work does not grow with their number; whoever misses one writes so
-    into the store, where all look. `end` is then called with a sentence, in a thread; it does not come back.
+    Every rank watches one other, so the work does not grow with their number. A rank that finds another one lost writes
+    that to the store, which all read.
+
+    Args:
+        store: The store of the process group, over a connection of its own.
+        ranks: Number of this rank and of all.
+        hosts_store: Whether the store is in this process.
+        end: Called in a thread with the sentence why all ranks end; does not return.
+        pulse: Intervals.
     """
 
     def __init__(
@@ -39,13 +46,13 @@ class Watchdog:
         store: Store,
         *,
         ranks: tuple[int, int],
-        keeps_store: bool,
+        hosts_store: bool,
         end: Callable[[str], object],
         pulse: Heartbeat = Heartbeat(),  # noqa: B008 - it is frozen
     ) -> None:
         self._store = store
         self._rank, self._world = ranks
-        self._keeps_store = keeps_store
+        self._hosts_store = hosts_store
         self._end = end
         self._pulse = pulse
         self._next = (self._rank + 1) % self._world
@@ -61,19 +68,19 @@ class Watchdog:
         ]
 
     def start(self) -> None:
-        """Begin to be heard of and to listen."""
+        """Start both threads."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End both; to be called once all ranks have done all that they do together."""
+        """End both threads; to be called once no rank waits for another any more."""
         self._over.set()
         for thread in self._threads:
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join()
 
     def announce(self, sentence: str) -> None:
-        """Tell all others why this rank ends, so that they end as well; comes back when they can have read it."""
+        """Write why this rank ends, so that the others end too; returns when they have had time to read it."""
         self._leaving = True
         try:
             self._store.compare_set(_ENDED, "", f"rank {self._rank} on {socket.gethostname()} ended: {sentence}")
@@ -82,7 +89,7 @@ class Watchdog:
         self._say_farewell()
 
     def suspect(self) -> None:
-        """Wait for the verdict after a connection broke; comes back if no rank is found to be lost."""
+        """Wait, after a connection broke, until a lost rank would be noticed; returns if none is."""
         self._suspecting = True
         time.sleep(self._pulse.suspected_s + 3 * self._pulse.beat_s)
 
@@ -103,7 +110,7 @@ class Watchdog:
                 return
 
     def _round(self, number: int) -> str:
-        """Be heard of and listen once; returns why all end, nothing if they do not."""
+        """Write one heartbeat and read one; returns why all ranks end, or an empty text."""
         name = f"process {os.getpid()} on {socket.gethostname()}"
         self._store.set(f"beat/{self._rank}", f"{number} {name}")
         if self._store.check([_ENDED]):
@@ -132,7 +139,7 @@ class Watchdog:
 
     def _say_farewell(self) -> None:
         """If the store ends with this process, wait until the others have read it, but not for those who are gone."""
-        if not self._keeps_store:
+        if not self._hosts_store:
             return
         deadline = time.monotonic() + self._pulse.farewell_s
         while time.monotonic() < deadline and self._store.add(_HEARD, 0) < self._world:

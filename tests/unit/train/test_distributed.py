@@ -48,10 +48,10 @@ def test_a_process_knows_who_it_is(environment: pytest.MonkeyPatch) -> None:
     launch = launched()
     assert launch is not None
     assert (launch.rank, launch.world, launch.local_rank, launch.host, launch.port) == (3, 4, 1, "node0", 29500)
-    assert not launch.keeps_store
+    assert not launch.hosts_store
     assert not is_main_process()
     environment.setenv("RANK", "0")
-    assert launched() == replace(launch, rank=0, keeps_store=True)
+    assert launched() == replace(launch, rank=0, hosts_store=True)
     assert is_main_process()
     environment.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     assert launched() == replace(launch, rank=0)
@@ -90,7 +90,7 @@ class Circle:
             Watchdog(
                 PrefixStore("test", client),
                 ranks=(rank, world),
-                keeps_store=rank == 0,
+                hosts_store=rank == 0,
                 end=lambda sentence, rank=rank: self.ends.__setitem__(rank, sentence),
                 pulse=QUICK,
             )

@@ -32,8 +32,8 @@ def sampler(clips):
     return WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(4), seed=3)
 
 
-def read(clips, sampler, *, count, share=DistributedPositions(1), buffer=4, **options):  # noqa: B008 - it is frozen
-    with closing(stream_sequential(clips, sampler, share=share, buffer=buffer, **options)) as batches:
+def read(clips, sampler, *, count, positions=DistributedPositions(1), buffer=4, **options):  # noqa: B008 - it is frozen
+    with closing(stream_sequential(clips, sampler, positions=positions, buffer=buffer, **options)) as batches:
         return list(itertools.chain.from_iterable(itertools.islice(batches, count)))
 
 
@@ -46,7 +46,7 @@ def test_an_epoch_has_the_windows_of_the_full_shuffle_to_the_last_bit(clips, sam
     found = {sample.window.position: sample for sample in read(clips, sampler, count=2 * count + 4)}
     assert set(found) >= set(range(2 * count))  # the buffer looks four windows ahead
     assert list(found) != sorted(found)
-    with closing(stream_batches(clips, sampler, share=DistributedPositions(1))) as shuffled:
+    with closing(stream_batches(clips, sampler, positions=DistributedPositions(1))) as shuffled:
         for [sample] in itertools.islice(shuffled, count):
             other = found[sample.window.position]
             assert (sample.window, sample.key) == (other.window, other.key)
@@ -58,8 +58,10 @@ def test_an_epoch_has_the_windows_of_the_full_shuffle_to_the_last_bit(clips, sam
 def test_it_goes_on_from_any_position_for_any_number_of_workers(clips, sampler, workers):
     whole = windows_of(read(clips, sampler, count=20))
     for start in (0, 3, 13):
-        share = DistributedPositions(1, start=start)
-        assert windows_of(read(clips, sampler, count=6, share=share, workers=workers)) == whole[start : start + 6]
+        positions = DistributedPositions(1, start=start)
+        assert (
+            windows_of(read(clips, sampler, count=6, positions=positions, workers=workers)) == whole[start : start + 6]
+        )
 
 
 def test_it_goes_on_without_reading_what_was_shown(clips, sampler, monkeypatch):
@@ -72,13 +74,13 @@ def test_it_goes_on_without_reading_what_was_shown(clips, sampler, monkeypatch):
         lambda self, clip, end: asked.append(clip.entry.key) or real(self, clip, end=end),
     )
     done = 3 * sampler.windows_per_epoch
-    read(clips, sampler, count=1, share=DistributedPositions(1, start=done), workers=0)
+    read(clips, sampler, count=1, positions=DistributedPositions(1, start=done), workers=0)
     assert 0 < len(asked) <= 8
 
 
 def test_ranks_and_workers_divide_the_shards(clips, sampler):
     tars = [clip.tar for clip in clips]
-    both = [windows_of(read(clips, sampler, count=8, share=DistributedPositions(1, rank, 2))) for rank in range(2)]
+    both = [windows_of(read(clips, sampler, count=8, positions=DistributedPositions(1, rank, 2))) for rank in range(2)]
     shown = Counter(window.position for windows in both for window in windows)
     assert set(shown.values()) == {1}
     first = [{tars[window.clip] for window in windows[:2]} for windows in both]
@@ -87,7 +89,7 @@ def test_ranks_and_workers_divide_the_shards(clips, sampler):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_webloader_reads_the_pipeline(clips, sampler):
-    pipeline = sequential_windows(clips, sampler, share=DistributedPositions(1), buffer=4)
+    pipeline = sequential_windows(clips, sampler, positions=DistributedPositions(1), buffer=4)
     loader = webdataset.WebLoader(pipeline, batch_size=None, num_workers=2)
     shown = [item.window.position for item in itertools.islice(loader, 10)]
     assert len(set(shown)) == 10
@@ -95,7 +97,7 @@ def test_a_webloader_reads_the_pipeline(clips, sampler):
 
 @pytest.mark.parametrize(("buffer", "most"), [(4, 1.0), (64, 0.2)])
 def test_a_larger_buffer_mixes_more(buffer, most):
-    """Share of batches of four with two windows of one clip: 0.1 % in the full shuffle; see the module's table."""
+    """Fraction of batches of four with two windows of one clip: 0.1 % in the full shuffle; see the module's table."""
     entry = ClipEntry("c", 0, 100_000, 64, tuple(range(512, 512 * 65, 512)), crc32=(0,) * 65)
     clips = [Clip("d", Path(f"shard-{number // 16:04d}.tar"), entry) for number in range(16 * 30)]
     sampler = WindowSampler((64,) * len(clips), WindowShape(32))

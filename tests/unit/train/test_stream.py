@@ -38,8 +38,8 @@ def order(clips):
     return WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(4), seed=3)
 
 
-def _take(clips, order, *, share, workers=0, count=6):
-    with closing(stream_batches(clips, order, share=share, workers=workers)) as batches:
+def _take(clips, order, *, positions, workers=0, count=6):
+    with closing(stream_batches(clips, order, positions=positions, workers=workers)) as batches:
         return [
             [(sample.key, sample.window, int(sample.rgb.sum())) for sample in batch]
             for batch in itertools.islice(batches, count)
@@ -49,7 +49,7 @@ def _take(clips, order, *, share, workers=0, count=6):
 @pytest.fixture(scope="module")
 def whole(clips, order):
     """Global batches of four, read in one process: 24 positions, two epochs and a part."""
-    return _take(clips, order, share=DistributedPositions(4))
+    return _take(clips, order, positions=DistributedPositions(4))
 
 
 # ---------------------------------------------------------------------------------------------------------- the order
@@ -65,7 +65,7 @@ def test_positions_run_on_over_epochs(whole, order):
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_ranks_and_workers_do_not_change_the_global_batches(clips, order, whole, ranks, workers):
     shares = [DistributedPositions(4 // ranks, rank, world=ranks) for rank in range(ranks)]
-    parts = [_take(clips, order, share=share, workers=workers) for share in shares]
+    parts = [_take(clips, order, positions=positions, workers=workers) for positions in shares]
     assert [_interleave(batches) for batches in zip(*parts, strict=True)] == whole
 
 
@@ -81,10 +81,10 @@ def test_nor_do_they_with_a_mix_and_images_beside(clips, order):
         shares = [DistributedPositions(4 // ranks, rank, world=ranks, start=start) for rank in range(ranks)]
         found = [
             (
-                _take(clips, mixed, share=share, workers=workers, count=count),
-                _take(clips, images, share=share.of_images(2), workers=workers, count=count),
+                _take(clips, mixed, positions=positions, workers=workers, count=count),
+                _take(clips, images, positions=positions.of_images(2), workers=workers, count=count),
             )
-            for share in shares
+            for positions in shares
         ]
         return [
             (_interleave(windows[n] for windows, _ in found), _interleave(stills[n] for _, stills in found))
@@ -107,21 +107,21 @@ def test_every_rank_gets_whole_batches_for_ever_however_little_there_is(tmp_path
     clips = open_shards(tmp_path).clips(split="train")
     order = WindowSampler((5, 2, 9), WindowShape(4))
     for rank in range(ranks):
-        batches = _take(clips, order, share=DistributedPositions(2, rank, world=ranks), workers=2, count=9)
+        batches = _take(clips, order, positions=DistributedPositions(2, rank, world=ranks), workers=2, count=9)
         assert [len(batch) for batch in batches] == [2] * 9
 
 
 @pytest.mark.parametrize(("start", "workers"), [(4, 2), (7, 0), (7, 1), (20, 3)])
 def test_resuming_continues_the_sequence(clips, order, whole, start, workers):
     flat = [item for batch in whole for item in batch]
-    resumed = _take(clips, order, share=DistributedPositions(2, start=start), workers=workers, count=2)
+    resumed = _take(clips, order, positions=DistributedPositions(2, start=start), workers=workers, count=2)
     assert [item for batch in resumed for item in batch] == flat[start : start + 4]
 
 
 @pytest.mark.parametrize("workers", [0, 3])
 def test_evaluation_ends_after_the_last_window(clips, workers):
     order = EvalSampler(tuple(clip.num_frames for clip in clips), WindowShape(5))
-    batches = _take(clips, order, share=DistributedPositions(4), workers=workers, count=99)
+    batches = _take(clips, order, positions=DistributedPositions(4), workers=workers, count=99)
     windows = [window for batch in batches for _, window, _ in batch]
     assert windows == [order[position] for position in range(len(order))]
     assert [len(batch) for batch in batches[:-1]] == [4] * (len(batches) - 1)
@@ -129,7 +129,7 @@ def test_evaluation_ends_after_the_last_window(clips, workers):
 
 def test_the_global_generator_is_left_alone_and_threads_end(clips, order):
     before, others = torch.get_rng_state(), set(threading.enumerate())
-    _take(clips, order, share=DistributedPositions(1), workers=2, count=2)
+    _take(clips, order, positions=DistributedPositions(1), workers=2, count=2)
     assert torch.equal(torch.get_rng_state(), before)
     assert set(threading.enumerate()) <= others
 

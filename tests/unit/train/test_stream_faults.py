@@ -56,8 +56,8 @@ def _spoil(clips, window, *, frame=1):
     return clip
 
 
-def _take(clips, order, *, share, workers=0, count=6, faults=FaultPolicy()):  # noqa: B008 - it is frozen
-    with closing(stream_batches(clips, order, share=share, workers=workers, faults=faults)) as batches:
+def _take(clips, order, *, positions, workers=0, count=6, faults=FaultPolicy()):  # noqa: B008 - it is frozen
+    with closing(stream_batches(clips, order, positions=positions, workers=workers, faults=faults)) as batches:
         return [
             [(sample.key, sample.window, int(sample.rgb.sum())) for sample in batch]
             for batch in itertools.islice(batches, count)
@@ -75,7 +75,7 @@ def test_a_flipped_byte_is_named_when_its_batch_comes(copied, order, where, work
     start, stop = clip.entry.frame_range(window.first + 1, 1) if where == "frame" else clip.entry.meta_range()
     _flip_byte(clip.tar, (start + stop) // 2)
     bad = [i for i in range(3) if order[i].clip == window.clip] if where == "metadata" else [2]
-    with closing(stream_batches(copied, order, share=DistributedPositions(1), workers=workers)) as batches:
+    with closing(stream_batches(copied, order, positions=DistributedPositions(1), workers=workers)) as batches:
         for _ in range(bad[0]):
             next(batches)
         with pytest.raises(ShardError, match="differs from its checksum") as caught:
@@ -93,10 +93,10 @@ def test_a_tar_that_is_gone_or_shrinks_while_training(copied, order, workers):
     data = clip.tar.read_bytes()
     clip.tar.unlink()
     with pytest.raises(ShardError, match=r"cannot be read for clip .* \(No such file or directory\)\.$"):
-        _take(copied, order, share=DistributedPositions(1), workers=workers)
+        _take(copied, order, positions=DistributedPositions(1), workers=workers)
     clip.tar.write_bytes(data[: clip.entry.frame_range(order[0].first, 4)[1] - 100])
     with pytest.raises(ShardError, match=f"{clip.tar}: ends inside clip {clip.entry.key}"):
-        _take(copied, order, share=DistributedPositions(1), workers=workers)
+        _take(copied, order, positions=DistributedPositions(1), workers=workers)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -106,13 +106,13 @@ def test_memory_that_does_not_suffice_is_one_sentence(copied, order, workers, mo
 
     monkeypatch.setattr(samples, "_buffer", no_memory)
     with pytest.raises(VdakitError, match=r"memory does not suffice to unpack 4 frames of clip .*; use fewer"):
-        _take(copied, order, share=DistributedPositions(1), workers=workers, faults=FaultPolicy(skip_bad=9))
+        _take(copied, order, positions=DistributedPositions(1), workers=workers, faults=FaultPolicy(skip_bad=9))
 
 
 def test_a_mistake_of_the_programs_own_is_not_hidden(copied, order, monkeypatch):
     monkeypatch.setattr(codec, "unpack_planes", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        _take(copied, order, share=DistributedPositions(1), workers=2, faults=FaultPolicy(skip_bad=9))
+        _take(copied, order, positions=DistributedPositions(1), workers=2, faults=FaultPolicy(skip_bad=9))
 
 
 # ------------------------------------------------------------------------------------------------------------ skip bad
@@ -121,7 +121,7 @@ def test_a_mistake_of_the_programs_own_is_not_hidden(copied, order, monkeypatch)
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("workers", [0, 3])
 def test_a_bad_window_is_replaced_the_same_way_for_all(copied, order, ranks, workers):
-    whole = _take(copied, order, share=DistributedPositions(4), count=5)
+    whole = _take(copied, order, positions=DistributedPositions(4), count=5)
     _spoil(copied, order[2])
     said: list[str] = []
     faults = FaultPolicy(skip_bad=9, on_skip=said.append)
@@ -129,7 +129,7 @@ def test_a_bad_window_is_replaced_the_same_way_for_all(copied, order, ranks, wor
         _take(
             copied,
             order,
-            share=DistributedPositions(4 // ranks, rank, world=ranks),
+            positions=DistributedPositions(4 // ranks, rank, world=ranks),
             workers=workers,
             count=5,
             faults=faults,
@@ -155,7 +155,11 @@ def test_warnings_are_counted_and_come_to_an_end(copied, order):
     said: list[str] = []
     with pytest.raises(ShardError, match=r"That is one more than --skip-bad 3 lets pass\.$") as caught:
         _take(
-            copied, order, share=DistributedPositions(2), workers=2, faults=FaultPolicy(skip_bad=3, on_skip=said.append)
+            copied,
+            order,
+            positions=DistributedPositions(2),
+            workers=2,
+            faults=FaultPolicy(skip_bad=3, on_skip=said.append),
         )
     assert "\n" not in str(caught.value)
     assert [sentence.rpartition("(")[2] for sentence in said] == [f"{n} of at most 3)." for n in (1, 2, 3)]
@@ -166,7 +170,11 @@ def test_the_count_runs_on_over_the_windows(copied, order):
     said: list[str] = []
     with pytest.raises(ShardError, match="one more than --skip-bad 2"):
         _take(
-            copied, order, share=DistributedPositions(1), count=500, faults=FaultPolicy(skip_bad=2, on_skip=said.append)
+            copied,
+            order,
+            positions=DistributedPositions(1),
+            count=500,
+            faults=FaultPolicy(skip_bad=2, on_skip=said.append),
         )
     assert len(said) == 2
     assert all(str(bad.tar) in sentence for sentence in said)
@@ -176,7 +184,7 @@ def test_an_evaluation_skips_nothing(copied):
     order = EvalSampler(tuple(clip.num_frames for clip in copied), WindowShape(4))
     _spoil(copied, order[0])
     with pytest.raises(UsageError, match="--skip-bad is for training"):
-        _take(copied, order, share=DistributedPositions(1), faults=FaultPolicy(skip_bad=1))
+        _take(copied, order, positions=DistributedPositions(1), faults=FaultPolicy(skip_bad=1))
 
 
 @pytest.mark.parametrize("options", [{"skip_bad": -1}, {"stall_timeout_s": -0.5}])
@@ -198,7 +206,7 @@ def test_a_read_that_does_not_come_back_is_named(copied, order, workers):
     try:
         faults = FaultPolicy(stall_timeout_s=2, skip_bad=5)  # time enough for the windows that are well
         with pytest.raises(VdakitError, match=r"has not ended after 2 s; .* --stall-timeout") as caught:
-            _take(copied, order, share=DistributedPositions(1), workers=workers, faults=faults)
+            _take(copied, order, positions=DistributedPositions(1), workers=workers, faults=faults)
         assert str(clip.tar) in str(caught.value)
         assert clip.entry.key in str(caught.value)
     finally:
@@ -215,12 +223,12 @@ from vdaprep.errors import VdakitError
 
 clips = open_shards(Path(sys.argv[1])).clips(split="train")
 order = WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(4), seed=3)
-reading = stream_batches(clips, order, share=DistributedPositions(2), workers=3)
+reading = stream_batches(clips, order, positions=DistributedPositions(2), workers=3)
 next(reading)  # and left open, its threads at work
 clip = clips[order[0].clip]
 clip.tar.unlink()
 os.mkfifo(clip.tar)
-stalled = stream_batches(clips, order, share=DistributedPositions(1), faults=FaultPolicy(stall_timeout_s=0.2))
+stalled = stream_batches(clips, order, positions=DistributedPositions(1), faults=FaultPolicy(stall_timeout_s=0.2))
 try:
     next(stalled)
 except VdakitError as error:
