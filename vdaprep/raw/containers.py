@@ -1,4 +1,4 @@
-"""The kinds of archive: which members one has, where their bytes lie, and how to get those out."""
+"""Zip and tar: list the members of an archive, where their bytes lie, and read them."""
 
 import io
 import json
@@ -23,12 +23,12 @@ UNREADABLE = (
     OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError, IndexError,
     zipfile.BadZipFile, zlib.error, InflateError, tarfile.TarError,
 )  # fmt: skip
-"""What the readers of archives raise at damaged ones."""
+"""Exceptions that damaged archives raise."""
 
 
 @runtime_checkable
 class Span(Protocol):
-    """Where a member lies in its archive; made by the planner, so that a worker reads without listing anything."""
+    """Where a member lies in its archive: made while planning, so that workers need not list the archive."""
 
     def read(self, archive: Ranges) -> bytes:
         """Return the member's bytes; raises one of UNREADABLE if they are damaged or more than MAX_FILE_BYTES."""
@@ -185,7 +185,7 @@ def list_tar(stream: io.BufferedReader) -> Listing[TarSpan]:
 
 
 def _headers(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers that can be read, all but folders; what stops that shows where the archive goes on."""
+    """Yield the headers that can be read, all but folders; the file's offset is then where reading stopped."""
     try:
         for info in file:
             if info.size < 0:  # the next header would be looked for before this one

@@ -1,4 +1,4 @@
-"""zlib's work done by ISA-L, which inflates three times as fast."""
+"""Deflate and Adler-32 by ISA-L, which decompresses three times as fast as zlib."""
 
 from typing import Any, cast
 
@@ -12,18 +12,18 @@ InflateError = cast("type[Exception]", isal_zlib.error)
 
 
 class Inflater:
-    """Undoes deflate piece by piece; `bits` is ZLIB_BITS or RAW_BITS."""
+    """Decompressor for data in pieces; `bits` is ZLIB_BITS or RAW_BITS."""
 
     def __init__(self, bits: int = ZLIB_BITS) -> None:
         self._state = _isal.decompressobj(bits)
 
     @property
     def is_done(self) -> bool:
-        """Tell whether the end of the stream was met, its checksum included, and nothing came after it."""
+        """Tell whether the stream is complete, its checksum included, and nothing follows it."""
         return bool(self._state.eof and not self._state.unused_data)
 
     def inflate(self, data: bytes | memoryview, *, limit: int = 0) -> bytes:
-        """Return what more data comes to, `limit` bytes at most unless that is 0; raises InflateError."""
+        """Return what the next piece of data decompresses to, at most `limit` bytes unless 0; raises InflateError."""
         return cast(bytes, self._state.decompress(data, limit))
 
 

@@ -1,7 +1,7 @@
 """OpenEXR files of one channel of depth: bytes to an array and back.
 
-OpenEXR prints what it dislikes to stdout and stderr, and keeps parts that it could not read as if there were none.
-So every block is compared with the file's own structure first, and only whole files are decoded.
+OpenEXR prints errors to stdout and stderr, and returns images that lack the blocks that it could not read. So every
+block is compared with the file's own structure first, and only whole files are decoded.
 """
 
 import functools
@@ -57,7 +57,7 @@ def parse_exr(data: bytes, location: Location) -> Float[np.ndarray, "h w"]:
     """Decode the channel Y of an EXR, or R where the channels are colours, as float16 or float32.
 
     Raises FrameError if it has other channels or is cut short. Damage inside a block is noticed where its compression
-    has checksums (ZIP and ZIPS have Adler-32); PIZ and the others have none, there the archive's own must do.
+    has checksums (Adler-32 in ZIP and ZIPS); PIZ and the others have none, only the archive's.
     """
     header = _parse_header(data, location)
     channel = _depth_channel(header, location)
@@ -88,7 +88,7 @@ def _depth_channel(header: _Header, location: Location) -> str:
     return "R" if colours else "Y"
 
 
-@functools.cache  # said once, not for every frame
+@functools.cache  # logged once, not for every frame
 def _note_channels(found: str, taken: str) -> None:
     _log.warning(
         "EXR files have the channels %s, expected %s: depth is taken from %s; a frame whose values are no half floats "

@@ -1,4 +1,4 @@
-"""What a raw data set is made of: trajectories, cameras, frames."""
+"""Types of raw data: trajectories, cameras, frames; and scaling of frames."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,14 +43,14 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What a user may say about a raw data set: the `camera` to read, `intrinsics` (fx, fy, cx, cy) in raw pixels.
-
-    `depth_unit_m`: metres of a unit of integer depth, where the data set cannot know.
-    """
+    """What a user may say about a raw data set."""
 
     camera: int = 0
+    """Number of the camera to read."""
     intrinsics: tuple[float, float, float, float] | None = None
+    """fx, fy, cx, cy in raw pixels; None: the data set's own."""
     depth_unit_m: float | None = None
+    """Metres of a unit of integer depth, for data sets that do not define it."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Reading of files in a thread of its own, before they are asked for."""
+"""Prefetch files in a background thread."""
 
 import threading
 from collections.abc import Iterable
@@ -7,16 +7,16 @@ from queue import SimpleQueue
 
 from vdaprep.raw.tree import Location, Reader
 
-_PATIENCE_S = 1.0  # how long a read that nobody wants any more may hold up the end; a server's answer can take longer
+_JOIN_S = 1.0  # how long `rest` waits for a cancelled read to end; a server's answer can take longer
 
 _Queue = SimpleQueue[tuple[Location, Future[bytes]] | None]
 
 
 class ReadAhead(Reader):
-    """Reads through another Reader, one file at a time and always in the same thread, what is expected beforehand.
+    """A Reader that prefetches through another one, one file at a time, in one thread.
 
-    The thread lives from the first `expect` or `read` to `rest`; the other Reader is not to be used meanwhile and
-    stays open. Errors are raised by `read`, as the other Reader's are.
+    The thread lives from the first `expect` or `read` to `rest`. The other Reader must not be used meanwhile and is
+    not closed. Errors are raised by `read`, as the other Reader's are.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -25,7 +25,7 @@ class ReadAhead(Reader):
         self._thread: tuple[threading.Thread, _Queue] | None = None
 
     def expect(self, locations: Iterable[Location]) -> None:
-        """Say what is read next, in order; what was expected before and is not among it is forgotten."""
+        """Prefetch these files, in order; earlier ones that are not among them are cancelled."""
         earlier = self._expected
         self._expected = {location: earlier.pop(location, None) or self._ask(location) for location in locations}
         for future in earlier.values():
@@ -36,12 +36,12 @@ class ReadAhead(Reader):
         return (self._expected.get(location) or self._ask(location)).result()
 
     def rest(self) -> None:
-        """End the thread and forget what was expected."""
+        """End the thread and cancel what is not read yet."""
         self.expect(())
         if self._thread is not None:
             (thread, queue), self._thread = self._thread, None
             queue.put(None)
-            thread.join(_PATIENCE_S)
+            thread.join(_JOIN_S)
 
     def close(self) -> None:
         """See `rest`."""
@@ -50,7 +50,7 @@ class ReadAhead(Reader):
     def _ask(self, location: Location) -> "Future[bytes]":
         if self._thread is None:
             queue: _Queue = SimpleQueue()
-            thread = threading.Thread(target=_serve, args=(self._reader, queue), daemon=True)  # it dies with the rest
+            thread = threading.Thread(target=_serve, args=(self._reader, queue), daemon=True)  # ends with the process
             thread.start()
             self._thread = thread, queue
         future: Future[bytes] = Future()
@@ -65,5 +65,5 @@ def _serve(reader: Reader, queue: _Queue) -> None:
             continue
         try:
             future.set_result(reader.read(location))
-        except BaseException as error:  # noqa: BLE001 - the boundary of a worker: who asked raises it
+        except BaseException as error:  # noqa: BLE001 - the boundary of a worker: `read` raises it
             future.set_exception(error)

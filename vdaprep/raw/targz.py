@@ -1,4 +1,4 @@
-"""Random access inside a tar.gz: rapidgzip with seek points made once; zlib where a file is damaged."""
+"""Random access inside a tar.gz: by rapidgzip and seek points made once; by zlib where a file is damaged."""
 
 import atexit
 import io
@@ -17,7 +17,7 @@ from vdaprep.raw.targz_index import NoSeekPointsError, make_seek_points, open_ra
 from vdaprep.storage.range_reader import LocalFile, Ranges, buffered
 
 _CHUNK = 1 << 20  # inflated at once, at most
-_BITE = 1 << 16
+_READ_BYTES = 1 << 16
 _BUFFER = 1024
 _CHECKPOINTS = 256  # of some 45 KB each
 _CHECKPOINT_STEP = 4 << 20
@@ -26,8 +26,8 @@ _CHECKPOINT_STEP = 4 << 20
 def list_targz(path: str, on_bytes: Callable[[int], None] = lambda done: None) -> Listing[GzipSpan]:
     """List a tar.gz in one pass over it; of one that is cut short or damaged, what comes before.
 
-    `on_bytes` is told, now and then, how many of the file's bytes were gone through; a file that has not changed since
-    the last time is not gone through again. Raises one of UNREADABLE if it is no tar.gz.
+    `on_bytes` is called now and then with the number of the file's bytes that were read. A file that has not changed
+    since the last call is not read again. Raises one of UNREADABLE if it is no tar.gz.
     """
     state = Path(path).stat()
     identity = (str(Path(path).absolute()), state.st_ino, state.st_size, state.st_mtime_ns)
@@ -48,7 +48,7 @@ def _list_targz(path: str, on_bytes: Callable[[int], None]) -> Listing[GzipSpan]
 
 
 def open_gzip(path: str, *, index: str) -> Ranges:
-    """Open what a gzip holds; without its `index` every look backward or far ahead may take long."""
+    """Open the content of a gzip; without its `index` reading backward or far ahead may take long."""
     if index in _carried:
         return IndexedGzip(path, io.BytesIO(_carried[index]))
     return IndexedGzip(path, index) if index and Path(index).is_file() else DamagedGzip(path)
@@ -56,7 +56,7 @@ def open_gzip(path: str, *, index: str) -> Ranges:
 
 @dataclass(frozen=True)
 class SeekPoints:
-    """The seek points that a process has made, for processes on other machines, where its files are not."""
+    """The seek points that a process has made, to be sent to other machines, which lack its files."""
 
     indexes: Mapping[str, bytes]
 
@@ -75,7 +75,7 @@ _listed: dict[tuple[str, int, int, int], Listing[GzipSpan]] = {}
 
 
 class IndexedGzip:
-    """What a healthy gzip holds, read by rapidgzip from the nearest seek point; some 40 to 130 MB of memory."""
+    """Content of an undamaged gzip, read by rapidgzip from the nearest seek point; takes 40 to 130 MB of memory."""
 
     def __init__(self, path: str, index: str | io.BytesIO) -> None:
         self._file = open_rapidgzip(path, threads=1)  # each thread would keep chunks of its own
@@ -113,13 +113,13 @@ class _Checkpoint:
 
 
 class DamagedGzip:
-    """What a gzip holds up to where it is cut short or damaged, read by zlib.
+    """Content of a gzip up to where it is cut short or damaged, read by zlib.
 
-    rapidgzip ends the whole process at some damaged files, and takes some that are cut for whole ones.
+    rapidgzip aborts the process at some damaged files, and takes some that are cut short for complete ones.
     """
 
     def __init__(self, path: str) -> None:
-        self.damage = ""  # what zlib says of it, once met
+        self.damage = ""  # zlib's message, once it was met
         self._file = LocalFile(path)
         self._checkpoints = [_Checkpoint(0, 0, zlib.decompressobj(16 + zlib.MAX_WBITS))]
         self._step = _CHECKPOINT_STEP
@@ -127,7 +127,7 @@ class DamagedGzip:
 
     @property
     def size(self) -> int:
-        """Bytes of the content; takes as long as inflating it all."""
+        """Bytes of the content; decompresses all of it."""
         while self._ready or self._advance():
             self._skip(len(self._ready))
         return self._position
@@ -162,29 +162,29 @@ class DamagedGzip:
         return count
 
     def _advance(self) -> bool:
-        """Inflate a little more; False at the end, or where nothing more can be made of the file."""
+        """Decompress a little more; False at the end, or where damage stops it."""
         self._keep_checkpoint()
         while not self._ready:
-            stored = self._file.read(self._offset, _BITE)
+            stored = self._file.read(self._offset, _READ_BYTES)
             if self._inflate.eof and stored.startswith(b"\x1f\x8b"):
                 self._inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
-            if not stored or self._inflate.eof or not (bite := self._inflate_some(stored)):
+            if not stored or self._inflate.eof or not (taken := self._inflate_some(stored)):
                 return False
             left = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
-            self._offset += bite - len(left)
+            self._offset += taken - len(left)
         return True
 
     def _inflate_some(self, stored: bytes) -> int:
-        """Inflate what comes next and return how much was taken, less where that has damage; 0 right before it."""
-        bite = len(stored)
-        while bite:
+        """Decompress the next bytes and return how many were taken: fewer where there is damage, 0 right before it."""
+        taken = len(stored)
+        while taken:
             before = self._inflate.copy()
             try:
-                self._ready = self._inflate.decompress(stored[:bite], _CHUNK)
-                return bite
+                self._ready = self._inflate.decompress(stored[:taken], _CHUNK)
+                return taken
             except zlib.error as error:
                 self.damage = str(error)
-                self._inflate, bite = before, bite // 2
+                self._inflate, taken = before, taken // 2
         return 0
 
     def _keep_checkpoint(self) -> None:
@@ -204,7 +204,7 @@ _numbers = count()
 
 @cache
 def _index_folder() -> Path:
-    """Make the folder that holds the seek points of this process; it goes when the process ends."""
+    """Make the folder of this process's seek points; it is deleted when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="vdaprep-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

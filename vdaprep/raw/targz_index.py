@@ -18,21 +18,21 @@ import rapidgzip  # pyright: ignore[reportMissingModuleSource]
 from vdaprep.raw.containers import Listing, TarSpan, list_tar, listing_to_json
 
 _INDEXING_THREADS = 4  # each more takes up to 30 MB
-_TELL_S = 0.5  # between two reports of how far it is
-_AT = "at byte "
+_REPORT_S = 0.5  # between two progress lines
+_AT = "at byte "  # begins a progress line
 
 
 class NoSeekPointsError(Exception):
-    """The file is not a whole, healthy tar.gz; or, rarely, something else went wrong. The text is rapidgzip's."""
+    """rapidgzip could not index the file, most likely because it is damaged; the text is rapidgzip's."""
 
 
 def make_seek_points(path: str, index: str, on_bytes: Callable[[int], None]) -> Listing[TarSpan]:
-    """Make the seek points of a tar.gz, in a process that rapidgzip may end, and list its members.
+    """Make the seek points of a tar.gz, in a process that rapidgzip may abort, and list its members.
 
-    `on_bytes` is told, now and then, how many of the file's bytes were gone through. Raises NoSeekPointsError.
+    `on_bytes` is called now and then with the number of the file's bytes that were read. Raises NoSeekPointsError.
     """
     command = [sys.executable, "-m", "vdaprep.raw.targz_index", path, index]
-    said: list[str] = []
+    messages: list[str] = []
     with (
         tempfile.TemporaryFile() as listing,
         subprocess.Popen(command, stdout=listing, stderr=subprocess.PIPE, encoding="utf-8", errors="replace") as child,
@@ -43,12 +43,12 @@ def make_seek_points(path: str, index: str, on_bytes: Callable[[int], None]) -> 
                 if line.startswith(_AT):
                     on_bytes(int(line.removeprefix(_AT)))
                 elif line:
-                    said.append(line)
+                    messages.append(line)
         except BaseException:
             child.kill()
             raise
         if child.wait() != 0:
-            raise NoSeekPointsError(said[-1] if said else "no reason is known")
+            raise NoSeekPointsError(messages[-1] if messages else "no reason is known")
         listing.seek(0)
         value = json.load(listing)
     members = [(name, TarSpan(offset, size)) for name, offset, size in value["members"]]
@@ -60,13 +60,13 @@ def open_rapidgzip(path: str, *, threads: int) -> Any:
     return cast(Any, rapidgzip).RapidgzipFile(path, parallelization=threads)
 
 
-class _Telling(io.RawIOBase):
-    """A RapidgzipFile that writes to stderr, now and then, how far it is."""
+class _Reporting(io.RawIOBase):
+    """A RapidgzipFile that writes its position to stderr now and then."""
 
     def __init__(self, file: Any) -> None:
         super().__init__()
         self._file = file
-        self._told_s = time.monotonic()
+        self._reported_s = time.monotonic()
 
     def readable(self) -> bool:
         return True
@@ -81,8 +81,8 @@ class _Telling(io.RawIOBase):
         return self._file.tell()
 
     def readinto(self, buffer: Any, /) -> int:
-        if time.monotonic() - self._told_s > _TELL_S:
-            self._told_s = time.monotonic()
+        if time.monotonic() - self._reported_s > _REPORT_S:
+            self._reported_s = time.monotonic()
             sys.stderr.write(f"{_AT}{self._file.tell_compressed() // 8}\n")
             sys.stderr.flush()
         return self._file.readinto(buffer)
@@ -95,7 +95,7 @@ class _Telling(io.RawIOBase):
 def main(path: str, index: str) -> int:
     """Write seek points and print the listing; 1 if the archive is not whole."""
     file = open_rapidgzip(path, threads=min(_INDEXING_THREADS, os.cpu_count() or 1))
-    with io.BufferedReader(cast(Any, _Telling(file)), 1024) as stream:
+    with io.BufferedReader(cast(Any, _Reporting(file)), 1024) as stream:
         listing = list_tar(stream)
         if not listing.is_whole:
             return 1

@@ -25,7 +25,7 @@ _REPEATED_FREELY = (".txt", ".json")  # TartanAir has its poses in every zip, fo
 _OPEN_ARCHIVES = 8
 
 OnListing = Callable[[str, int, int], None]
-"""Who is told how far the listing of an archive is: its name, the bytes that were gone through, and its bytes."""
+"""Called while an archive is listed with its name, the bytes that were read, and its size in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class Location:
 
 @dataclass(frozen=True)
 class Tree:
-    """All files below a root: their path inside the data set and where they lie; what was passed over, and why.
+    """All files below a root, by their path inside the data set, and what was left out, with the reasons.
 
-    `root` is the folder, of a URL only its name is of use.
+    `root` is the folder; of a URL only its name is used.
     """
 
     root: Path
@@ -81,7 +81,7 @@ def open_tree(root: str | Path, on_listing: OnListing = lambda name, done, size:
 
 @dataclass
 class _Found:
-    """What `open_tree` has so far; `repeats` counts, for one archive, the frames that an earlier archive has too."""
+    """What `open_tree` has found so far; `repeats` counts an archive's frames that an earlier one has too."""
 
     files: dict[str, Location] = field(default_factory=dict[str, Location])
     problems: list[Rejection] = field(default_factory=list[Rejection])
@@ -177,7 +177,7 @@ def _join(root: Path, name: str) -> str:
 
 
 def _loose(root: str) -> tuple[Path, list[tuple[str, str]], list[Rejection]]:
-    """List the files that lie about, archives too, as (path inside the data set, path below the base or URL)."""
+    """List the files outside archives, and the archives, as (path inside the data set, path below the base or URL)."""
     if is_url(root):
         return Path(redact(root)), _loose_urls(root), []
     path = Path(root)

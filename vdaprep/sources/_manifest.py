@@ -14,24 +14,30 @@ from vdaprep.shards.metadata import DepthSpec
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a raw data set: `depth` as in DepthSpec without its error, `splits` as {set: {split: globs}}.
-
-    A trajectory that no glob of a split set names belongs to `train`; one that `exclude` names is left out unless it
-    is asked for. `versions` lists name, frames, trajectories, size, intrinsics, archives and download_gb. A frame takes
-    about `kib_per_frame` in a shard (None: not measured). `takes_depth_unit`: users say the unit of integer depth.
-    """
+    """The facts about a raw data set."""
 
     name: str
+    """Name on the command line."""
     title: str
+    """Name in sentences."""
     home: str
+    """Where to get it."""
     licence: str
+    """Licence of the data."""
     depth: Mapping[str, Any]
+    """Depth code: the arguments of DepthSpec but for its error."""
     evaluation_max_m: float
+    """Depth beyond this is left out of evaluations."""
     versions: tuple[Mapping[str, Any], ...]
+    """Facts of each version: name, frames, trajectories, size, intrinsics, archives, download_gb, as far as known."""
     splits: Mapping[str, Mapping[str, tuple[str, ...]]]
+    """Split sets: {set: {split: globs of trajectories}}; what no glob matches is `train`."""
     exclude: tuple[str, ...]
+    """Globs of trajectories that are converted only on request."""
     kib_per_frame: int | float | None
+    """Size of a frame in a shard, about; None: not measured."""
     takes_depth_unit: bool
+    """Whether users give the unit of integer depth."""
 
     def depth_spec(self, *, relative_error: float, unit_m: int | float | None = None) -> DepthSpec:
         """Return the depth code of this data set; `relative_error` counts only for the kind that has one.

@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError, UsageError
+from vdaprep.raw.arrays import parse_npy, parse_table
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
-from vdaprep.raw.images import parse_jpeg, parse_npy, parse_png, parse_png16, parse_table
+from vdaprep.raw.images import parse_jpeg
+from vdaprep.raw.png import parse_png, parse_png16
 from vdaprep.raw.tree import Location, Reader, Tree
 
 EXPECTED = (

@@ -17,7 +17,7 @@ from jaxtyping import Float32, Float64
 from vdaprep.errors import FrameError
 from vdaprep.raw.exr import parse_exr
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
-from vdaprep.raw.images import parse_png, png_size
+from vdaprep.raw.png import parse_png, png_size
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.shards.cameras import is_rigid
 from vdaprep.sources import _manifest

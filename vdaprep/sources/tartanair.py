@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError
+from vdaprep.raw.arrays import parse_npy, parse_table
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
-from vdaprep.raw.images import parse_npy, parse_png, parse_png_floats, parse_table
+from vdaprep.raw.png import parse_png, parse_png_floats
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.sources import _manifest
 

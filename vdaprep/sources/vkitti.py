@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError, UsageError
+from vdaprep.raw.arrays import parse_table
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
-from vdaprep.raw.images import parse_jpeg, parse_png, parse_png16, parse_table
+from vdaprep.raw.images import parse_jpeg
+from vdaprep.raw.png import parse_png, parse_png16
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.sources import _manifest
 

@@ -23,7 +23,7 @@ from vdaprep.conversion.clips import PlannedClip
 from vdaprep.conversion.encode import ClipEncoder
 from vdaprep.conversion.options import Encoding
 from vdaprep.conversion.plan import ConversionPlan
-from vdaprep.raw import images
+from vdaprep.raw import png
 from vdaprep.raw.frames import FrameFiles, SourceOptions
 from vdaprep.raw.tree import Location, Reader
 from vdaprep.shards import codec, depth_codes
@@ -209,7 +209,7 @@ class _Conversion:
             "depth pack": _each(pack, planes),
             "difference": _each(pack, differences),
         }
-        our_png = _each(lambda pair: images.parse_png(pair[0].read_bytes(), Location("", str(pair[0]))), self.paths)
+        our_png = _each(lambda pair: png.parse_png(pair[0].read_bytes(), Location("", str(pair[0]))), self.paths)
         return {
             **calls,
             WHOLE: _each(lambda call: call(), [*calls.values()]),

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vdaprep.errors import FrameError
+from vdaprep.raw.arrays import parse_npy, parse_table
 from vdaprep.raw.frames import Cameras, Frame, FrameFiles, RgbImage, fit_short_side, make_frame
-from vdaprep.raw.images import parse_npy, parse_table
 from vdaprep.raw.tree import Location
 from vdaprep.shards.cameras import scale_intrinsics
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vdaprep.errors import FrameError
-from vdaprep.raw.images import encode_png, encode_png16, parse_png, parse_png16, parse_png_floats, png_size
+from vdaprep.raw.png import encode_png, encode_png16, parse_png, parse_png16, parse_png_floats, png_size
 from vdaprep.raw.tree import Location
 
 HERE = Location("", "x")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vdaprep.raw.frames import Frame
-from vdaprep.raw.images import encode_png
+from vdaprep.raw.png import encode_png
 
 CAMERAS_M = (0.0,)
 

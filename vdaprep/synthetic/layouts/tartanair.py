@@ -8,7 +8,7 @@ from jaxtyping import Float64
 
 from vdaprep.errors import UsageError
 from vdaprep.raw.frames import Frame
-from vdaprep.raw.images import encode_png
+from vdaprep.raw.png import encode_png
 from vdaprep.shards.cameras import scale_intrinsics
 from vdaprep.sources.tartanair import line_from_pose, own_camera
 

@@ -8,7 +8,7 @@ from jaxtyping import Float32, Float64, UInt16
 
 from vdaprep.errors import UsageError
 from vdaprep.raw.frames import Frame
-from vdaprep.raw.images import encode_png16
+from vdaprep.raw.png import encode_png16
 from vdaprep.shards import codec
 from vdaprep.sources import _manifest
 from vdaprep.sources.vkitti import SKY_CM, TEXT_ARCHIVES, V2
