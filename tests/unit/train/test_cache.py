@@ -404,13 +404,13 @@ def test_bits_that_rot_in_the_cache_are_fetched_again(cache, toy_shards, tmp_pat
     start, stop = clip.entry.frame_range(4, 1) if where == "frame" else clip.entry.meta_range()
     [tar] = [path for path in cache.folder.glob("*.tar") if clip.tar.sha256 in path.name]
     _rot(tar, (start + stop) // 2)
-    reader.reader.read_meta.cache_clear()
+    reader.read_meta.cache_clear()
     assert bytes(read_window(clip, window).depth_planes.numpy()) == bytes(whole.depth_planes.numpy())
     assert "damaged, so it is fetched again" in caplog.text
     # If the source has changed as well there is nothing to be had.
     _rot(tar, (start + stop) // 2)
     _rot(plain.tar, (start + stop) // 2)
-    reader.reader.read_meta.cache_clear()
+    reader.read_meta.cache_clear()
     with pytest.raises(ShardError, match=r"shard-0001.tar: the \d+ bytes that came have another SHA-256"):
         read_window(clip, window)
 

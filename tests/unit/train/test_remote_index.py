@@ -102,7 +102,7 @@ def test_what_differs_on_the_server_is_named(tmp_path, toy_shards):
 def test_a_server_that_fails_while_training_is_one_sentence(toy_shards, fault, monkeypatch):
     with serve(toy_shards) as server:
         clip = open_shards(f"{server.url}/alpha").clips(split="train")[0]
-        reader.reader.read_meta.cache_clear()
+        reader.read_meta.cache_clear()
         monkeypatch.setattr(retry, "POLICY", AT_ONCE if fault == STALL else PATIENT)
         server.faults["shard-0001.tar"] = [fault]
         with pytest.raises(ShardError, match=r"\(the server does not answer: .*; it was asked 3 times\)\.$") as caught:
