@@ -127,11 +127,11 @@ def work(ranks: Ranks, entry: dict) -> dict[str, object]:
 
 
 def _work(ranks: Ranks, entry: dict) -> dict[str, object]:
-    real_batch, shown = loader.make_batch, []
+    real, shown = loader.sample_augmentations, []  # of windows to train on, unlike make_batch
 
-    def make_batch(samples, *arguments: object, **options: object) -> object:
+    def sample_augmentations(samples, *arguments: object, **options: object) -> object:
         shown.extend((sample.window.position, sample.key) for sample in samples)
-        return real_batch(samples, *arguments, **options)
+        return real(samples, *arguments, **options)
 
     folder = Path(entry["folder"])
     if ranks.is_first:
@@ -139,11 +139,11 @@ def _work(ranks: Ranks, entry: dict) -> dict[str, object]:
     begin = state.load_state if (folder / "config.json").exists() and entry.get("resume") else state.new_state
     run = begin(TrainConfig(**entry["options"]), folder, precision=Precision(torch.device("cpu")), ranks=ranks)
     last = entry.get("stop_at", math.inf) if ranks.rank == ranks.world - 1 else math.inf
-    loader.make_batch = make_batch
+    loader.sample_augmentations = sample_augmentations
     try:
         result = trainer.train_state(run, stop=StopAt(run, last))
     finally:
-        loader.make_batch = real_batch
+        loader.sample_augmentations = real
     return {"shown": shown, "step": run.step, "stopped": result.stopped}
 
 

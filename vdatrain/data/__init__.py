@@ -1,1 +1,13 @@
-"""Shards to batches on the device."""
+"""Shards to batches on the device.
+
+sampler     which window of frames stands at each position; distributed positions, weights of data sets
+samples     a window as tensors
+stream      windows read by threads, in the order of a sampler
+sequential  windows of whole shards, one after the other, through webdataset
+dataset     ShardDataset, for a plain DataLoader
+transforms  crop, flip and colour jitter
+batch       decoding and augmentation on the device
+prefetch    ordered map over threads, copies in a stream of their own
+loader      TrainLoader, EvalLoader
+index       the clips of a split
+"""
