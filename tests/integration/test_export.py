@@ -131,7 +131,10 @@ def test_what_cannot_be_exported(vdatrain, tmp_path: Path, monkeypatch: pytest.M
     refused(vdatrain(*arguments, tmp_path / "model.pth", "--size", 28), 2, "for any --frames and --size")
     refused(vdatrain(*arguments, tmp_path / "model.onnx", "--size", 30), 2, "multiple of 14", "--size 30")
     refused(vdatrain(*arguments, tmp_path / "model.onnx", "--frames", 33), 2, "takes at most 32")
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: "onnx" not in name)
+    find = export.importlib.util.find_spec
+    monkeypatch.setattr(
+        export.importlib.util, "find_spec", lambda name, *rest: None if "onnx" in name else find(name, *rest)
+    )
     refused(vdatrain(*arguments, tmp_path / "model.onnx"), 2, "needs onnx and onnxscript; pip install 'vdakit[onnx]'")
     assert {item.name for item in tmp_path.iterdir()} == {"best.pt"}
     own = shutil.copy(path, tmp_path / "own.pth")
