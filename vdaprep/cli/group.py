@@ -21,6 +21,7 @@ from vdaprep.errors import UsageError, VdakitError
 _EXTRAS = {
     "torch": "train", "timm": "train", "webdataset": "train", "tensorboard": "train",
     "matplotlib": "plot", "ray": "ray", "wandb": "wandb", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx",
+    "obstore": "cloud",
 }  # fmt: skip
 """Which extra brings a module that not all commands need."""
 
