@@ -40,13 +40,12 @@ def command(
 
     With --shard-model, the parts of the model that a rank keeps, and the blocks that are gathered while in use.
     """
-    from vdatrain.device import choose_device
     from vdatrain.training.planner import plan_step
 
     asked = {**(from_file(config) if config else {}), **given}
     settings = from_mapping({"shards": "shards", **asked}, where="vdatrain plan")
     memory_bytes = None if device_memory is None else parse_bytes(device_memory, option="--device-memory")
-    plan = plan_step(settings, device=choose_device(settings.device), memory_bytes=memory_bytes, ranks=ranks)
+    plan = plan_step(settings, memory_bytes=memory_bytes, ranks=ranks)
     show([_heading(plan), _table(plan.takes), _verdict(plan), _time(plan), *_measured(plan)])
 
 

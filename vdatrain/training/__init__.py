@@ -1,1 +1,15 @@
-"""The training loop and what it needs."""
+"""Training: the loop, and what it is made of.
+
+trainer      train(config, out=...) and the loop
+callbacks    what is called while it runs
+state        the state of a run: begun, resumed, copied for a checkpoint
+step         a step of the optimiser
+optim        parameter groups, schedule, averaged weights
+compile      the forward pass, compiled where that works
+monitor      step statistics
+checkpoint   what a checkpoint holds; written in the background
+preemption   graceful stop on SIGTERM, Ctrl-C or at a time limit
+trackers     TensorBoard and W&B
+memory       the peak memory of a step, on fake tensors
+planner      what fits, how long it takes, what to change
+"""

@@ -1,4 +1,4 @@
-"""What a training step holds in memory at its fullest, part by part, found without computing anything."""
+"""The peak memory of a training step, part by part, and its arithmetic, found on fake tensors."""
 
 import gc
 import weakref
@@ -30,20 +30,20 @@ from vdatrain.training.optim import parameter_groups
 WEIGHTS, OPTIMISER, AVERAGE, BATCH, GATHERED = "weights", "optimiser", "averaged weights", "batch", "gathered blocks"
 ENCODER, BRANCH, HEAD, LOSS, GRADIENTS, BACKWARD = "encoder", "branch", "head", "loss", "gradients", "backward"
 MODULES: Mapping[str, str] = {"pretrained": ENCODER, "branch": BRANCH, "head": HEAD}
-# What CUDA's autocast computes in float32, of the functions that the variants call.
+"""The parts of a variant, by the names of its modules."""
 FULL_PRECISION_ON_GPU = (F.layer_norm, F.group_norm, F.interpolate, torch.sum, Tensor.sum)
+"""What CUDA's autocast computes in float32, of the functions that the variants call."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What lies in a rank's memory at a step's fullest moment, in bytes, and the arithmetic of the step.
-
-    parts: the first four all the time, gathered blocks only where the model is spread over ranks; of the others what is
-    left, at that moment, of what each of them made.
-    """
+    """Memory and arithmetic of a rank's training step."""
 
     parts: Mapping[str, int]
+    """Bytes at the peak, by what they hold (weights, optimiser, averages, batch, gathered blocks) or by which part made
+    them (encoder, branch, head, loss, gradients, backward)."""
     flops: int
+    """Floating-point operations of the step."""
 
     @property
     def total(self) -> int:
@@ -52,16 +52,19 @@ class Footprint:
 
 
 def footprint(config: TrainConfig, *, on_gpu: bool, ranks: int = 1) -> Footprint:
-    """Go through a step forward and back on tensors that have shapes but no numbers, and keep account of their bytes.
+    """Run a step forward and backward on fake tensors, which have shapes but no numbers, and count their bytes.
 
-    on_gpu: with the types that autocast chooses there. Not seen is what kernels use inside themselves, and what the
-    allocator cannot give out again; what `recompute` takes is overestimated by a few per cent. Takes as long for any
-    size of batch.
+    Not counted are workspaces inside kernels and the allocator's fragments; with `recompute` the peak is overestimated
+    by a few per cent. The time that this takes does not depend on the batch.
 
-    ranks: that share the model, where the configuration has `shard_model`. Then weights, moments, averages and
-    gradients are exactly those that the first rank keeps of them. The gathered blocks are an estimate: the most weights
-    that are whole at a time, as if they were so at the fullest moment, and as much again for their gradients, which are
-    whole until their block is through. Not seen is what is fetched ahead of its use, and what the ranks hand round.
+    With `shard_model`, weights, moments, averages and gradients are exactly those of the first rank. Gathered blocks
+    are an estimate: the most weights that are gathered at a time, as if at the peak, and as much again for their
+    gradients. Not counted are blocks that are prefetched, and buffers of communication.
+
+    Args:
+        config: the configuration.
+        on_gpu: use the types that autocast chooses on a GPU.
+        ranks: processes that a model with `shard_model` is spread over.
     """
     ranks = ranks if config.shard_model else 1
     with torch.device("meta"):
@@ -71,12 +74,12 @@ def footprint(config: TrainConfig, *, on_gpu: bool, ranks: int = 1) -> Footprint
     with FakeTensorMode(), _quick_collection():
         _give_shapes(model)
         batch = Inputs.of(config)
-        # What is recomputed on fake tensors ends in cycles of references; on real ones it does not.
-        tidy_up = (lambda: None) if config.recompute == "none" else gc.collect
-        ledger = Ledger(before_new_peak=tidy_up, kept=partial(kept_bytes, ranks=ranks))
+        # On fake tensors, unlike on real ones, recomputation leaves cycles of references.
+        collect = (lambda: None) if config.recompute == "none" else gc.collect
+        ledger = Ledger(before_new_peak=collect, kept=partial(kept_bytes, ranks=ranks))
         with FlopCounterMode(display=False) as counter, ledger, ledger.watching(model):
             for _ in range(min(2, config.accumulate)):  # the second meets the gradients of the first
-                go_through(model.train(), batch, autocast=autocast, begin=ledger.begin)
+                forward_backward(model.train(), batch, autocast=autocast, begin=ledger.begin)
     kept = {parameter: kept_bytes(parameter, ranks=ranks) for parameter in model.parameters()}
     learnt = sum(size for parameter, size in kept.items() if parameter.requires_grad)
     always = {
@@ -92,7 +95,7 @@ def footprint(config: TrainConfig, *, on_gpu: bool, ranks: int = 1) -> Footprint
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors that a training step is shown, all zeros but for the masks."""
+    """A batch of zeros, every pixel and difference valid."""
 
     frames: Tensor
     differences: Tensor
@@ -102,7 +105,7 @@ class Inputs:
 
     @classmethod
     def of(cls, config: TrainConfig, *, device: str = "cpu") -> "Inputs":
-        """Return a batch of the size that the configuration asks for."""
+        """Return a batch of the configuration's size."""
         B, T, side = config.batch, config.frames, config.size
         rows, columns = (CELLS_PER_PATCH * cells for cells in patch_grid(side, side))
         return cls(
@@ -115,18 +118,18 @@ class Inputs:
 
     @property
     def bytes(self) -> int:
-        """What they take, in bytes."""
+        """The bytes of all of them."""
         return _bytes((self.frames, self.differences, self.diff_valid, self.disparity, self.mask))
 
 
-def go_through(
+def forward_backward(
     model: nn.Module,
     batch: Inputs,
     *,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     begin: Callable[[str], None] = lambda part: None,
 ) -> None:
-    """Go forward and back as a training step does; `begin` is told where the loss begins, and the way back."""
+    """Run a forward and a backward pass as a training step does; `begin` is called before the loss and the latter."""
     with autocast():
         prediction = model(batch.frames, batch.differences, batch.diff_valid)
     begin(LOSS)
@@ -136,11 +139,14 @@ def go_through(
 
 
 class Ledger(TorchDispatchMode):
-    """Counts the bytes of the tensors that come and go while it is entered, by the part that made them.
+    """Counts the bytes of tensors made while it is entered, by the part that made them.
 
-    `alive` is what there is now, `fullest` what there was when it was most. A tensor's memory counts once, however many
-    views it has, until the last of them is gone; what existed before is not counted. before_new_peak: called on the way
-    back, before more is found alive than ever. kept: the bytes that stay of a gradient once there is all of it.
+    `alive` has those that exist now, `fullest` those at the peak. A tensor's storage counts once, however many views it
+    has, until the last of them is freed.
+
+    Args:
+        before_new_peak: called in the backward pass before a new peak is noted.
+        kept: returns the bytes that are kept of a gradient once it is complete.
     """
 
     def __init__(
@@ -160,7 +166,7 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Do what was asked and note the memory that is new."""
+        """Call the operation and note the storages that are new."""
         given = {_key(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
@@ -171,7 +177,7 @@ class Ledger(TorchDispatchMode):
 
     @contextmanager
     def watching(self, model: nn.Module) -> Generator[None]:
-        """While it lasts, know which part of a variant is at work, and its gradients by their own name."""
+        """Follow which part of a variant is running, and count gradients as such, while the block runs."""
         parts = [(getattr(model, name), part) for name, part in MODULES.items() if getattr(model, name) is not None]
         hooks = [module.register_forward_pre_hook(lambda *_, part=part: self.begin(part)) for module, part in parts]
         hooks += [
@@ -186,7 +192,7 @@ class Ledger(TorchDispatchMode):
                 hook.remove()
 
     def begin(self, part: str) -> None:
-        """Count what is made from here on as made by `part`."""
+        """Count what is made from here on for `part`."""
         self.part = part
 
     def _rename_gradient(self, parameter: Tensor) -> None:
@@ -213,7 +219,7 @@ class Ledger(TorchDispatchMode):
 
 @contextmanager
 def _quick_collection() -> Generator[None]:
-    """Let the collector of cycles look only at what is made in the meantime."""
+    """Exempt what exists already from garbage collection while the block runs."""
     gc.freeze()
     try:
         yield
@@ -222,7 +228,7 @@ def _quick_collection() -> Generator[None]:
 
 
 def _key(tensor: Tensor) -> int:
-    """Tell one piece of memory from another."""
+    """Return the identity of a tensor's storage."""
     return tensor.untyped_storage()._cdata
 
 
@@ -234,7 +240,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _give_shapes(model: nn.Module) -> None:
-    """Turn a model built on the device `meta` into one on the CPU, in the fake tensor mode that is on."""
+    """Turn a model built on the device `meta` into one of fake tensors on the CPU."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             fake = nn.Parameter(_like(parameter), requires_grad=parameter.requires_grad)
@@ -249,13 +255,13 @@ def _like(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _autocast(precision: str, *, on_gpu: bool) -> Generator[None]:
-    """Choose types on the CPU as autocast would, or as it would on a GPU, whose list is another."""
+    """Choose types on the CPU as autocast does there, or as it does on a GPU, whose list is different."""
     with Precision(torch.device("cpu"), precision).autocast(), _AsOnGpu() if on_gpu else nullcontext():
         yield
 
 
 class _AsOnGpu(TorchFunctionMode):
-    """Lets CPU autocast keep those functions in float32 that CUDA autocast keeps so; both agree on what they lower."""
+    """Makes CPU autocast keep in float32 what CUDA autocast does; both lower the same functions."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None

@@ -12,7 +12,7 @@ from vdatrain.config import Preset
 from vdatrain.distributed.fsdp import part_like, whole
 
 _NO_DECAY = ("pos_embed", "cls_token", "mask_token", "gamma", "bias")  # last parts of names; norms are 1-D as well
-_FINAL_SHARE = 0.05  # of the peak, where the cosine ends
+_FINAL_FACTOR = 0.05  # of the peak, where the cosine ends
 
 
 def parameter_groups(
@@ -42,17 +42,17 @@ def parameter_groups(
 def make_optimiser(groups: list[dict[str, object]], *, device: torch.device) -> torch.optim.AdamW:
     """Return AdamW, fused: `step_where` needs that, and on the CPU it is four times as fast.
 
-    Where the device has no fused kernel torch says so in a RuntimeError.
+    Raises RuntimeError, torch's own, where the device has no fused kernel.
     """
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
 
 
 def rate_factor(step: int, *, warmup: int, steps: int) -> float:
-    """Return the share of the peak learning rate at a step from 0 on: a linear rise, then a cosine to 5 %."""
+    """Return the fraction of the peak learning rate at a step from 0 on: a linear rise, then a cosine to 5 %."""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
-    return _FINAL_SHARE + (1 - _FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return _FINAL_FACTOR + (1 - _FINAL_FACTOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
@@ -62,10 +62,10 @@ def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
 
 
 def step_where(optimiser: torch.optim.AdamW, wanted: Bool[Tensor, ""]) -> None:
-    """Take the optimiser's step if `wanted`, which only the device knows: nothing waits for it.
+    """Take the optimiser's step if `wanted`, a flag on the device, without waiting for it.
 
-    A fused optimiser looks at `found_inf` itself, as torch.amp.GradScaler uses it: where that is 1 neither weights nor
-    moments nor the count of steps change, whatever the gradients hold.
+    A fused optimiser reads `found_inf` in its kernel, as torch.amp.GradScaler uses it: where that is 1 neither weights
+    nor moments nor the count of steps change, whatever the gradients are.
     """
     optimiser.found_inf = (~wanted).to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
     optimiser.step()
@@ -73,9 +73,10 @@ def step_where(optimiser: torch.optim.AdamW, wanted: Bool[Tensor, ""]) -> None:
 
 
 class AveragedWeights:
-    """An exponential moving average of a model's trainable parameters, younger in the beginning.
+    """An exponential moving average of a model's trainable parameters.
 
-    The decay at step s is min(decay, (1 + s) / (10 + s)), so that the random start is soon forgotten.
+    The decay at step s is min(decay, (1 + s) / (10 + s)): at first the average is over few steps, and so of weights
+    that have learnt something.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -86,9 +87,9 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, step: int, taken: Bool[Tensor, ""] | None = None) -> None:
-        """Move the average towards the model's weights, unless the step was not `taken`; waits for nothing."""
-        share = 1 - min(self._decay, (1 + step) / (10 + step))
-        weight = share if taken is None else taken * share
+        """Move the average towards the model's weights, unless the step was not `taken`, a flag on the device."""
+        weight = 1 - min(self._decay, (1 + step) / (10 + step))
+        weight = weight if taken is None else taken * weight
         current = dict(model.named_parameters())
         for name, average in self._average.items():
             average.lerp_(current[name], weight)
@@ -98,7 +99,7 @@ class AveragedWeights:
         return self._average
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take averages over, by parameter name; raises KeyError if one is missing."""
+        """Restore averages by parameter name; raises KeyError if one is missing."""
         for name, average in self._average.items():
             average.copy_(part_like(state[name], average))
 
@@ -113,6 +114,6 @@ class AveragedWeights:
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter], *, clip: float) -> Tensor:
-    """Clip the gradients to a total norm of `clip` (0: leave them) and return the norm before; waits for nothing."""
+    """Clip the gradients to a total norm of `clip` (0: leave them) and return the norm before, on the device."""
     limit = clip if clip > 0 else math.inf
     return whole(nn.utils.clip_grad_norm_(list(parameters), limit))

@@ -9,9 +9,9 @@ import torch
 
 from vdaprep.errors import UsageError
 from vdatrain.config import PATCH_PX, PRESETS, TrainConfig
-from vdatrain.device import TYPES, Precision
+from vdatrain.device import TYPES, Precision, choose_device
 from vdatrain.models.loading import build_from_config
-from vdatrain.training.memory import Footprint, Inputs, footprint, go_through
+from vdatrain.training.memory import Footprint, Inputs, footprint, forward_backward
 from vdatrain.training.optim import make_optimiser, parameter_groups
 
 RESERVED_ON_GPU = 0.08
@@ -88,25 +88,23 @@ class StepPlan:
         return self.takes.total <= self.room.limit
 
 
-def plan_step(
-    config: TrainConfig, *, device: torch.device, memory_bytes: int | None = None, ranks: int | None = None
-) -> StepPlan:
+def plan_step(config: TrainConfig, *, memory_bytes: int | None = None, ranks: int | None = None) -> StepPlan:
     """Plan a training step.
 
     Args:
         config: the configuration.
-        device: the device here.
-        memory_bytes: memory of another GPU to plan for.
+        memory_bytes: memory of another GPU to plan for; None: that of `config.device`, here.
         ranks: processes that a model with `shard_model` is spread over; None: the GPUs here.
 
     Returns:
         The plan; its memory is found without computing anything.
 
     Raises:
-        UsageError: `ranks` that do not go together with the configuration.
+        UsageError: `ranks` that do not go together with the configuration, or a device that is not here.
     """
     world = _ranks(config, ranks)
     if memory_bytes is None:
+        device = choose_device(config.device)
         room, flops_per_s = room_of(device, ranks=world), attainable_flops(Precision(device, config.precision))
     else:
         room, flops_per_s = Room(memory_bytes, on_gpu=True, ranks=world), None
@@ -237,7 +235,7 @@ def measure_steps(config: TrainConfig, precision: Precision) -> Measured:
         _wait_for(device)
         before = time.perf_counter()
         for _ in range(config.accumulate):
-            go_through(model, batch, autocast=precision.autocast)
+            forward_backward(model, batch, autocast=precision.autocast)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         _wait_for(device)

@@ -137,17 +137,10 @@ class HostWaits(TorchDispatchMode):
     "waits",
     [
         lambda values: values.sum().item(),
-        lambda values: values.tolist(),
         lambda values: values.cpu(),
-        lambda values: bool(values.sum() > 0),
         lambda values: 1.0 if values.sum() > 0 else 0.0,
-        lambda values: float(values.sum()),
         lambda values: range(int(values.sum())),
-        lambda values: values.nonzero(),
         lambda values: values[values > 0],
-        lambda values: torch.masked_select(values, values > 0),
-        lambda values: torch.equal(values, values),
-        lambda values: values.numpy(),
         lambda values: torch.where(values > 0),
     ],
 )

@@ -22,7 +22,7 @@ from vdatrain.models.flops import gflop_per_frame
 from vdatrain.models.loading import build_from_config
 from vdatrain.objectives.losses import video_loss
 from vdatrain.training import memory, planner
-from vdatrain.training.memory import Footprint, Inputs, Ledger, footprint, go_through
+from vdatrain.training.memory import Footprint, Inputs, Ledger, footprint, forward_backward
 from vdatrain.training.planner import Room, attainable_flops, change_to_fit, largest_batch, utilisation
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def real_step(config: TrainConfig) -> Ledger:
     model, batch, ledger = build_from_config(config).train(), Inputs.of(config), Ledger()
     autocast = Precision(CPU, config.precision).autocast
     with ledger, ledger.watching(model):
-        go_through(model, batch, autocast=autocast, begin=ledger.begin)
+        forward_backward(model, batch, autocast=autocast, begin=ledger.begin)
     return ledger
 
 
@@ -65,7 +65,7 @@ def test_recomputing_takes_no_more_than_predicted_and_not_much_less(parts: str) 
     assert real <= predicted < 1.2 * real
 
 
-def test_what_is_kept_for_the_way_back_is_what_autograd_says_it_saves() -> None:
+def test_what_is_kept_for_the_backward_pass_is_what_autograd_says_it_saves() -> None:
     model, batch, ledger = build_from_config(SMALL), Inputs.of(SMALL), Ledger()
     given = {
         tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers(), *vars(batch).values())
@@ -197,7 +197,7 @@ def test_the_command_plans_for_a_rank(vdatrain, monkeypatch: pytest.MonkeyPatch)
 # ------------------------------------------------------------------------------------------------------------- the work
 
 
-def test_a_step_is_three_times_the_way_forward() -> None:
+def test_a_step_is_three_times_the_forward_pass() -> None:
     with torch.device("meta"):
         model = build_from_config(SMALL)
     forward = 1e9 * gflop_per_frame(model, size=SMALL.size, num_frames=SMALL.frames) * SMALL.frames
