@@ -412,7 +412,8 @@ def _reread(output: OutputDir, name: str, record: ShardRecord) -> None:
     tar = output.path(name)
     if isinstance(tar, Path):
         with tar.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what lies in memory proves nothing
+            if hasattr(os, "posix_fadvise"):  # macOS has none
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what lies in memory proves nothing
     checked = check_shard(tar, deep=True, on_frames=lambda count: None)
     if checked.findings:
         raise ShardError(f"{checked.findings[0]} Found when it was read back; vdaprep repair makes it anew.")
