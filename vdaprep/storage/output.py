@@ -182,13 +182,26 @@ def _locked_while_written(path: Path) -> Generator[int]:
 @contextlib.contextmanager
 def _right_to_write(path: Path, *, exclusive: bool) -> Generator[None]:
     """Hold a lock file's lock; whoever holds it alone deletes the file in the end."""
-    with as_sentence(path):
-        file = try_open_locked(path, shared=not exclusive)
-    if file is None:
-        raise UsageError(f"{path.parent}: another vdaprep is writing there; wait for it, or choose another --out.")
-    with file:
-        try:
-            yield
-        finally:
-            if exclusive:
-                path.unlink(missing_ok=True)
+    file = None
+    try:
+        with as_sentence(path):
+            file = try_open_locked(path, shared=not exclusive)
+        if file is None:
+            raise UsageError(f"{path.parent}: another vdaprep is writing there; wait for it, or choose another --out.")
+        yield
+    finally:
+        if exclusive and file is not None:
+            path.unlink(missing_ok=True)
+        elif exclusive:
+            _remove_unheld(path)  # a signal may have come between making the file and returning it
+        if file is not None:
+            file.close()
+
+
+def _remove_unheld(path: Path) -> None:
+    """Delete a lock file that no process holds."""
+    if path.is_symlink():
+        return
+    with contextlib.suppress(OSError), path.open("r+b") as file:
+        if try_lock(file, shared=False):
+            path.unlink()
