@@ -163,11 +163,17 @@ class LocalOutput:
 def _remove_unfinished(folder: Path, pattern: str) -> None:
     """Remove temporary files whose writers are dead."""
     for path in folder.glob(f"{pattern}{TEMPORARY}"):
-        if not _OWN_TEMPORARY.fullmatch(path.name) or path.is_symlink() or not path.is_file():
-            continue
-        with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
-            if try_lock(file, shared=False):
-                path.unlink()
+        if _OWN_TEMPORARY.fullmatch(path.name):
+            _remove_unheld(path)
+
+
+def _remove_unheld(path: Path) -> None:
+    """Remove a file that no process has locked; nothing happens to a link, or if there is none."""
+    if path.is_symlink() or not path.is_file():
+        return
+    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+        if try_lock(file, shared=False):
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -193,15 +199,7 @@ def _right_to_write(path: Path, *, exclusive: bool) -> Generator[None]:
         if exclusive and file is not None:
             path.unlink(missing_ok=True)
         elif exclusive:
-            _remove_unheld(path)  # a signal may have come between making the file and returning it
+            with contextlib.suppress(OSError):  # a signal may have come between making the file and returning it
+                _remove_unheld(path)
         if file is not None:
             file.close()
-
-
-def _remove_unheld(path: Path) -> None:
-    """Delete a lock file that no process holds."""
-    if path.is_symlink():
-        return
-    with contextlib.suppress(OSError), path.open("r+b") as file:
-        if try_lock(file, shared=False):
-            path.unlink()
