@@ -213,10 +213,15 @@ class Clip:
 
 @functools.lru_cache(maxsize=256)
 def read_meta(clip: Clip) -> ClipMeta:
-    """Read a clip's metadata; raises ShardError as `Clip.read` does.
+    """Read a clip's metadata as `load_meta` does, once for the windows that follow.
 
     What is kept cannot grow stale: the clip's checksums are part of what it is looked up by.
     """
+    return load_meta(clip)
+
+
+def load_meta(clip: Clip) -> ClipMeta:
+    """Read a clip's metadata; raises ShardError as `Clip.read` does."""
     data = clip.read_range(*clip.entry.meta_range())
     clip.entry.check_meta(data, where=str(clip.tar))
     name = member_name(clip.key, None, "json")

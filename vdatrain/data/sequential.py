@@ -39,7 +39,7 @@ from webdataset.shardlists import split_by_worker
 
 from vdaprep.errors import ShardError, VdakitError
 from vdaprep.shards.metadata import ClipMeta
-from vdaprep.shards.reader import Clip, read_meta
+from vdaprep.shards.reader import Clip, load_meta
 from vdaprep.storage.cache import CachedTar
 from vdaprep.storage.paths import stream
 from vdatrain.data.prefetch import Pace, Stalled, map_ahead
@@ -68,7 +68,7 @@ class StreamedClip(Clip):
     @functools.cached_property
     def meta(self) -> ClipMeta:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The clip's metadata; raises ShardError as `read_window` does."""
-        return read_meta.__wrapped__(self)  # what it keeps for later would keep the clip's bytes as well
+        return load_meta(self)  # not kept by `read_meta`, which would keep the clip's bytes as well
 
 
 @dataclass(frozen=True)
