@@ -9,10 +9,9 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
+from tests.models import lively
 from vdatrain.config import TrainConfig
-from vdatrain.models import variants
 
 VARIANTS = ("basic", "conv")
 
@@ -23,12 +22,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("checkpoints")
     paths: dict[str, Path] = {}
     for variant in VARIANTS:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = variants.build(variant, encoder="tiny")
-            for name, parameter in model.named_parameters():
-                if "proj_out" in name or name.startswith("branch."):
-                    nn.init.normal_(parameter, std=0.3)
+        model = lively(variant)
         config = TrainConfig(shards="none", variant=variant, encoder="tiny", size=28).to_json()
         paths[variant] = folder / f"{variant}.pt"
         torch.save({"model": model.state_dict(), "average": {}, "config": config}, paths[variant])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from tests.models import lively
 from vdaprep.errors import UsageError
 from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.metadata import DiffSpec
@@ -36,17 +37,6 @@ def predictor(model: nn.Module, *, size: int = 28, diff: DiffSpec = DEFAULT_DIFF
 
 def video(toy_frame, count: int, *, size: tuple[int, int] = (30, 40)) -> list[VideoFrame]:
     return [VideoFrame(number, toy_frame(0, number, size)[0]) for number in range(count)]
-
-
-def lively(variant: str) -> nn.Module:
-    """A model none of whose parts is a no-op; its temporal modules and its branch begin as one."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = variants.build(variant, encoder="tiny")
-        for name, parameter in model.named_parameters():
-            if "proj_out" in name or name.startswith("branch."):
-                nn.init.normal_(parameter, std=0.3)
-    return model.eval()
 
 
 # ------------------------------------------------------------------------------------------------ the published scheme
@@ -175,13 +165,13 @@ def stream(model: nn.Module, frames: list[VideoFrame]) -> Tensor:
 
 @pytest.mark.parametrize("variant", variants.names())
 def test_a_single_frame_is_the_same_either_way(variant: str, toy_frame) -> None:
-    model, frames = lively(variant), video(toy_frame, 1)
+    model, frames = lively(variant).eval(), video(toy_frame, 1)
     eye = predictor(model)
     assert_close(stream(model, frames)[0], eye.predict_window([eye.prepare(frames[0])])[0], rtol=1e-4, atol=1e-4)
 
 
 def test_streaming_is_a_window_under_a_causal_mask(toy_frame, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, frames = lively("basic"), video(toy_frame, 7)
+    model, frames = lively("basic").eval(), video(toy_frame, 7)
     found = stream(model, frames)
     eye = predictor(model)
     looks = [eye.prepare(frame) for frame in frames]
@@ -193,7 +183,7 @@ def test_streaming_is_a_window_under_a_causal_mask(toy_frame, monkeypatch: pytes
 
 @pytest.mark.parametrize("variant", variants.names())
 def test_streaming_sees_no_later_frame_but_the_earlier_ones(variant: str, toy_frame) -> None:
-    model, frames = lively(variant), video(toy_frame, 6)
+    model, frames = lively(variant).eval(), video(toy_frame, 6)
     changed = [*frames[:3], VideoFrame(3, 255 - frames[3].rgb), *frames[4:]]
     before, after = stream(model, frames), stream(model, changed)
     assert torch.equal(before[:3], after[:3])
@@ -201,7 +191,7 @@ def test_streaming_sees_no_later_frame_but_the_earlier_ones(variant: str, toy_fr
 
 
 def test_streaming_forgets_what_is_too_old_and_holds_no_more(toy_frame) -> None:
-    model = lively("basic")
+    model = lively("basic").eval()
     eye = predictor(model)
     looks = [eye.prepare(frame) for frame in video(toy_frame, 9)]
     layers = [layer for layer in model.modules() if hasattr(layer, "memory")]
@@ -218,7 +208,7 @@ def test_streaming_forgets_what_is_too_old_and_holds_no_more(toy_frame) -> None:
 
 
 def test_a_model_is_as_before_once_a_stream_has_ended(toy_frame) -> None:
-    model, frames = lively("basic"), video(toy_frame, 3)
+    model, frames = lively("basic").eval(), video(toy_frame, 3)
     eye = predictor(model)
     looks = [eye.prepare(frame) for frame in frames]
     window = eye.predict_window(looks)

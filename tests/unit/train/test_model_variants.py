@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.models import stirred
 from vdaprep.errors import UsageError
 from vdatrain.models import variants
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
@@ -38,15 +39,6 @@ def clip(*, batch: int = 2, num_frames: int = 3, grid: tuple[int, int] = (3, 4))
     valid = torch.ones(batch, num_frames, dtype=torch.bool)
     valid[:, 0] = False
     return frames, differences, valid
-
-
-def stirred(model: nn.Module) -> nn.Module:
-    """Move every parameter off its start, so that what begins as a no-op takes part."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 def backward_after_one_step(model: nn.Module) -> None:

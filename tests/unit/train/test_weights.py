@@ -10,6 +10,7 @@ from timm.models import _builder
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from tests.models import stirred
 from vdaprep.errors import DataError, UsageError
 from vdatrain.config import TrainConfig
 from vdatrain.models import variants
@@ -24,15 +25,6 @@ State = dict[str, Tensor]
 def tiny(variant: str = "basic", *, seed: int = 0, max_frames: int = 32) -> nn.Module:
     torch.manual_seed(seed)
     return variants.build(variant, encoder="tiny", max_frames=max_frames)
-
-
-def stirred(model: nn.Module) -> nn.Module:
-    """Move every parameter off its start, temporal modules included."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 def frames(*, num_frames: int = 3) -> Tensor:
