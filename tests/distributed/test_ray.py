@@ -17,6 +17,8 @@ import pytest
 from tests.conftest import RawTree, Run, tree_bytes, write_raw
 from vdaprep.shards.names import PLAN_FILE
 
+pytestmark = pytest.mark.ray
+
 OPTIONS = ("--frames-per-shard", "3", "--clip-frames", "3")
 LENGTHS = {"abandonedfactory/Easy/P000": 13, "abandonedfactory/Easy/P001": 6, "abandonedfactory/Easy/P011": 5}
 

@@ -2,6 +2,7 @@
 
 run, plan, eval, compare, infer, export, variants   the commands
 output      tables and the rank before a sentence
+model       the options of commands that use a trained model
 progress    how a run is shown while it trains
 """
 
