@@ -18,7 +18,6 @@ from vdaprep.storage.range_reader import LocalFile, Ranges, buffered
 
 _CHUNK = 1 << 20  # inflated at once, at most
 _READ_BYTES = 1 << 16
-_BUFFER = 1024
 _CHECKPOINTS = 256  # of some 45 KB each
 _CHECKPOINT_STEP = 4 << 20
 
