@@ -53,3 +53,19 @@ class WorkerError(VdakitError):
 
 class MissingExtraError(VdakitError, ImportError):
     """A package that only some functions need is not installed; the sentence says which extra brings it."""
+
+
+_EXTRAS = {
+    "torch": "train", "timm": "train", "webdataset": "train", "tensorboard": "train", "safetensors": "train",
+    "matplotlib": "plot", "ray": "ray", "wandb": "wandb", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx",
+    "obstore": "cloud",
+}  # fmt: skip
+"""Which extra brings a module that not everybody needs."""
+
+
+def missing_extra(subject: str, error: ModuleNotFoundError) -> MissingExtraError | None:
+    """Return what to raise, a sentence that begins with `subject`; None if no extra brings the module."""
+    module = (error.name or "").partition(".")[0]
+    if module not in _EXTRAS:
+        return None
+    return MissingExtraError(f"{subject} {module}, which is not installed: pip install 'vdakit[{_EXTRAS[module]}]'.")

@@ -25,7 +25,7 @@ A name is imported when it is first used. torch is in the extra `train`; without
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vdaprep.errors import DataError, MissingExtraError, ShardError, UsageError, VdakitError
+from vdaprep.errors import DataError, MissingExtraError, ShardError, UsageError, VdakitError, missing_extra
 
 if TYPE_CHECKING:
     from vdatrain.config import TrainConfig
@@ -89,7 +89,6 @@ _LAZY = {
     "train": "vdatrain.training.trainer:train",
     "train_loader": "vdatrain.data.loader:train_loader",
 }
-_OF_THE_EXTRA = {"torch", "timm", "webdataset", "safetensors", "tensorboard"}
 
 
 def __getattr__(name: str) -> Any:
@@ -101,12 +100,10 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in _OF_THE_EXTRA:
+        missing = missing_extra(f"vdatrain.{name} needs", error)
+        if missing is None:
             raise
-        raise MissingExtraError(
-            f"vdatrain.{name} needs {missing}, which is not installed: pip install 'vdakit[train]'."
-        ) from error
+        raise missing from error
     globals()[name] = value
     return value
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vdaprep.analysis.stats import DEPTH_EDGES_M, DatasetStats
-from vdaprep.errors import MissingExtraError
+from vdaprep.errors import missing_extra
 from vdaprep.storage.atomic import new_path
 
 # Okabe and Ito's colours for data sets, Paul Tol's "bright" for parts: colour-blind readers can tell both apart.
@@ -45,10 +45,11 @@ def write_picture(found: Sequence[DatasetStats], path: Path) -> None:
     try:  # only charts need it, and it takes half a second
         mpl: Any = importlib.import_module("matplotlib")
         figures: Any = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise MissingExtraError(
-            "charts need matplotlib, which is not installed: pip install 'vdakit[plot]'."
-        ) from error
+    except ModuleNotFoundError as error:
+        missing = missing_extra("charts need", error)
+        if missing is None:
+            raise
+        raise missing from error
     with mpl.rc_context(_STYLE):  # the object API needs neither a display nor pyplot's state
         figure = figures.Figure(figsize=(13, 7 + 2 * _BAR_INCHES * max(0, len(found) - 3)), dpi=110)
         draw(figure, found)

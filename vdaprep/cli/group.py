@@ -16,14 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vdaprep.cli.output import errors, print_log, set_verbosity
-from vdaprep.errors import UsageError, VdakitError
-
-_EXTRAS = {
-    "torch": "train", "timm": "train", "webdataset": "train", "tensorboard": "train",
-    "matplotlib": "plot", "ray": "ray", "wandb": "wandb", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx",
-    "obstore": "cloud",
-}  # fmt: skip
-"""Which extra brings a module that not all commands need."""
+from vdaprep.errors import UsageError, VdakitError, missing_extra
 
 
 @runtime_checkable
@@ -171,11 +164,11 @@ def exits(program: str, *, prefix: Callable[[], str] = str) -> Generator[None]:
             errors.print(f"{program}{prefix()}: {error}")
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in _EXTRAS:
+        found = missing_extra("needs", error)
+        if found is None:
             raise
-        errors.print(f"{program}: needs {missing}, which is not installed: pip install 'vdakit[{_EXTRAS[missing]}]'.")
-        sys.exit(1)
+        errors.print(f"{program}: {found}")
+        sys.exit(found.exit_code)
     except MemoryError:
         errors.print(f"{program}: memory ran out; run the same command again, with fewer --workers if it has them.")
         sys.exit(1)
