@@ -51,10 +51,6 @@ class WorkerError(VdakitError):
     """Processes that did the work died."""
 
 
-class MissingExtraError(VdakitError, ImportError):
-    """A package that only some functions need is not installed; the sentence says which extra brings it."""
-
-
 _EXTRAS = {
     "torch": "train", "timm": "train", "webdataset": "train", "tensorboard": "train", "safetensors": "train",
     "matplotlib": "plot", "ray": "ray", "wandb": "wandb", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx",
@@ -63,9 +59,13 @@ _EXTRAS = {
 """Which extra brings a module that not everybody needs."""
 
 
-def missing_extra(subject: str, error: ModuleNotFoundError) -> MissingExtraError | None:
-    """Return what to raise, a sentence that begins with `subject`; None if no extra brings the module."""
-    module = (error.name or "").partition(".")[0]
-    if module not in _EXTRAS:
-        return None
-    return MissingExtraError(f"{subject} {module}, which is not installed: pip install 'vdakit[{_EXTRAS[module]}]'.")
+class MissingExtraError(VdakitError, ImportError):
+    """A package that only some functions need is not installed; the sentence says which extra brings it."""
+
+    @classmethod
+    def of(cls, subject: str, error: ModuleNotFoundError) -> "MissingExtraError | None":
+        """Return what to raise, a sentence that begins with `subject`; None if no extra brings the module."""
+        module = (error.name or "").partition(".")[0]
+        if module not in _EXTRAS:
+            return None
+        return cls(f"{subject} {module}, which is not installed: pip install 'vdakit[{_EXTRAS[module]}]'.")

@@ -25,7 +25,7 @@ A name is imported when it is first used. torch is in the extra `train`; without
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vdaprep.errors import DataError, MissingExtraError, ShardError, UsageError, VdakitError, missing_extra
+from vdaprep.errors import DataError, MissingExtraError, ShardError, UsageError, VdakitError
 
 if TYPE_CHECKING:
     from vdatrain.config import TrainConfig
@@ -38,12 +38,14 @@ if TYPE_CHECKING:
     from vdatrain.models.variants import names as list_variants
     from vdatrain.models.weights import LoadReport, load_weights
     from vdatrain.objectives.metrics import ClipMetrics
+    from vdatrain.training.callbacks import Callback
     from vdatrain.training.trainer import TrainResult, train
 
     __version__: str
 
 __all__ = [
     "Batch",
+    "Callback",
     "ClipMetrics",
     "DataError",
     "EvalLoader",
@@ -71,6 +73,7 @@ __all__ = [
 
 _LAZY = {
     "Batch": "vdatrain.data.batch:Batch",
+    "Callback": "vdatrain.training.callbacks:Callback",
     "ClipMetrics": "vdatrain.objectives.metrics:ClipMetrics",
     "EvalLoader": "vdatrain.data.loader:EvalLoader",
     "Evaluation": "vdatrain.evaluation.evaluate:Evaluation",
@@ -100,7 +103,7 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        missing = missing_extra(f"vdatrain.{name} needs", error)
+        missing = MissingExtraError.of(f"vdatrain.{name} needs", error)
         if missing is None:
             raise
         raise missing from error

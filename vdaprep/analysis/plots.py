@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vdaprep.analysis.stats import DEPTH_EDGES_M, DatasetStats
-from vdaprep.errors import missing_extra
+from vdaprep.errors import MissingExtraError
 from vdaprep.storage.atomic import new_path
 
 # Okabe and Ito's colours for data sets, Paul Tol's "bright" for parts: colour-blind readers can tell both apart.
@@ -46,7 +46,7 @@ def write_picture(found: Sequence[DatasetStats], path: Path) -> None:
         mpl: Any = importlib.import_module("matplotlib")
         figures: Any = importlib.import_module("matplotlib.figure")
     except ModuleNotFoundError as error:
-        missing = missing_extra("charts need", error)
+        missing = MissingExtraError.of("charts need", error)
         if missing is None:
             raise
         raise missing from error

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vdaprep.cli.output import errors, print_log, set_verbosity
-from vdaprep.errors import UsageError, VdakitError, missing_extra
+from vdaprep.errors import MissingExtraError, UsageError, VdakitError
 
 
 @runtime_checkable
@@ -164,7 +164,7 @@ def exits(program: str, *, prefix: Callable[[], str] = str) -> Generator[None]:
             errors.print(f"{program}{prefix()}: {error}")
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
-        found = missing_extra("needs", error)
+        found = MissingExtraError.of("needs", error)
         if found is None:
             raise
         errors.print(f"{program}: {found}")
