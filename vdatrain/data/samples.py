@@ -17,29 +17,39 @@ _NUMPY = {torch.uint8: np.uint8, torch.int8: np.int8, torch.int16: np.int16}
 
 @dataclass(frozen=True)
 class Sample:
-    """A window of T frames as it comes from the shard: unpacked, and left alone where the device is faster.
-
-    rgb: grey levels of the stored size. depth_planes: what `codec.unpack_planes` gives. differences: of each frame and
-    the window's frame before it, in steps of `diff.step` grey levels; int8 as stored, at a stride above 1 the sum over
-    the skipped frames in int16, which holds that of MAX_STRIDE of them without clipping; zero where diff_valid is
-    false, None in a shard without differences. At stride 1 the first frame's is to the frame before the window, so that
-    a window of a single frame has one as well. intrinsics: fx, fy, cx, cy in pixels of the stored size, pixel centres
-    at integers. camera_to_world: metres, OpenCV axes, None without poses. disparity_min, disparity_max: 1/m.
-    """
+    """A window of T frames as it comes from the shard: unpacked, and left alone where the device is faster."""
 
     dataset: str
+    """Name of the data set."""
     key: str
+    """Key of the clip."""
     window: Window
+    """Which frames of the clip these are."""
     rgb: UInt8[Tensor, "t h w 3"]
+    """Grey levels, at the stored size."""
     depth_planes: UInt8[Tensor, "t 2 h w"]
+    """What `codec.unpack_planes` gives: depth codes before the prediction is undone."""
     differences: Int[Tensor, "t 3 dh dw"] | None
+    """Of each frame and the window's frame before it, in steps of `diff.step` grey levels; None without differences.
+
+    int8 as stored; at a stride above 1 the sum over the skipped frames in int16, which holds that of MAX_STRIDE of them
+    without clipping. Zero where diff_valid is false. At stride 1 the first frame's is to the frame before the window,
+    so that a window of a single frame has one as well.
+    """
     diff_valid: Bool[np.ndarray, " t"]
+    """Which differences are known."""
     diff: DiffSpec | None
+    """Scale and step of the differences; None without."""
     intrinsics: Float64[np.ndarray, "t 4"]
+    """fx, fy, cx, cy in pixels of the stored size, pixel centres at integers."""
     camera_to_world: Float64[np.ndarray, "t 4 4"] | None
+    """OpenCV axes, metres; None without poses."""
     depth: DepthSpec
+    """How depth codes become metres."""
     disparity_min: float
+    """Least disparity of the clip, in 1/m."""
     disparity_max: float
+    """Largest disparity of the clip, in 1/m."""
 
     @property
     def size(self) -> tuple[int, int]:
