@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vdaprep.errors import DataError
-from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.dataset import ShardCollection, open_shards
 from vdaprep.shards.reader import Clip
 from vdaprep.storage.cache import open_cache
 from vdaprep.storage.urls import redact
@@ -116,7 +116,7 @@ class TrainLoader:
     ) -> None:
         self._config, self._device = config, device
         self._faults = FaultPolicy(config.skip_bad, config.stall_timeout, on_skip)
-        self._clips = open_clips(config, config.train_split)
+        self._clips = open_shards_of(config).clips(split=config.train_split)
         _expect_differences(config, self._clips)
         self._sampler = WindowSampler(
             tuple(clip.num_frames for clip in self._clips),
@@ -228,10 +228,10 @@ class TrainLoader:
         return _beside(windows, read(self._sampler.of_images(), positions=positions.of_images(config.images_per_clip)))
 
 
-def open_clips(config: TrainConfig, split: str) -> tuple[Clip, ...]:
-    """List the clips of a split, through the cache if the config has one."""
+def open_shards_of(config: TrainConfig) -> ShardCollection:
+    """Open the shards of a run, to be read through its cache if it has one; raises as `open_shards`."""
     cache = open_cache(config.cache, size=config.cache_size, free=config.cache_free)
-    return open_shards(config.shards, cache=cache).clips(split=split)
+    return open_shards(config.shards, cache=cache)
 
 
 def _expect_differences(config: TrainConfig, clips: Sequence[Clip]) -> None:

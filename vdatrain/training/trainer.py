@@ -15,7 +15,7 @@ from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.reader import Clip
 from vdaprep.storage.urls import redact
 from vdatrain.config import TrainConfig
-from vdatrain.data.loader import TrainLoader, open_clips
+from vdatrain.data.loader import TrainLoader, open_shards_of
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision, choose_device, is_out_of_memory, oom_advice, peak_memory_bytes
 from vdatrain.distributed.ranks import Ranks, process_group
@@ -125,7 +125,8 @@ def train_state(
 
 def held_out_clips(config: TrainConfig) -> tuple[Clip, ...]:
     """Return the clips that a run is evaluated on; none if the shards have no such split."""
-    return open_clips(config, config.eval_split) if config.eval_split in open_shards(config.shards).splits else ()
+    shards = open_shards_of(config)
+    return shards.clips(split=config.eval_split) if config.eval_split in shards.splits else ()
 
 
 def open_loader(state: TrainState) -> TrainLoader:
