@@ -3,15 +3,19 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
-from collections.abc import Generator
+import tempfile
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
 from vdaprep.errors import OutputError
 
 TEMPORARY = ".vdaprep-tmp"  # in the name of what is not complete
+KEPT = "finished shards are kept"
 _CHUNK = 1 << 20  # bytes between two looks at the free space
+_BLOCK = 4096  # bytes that are written to see whether a disk takes any
 
 
 @runtime_checkable
@@ -48,7 +52,7 @@ class GuardedWriter:
     def flush(self) -> None:
         """Bring everything to the disk."""
         self._write_waiting()
-        with as_sentence(self._path):
+        with as_sentence(self._path, kept=KEPT):
             os.fsync(self._handle)
 
     def _write_waiting(self) -> None:
@@ -56,7 +60,7 @@ class GuardedWriter:
         self._waiting, self._size = [], 0
         while data:
             self._keep_floor()
-            with as_sentence(self._path):
+            with as_sentence(self._path, kept=KEPT):
                 data = data[os.write(self._handle, data[:_CHUNK]) :]
 
     def _keep_floor(self) -> None:
@@ -67,23 +71,138 @@ class GuardedWriter:
         free = disk.f_bavail * disk.f_frsize
         if free - self._writers * (_CHUNK + disk.f_frsize) < self._floor:
             raise OutputError(
-                f"{self._path}: {free} bytes are free there and --min-free keeps {self._floor}; "
-                "free some space and run the same command again: finished shards are kept."
+                f"{self._path}: {free} bytes are free there and --min-free keeps {self._floor}; {_SPACE}; {KEPT}."
             )
 
 
 @contextlib.contextmanager
-def as_sentence(path: Path) -> Generator[None]:
-    """Raise OutputError, naming the path, for an OSError of the block."""
+def as_sentence(path: Path, *, kept: str = "") -> Generator[None]:
+    """Raise OutputError, naming the path, for an OSError of the block; `kept` says what is there in spite of it."""
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "free some space" if full else "mend that"
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}); "
-            f"{advice} and run the same command again: finished shards are kept."
-        ) from error
+        raise OutputError(f"{write_error(error, path)}{kept and f'; {kept}'}.") from error
+
+
+def write_error(error: OSError, path: Path | str) -> str:
+    """Say what keeps a path from being written and what to do, without the full stop."""
+    number = error.errno or 0
+    return f"{path}: cannot be written ({error.strerror or error}); {_REMEDIES.get(number, _OTHER_REMEDY)}"
+
+
+_SPACE = "free some space and run the same command again"
+_WAY = "choose another place: a part of that path is a file"
+_RIGHT = "choose another place, or get the right to write there"
+_REMEDIES = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: "allow larger files there (ulimit -f), or choose another place",
+    errno.EACCES: _RIGHT,
+    errno.EPERM: _RIGHT,
+    errno.EROFS: "choose another place: that one is read-only",
+    errno.ENOENT: "see that its folder is there, or choose another place",
+    errno.ENOTDIR: _WAY,
+    errno.EEXIST: _WAY,
+    errno.EISDIR: "choose another name: there is a folder of that one",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "choose another place: links on the way lead in a circle",
+}
+_OTHER_REMEDY = "mend that and run the same command again"
+
+
+def check_output(path: Path, *, inputs: Iterable[object] = ()) -> None:
+    """Raise OutputError unless a file can be written at a path; nothing is left there by the trial.
+
+    Args:
+        path: Where the file is to be; what is there will be replaced.
+        inputs: Paths of files and folders that it must not be, under whatever name; what does not exist or is
+            a URL is passed by.
+
+    Raises:
+        OutputError: A folder or a device is there, its own folder cannot be made or written to, or it is an input.
+    """
+    _check_name(path)
+    with as_sentence(path):
+        if path.exists() and not path.is_file():
+            found = "a folder" if path.is_dir() else "a device"
+            raise OutputError(f"{path}: is {found}; expected the name of a file to write.")
+        _check_apart(path, inputs)
+        _try_to_write(path.parent, name=_temporary_of(path).name)
+
+
+def check_output_folder(path: Path, *, inputs: Iterable[object] = ()) -> None:
+    """Raise OutputError unless files can be written into a folder, made if need be; the trial leaves nothing there.
+
+    Args:
+        path: The folder.
+        inputs: Paths of files and folders that it must neither be nor be in, under whatever name; what does not exist
+            or is a URL is passed by.
+
+    Raises:
+        OutputError: A file is there, the folder cannot be made or written to, or it is, or is in, an input.
+    """
+    inputs = [*inputs]
+    _check_name(path)
+    with as_sentence(path):
+        if path.exists() and not path.is_dir():
+            raise OutputError(f"{path}: is a file; expected a folder to write into.")
+        _check_apart(path, inputs)
+        for folder in _existing(path.resolve()):
+            for one in inputs:
+                if _is_same(folder, one):
+                    raise OutputError(f"{path}: lies in the input {one}; choose a folder outside it.")
+        _try_to_write(path)
+
+
+def _check_name(path: Path) -> None:
+    """Raise OutputError for a URL, and for what no file can be called."""
+    scheme = re.match(r"[a-z][a-z0-9+.-]+:/", str(path))
+    if scheme and not Path(path.parts[0]).exists():
+        raise OutputError(f"{path}: is a URL; expected a path on this machine.")
+    try:
+        is_name = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise OutputError(f"{path}: has characters that no path can have; choose another name.")
+
+
+def _check_apart(path: Path, inputs: Iterable[object]) -> None:
+    for one in inputs:
+        if _is_same(path, one):
+            raise OutputError(f"{path}: is also the input {one}, which would be lost; choose another name.")
+
+
+def _is_same(path: Path, other: object) -> bool:
+    """Tell whether two paths are one file or folder, through links and whatever the spelling."""
+    try:
+        return path.samefile(Path(str(other)))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _existing(path: Path) -> list[Path]:
+    """Return a path and the folders that it is in, those that exist, the nearest first."""
+    return [one for one in (path, *path.parents) if one.exists()]
+
+
+def _try_to_write(folder: Path, *, name: str = "") -> None:
+    """Write a block into a file without a name, in the folder or in the nearest one that exists.
+
+    Raises OSError, also for a link that leads nowhere, and if what is to be made, a file `name` included, cannot be
+    called so.
+    """
+    nearest = _existing(folder.absolute())[0]
+    missing = [*folder.absolute().parts[len(nearest.parts) :], name]
+    if len(missing) > 1 and (nearest / missing[0]).is_symlink():
+        raise FileNotFoundError(errno.ENOENT, f"{nearest / missing[0]} is a link that leads nowhere")
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if max(len(os.fsencode(part)) for part in missing) > os.pathconf(nearest, "PC_NAME_MAX"):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    with tempfile.TemporaryFile(dir=nearest, buffering=0) as file:
+        file.write(bytes(_BLOCK))
+        os.fsync(file.fileno())
 
 
 def make_folder(path: Path) -> None:
@@ -104,25 +223,34 @@ def flush_folder(path: Path) -> None:
         os.close(folder)
 
 
+def _temporary_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}{TEMPORARY}{path.suffix}")
+
+
 @contextlib.contextmanager
 def new_path(path: Path) -> Generator[Path]:
     """Yield a temporary name beside `path`, for a file or a folder that takes its place when the block ends well.
 
     An error leaves nothing of it, and what was at `path`. The ending is kept: some writers choose the format by it.
+    Raises OutputError, naming the path, for an OSError, also of the block.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}{TEMPORARY}{path.suffix}")
-    _remove(temporary)  # of a process that was killed
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        _remove(temporary)
+    temporary = _temporary_of(path)
+    with as_sentence(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)  # of a process that was killed
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            _remove(temporary)
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Generator[BinaryIO]:
-    """Open a temporary file that takes the name `path` once its bytes are on the disk; an error leaves nothing."""
+    """Open a temporary file that takes the name `path` once its bytes are on the disk; an error leaves nothing.
+
+    Raises OutputError, naming the path, for an OSError, also of the block.
+    """
     with new_path(path) as temporary, temporary.open("wb") as file:
         yield file
         file.flush()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from vdaprep.errors import UsageError
-from vdaprep.storage.atomic import TEMPORARY, GuardedWriter, Writer, as_sentence, flush_folder, make_folder
+from vdaprep.storage.atomic import KEPT, TEMPORARY, GuardedWriter, Writer, as_sentence, flush_folder, make_folder
 from vdaprep.storage.locks import try_lock, try_open_locked
 from vdaprep.storage.paths import StoragePath, open_path
 
@@ -117,7 +117,7 @@ class LocalOutput:
     def delete(self, name: str) -> None:
         """See OutputDir."""
         path = self.path(name)
-        with as_sentence(path):
+        with as_sentence(path, kept=KEPT):
             path.unlink()
             flush_folder(path.parent)
 
@@ -125,26 +125,26 @@ class LocalOutput:
     def new_file(self, name: str) -> Generator[Writer]:
         """See OutputDir."""
         path = self.path(name)
-        with as_sentence(path):
+        with as_sentence(path, kept=KEPT):
             make_folder(path.parent)
             _remove_unfinished(path.parent, f"{path.name}.*")  # of a worker that died on the same shard
         with contextlib.ExitStack() as held:
             # A name of its own: should two processes ever write the same file, each renames what it wrote itself.
             temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
             held.callback(temporary.unlink, missing_ok=True)
-            with as_sentence(path):
+            with as_sentence(path, kept=KEPT):
                 handle = held.enter_context(_locked_while_written(temporary))
             writer = GuardedWriter(handle, path, floor=self.min_free, writers=self.writers)
             yield writer
             writer.flush()
-            with as_sentence(path):
+            with as_sentence(path, kept=KEPT):
                 temporary.replace(path)
                 flush_folder(path.parent)
 
     @contextlib.contextmanager
     def lock(self, *, part: str | None = None) -> Generator[None]:
         """See OutputDir. Those who write parts share the folder's lock, and each holds the one of its part."""
-        with as_sentence(self.folder):
+        with as_sentence(self.folder, kept=KEPT):
             make_folder(self.folder)
         with contextlib.ExitStack() as held:
             held.enter_context(_right_to_write(self.folder / _LOCK, exclusive=part is None))
@@ -155,7 +155,7 @@ class LocalOutput:
             yield
 
     def _clean(self) -> None:
-        with as_sentence(self.folder):
+        with as_sentence(self.folder, kept=KEPT):
             for folder in (self.folder, *(path for path in self.folder.iterdir() if path.is_dir())):
                 _remove_unfinished(folder, "*")
 
@@ -190,7 +190,7 @@ def _right_to_write(path: Path, *, exclusive: bool) -> Generator[None]:
     """Hold a lock file's lock; whoever holds it alone deletes the file in the end."""
     file = None
     try:
-        with as_sentence(path):
+        with as_sentence(path, kept=KEPT):
             file = try_open_locked(path, shared=not exclusive)
         if file is None:
             raise UsageError(f"{path.parent}: another vdaprep is writing there; wait for it, or choose another --out.")
