@@ -21,7 +21,7 @@ from vdaprep.errors import OutputError, UsageError
 from vdaprep.storage import remote
 
 if TYPE_CHECKING:
-    from vdaprep.storage.objects import ObjectStore
+    from vdaprep.storage.stores.objects import ObjectStore
 
 _POLL_S = 0.05
 

@@ -69,7 +69,7 @@ def open_output(place: str, *, min_free: int = 0, writers: int = 1, break_lock: 
     path = open_path(place)
     if isinstance(path, Path):
         return LocalOutput(path, min_free=min_free, writers=writers)
-    from vdaprep.storage.remote_output import RemoteOutput  # what it needs takes long to import
+    from vdaprep.storage.stores.remote_output import RemoteOutput  # what it needs takes long to import
 
     return RemoteOutput(path, min_free=min_free, writers=writers, break_lock=break_lock)
 

@@ -14,7 +14,7 @@ from vdaprep.storage.urls import redact
 
 if TYPE_CHECKING:
     from vdaprep.storage.http import HttpServer
-    from vdaprep.storage.objects import ObjectStore
+    from vdaprep.storage.stores.objects import ObjectStore
 
 OBJECTS = ("s3", "s3a", "gs", "az")
 
@@ -81,7 +81,7 @@ def _http_server(_process: int, policy: RetryPolicy) -> "HttpServer":
 @functools.lru_cache(maxsize=32)
 def _object_store(scheme: str, bucket: str, process: int, policy: RetryPolicy) -> "ObjectStore":
     try:
-        from vdaprep.storage.objects import ObjectStore
+        from vdaprep.storage.stores.objects import ObjectStore
     except ImportError as error:
         raise UsageError(
             f"{scheme}://{bucket}: needs another package ({error}); install it by: pip install 'vdakit[cloud]'."

@@ -14,10 +14,10 @@ from tests.unit.prep.conftest import Bucket
 from vdaprep.errors import OutputError, UsageError
 from vdaprep.shards.names import FINISHED_FILES
 from vdaprep.storage import remote
-from vdaprep.storage.objects import PART_BYTES, Digest, ObjectStore
 from vdaprep.storage.output import open_output, write_file
 from vdaprep.storage.paths import RemotePath
-from vdaprep.storage.remote_output import RemoteOutput
+from vdaprep.storage.stores.objects import PART_BYTES, Digest, ObjectStore
+from vdaprep.storage.stores.remote_output import RemoteOutput
 
 pytestmark = pytest.mark.s3
 

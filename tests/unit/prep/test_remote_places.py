@@ -9,9 +9,9 @@ import pytest
 from tests.conftest import Outcome, Run, tree_bytes, write_raw
 from tests.unit.prep.conftest import Bucket
 from vdaprep.storage import paths, remote
-from vdaprep.storage.objects import ObjectStore
 from vdaprep.storage.paths import open_path, size_of
 from vdaprep.storage.retry import TransientError
+from vdaprep.storage.stores.objects import ObjectStore
 
 pytestmark = pytest.mark.s3
 

@@ -57,7 +57,9 @@ class ObjectStore:
         try:
             self._store: Any = self._open(scheme, bucket, options)
         except BaseError as error:
-            raise UsageError(f"{self._top}: cannot be used ({_reason(error)}); see vdaprep.storage.objects.") from error
+            raise UsageError(
+                f"{self._top}: cannot be used ({_reason(error)}); see vdaprep.storage.stores.objects."
+            ) from error
 
     @staticmethod
     def _open(scheme: str, bucket: str, options: dict[str, Any]) -> Any:

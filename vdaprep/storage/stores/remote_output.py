@@ -10,9 +10,9 @@ from vdaprep.errors import OutputError, UsageError
 from vdaprep.storage import remote
 from vdaprep.storage.atomic import GuardedWriter, Writer, as_sentence
 from vdaprep.storage.locks import ObjectLock, held_sentence
-from vdaprep.storage.objects import Digest, ObjectStore
 from vdaprep.storage.paths import RemotePath
 from vdaprep.storage.retry import UnreachableError
+from vdaprep.storage.stores.objects import Digest, ObjectStore
 
 _LOCK = "vdaprep.lock"
 
