@@ -18,6 +18,10 @@ class ModelOptions:
     """best.pt or last.pt of a run; or published weights, with --encoder."""
     encoder: EncoderName | None = None
     """Encoder of weights without a configuration."""
+    metric: bool | None = field(
+        default=None, metadata={"option": "--metric/--no-metric", "show_default": "as the file's name says"}
+    )
+    """Whether those weights predict depth in metres."""
     size: int | None = field(default=None, metadata={"show_default": "as trained; 518 with --encoder"})
     """Pixels of the short side that the model sees."""
     precision: PrecisionName | None = field(default=None, metadata={"show_default": "as trained"})
@@ -30,5 +34,10 @@ class ModelOptions:
         from vdatrain.inference.predictor import load_predictor
 
         return load_predictor(
-            self.checkpoint, encoder=self.encoder, device=self.device, size=self.size, precision=self.precision
+            self.checkpoint,
+            encoder=self.encoder,
+            metric=self.metric,
+            device=self.device,
+            size=self.size,
+            precision=self.precision,
         )

@@ -27,11 +27,15 @@ _Frame = TypeVar("_Frame")
 
 
 def infer_windows(
-    frames: Iterable[_Frame], predict: Callable[[tuple[_Frame, ...]], Float32[Tensor, "t h w"]]
+    frames: Iterable[_Frame],
+    predict: Callable[[tuple[_Frame, ...]], Float32[Tensor, "t h w"]],
+    *,
+    aligned: bool = True,
 ) -> Generator[Float32[Tensor, "h w"]]:
     """Yield one map a frame, reading frames as they are needed; at most two windows are held.
 
     predict: from a window of WINDOW_FRAMES frames to relative disparity >= 0, on its device.
+    aligned: whether each window is given the scale and shift of those before it; metric ones are only blended.
     """
     read = 0
 
@@ -41,7 +45,7 @@ def infer_windows(
             read += 1
             yield frame
 
-    joined = join_windows(map(predict, cut_windows(counted())))
+    joined = join_windows(map(predict, cut_windows(counted())), aligned=aligned)
     # A frame is read before its map is made, so from the first map without a frame on there is only padding.
     for number, disparity in enumerate(joined):
         if number < read:
@@ -66,7 +70,9 @@ def cut_windows(frames: Iterable[_Frame]) -> Iterator[tuple[_Frame, ...]]:
         window = (*(window[number] for number in KEY_FRAMES), *new)
 
 
-def join_windows(windows: Iterable[Float32[Tensor, "t h w"]]) -> Iterator[Float32[Tensor, "h w"]]:
+def join_windows(
+    windows: Iterable[Float32[Tensor, "t h w"]], *, aligned: bool = True
+) -> Iterator[Float32[Tensor, "h w"]]:
     """Yield the maps of windows that `cut_windows` cut, each aligned with those before it; padding included."""
     reference: Tensor | None = None
     held: Tensor | None = None
@@ -75,7 +81,7 @@ def join_windows(windows: Iterable[Float32[Tensor, "t h w"]]) -> Iterator[Float3
             yield from window[:-FADED]
             first = window[0]
         else:
-            window = _align(window, reference)
+            window = _align(window, reference) if aligned else window
             yield from _blend(held, window[ALIGNED:OVERLAP])
             yield from window[OVERLAP:-FADED]
             first = reference[0]

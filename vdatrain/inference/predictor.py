@@ -55,7 +55,8 @@ class PreparedFrame:
 class Predictor:
     """A trained model that predicts the disparity of videos; `load_predictor` makes one of a checkpoint.
 
-    Disparity is relative: 0 or more, greater is nearer, known up to one scale and one shift for the whole video.
+    Disparity is relative: 0 or more, greater is nearer, known up to one scale and one shift for the whole video. With
+    metric weights it is 1/m.
     """
 
     model: nn.Module
@@ -132,7 +133,9 @@ class Predictor:
         In windows that see their future and are aligned with one another, see `long_video`, or as `stream` does.
         """
         prepared = map(self.prepare, frames)
-        return self._stream(prepared) if stream else infer_windows(prepared, self.predict_window)
+        if stream:
+            return self._stream(prepared)
+        return infer_windows(prepared, self.predict_window, aligned=not self.metric)
 
     def prepare(self, frame: VideoFrame) -> PreparedFrame:
         """Resize a frame as published Video Depth Anything does: bicubic, to whole patches of about its aspect."""
@@ -141,6 +144,11 @@ class Predictor:
         resized = cv2.resize(unit, (view.width, view.height), interpolation=cv2.INTER_CUBIC)
         normalised = normalise(torch.from_numpy(resized).permute(2, 0, 1)).contiguous()
         return PreparedFrame(frame.number, view, normalised, codec.shrink(frame.rgb, self.diff))
+
+    @property
+    def metric(self) -> bool:
+        """Whether the disparity is 1/m, so that one over it is depth in metres."""
+        return bool(getattr(self.model, "metric", False))
 
     @torch.no_grad()
     def predict_window(
@@ -191,6 +199,7 @@ def load_predictor(
     path: Path | str,
     *,
     encoder: str | None = None,
+    metric: bool | None = None,
     device: str | None = None,
     size: int | None = None,
     precision: str | None = None,
@@ -201,6 +210,8 @@ def load_predictor(
         path: `best.pt` or `last.pt` of a run, whose averaged weights are taken; or, with `encoder`, weights of the
             published model in any form that `load_weights` reads.
         encoder: Of weights without a configuration: "vits", "vitb", "vitl" or "tiny".
+        metric: Whether those weights predict depth in metres, as `metric_video_depth_anything_vits.pth` does; None: as
+            the name of the file says.
         device: "cpu", "cuda" or "cuda:1"; None takes the GPU if there is one.
         size: Pixels of the short side that the model sees; None: as trained, 518 for published weights.
         precision: "fp32", "bf16" or "fp16"; None: as trained, "fp32" for published weights.
@@ -210,9 +221,12 @@ def load_predictor(
 
     Raises:
         DataError: The file is missing, damaged, does not fit or has no head.
-        UsageError: The encoder, the device or the precision is unknown, or the size too small.
+        UsageError: The encoder, the device or the precision is unknown, the size too small, or `metric` is given
+            without `encoder`.
     """
     path = Path(path)
+    if metric and encoder is None:
+        raise UsageError("--metric: is for published weights, and a run learns disparity; give --encoder, too.")
     if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}.")
     where = choose_device(device)
@@ -226,7 +240,7 @@ def load_predictor(
             stride=config.stride,
         )
     else:
-        predictor = Predictor(_published_model(path, encoder).eval(), Precision(torch.device("cpu")))
+        predictor = Predictor(_published_model(path, encoder, metric=metric).eval(), Precision(torch.device("cpu")))
     return replace(
         predictor,
         model=predictor.model.to(where),
@@ -235,9 +249,9 @@ def load_predictor(
     )
 
 
-def _published_model(path: Path, encoder: str) -> nn.Module:
+def _published_model(path: Path, encoder: str, *, metric: bool | None) -> nn.Module:
     model = variants.build("basic", encoder=encoder)
-    found = read_weights(path)
+    found = read_weights(path, metric=metric)
     if "head." in found.lacks:
         raise DataError(f"{path}: holds {found.kind}, without the head that makes depth of its features; train first.")
     load_weights(model, found)

@@ -13,7 +13,7 @@ from vdatrain.models import tensor_files, variants
 from vdatrain.models.layers.dpt import TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES
-from vdatrain.models.weights import PUBLISHED_ENCODER, LoadReport, Weights, fetch_encoder, load_weights
+from vdatrain.models.weights import PUBLISHED_ENCODER, LoadReport, Weights, fetch_encoder, load_weights, read_weights
 
 
 def build_from_config(config: TrainConfig) -> nn.Module:
@@ -33,11 +33,17 @@ def build_from_config(config: TrainConfig) -> nn.Module:
 def initialise(model: nn.Module, config: TrainConfig) -> LoadReport | None:
     """Load what `init` names: a file, DINOv2's encoder from the hub, or, returning None, nothing.
 
-    Raises DataError if it cannot be read or fetched, or does not fit the model but for the variant's own parts.
+    Raises DataError if it cannot be read or fetched, does not fit the model but for the variant's own parts, or has
+    metric weights: near and far would swap.
     """
     if config.init == "none":
         return None
-    source = fetch_encoder(config.encoder) if config.init == PUBLISHED_ENCODER else Path(config.init)
+    source = fetch_encoder(config.encoder) if config.init == PUBLISHED_ENCODER else read_weights(Path(config.init))
+    if source.metric:
+        raise DataError(
+            f"--init {config.init}: are metric weights by their name, which predict depth in metres, and a run learns "
+            'disparity; begin with the relative ones, or, if they are those, rename the file to be without "metric".'
+        )
     return load_weights(model, source)
 
 

@@ -8,11 +8,15 @@
 They are found bare in a `.pth`, `.pt` or `.safetensors` file, or under `model`, `state_dict` or `model_state_dict`, as
 in a run's checkpoint; averaged ones under `ema` or `average` replace those of the same names. `module.` and
 `_orig_mod.` in names are dropped.
+
+Metric weights of Video Depth Anything differ in nothing but what they mean: their output is depth in metres. They are
+known by the word "metric" in the name of the file, as published (`metric_video_depth_anything_vits.pth`).
 """
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -26,6 +30,8 @@ _WRAPPERS = ("model", "state_dict", "model_state_dict", "ema", "average")  # a l
 _WRAPPED_NAMES = ("module", "_orig_mod")  # parts of names, from DistributedDataParallel and torch.compile
 _TEMPORAL = "head.motion_modules."
 _GROUPS = (("temporal", _TEMPORAL), ("encoder", "pretrained."), ("head", "head."), ("branch", "branch."), ("other", ""))
+_METRIC = re.compile(r"(?<![a-z])(?<!non[-_ ])(?<!not[-_ ])metric(?![a-z])", re.IGNORECASE)  # not "geometric"
+_METRIC_FOLDER = re.compile(r"metric[-_ ]video[-_ ]depth", re.IGNORECASE)  # a repository of the hub
 _NAMED = 3  # names a report gives of a group
 
 
@@ -40,6 +46,8 @@ class Weights:
     tensors: Mapping[str, Tensor]
     lacks: tuple[str, ...] = ()
     """The starts of names that weights of this kind never have."""
+    metric: bool = False
+    """Whether the model's output is depth in metres rather than relative disparity."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,25 @@ class LoadReport:
         )
 
 
-def read_weights(path: Path) -> Weights:
-    """Read a file of weights; raises DataError if it is missing, damaged, unsafe or holds no weights."""
-    return make_weights(tensor_files.load(path), where=str(path))
+def read_weights(path: Path, *, metric: bool | None = None) -> Weights:
+    """Read a file of weights; raises DataError if it is missing, damaged, unsafe or holds no weights.
+
+    metric: whether their output is depth in metres; None: as the name of the file says.
+    """
+    weights = make_weights(tensor_files.load(path), where=str(path))
+    metric = is_named_metric(path) if metric is None else metric
+    if metric and _TEMPORAL in weights.lacks:
+        raise DataError(
+            f"{path}: are metric weights of an image model, whose depth is a sigmoid times its greatest depth, which a "
+            "video model does not have; take the relative ones, such as depth_anything_v2_vits.pth."
+        )
+    return replace(weights, metric=metric and not weights.lacks)
+
+
+def is_named_metric(path: Path) -> bool:
+    """Say whether a file of weights, or what it is a link to, is named as metric ones are, or its folder is."""
+    places = (path.absolute(), path.resolve())
+    return any(_METRIC.search(place.name) or _METRIC_FOLDER.search(place.parent.name) for place in places)
 
 
 def make_weights(state: Mapping[str, object], *, where: str) -> Weights:
@@ -157,6 +181,8 @@ def load_weights(
         )
     taken = {name: weights.tensors[name] for name in report.matched}
     model.load_state_dict({**expected, **taken}, strict=True)
+    if weights.metric:
+        model.metric = True
     return report
 
 

@@ -13,10 +13,13 @@ from torch.testing import assert_close
 from tests.models import stirred
 from vdaprep.errors import DataError, UsageError
 from vdatrain.config import TrainConfig
+from vdatrain.inference.long_video import join_windows
+from vdatrain.inference.predictor import load_predictor
 from vdatrain.models import variants
 from vdatrain.models.layers.encoder import encoder_spec
 from vdatrain.models.layers.temporal import TemporalModule
 from vdatrain.models.loading import build_from_config, initialise
+from vdatrain.models.variants.basic import MIN_DEPTH_M
 from vdatrain.models.weights import LoadReport, load_weights, make_weights, read_weights
 
 State = dict[str, Tensor]
@@ -289,3 +292,64 @@ def test_half_precision_is_widened(published: State) -> None:
 
 def test_nothing_is_read_where_nothing_is_asked() -> None:
     assert initialise(tiny(), TrainConfig(shards="s", encoder="tiny")) is None
+
+
+# ------------------------------------------------------------------------------------------------------ metric weights
+
+NAMES = {
+    "metric_video_depth_anything_vits.pth": True,
+    "Metric-Video-Depth-Anything-Small/model.pth": True,
+    "metric-vda.small.pth": True,
+    "VDA_METRIC_S.pth": True,
+    "vda.Metric.pth": True,
+    "a link to a metric one": True,
+    "video_depth_anything_vits.pth": False,
+    "metrics/video_depth_anything_vits.pth": False,
+    "metric/video_depth_anything_vits.pth": False,
+    "geometric_vits.pth": False,
+    "symmetrical.pth": False,
+    "vda-non-metric.pth": False,
+    "vda_not_metric.pth": False,
+}
+
+
+@pytest.mark.parametrize(("name", "metric"), NAMES.items())
+def test_metric_weights_are_known_by_name_and_near_stays_near(
+    name: str, metric: bool, published: State, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if " " in name:
+        torch.save(published, tmp_path / "metric_video_depth_anything_tiny.pth")
+        path.symlink_to("metric_video_depth_anything_tiny.pth")
+    else:
+        torch.save(published, path)
+    model = tiny(seed=5)
+    load_weights(model, path)
+    output, found = stirred(tiny()).eval()(frames()), load_predictor(path, encoder="tiny", device="cpu")
+    assert found.metric is metric
+    expected = 1 / output.clamp(min=MIN_DEPTH_M) if metric else output
+    for made in (model.eval(), found.model):
+        assert_close(made(frames()), expected)
+    assert load_predictor(path, encoder="tiny", device="cpu", metric=not metric).metric is not metric
+    config = TrainConfig(shards="s", encoder="tiny", init=str(path))
+    if metric:
+        with pytest.raises(DataError, match="are metric weights by their name"):
+            initialise(tiny(), config)
+    else:
+        assert initialise(tiny(), config)
+
+
+def test_metric_weights_that_no_video_model_can_hold_are_refused(published: State, tmp_path: Path) -> None:
+    path = tmp_path / "depth_anything_v2_metric_hypersim_tiny.pth"
+    torch.save(image_weights(published), path)
+    with pytest.raises(DataError, match="are metric weights of an image model"):
+        load_predictor(path, encoder="tiny", device="cpu")
+    with pytest.raises(UsageError, match="--metric: is for published weights"):
+        load_predictor(path, metric=True, device="cpu")
+
+
+def test_windows_of_metric_weights_are_blended_and_not_aligned() -> None:
+    windows = [torch.full((32, 1, 1), value) for value in (1.0, 3.0)]
+    assert [float(depth) for depth in join_windows(windows, aligned=False)][-1] == 3.0
+    assert [float(depth) for depth in join_windows(windows)][-1] == 1.0

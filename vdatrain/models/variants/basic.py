@@ -7,6 +7,7 @@ from vdatrain.models.layers.difference import check_cells
 from vdatrain.models.layers.dpt import TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder, EncoderSpec, patch_grid
 
+MIN_DEPTH_M = 1e-3  # of metric weights' depth, where it is turned into disparity: as the benchmark bounds it
 OWN_PREFIXES: tuple[str, ...] = ()
 USES_DIFFERENCES = False
 
@@ -16,6 +17,8 @@ class VideoDepth(nn.Module):
 
     own_prefixes: tuple[str, ...] = ()
     """The variant's OWN_PREFIXES, which `variants.build` sets."""
+    metric = False
+    """Whether the weights are metric ones, whose head gives depth in metres: `load_weights` sets it."""
     branch: nn.Module | None
     """Called with the tapped features, the differences and their validity; returns features of the same shapes."""
 
@@ -31,7 +34,7 @@ class VideoDepth(nn.Module):
         differences: Float[Tensor, "b t 3 dh dw"] | None = None,
         diff_valid: Bool[Tensor, "b t"] | None = None,
     ) -> Float[Tensor, "b t h w"]:
-        """Predict relative disparity >= 0, float32.
+        """Predict disparity >= 0, float32: relative, or with metric weights in 1/m, of depth down to MIN_DEPTH_M.
 
         Args:
             frames: Normalised with ImageNet's mean and deviation; h and w are multiples of 14.
@@ -50,7 +53,8 @@ class VideoDepth(nn.Module):
                 raise ValueError("this variant uses differences: pass differences and diff_valid.")
             check_cells(differences, grid)
             features = self.branch(features, differences, diff_valid)
-        return self.head(features, grid, T).squeeze(1).unflatten(0, (B, T))
+        output = self.head(features, grid, T).squeeze(1).unflatten(0, (B, T))
+        return 1 / output.float().clamp(min=MIN_DEPTH_M) if self.metric else output
 
 
 def build(spec: EncoderSpec, *, max_frames: int) -> VideoDepth:
