@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from vdaprep.errors import DataError, UsageError
 from vdatrain.models import tensor_files
 from vdatrain.models.layers.encoder import ENCODERS, encoder_spec
+from vdatrain.models.variants.basic import VideoDepth
 
 PUBLISHED_ENCODER = "dinov2"  # what `--init` takes in place of a file
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "ema", "average")  # a later one's tensors win
@@ -181,8 +182,8 @@ def load_weights(
         )
     taken = {name: weights.tensors[name] for name in report.matched}
     model.load_state_dict({**expected, **taken}, strict=True)
-    if weights.metric:
-        model.metric = True
+    if isinstance(model, VideoDepth):
+        model.metric = weights.metric
     return report
 
 
