@@ -15,7 +15,7 @@ import pytest
 from tests.serving import CRAWL, DIE, STALL, Server, serve
 from tests.unit.prep.conftest import Bucket
 from vdaprep.errors import DataError, ShardError, UsageError
-from vdaprep.storage import http, objects, retry
+from vdaprep.storage import http, retry
 from vdaprep.storage.paths import (
     RemotePath,
     StoragePath,
@@ -32,6 +32,7 @@ from vdaprep.storage.paths import (
 )
 from vdaprep.storage.range_reader import open_ranges, read_file
 from vdaprep.storage.retry import RetryPolicy, UnreachableError
+from vdaprep.storage.stores import objects
 from vdaprep.storage.urls import redact, redact_within, split_urls
 
 DATA = np.random.default_rng(0).bytes(3_500_000)  # some of a stream's pieces
