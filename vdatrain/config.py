@@ -1,9 +1,7 @@
 """What decides a training run: `TrainConfig`, its defaults without a GPU, and the presets of learning rates."""
 
 import dataclasses
-import json
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +9,8 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 from vdaprep.errors import UsageError
+from vdaprep.storage.documents import DocumentError, parse_json, parse_toml, shown
+from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES, LimitError
 from vdaprep.storage.urls import redact
 from vdaprep.units import parse_bytes
 
@@ -25,6 +25,8 @@ PATCH_PX = 14
 """Pixels of an encoder's patch, each way; `size` is a multiple of it."""
 MAX_REPEATS = 1000
 """How often `mix` may show a data set's windows in an epoch."""
+MAX_STEPS = 10**9
+"""Steps of a run; of other numbers, too, a greater one is a slip, or a stranger's file that asks for all memory."""
 TENSORBOARD, WANDB, NO_TRACKER = "tensorboard", "wandb", "none"
 
 
@@ -70,7 +72,7 @@ class TrainConfig:
     """Windows at a time, on each rank."""
     accumulate: int = _option(1, changeable=True)
     """Batches of a step."""
-    steps: int = _option(10_000, cpu=200)
+    steps: int = _option(10_000, changeable=True, cpu=200)
     """Steps of the optimiser."""
     lr: float | None = _option(None, show_default="the preset's")
     """Peak learning rate; the preset's other rates are scaled along."""
@@ -135,15 +137,12 @@ class TrainConfig:
         for name, kind in _KINDS.items():
             if _choices(kind):
                 _expect(getattr(self, name) in _choices(kind), self, name, f"one of {', '.join(_choices(kind))}")
-        for name in ("frames", "stride", "batch", "accumulate", "steps", "log_every", "eval_every", "shuffle_buffer"):
-            _expect(getattr(self, name) >= 1, self, name, "at least 1")
-        for name in (
-            *("warmup", "weight_decay", "clip", "workers", "eval_windows", "seed", "save_every", "keep"),
-            *("images_per_clip", "skip_bad", "stall_timeout"),
-        ):
-            _expect(getattr(self, name) >= 0, self, name, "0 or more")
-        _expect(self.size >= PATCH_PX and self.size % PATCH_PX == 0, self, "size", f"a multiple of {PATCH_PX}")
         _expect(self.lr is None or self.lr > 0, self, "lr", "more than 0")
+        for name, (least, most) in _BOUNDS.items():
+            value = getattr(self, name)
+            _expect(value is None or value >= least, self, name, "at least 1" if least else "0 or more")
+            _expect(value is None or value <= most, self, name, f"at most {most:.10g}")
+        _expect(self.size % PATCH_PX == 0, self, "size", f"a multiple of {PATCH_PX}")
         _expect(0 <= self.ema < 1, self, "ema", "0 to just under 1")
         if self.shard_model and self.compile:
             raise UsageError(
@@ -173,17 +172,28 @@ class TrainConfig:
         """Return the configuration that a run is resumed with.
 
         Raises:
-            UsageError: `given` changes an option that is not `CHANGEABLE`.
+            UsageError: `given` changes an option that is not `CHANGEABLE`, or makes the run shorter.
         """
         stored = self.options()
-        refused = [
-            f"{option_name(name)} {stored[name]} to {value}"
-            for name, value in given.items()
-            if stored[name] != value and name not in CHANGEABLE
-        ]
+        changed = from_mapping({**stored, **given}, where="vdatrain run --resume")
+        refused = self.differences(changed)
         if refused:
             raise UsageError(f"--resume goes on as the run began; leave out what would change {', '.join(refused)}.")
-        return from_mapping({**stored, **given}, where="vdatrain run --resume")
+        if changed.steps < self.steps:
+            raise UsageError(
+                f"--steps {changed.steps}: the run has {self.steps} steps, and --resume makes it longer, never "
+                "shorter; give more, or leave --steps out."
+            )
+        return changed
+
+    def differences(self, other: "TrainConfig") -> list[str]:
+        """Return what `other` has otherwise although a run keeps it for good, each as `--seed 0 to 1`."""
+        mine, theirs = self.options(), other.options()
+        return [
+            f"{option_name(name)} {value} to {theirs[name]}"
+            for name, value in mine.items()
+            if value != theirs[name] and name not in CHANGEABLE
+        ]
 
     def options(self) -> dict[str, Any]:
         """Return the options by name, for this process alone: `shards` may hold a password."""
@@ -196,10 +206,26 @@ class TrainConfig:
 
 _KINDS: Mapping[str, Any] = MappingProxyType(get_type_hints(TrainConfig))
 
+_BOUNDS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        **dict.fromkeys(("steps", "log_every", "eval_every"), (1, MAX_STEPS)),
+        **dict.fromkeys(("warmup", "weight_decay", "clip", "lr", "eval_windows", "save_every"), (0, MAX_STEPS)),
+        **dict.fromkeys(("skip_bad", "keep", "stall_timeout"), (0, MAX_STEPS)),
+        **dict.fromkeys(("batch", "accumulate", "shuffle_buffer"), (1, 10**6)),
+        "frames": (1, 1000),  # of a clip
+        "stride": (1, 258),  # of the sampler
+        "size": (PATCH_PX, 600 * PATCH_PX),
+        "images_per_clip": (0, 1000),
+        "workers": (0, 1000),
+        "seed": (0, 2**63 - 1),
+    }
+)
+"""Least and greatest value of options that are numbers."""
+
 # A run stores its position in the order of windows, so it may be resumed with another batch; shards may have moved but
-# not changed.
+# not changed; steps may be added, and the learning rate then falls until the new end.
 CHANGEABLE = frozenset(item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("changeable"))
-"""Options that may differ when a run is resumed: where and how it is computed and kept."""
+"""Options that may differ when a run is resumed: where, how and how long it is computed, and what is kept."""
 
 CPU_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
@@ -227,7 +253,7 @@ def from_mapping(values: Mapping[str, Any], *, where: str) -> TrainConfig:
     checked: dict[str, Any] = {}
     for name, value in values.items():
         if name not in _KINDS:
-            raise UsageError(f"{where}: there is no option {name!r}; known: {', '.join(_KINDS)}.")
+            raise UsageError(f"{where}: there is no option {shown(name)}; known: {', '.join(_KINDS)}.")
         checked[name] = _checked(name, value, where=where)
     if not checked.get("shards"):
         raise UsageError(f"{where}: --shards is missing: the folder, or its URL, that `vdaprep convert` wrote.")
@@ -240,22 +266,18 @@ def from_file(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: there is no such file, or it is neither.
     """
+    where = f"--config {path}"
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix != ".json":
-            return tomllib.loads(text)
-        found = json.loads(text)
+        data = path.read_bytes()
+        parse = parse_json if path.suffix == ".json" else parse_toml
+        found = parse(data, where=where, limit=MAX_SMALL_DOCUMENT_BYTES)
+        return dict((found.mapping("config") if "config" in found else found).values)
     except FileNotFoundError as error:
-        raise UsageError(f"--config {path}: there is no such file.") from error
+        raise UsageError(f"{where}: there is no such file.") from error
     except OSError as error:
-        raise UsageError(f"--config {path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:  # which those of tomllib, json and UTF-8 are
-        kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise UsageError(f"--config {path}: is not {kind} ({error}).") from error
-    options = found.get("config", found) if isinstance(found, dict) else None
-    if not isinstance(options, dict):
-        raise UsageError(f"--config {path}: expected options by name, or the config.json of a run.")
-    return options
+        raise UsageError(f"{where}: cannot be read ({error.strerror}).") from error
+    except (DocumentError, LimitError) as error:
+        raise UsageError(f"{str(error).rstrip('.')}; expected options by name, or the config.json of a run.") from error
 
 
 def parse_mix(text: str) -> dict[str, float]:
@@ -289,10 +311,10 @@ def _checked(name: str, value: Any, *, where: str) -> Any:
     kinds = [type(None) if kind is None else kind for kind in get_args(_KINDS[name]) or (_KINDS[name],)]
     if _choices(_KINDS[name]):
         kinds = [str]
-    if float in kinds and type(value) is int:
+    if float in kinds and type(value) is int and abs(value) <= MAX_STEPS:
         value = float(value)
     if type(value) not in kinds:
-        found = repr(value) if name != "shards" else type(value).__name__  # which may hold a password
+        found = shown(value) if name != "shards" else type(value).__name__  # which may hold a password
         raise UsageError(f"{where}: {name} is {found}, expected {kinds[0].__name__}.")
     choices = _choices(_KINDS[name])
     if choices and value not in choices:

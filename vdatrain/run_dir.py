@@ -7,13 +7,17 @@ import platform
 import socket
 import subprocess
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from vdaprep.errors import DataError
-from vdaprep.storage.atomic import write_text
-from vdatrain.config import TrainConfig, from_mapping
+from vdaprep.storage import locks
+from vdaprep.storage.atomic import as_sentence, write_text
+from vdaprep.storage.documents import DocumentError, parse_json
+from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES, LimitError
+from vdatrain.config import MAX_STEPS, TrainConfig, from_mapping
 from vdatrain.distributed.launch import spans_machines
 
 _PACKAGES = ("vdakit", "numpy", "timm", "webdataset", "opencv-python-headless", "zstandard")
@@ -58,13 +62,31 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 CONFIG_FILE, LOG_FILE = "config.json", "log.jsonl"
 """Names in the folder."""
+_LOCK_FILE = ".vdatrain-lock"
+_KEPT = "the run goes on from its last checkpoint with --resume"
+
+
+def owned(folder: Path) -> AbstractContextManager[None]:
+    """Return the only right to train in a folder, for the time of a block; it ends with its process, however that ends.
+
+    Raises UsageError, saying which process trains there since when, and OutputError if nothing can be written there.
+    """
+    return locks.owned(
+        folder,
+        name=_LOCK_FILE,
+        sentence=lambda holder: (
+            f"{folder}: another vdatrain run is training there ({holder}); wait for it, or choose another --out."
+        ),
+    )
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Return what `write_facts` wrote; raises DataError if there is no run."""
+    """Return what `write_facts` wrote; raises DataError if there is no run, or none that can be read."""
     path = folder / CONFIG_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        facts = parse_json(path.read_bytes(), where=str(path), limit=MAX_SMALL_DOCUMENT_BYTES)
+        facts.mapping("config")
+        facts.text("data")
     except FileNotFoundError as error:
         if spans_machines():  # the first rank may be on another one than when the run began
             raise DataError(
@@ -72,8 +94,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
                 "all machines share, or leave --resume out to begin a run."
             ) from error
         raise DataError(f"{folder}: holds no run to resume; leave --resume out to begin one.") from error
-    except ValueError as error:
-        raise DataError(f"{path}: is damaged ({error}); begin the run anew elsewhere.") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (DocumentError, LimitError) as error:
+        raise DataError(f"{str(error).rstrip('.')}; begin the run anew elsewhere.") from error
+    return dict(facts.values)
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -89,14 +114,16 @@ def stored_config(folder: Path) -> TrainConfig:
 def log(folder: Path, step: int, figures: Mapping[str, Any]) -> None:
     """Append a line to the run's log; a figure that is not finite becomes null, since JSON has no nan."""
     line = {name: _or_null(value) for name, value in {"step": step, **figures}.items()}
-    with (folder / LOG_FILE).open("a", encoding="utf-8") as file:
+    path = folder / LOG_FILE
+    with as_sentence(path, kept=_KEPT), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def flush_log(folder: Path) -> None:
     """Wait until the log is on the disk, as it has to be before a checkpoint of a later step is."""
-    if (folder / LOG_FILE).exists():
-        with (folder / LOG_FILE).open("ab") as file:
+    path = folder / LOG_FILE
+    if path.exists():
+        with as_sentence(path, kept=_KEPT), path.open("ab") as file:
             os.fsync(file.fileno())
 
 
@@ -104,14 +131,23 @@ def forget_log_after(folder: Path, step: int, *, evaluated: int) -> None:
     """Drop the lines that a resumed run is about to repeat: later steps and evaluations, and one that was cut short."""
     path = folder / LOG_FILE
     kept: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in _lines(path):
         try:
-            value = json.loads(line)
-            if value["step"] <= (evaluated if "evaluation" in value else step):
+            value = parse_json(line.encode("utf-8"), where=str(path), limit=MAX_SMALL_DOCUMENT_BYTES)
+            if value.integer("step", 0, MAX_STEPS) <= (evaluated if "evaluation" in value else step):
                 kept.append(line + "\n")
-        except ValueError:
+        except (DocumentError, LimitError):
             break
     write_text(path, "".join(kept))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 def _or_null(value: object) -> object:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.integration.conftest import end_of, start
 from vdatrain import cli
 from vdatrain.data import loader
 from vdatrain.data.loader import TrainLoader
@@ -82,35 +83,6 @@ def whole(toy_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
         assert not exit_.value.code
         cpu_s = time.process_time() - began
     return Whole(folder, cpu_s)
-
-
-def start(argv: tuple[object, ...], *, stderr: Path | None = None, before: Callable[[], object] | None = None) -> int:
-    """Run the command line in a copy of this process, which has imported everything already; returns its number."""
-    child = os.fork()
-    if child:
-        return child
-    code = 70
-    try:
-        sink = os.open(stderr or os.devnull, os.O_WRONLY | os.O_CREAT)
-        os.dup2(sink, 1)
-        os.dup2(sink, 2)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-        cli.errors.file = sys.stderr
-        sys.argv = ["vdatrain", *map(str, argv)]
-        if before:
-            before()
-        cli.main()
-        code = 0
-    except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def end_of(child: int) -> int:
-    """Wait for a child; returns its exit code, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 # --------------------------------------------------------------------------------------------------------- kill and go

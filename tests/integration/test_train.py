@@ -94,7 +94,7 @@ def test_resuming_nothing_or_on_other_shards(runs: Path, toy_shards: Path, vdatr
     (copy / "config.json").write_text(json.dumps({**facts, "data": "0" * 64}))
     refused(vdatrain("run", "--out", copy, "--resume"), 1, "are not the shards that", "began with")
     (copy / "config.json").write_text("{")
-    refused(vdatrain("run", "--out", copy, "--resume"), 1, "config.json: is damaged")
+    refused(vdatrain("run", "--out", copy, "--resume"), 1, "config.json: is not valid JSON")
 
 
 def test_a_run_keeps_no_secret_of_its_shards_and_goes_on_with_it_given_again(

@@ -9,21 +9,26 @@ import errno
 import fcntl
 import getpass
 import json
+import logging
 import os
 import socket
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from vdaprep.errors import OutputError, UsageError
 from vdaprep.storage import remote
+from vdaprep.storage.atomic import as_sentence
 
 if TYPE_CHECKING:
     from vdaprep.storage.stores.objects import ObjectStore
 
+_log = logging.getLogger(__name__)
+
 _POLL_S = 0.05
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # how file systems say that they have none
 
 
 def try_lock(file: BinaryIO | int, *, shared: bool) -> bool:
@@ -89,6 +94,65 @@ def _size(path: Path | None) -> int:
         return -1
 
 
+@contextlib.contextmanager
+def owned(folder: Path, *, name: str, sentence: Callable[[str], str]) -> Generator[None]:
+    """Hold the only right to write into a folder, made if need be, while the block runs.
+
+    The lock file says who holds it and since when. It is deleted in the end, and so is a folder that was made for it
+    and stayed empty. On a file system without locks there is none, and a warning.
+
+    Args:
+        folder: Where.
+        name: Of the lock file.
+        sentence: Returns what to say where another process holds it, given which one.
+
+    Raises:
+        UsageError: Another process holds it.
+        OutputError: The folder or the file cannot be made.
+    """
+    path, is_new = folder / name, not folder.exists()
+    with as_sentence(folder):
+        file = _open_alone(path)
+    try:
+        if file is None:
+            raise UsageError(sentence(holder(_read(path))))
+        yield
+    finally:
+        if file is not None:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            file.close()
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+def _open_alone(path: Path) -> BinaryIO | None:
+    """Open and lock a file in a folder that is made if need be, and write into it whose it is; None if it is taken."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = try_open_locked(path)
+        except FileNotFoundError:  # another process removed the empty folder in between
+            continue
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
+            _log.warning(f"{path.parent}: this file system has no locks; see to it that one run alone writes there.")
+            return path.open("ab", buffering=0)
+        if file is not None:
+            file.truncate(0)
+            file.write(_this_process())
+        return file
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 class ObjectLock:
     """A lock object in a store: who has it, where and since when. Used from `acquire` to `release`.
 
@@ -99,15 +163,7 @@ class ObjectLock:
         self._store = store
         self._url = url
         self._place = place
-        self._content = json.dumps(
-            {
-                "owner": _user(),
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-                "token": uuid.uuid4().hex,
-            }
-        ).encode()
+        self._content = _this_process(token=uuid.uuid4().hex)
 
     def acquire(self, *, break_lock: bool) -> None:
         """Get the lock, which another's is deleted for if `break_lock`; raises UsageError, saying who has it."""
@@ -131,16 +187,27 @@ class ObjectLock:
 
 
 def held_sentence(place: str, content: bytes, *, what: str = "another vdaprep") -> str:
-    """Say who holds a lock, and what to do."""
+    """Say who holds a lock object, and what to do."""
+    return (
+        f"{place}: {what} is writing there ({holder(content)}); wait for it, or if that process is dead, run the same "
+        "command with --break-lock."
+    )
+
+
+def holder(content: bytes) -> str:
+    """Say who wrote the content of a lock, and when."""
     try:
         value = json.loads(content)
-        by = f"process {value['pid']} of {value['owner']} on {value['host']}, since {value['time']}"
+        return f"process {value['pid']} of {value['owner']} on {value['host']}, since {value['time']}"
     except (ValueError, TypeError, KeyError):
-        by = "its lock does not say by whom"
-    return (
-        f"{place}: {what} is writing there ({by}); wait for it, or if that process is dead, run the same command "
-        "with --break-lock."
-    )
+        return "its lock does not say by whom"
+
+
+def _this_process(**more: str) -> bytes:
+    """Return what a lock held by this process contains."""
+    time_ = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    value = {"owner": _user(), "host": socket.gethostname(), "pid": os.getpid(), "time": time_}
+    return json.dumps({**value, **more}).encode()
 
 
 def _user() -> str:

@@ -9,13 +9,14 @@ import typer
 from vdaprep.cli.options import given_options
 from vdaprep.cli.output import errors, is_quiet, show
 from vdatrain.cli.output import evaluation_table, warn
-from vdatrain.config import CPU_DEFAULTS, TrainConfig, from_file, from_mapping, option_name
+from vdatrain.config import CHANGEABLE, CPU_DEFAULTS, TrainConfig, from_file, from_mapping, option_name
 
 if TYPE_CHECKING:
     from vdatrain.training.trainer import TrainResult
 
 EXAMPLE = "vdatrain run --shards shards/ --variant conv --encoder tiny --size 112 --frames 8"
 _DEFAULTS = TrainConfig(shards="-").options()
+_MAY_CHANGE = f"What may change then: {', '.join(sorted(map(option_name, CHANGEABLE)))} (steps: more only)."
 
 
 @given_options(
@@ -27,7 +28,7 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. [default: runs/VARIANT]", show_default=False)
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help=f"Go on with the run in --out. {_MAY_CHANGE}")] = False,
     time_limit: Annotated[
         str | None, typer.Option(help="Save and stop after 11h30m, 90m or 3600 (seconds).", metavar="TIME")
     ] = None,
@@ -56,11 +57,11 @@ def _options(given: dict[str, Any], file: Path | None, out: Path | None, *, resu
     """Return the options of a run and its folder; raises UsageError for what cannot be."""
     from vdatrain.run_dir import stored_config
 
+    asked = {**(from_file(file) if file else {}), **given}
     if resume:
-        folder = out or Path("runs", given.get("variant", _DEFAULTS["variant"]))
-        config = stored_config(folder).changed(given)
+        folder = out or Path("runs", str(asked.get("variant", _DEFAULTS["variant"])))
+        config = stored_config(folder).changed(asked)
     else:
-        asked = {**(from_file(file) if file else {}), **given}
         config = from_mapping(asked, where="vdatrain run")
         config = replace(config, **_cpu_defaults(config, asked))
         folder = out or Path("runs", config.variant)

@@ -14,7 +14,7 @@ from torch import nn
 from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.dataset import open_shards
 from vdaprep.storage.urls import redact
-from vdatrain.config import PRESETS, TrainConfig
+from vdatrain.config import PRESETS, TrainConfig, from_mapping
 from vdatrain.data.sampler import DistributedPositions
 from vdatrain.device import Precision
 from vdatrain.distributed import fsdp
@@ -23,13 +23,15 @@ from vdatrain.distributed.ranks import Ranks
 from vdatrain.models.layers.encoder import Encoder
 from vdatrain.models.loading import build_from_config, initialise, whole_model
 from vdatrain.models.weights import LoadReport, Weights, load_weights
-from vdatrain.run_dir import CONFIG_FILE, forget_log_after, git_state, read_facts, versions, write_facts
+from vdatrain.run_dir import CONFIG_FILE, forget_log_after, git_state, read_facts, stored_config, versions, write_facts
 from vdatrain.training.checkpoint import LAST_FILE, load_newest
 from vdatrain.training.compile import CompiledForward
 from vdatrain.training.monitor import StepMonitor
-from vdatrain.training.optim import AveragedWeights, make_optimiser, parameter_groups
+from vdatrain.training.optim import AveragedWeights, make_optimiser, parameter_groups, rate_factor
 
 _log = logging.getLogger(__name__)
+
+_PROGRESS = ("step", "position", "evaluated", "best")  # of a TrainState and of a checkpoint
 
 
 @dataclass
@@ -106,7 +108,8 @@ def load_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks
     """Resume a run from the newest checkpoint that is whole, or from its beginning if it has none yet.
 
     Only the first rank reads and writes the folder; there may be fewer or more ranks than before. Raises DataError if
-    there is no run, if the shards have changed, or if no checkpoint is whole.
+    there is no run, if the shards have changed, or if no checkpoint is whole and of this run; UsageError if `config`
+    differs from that of the run in more than `CHANGEABLE` says.
     """
     found = ranks.broadcast_from_rank0(_find_checkpoint(config, folder) if ranks.is_first else None)
     if found is None:
@@ -128,6 +131,8 @@ def load_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks
 def _find_checkpoint(config: TrainConfig, folder: Path) -> tuple[str, dict[str, Any]] | None:
     """Return the name and the content of the checkpoint to resume from; None: begin again. Raises as `load_state`."""
     facts = read_facts(folder)
+    before = stored_config(folder)
+    before.changed(config.options())
     if _fingerprint_again(config.shards) != facts["data"]:
         raise DataError(f"{redact(config.shards)}: are not the shards that {folder} began with; train anew on these.")
     if facts["config"] != config.to_json():
@@ -137,7 +142,27 @@ def _find_checkpoint(config: TrainConfig, folder: Path) -> tuple[str, dict[str, 
         _log.warning(f"{folder}: holds no checkpoint yet, so the run begins again.")
         return None
     path, state = found
+    _check_is_of(config, path, state)
+    if config.steps > before.steps:
+        now, then = (rate_factor(state["step"], warmup=run.warmup, steps=run.steps) for run in (config, before))
+        _log.warning(
+            f"{folder}: {before.steps} steps become {config.steps}, so the learning rate falls until step "
+            f"{config.steps}: at step {state['step']} it is {now:.2f} of its peak, and would have been {then:.2f}."
+        )
     return str(path), state
+
+
+def _check_is_of(config: TrainConfig, path: Path, state: Mapping[str, Any]) -> None:
+    """Raise DataError if a checkpoint is none of a run with this configuration."""
+    missing = sorted({"model", "average", "optimiser", "scaler", "meter", *_PROGRESS, "config"} - state.keys())
+    if missing:
+        raise DataError(f"{path}: holds no state that a run can go on from ({', '.join(missing)} missing).")
+    differences = from_mapping(state["config"], where=str(path)).differences(config)
+    if differences:
+        raise DataError(
+            f"{path}: is of another run than {path.with_name(CONFIG_FILE).name} beside it, which changes "
+            f"{', '.join(differences)}; put the files of one run there, or begin it anew elsewhere."
+        )
 
 
 def _fingerprint_again(shards: str) -> str:
@@ -221,9 +246,7 @@ def _take_over(run: TrainState, state: Mapping[str, Any]) -> None:
     run.monitor.load_state_dict(state["meter"])
     if run.average is not None:
         run.average.load_state_dict(state["average"])
-    run.step, run.position, run.evaluated, run.best = (
-        state[name] for name in ("step", "position", "evaluated", "best")
-    )
+    run.step, run.position, run.evaluated, run.best = (state[name] for name in _PROGRESS)
 
 
 @contextmanager

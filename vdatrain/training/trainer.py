@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 
 from vdaprep.errors import DataError, VdakitError
-from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.dataset import as_paths, open_shards
+from vdaprep.shards.names import DATASET_FILE
 from vdaprep.shards.reader import Clip
+from vdaprep.storage.atomic import check_output_folder
 from vdaprep.storage.urls import redact
 from vdatrain.config import TrainConfig
 from vdatrain.data.loader import TrainLoader, open_shards_of
@@ -22,7 +24,7 @@ from vdatrain.distributed.ranks import Ranks, process_group
 from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate_clips, write_evaluation
 from vdatrain.models import tensor_files
 from vdatrain.models.loading import whole_model
-from vdatrain.run_dir import log
+from vdatrain.run_dir import log, owned
 from vdatrain.training.callbacks import Callback
 from vdatrain.training.checkpoint import BEST_FILE, LAST_FILE, CheckpointManager
 from vdatrain.training.planner import Utilisation, utilisation
@@ -80,8 +82,10 @@ def train(
         The best weights and their evaluation, or why the run stopped early.
 
     Raises:
-        UsageError: `out` holds a run and `resume` is not given, or options that do not fit the ranks or shards.
+        UsageError: another process trains in `out`, or it holds a run and `resume` is not given, or options that do not
+            fit the run, the ranks or the shards.
         DataError: shards or a checkpoint cannot be read, or the shards are not those that the run began with.
+        OutputError: `out` cannot be written, or is, or lies in, the folder of a data set.
         VdakitError: out of memory, or MAX_SKIPPED steps in a row had no finite gradient.
     """
     with ExitStack() as stack:
@@ -90,10 +94,19 @@ def train(
         if device.index is not None:
             stack.enter_context(torch.cuda.device(device))
         precision = Precision(device, config.precision)
+        if ranks.is_first:
+            check_output_folder(Path(out), inputs=_datasets_in(config.shards))
+            stack.enter_context(owned(Path(out)))
         state = (load_state if resume else new_state)(config, Path(out), precision=precision, ranks=ranks)
         if ranks.is_first:
             callbacks = (*callbacks, stack.enter_context(start_tracking(config, state.folder, step=state.step)))
         return train_state(state, callbacks=callbacks, stop=stop)
+
+
+def _datasets_in(shards: str) -> list[Path]:
+    """Return the folders of the data sets on this machine's disks, to which a run must add nothing."""
+    places = [place for place in as_paths(shards) if isinstance(place, Path)]
+    return [file.parent for place in places for depth in ("", "*/") for file in place.glob(f"{depth}{DATASET_FILE}")]
 
 
 def train_state(
