@@ -15,7 +15,6 @@ from rich.console import Console
 
 from vdaprep import cli as prep_cli
 from vdaprep.cli import output as prep_console
-from vdaprep.cli import progress
 from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import make_plan
@@ -163,7 +162,7 @@ def runner(
 @pytest.fixture
 def vdaprep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Run vdaprep with arguments; returns its exit code and what it printed."""
-    monkeypatch.setattr(progress, "LINE_S", 1e9)  # on a busy machine a short conversion is none
+    monkeypatch.setattr(prep_console, "LINE_S", 1e9)  # on a busy machine a short conversion is none
     yield runner(prep_cli.main, prep_console.console, monkeypatch, capsys)
 
 

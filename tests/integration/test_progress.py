@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import RawTree, Run
-from vdaprep.cli import progress
+from vdaprep.cli import output, progress
 from vdaprep.raw import targz_index
 from vdaprep.raw.tree import Reader, open_tree
 from vdaprep.workers.progress import Amount, ProgressEvent, Throughput
@@ -138,7 +138,7 @@ def test_a_log_gets_a_line_now_and_then_and_a_summary(
     assert second.endswith("; 0 inputs rejected")
     assert third.startswith("24 frames in 0:")
     assert "MB/s in" in third
-    monkeypatch.setattr(progress, "LINE_S", 0.0)
+    monkeypatch.setattr(output, "LINE_S", 0.0)
     slow = vdaprep(*convert, "--out", tmp_path / "slow")
     lines = slow.err.splitlines()
     assert lines[0].startswith("1/24 frames, 0/4 shards, ")
@@ -277,7 +277,7 @@ def test_listing_a_large_gzip_tells_how_far_it_is(tmp_path: Path, monkeypatch: p
 
 
 def test_the_listing_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr(progress, "LINE_S", 0.0)
+    monkeypatch.setattr(output, "LINE_S", 0.0)
     monkeypatch.setattr(progress, "EVENT_S", 0.0)
     facts = {"bytes": 1_500_000_000, "total_bytes": 3_000_000_000}
     with progress.reporter(as_json=False) as report:

@@ -1,12 +1,10 @@
 """The command `vdaprep datasets`."""
 
-import json
-import sys
 from typing import Annotated
 
 import typer
 
-from vdaprep.cli.output import console
+from vdaprep.cli.output import console, print_json
 
 EXAMPLE = "vdaprep datasets --json"
 
@@ -21,16 +19,16 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print the fact
     with_samples = layouts.names()
     rows = [row | {"sample": item.name in with_samples} for item in facts for row in _manifest.overview(item)]
     if as_json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        print_json(rows)
         return
     for item in facts:
         samples = "" if item.name in with_samples else "; no samples"
         line = f"{item.name}: {item.title}; licence: {item.licence}; {item.home}{samples}"
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line)
         for row in (row for row in rows if row["dataset"] == item.name and row["version"]):
             figures = [f"{row[name]:,.0f} {unit}" for name, unit in _FIGURES.items() if row[name] is not None]
             known = ", ".join(figures) or "sizes are not known"
-            console.print(f"  {row['version']}: {known}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  {row['version']}: {known}")
 
 
 _FIGURES = {"frames": "frames", "download_gb": "GB to download", "shards_gb": "GB of shards, about"}

@@ -15,8 +15,9 @@ from typing import Annotated, Any, ClassVar, Protocol, cast, runtime_checkable
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from vdaprep.cli.output import errors, print_log, set_verbosity
+from vdaprep.cli.output import console, errors, flush_results, prepare_streams, print_log, set_verbosity
 from vdaprep.errors import MissingExtraError, UsageError, VdakitError
+from vdaprep.storage.atomic import system_sentence
 
 
 @runtime_checkable
@@ -118,7 +119,7 @@ def make_app(package: str, *, help: str) -> typer.Typer:
 
     def print_version(asked: bool) -> None:
         if asked:
-            sys.stdout.write(f"{program} {importlib.metadata.version('vdakit')}\n")
+            console.print(f"{program} {importlib.metadata.version('vdakit')}")
             raise typer.Exit
 
     app = typer.Typer(
@@ -154,11 +155,15 @@ def exits(program: str, *, prefix: Callable[[], str] = str) -> Generator[None]:
         program: The name before the sentence.
         prefix: Returns what follows the name, such as a rank; empty for the process that speaks for all.
     """
+    prepare_streams()
     print_log(program, prefix=prefix)
     try:
-        if importlib.util.find_spec("fcntl") is None:
-            raise UsageError("runs on Linux and macOS; on Windows use the Windows Subsystem for Linux.")
-        yield
+        try:
+            if importlib.util.find_spec("fcntl") is None:
+                raise UsageError("runs on Linux and macOS; on Windows use the Windows Subsystem for Linux.")
+            yield
+        finally:
+            flush_results()
     except VdakitError as error:
         if error.exit_code or not prefix():
             errors.print(f"{program}{prefix()}: {error}")
@@ -171,4 +176,7 @@ def exits(program: str, *, prefix: Callable[[], str] = str) -> Generator[None]:
         sys.exit(found.exit_code)
     except MemoryError:
         errors.print(f"{program}: memory ran out; run the same command again, with fewer --workers if it has them.")
+        sys.exit(1)
+    except OSError as error:
+        errors.print(f"{program}{prefix()}: {system_sentence(error)}")
         sys.exit(1)

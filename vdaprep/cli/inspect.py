@@ -1,7 +1,5 @@
 """The command `vdaprep inspect`."""
 
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +10,7 @@ from rich.table import Table
 
 from vdaprep.analysis import describe
 from vdaprep.analysis.preview import write_preview
-from vdaprep.cli.output import errors, frame_bar, make_table, show
+from vdaprep.cli.output import errors, frame_bar, make_table, print_json, show
 from vdaprep.storage.paths import open_path
 from vdaprep.units import format_bytes
 
@@ -95,7 +93,7 @@ def command(
     with frame_bar("read", total=sum(item.num_frames for item in clips)) as bar:
         report = describe.examine(tar, record, clips, on_frame=bar.advance)
     if as_json:
-        sys.stdout.write(json.dumps(report.to_json(), indent=2) + "\n")
+        print_json(report.to_json())
     else:
         show(renderables(report))
     if preview is not None:

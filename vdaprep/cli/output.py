@@ -1,27 +1,47 @@
-"""Where both programs print: results on stdout, everything else on stderr, nothing from outside taken as markup."""
+"""Where both programs print: results on stdout, everything else on stderr, whatever is in them shown as text.
 
+Names come from strangers' files, so each string that is printed, that of a table's cell or of a bar's label too, goes
+through `visible`: no markup, no terminal's escape sequence, no text that turns direction, no line that is two. JSON
+goes through `print_json`. Nothing else in the two programs prints.
+"""
+
+import contextlib
+import io
+import json
 import logging
-from collections.abc import Callable, Generator, Iterable
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+import typer
 from rich import box
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from vdaprep.errors import OutputError
+from vdaprep.storage.atomic import write_error
+
+LINE_S = 10.0  # between two lines of progress where there is no terminal, and before the first
 _NARROWEST = 16  # characters that a column of text folds to on a narrow terminal
 
 
 def visible(text: str) -> str:
-    """Return a text with its control characters, which could move a terminal's cursor, written out as escapes."""
-    return "".join(one if one.isprintable() or one in "\n\t" else repr(one)[1:-1] for one in text)
+    """Return a text as one line: control characters, direction marks and lone surrogates are written as escapes."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 class SafeConsole(Console):
-    """Prints strings as they are: no markup, no emoji, no control characters, no line broken or cut."""
+    """Prints strings as they are: no markup, no emoji, no control characters, no line broken or cut.
+
+    Raises OutputError where stdout takes no more; what stderr does not take is lost, and the work goes on.
+    """
 
     def __init__(self, *, stderr: bool = False, width: int | None = None, force_terminal: bool | None = None) -> None:
         super().__init__(
@@ -39,9 +59,80 @@ class SafeConsole(Console):
         plain: dict[str, Any] = {**options, "markup": False, "emoji": False, "highlight": False}
         return super().render_str(visible(text), **plain)
 
+    def print(self, *parts: Any, **options: Any) -> None:
+        """Print as rich does; see the class for what cannot be printed."""
+        with _printing(self.file, is_needed=not self.stderr):
+            super().print(*parts, **options)
+
+    def on_broken_pipe(self) -> None:
+        """End quietly if nobody reads stdout any more."""
+        _close(self.file)
+        if not self.stderr:
+            raise SystemExit(1)
+
+
+@contextmanager
+def _printing(file: Any, *, is_needed: bool) -> Generator[None]:
+    """Raise OutputError for what a stream does not take, or lose it if it is not needed; a closed pipe ends quietly."""
+    try:
+        yield
+    except BrokenPipeError:
+        _close(file)
+        if is_needed:
+            raise SystemExit(1) from None
+    except OSError as error:
+        _close(file)
+        if is_needed:
+            raise OutputError(f"{write_error(error, 'stdout')}.") from error
+
+
+def _close(file: Any) -> None:
+    """Let what else is written to a stream get lost, and with it what is left in its buffer."""
+    with contextlib.suppress(OSError, AttributeError):  # a stream of a test has no descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, file.fileno())
+        os.close(nowhere)
+
 
 console = SafeConsole()
 errors = SafeConsole(stderr=True)
+
+
+def prepare_streams() -> None:
+    """Let stdout and stderr write what their encoding lacks as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flush_results() -> None:
+    """Bring to stdout what was printed; raises OutputError if it takes no more."""
+    if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - it is None where it was closed
+        with _printing(sys.stdout, is_needed=True):
+            sys.stdout.flush()
+
+
+def print_json(value: Any, *, indent: int | None = 2, to: Any = None) -> None:
+    """Print a value as JSON, in ASCII, on stdout or `to`; a number that is not finite is null, since JSON has none."""
+    file = to or console.file
+    with _printing(file, is_needed=True):
+        file.write(json.dumps(_finite(value), indent=indent, allow_nan=False) + "\n")
+        file.flush()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def confirm(question: str) -> bool:
+    """Ask on stderr."""
+    return typer.confirm(visible(question), err=True)
 
 
 def make_table(*columns: str, title: str = "", texts: int = 1) -> Table:
@@ -132,35 +223,66 @@ def is_quiet() -> bool:
 # -------------------------------------------------------------------------------------------------------------- a bar
 
 
+class Every:
+    """Limits how often something is printed."""
+
+    def __init__(self, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every_s = every_s
+        self._clock = clock
+        self._last = clock()
+
+    def is_due(self) -> bool:
+        """Return whether `every_s` seconds have passed since this last was true."""
+        now = self._clock()
+        if now - self._last < self._every_s:
+            return False
+        self._last = now
+        return True
+
+
+class LabelColumn(ProgressColumn):
+    """The description of a bar's task, or a field of it, as plain text."""
+
+    def __init__(self, field: str | None = None) -> None:
+        super().__init__()
+        self._field = field
+
+    def render(self, task: Task) -> Text:
+        """Return the text."""
+        return Text(visible(task.description if self._field is None else str(task.fields[self._field])), no_wrap=True)
+
+
 class FrameBar:
-    """A bar that counts frames."""
+    """Counts frames: in a bar on a terminal, elsewhere in a line now and then."""
 
     def __init__(self, progress: Progress, *, label: str, total: int | None, unit: str = "frames") -> None:
         self._progress = progress
-        self._unit = unit
-        self._task = progress.add_task(label, total=total, note="")
+        self._label, self._total, self._unit = label, total, unit
+        self._done, self._began, self._due = 0, time.monotonic(), Every(LINE_S)
+        self._task = progress.add_task(label, total=total, note=self._note())
 
     def advance(self, frames: int = 1) -> None:
         """Count frames that are done."""
-        self._progress.advance(self._task, frames)
-        speed = self._progress.tasks[self._task].speed
-        self._progress.update(self._task, note=f"{speed:.0f} {self._unit}/s" if speed else "")
+        self._done += frames
+        self._progress.update(self._task, completed=self._done, note=self._note())
+        if self._progress.disable and self._due.is_due() and not is_quiet():
+            errors.print(f"{self._label}: {self._note()}")
 
     def notice(self, sentence: str) -> None:
         """Show a sentence above the bar."""
         self._progress.console.print(sentence)
 
+    def _note(self) -> str:
+        of = "" if self._total is None else f"/{self._total}"
+        seconds = time.monotonic() - self._began
+        speed = f", {self._done / seconds:.0f} {self._unit}/s" if self._done and seconds > 1 else ""
+        return f"{self._done}{of} {self._unit}{speed}"
+
 
 @contextmanager
 def frame_bar(label: str, *, total: int | None, unit: str = "frames") -> Generator[FrameBar]:
-    """Show a bar on stderr while the block runs, if stderr is a terminal; a `total` of None is not known."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-    )
+    """Show on stderr how far the block is, unless --quiet; a `total` of None is not known."""
     console = SafeConsole(stderr=True)
+    columns = (LabelColumn(), BarColumn(), LabelColumn("note"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=is_quiet() or not console.is_terminal) as progress:
         yield FrameBar(progress, label=label, total=total, unit=unit)

@@ -1,9 +1,7 @@
 """The command `vdaprep plan`, and its tables."""
 
-import json
 import os
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from vdaprep.cli.options import Dataset, cli_options, command_words
-from vdaprep.cli.output import console, errors, frame_bar, make_table, show
+from vdaprep.cli.output import errors, frame_bar, make_table, print_json, show
 from vdaprep.conversion.budget import Choice, choose
 from vdaprep.conversion.options import ConversionOptions
 from vdaprep.conversion.plan import find_raw
@@ -54,7 +52,8 @@ def renderables(choice: Choice, place: Room | None, *, out: str) -> Iterator[Ren
     prediction = choice.prediction
     if choice.steps:
         tried = _count(len(choice.steps), "step")
-        yield f"chosen to fit: {', '.join(choice.changes) or 'what was asked for'}; {tried} tried\n"
+        yield f"chosen to fit: {', '.join(choice.changes) or 'what was asked for'}; {tried} tried"
+        yield ""
     yield _split_table(choice)
     yield _kind_table(prediction)
     yield _how_sure(prediction)
@@ -169,9 +168,9 @@ def command(
     then = ["vdaprep", "convert", dataset, *map(redact, ("--out", out, *command_words(chosen)))]
     then += ["--workers", str(workers)] if workers else []
     if as_json:
-        sys.stdout.write(json.dumps(to_json(choice, place, command=then), indent=2) + "\n")
+        print_json(to_json(choice, place, command=then))
         return
     show(renderables(choice, place, out=redact(out)))
     for item in choice.prediction.rejected:
         errors.print(f"a probe was rejected: {item.file}: {item.reason}")
-    console.print(f"\n{shlex.join(then)}")
+    show(["", shlex.join(then)])

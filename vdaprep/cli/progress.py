@@ -1,19 +1,17 @@
 """Progress of a conversion: a bar on a terminal, lines elsewhere, JSON events for scripts."""
 
-import json
 import shlex
 import sys
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-import typer
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn
 
 from vdaprep.cli import output
 from vdaprep.cli.options import command_words
+from vdaprep.cli.output import Every
 from vdaprep.conversion.api import ConversionResult
 from vdaprep.conversion.consume import Consumption
 from vdaprep.errors import UsageError, VdakitError
@@ -22,27 +20,9 @@ from vdaprep.units import format_bytes
 from vdaprep.workers.progress import ProgressEvent, Throughput
 from vdaprep.workers.signals import Interrupted
 
-LINE_S = 10.0  # between two lines, and before the first: a short conversion prints only its summary
 EVENT_S = 1.0  # between two JSON events of listing, and of progress
 _MAX_COLUMN = 40
 _SHOWN = 40  # lines of what will be deleted, and of what is kept; whatever was not converted is shown in full
-
-
-class _Every:
-    """Limits how often something is printed."""
-
-    def __init__(self, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._every_s = every_s
-        self._clock = clock
-        self._last = clock()
-
-    def is_due(self) -> bool:
-        """Return whether `every_s` seconds have passed since this last was true."""
-        now = self._clock()
-        if now - self._last < self._every_s:
-            return False
-        self._last = now
-        return True
 
 
 class TextReporter:
@@ -50,7 +30,7 @@ class TextReporter:
 
     def __init__(self) -> None:
         self.throughput = Throughput()
-        self._due = _Every(LINE_S)
+        self._due = Every(output.LINE_S)
 
     def __call__(self, event: ProgressEvent) -> None:
         """Report an event."""
@@ -128,7 +108,7 @@ class BarReporter(TextReporter):
 
     def __init__(self, terminal: output.SafeConsole) -> None:
         super().__init__()
-        columns = (SpinnerColumn(), BarColumn(bar_width=None), TextColumn("{task.description}"))
+        columns = (SpinnerColumn(), BarColumn(bar_width=None), output.LabelColumn())
         self._progress = Progress(*columns, console=terminal, expand=True)
         self._task = self._progress.add_task("listing", total=None)
 
@@ -189,7 +169,7 @@ class JsonReporter(TextReporter):
     def __init__(self) -> None:
         super().__init__()
         self._out = sys.stdout  # as it is now: some libraries print, and that is redirected
-        self._listing, self._work = _Every(EVENT_S), _Every(EVENT_S)
+        self._listing, self._work = Every(EVENT_S), Every(EVENT_S)
 
     @contextmanager
     def running(self) -> Generator[None]:
@@ -225,8 +205,7 @@ class JsonReporter(TextReporter):
         self._print("done", **summary_json(result, self.throughput))
 
     def _print(self, event: str, **facts: Any) -> None:
-        self._out.write(json.dumps({"event": event, **facts}) + "\n")
-        self._out.flush()
+        output.print_json({"event": event, **facts}, indent=None, to=self._out)
 
 
 @contextmanager
@@ -304,7 +283,7 @@ def confirm_deletion(consumption: Consumption, *, yes: bool) -> None:
         what = f"{what} (some of it not converted)"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(f"--consume: would delete {what} below {consumption.root}; say --yes to allow it.")
-    if not typer.confirm(f"Delete {what}, each part when its shards were read back?", err=True):
+    if not output.confirm(f"Delete {what}, each part when its shards were read back?"):
         raise VdakitError("nothing was done; without --consume raw data is kept.")
 
 

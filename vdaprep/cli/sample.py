@@ -30,7 +30,7 @@ def command(
     out = Path("raw", dataset) if out == Path() else out
     with frame_bar("render", total=trajectories * frames) as bar:
         names = write_sample(dataset, out=out, spec=spec, archives=archives, on_frame=bar.advance)
-    console.print(f"{len(names)} trajectories of {frames} frames in {out}", highlight=False, soft_wrap=True)
+    console.print(f"{len(names)} trajectories of {frames} frames in {out}")
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -1,7 +1,5 @@
 """The command `vdaprep stats`."""
 
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +10,7 @@ from rich.console import RenderableType
 
 from vdaprep.analysis.plots import KIND_NAMES, kib_per_frame, write_picture
 from vdaprep.analysis.stats import DatasetStats, Spread, gather
-from vdaprep.cli.output import errors, frame_bar, make_table, show
+from vdaprep.cli.output import errors, frame_bar, make_table, print_json, show
 from vdaprep.errors import UsageError
 from vdaprep.shards.dataset import find_shards
 from vdaprep.units import format_bytes
@@ -86,7 +84,7 @@ def command(
     with frame_bar("read", total=None) as bar:
         found = gather(find_shards(paths), read_all=read_all, on_frame=bar.advance)
     if as_json:
-        sys.stdout.write(json.dumps([item.to_json() for item in found], indent=2) + "\n")
+        print_json([item.to_json() for item in found])
     else:
         show(renderables(found))
     if plot is not None:

@@ -1,7 +1,5 @@
 """The command `vdaprep verify`."""
 
-import json
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -9,7 +7,7 @@ import typer
 
 from vdaprep.analysis import geometry as warping
 from vdaprep.analysis.verify import VerifyReport, count_frames, verify
-from vdaprep.cli.output import console, frame_bar, show
+from vdaprep.cli.output import console, frame_bar, print_json, show
 from vdaprep.errors import VdakitError
 from vdaprep.shards.dataset import find_shards
 from vdaprep.units import format_bytes
@@ -36,7 +34,7 @@ def command(
     findings = [*report.findings, *(what for item in measured for what in item.findings)]
     if as_json:
         trajectories = {"geometry": [asdict(item) for item in measured]} if geometry else {}
-        sys.stdout.write(json.dumps({**report.to_json(), "whole": not findings, **trajectories}, indent=2) + "\n")
+        print_json({**report.to_json(), "whole": not findings, **trajectories})
     else:
         show(str(item) for item in (*measured, *report.findings))
         if not findings:

@@ -90,6 +90,12 @@ def write_error(error: OSError, path: Path | str) -> str:
     return f"{path}: cannot be written ({error.strerror or error}); {_REMEDIES.get(number, _OTHER_REMEDY)}"
 
 
+def system_sentence(error: OSError) -> str:
+    """Say which file the system refuses, and why, where nothing nearer to it knows what it was for."""
+    place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{place}the system refuses it ({error.strerror or error}); mend that and run the same command again."
+
+
 _SPACE = "free some space and run the same command again"
 _WAY = "choose another place: a part of that path is a file"
 _RIGHT = "choose another place, or get the right to write there"

@@ -1,6 +1,5 @@
 """The command `vdatrain compare`."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +24,7 @@ def command(
     found = [comparison.read_run(folder) for folder in runs]
     rows = comparison.compare(found)
     if markdown:
-        sys.stdout.write(comparison.markdown_table(rows) + "\n")
+        show([*comparison.markdown_table(rows).splitlines(), ""])
     else:
         show([_table(rows)])
     console.print(comparison.verdict(rows))

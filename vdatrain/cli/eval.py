@@ -1,13 +1,11 @@
 """The command `vdatrain eval`."""
 
-import json
-import sys
 from typing import Annotated
 
 import typer
 
 from vdaprep.cli.options import cli_options
-from vdaprep.cli.output import frame_bar, show
+from vdaprep.cli.output import frame_bar, print_json, show
 from vdaprep.errors import UsageError
 from vdatrain.cli.model import ModelOptions
 from vdatrain.cli.output import evaluation_table
@@ -48,6 +46,6 @@ def command(
                 predictor.model, clips, plan, precision=predictor.precision, on_window=bar.advance
             )
     if as_json:
-        sys.stdout.write(json.dumps(evaluation.to_json(), indent=2) + "\n")
+        print_json(evaluation.to_json())
     else:
         show([evaluation_table(evaluation)])

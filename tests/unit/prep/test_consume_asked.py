@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import tree_bytes
 from tests.unit.prep.consuming import EASY, consumed, on_shard, pack, plain, prepared, run, same, sample
 from vdaprep.analysis.verify import verify
-from vdaprep.cli import progress
+from vdaprep.cli import output, progress
 from vdaprep.conversion import consume
 from vdaprep.conversion.options import Selection
 
@@ -134,7 +134,7 @@ def test_the_answer_counts(answer: bool, raw, vdaprep, tmp_path: Path, monkeypat
     asked: list[str] = []
     terminal = SimpleNamespace(isatty=lambda: True)
     monkeypatch.setattr(progress, "sys", SimpleNamespace(stdin=terminal, stderr=terminal, stdout=sys.stdout))
-    monkeypatch.setattr(progress.typer, "confirm", lambda text, err: (asked.append(text), answer)[1])
+    monkeypatch.setattr(output, "confirm", lambda text: (asked.append(text), answer)[1])
     arguments = ("convert", "tartanair", "--raw", raw.root, "--out", tmp_path / "out", "--workers", 1, "--consume")
     result = vdaprep(*arguments)
     assert result.code == (0 if answer else 1)
