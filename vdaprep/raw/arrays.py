@@ -1,46 +1,81 @@
 """Numbers in files: `.npy` arrays and tables of text."""
 
 import functools
-import io
-import tokenize
+import re
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from vdaprep.errors import FrameError
+from vdaprep.raw.images import check_size
 from vdaprep.raw.tree import Location
 
-_NPY_HEADER_BYTES = 1 << 16  # of version 2, whose own length numpy reads; longer ones it refuses
+_MAGIC = b"\x93NUMPY"
+_LENGTH_BYTES = {1: 2, 2: 4, 3: 4}  # of the header's length, by version
+_MAX_HEADER_BYTES = 1 << 14  # numpy's own have 128
+# The header is a dictionary in Python, of which only this is needed; nothing is evaluated.
+_DTYPE = re.compile(r"""['"]descr['"]\s*:\s*['"]([^'"]{1,20})['"]""")
+_ORDER = re.compile(r"""['"]fortran_order['"]\s*:\s*(True|False)""")
+_SHAPE = re.compile(r"""['"]shape['"]\s*:\s*\(([\d\sL,]{,100})\)""")
+_FLOATS = re.compile(r"[<>=|]?f[248]")
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def parse_npy(data: bytes, location: Location) -> Float32[np.ndarray, "h w"]:
-    """Decode a 2-D float `.npy` to float32; raises FrameError for anything else, pickled objects above all."""
-    start = 10 + int.from_bytes(data[8:10], "little") if data[6:7] == b"\x01" else _NPY_HEADER_BYTES
+    """Decode a `.npy` of floats [h, w], or [h, w, 1] or [1, h, w], to float32; objects are never loaded.
+
+    Finite numbers beyond float32 become its largest. Raises FrameError for anything else.
+    """
+    start = _header_end(data)
+    if start is None:
+        raise FrameError(str(location), f"is not a whole .npy ({len(data)} bytes that begin with {data[:8]!r})")
     try:
-        shape, fortran, dtype, start = _parse_npy_header(data[:start])
-    except (ValueError, TypeError, EOFError, SyntaxError, RecursionError, tokenize.TokenError) as error:
-        raise FrameError(str(location), f"is not a whole .npy ({error})") from error
-    if dtype.hasobject:
-        raise FrameError(str(location), "holds pickled objects, which are never loaded; expected numbers")
-    if len(shape) != 2 or dtype.kind != "f":
-        raise FrameError(str(location), f"holds {dtype} {shape}, expected floats in two dimensions")
+        shape, fortran, dtype = _parse_header(data[:start])
+    except ValueError as error:
+        raise FrameError(str(location), str(error)) from error
+    check_size(shape[1], shape[0], location)
     room = len(data) - start
     if room != shape[0] * shape[1] * dtype.itemsize:
         raise FrameError(str(location), f"has {room} bytes of numbers for {dtype} {shape}; it is cut short or padded")
     values = np.frombuffer(data, dtype, offset=start)
     array = values.reshape(shape[::-1]).T if fortran else values.reshape(shape)
+    if dtype.itemsize > 4:
+        array = np.where(np.isfinite(array), np.clip(array, -_LARGEST, _LARGEST), array)
     return np.ascontiguousarray(array, np.float32)
 
 
-@functools.lru_cache(maxsize=16)  # numpy takes long for a header, and those of a data set's frames are equal
-def _parse_npy_header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Return the shape, whether it is in Fortran's order, the type, and where the numbers begin."""
-    stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(stream)
-    return shape, fortran, dtype, stream.tell()
+def _header_end(data: bytes) -> int | None:
+    """Return where the numbers begin; None if the file is no npy or ends before."""
+    digits = _LENGTH_BYTES.get(data[6], 0) if data[:6] == _MAGIC and len(data) > 6 else 0
+    start = 8 + digits + int.from_bytes(data[8 : 8 + digits], "little")
+    return start if digits and start <= min(len(data), _MAX_HEADER_BYTES) else None
+
+
+@functools.lru_cache(maxsize=16)  # those of a data set's frames are equal
+def _parse_header(data: bytes) -> tuple[tuple[int, int], bool, np.dtype[Any]]:
+    """Return height and width, whether they are in Fortran's order, and the type; raises ValueError saying why not."""
+    text = data[8:].decode("latin-1")
+    dtype, order, shape = _DTYPE.search(text), _ORDER.search(text), _SHAPE.search(text)
+    if order is None or shape is None:
+        raise ValueError("is not a whole .npy (its header says neither order nor shape)")
+    sizes = tuple(int(size) for size in re.findall(r"\d+", shape[1]))
+    if dtype is None or "O" in dtype[1]:
+        raise ValueError("holds pickled objects, which are never loaded, or fields; expected numbers")
+    if not _FLOATS.fullmatch(dtype[1]):
+        raise ValueError(f"holds {_name(dtype[1])} {sizes}, expected floats in metres, such as float32")
+    inner = sizes[:2] if sizes[2:] == (1,) else sizes[1:] if len(sizes) == 3 and sizes[0] == 1 else sizes
+    if len(inner) != 2:
+        raise ValueError(f"holds {_name(dtype[1])} {sizes}, expected floats in two dimensions")
+    return (inner[0], inner[1]), order[1] == "True", np.dtype(dtype[1])
+
+
+def _name(dtype: str) -> str:
+    """Spell a type out, such as '<i4', as far as numpy knows it."""
+    try:
+        return str(np.dtype(dtype))
+    except (TypeError, ValueError):
+        return dtype
 
 
 def parse_table(data: bytes, location: Location, *, columns: int) -> list[list[float] | None]:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Float16
 
 from vdaprep.errors import FrameError
 from vdaprep.raw.deflate import InflateError, Inflater
+from vdaprep.raw.images import check_size
 from vdaprep.raw.tree import Location
 from vdaprep.storage.range_reader import MAX_FILE_BYTES
 
@@ -25,6 +26,7 @@ _NOT_SCAN_LINES = 0x1A00  # flags: tiles, deep pixels, several parts
 _BLOCK_LINES = {0: 1, 1: 1, 2: 1, 3: 16, 4: 32, 5: 16, 6: 32, 7: 32, 8: 32, 9: 256}  # by the code of the compression
 _ZIPS, _ZIP = 2, 3
 _CHANNEL_TYPES = {0: "uint32", 1: "float16", 2: "float32"}
+_WINDOWS = ("dataWindow", "displayWindow")
 _EXPECTED = "one channel Y of half floats"
 
 _openexr = cast(Any, OpenEXR)  # it has no types
@@ -32,15 +34,47 @@ _log = logging.getLogger("vdaprep")
 
 
 @dataclass(frozen=True)
+class _Window:
+    """A rectangle of pixels, its last row and column included."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def width(self) -> int:
+        """Pixels of a row."""
+        return self.right - self.left + 1
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        return self.bottom - self.top + 1
+
+
+@dataclass(frozen=True)
 class _Header:
-    """What an EXR says of itself: its `channels` by name with their types; the offsets of its blocks at `table`."""
+    """What an EXR says of itself: its `channels` by name with their types; the offsets of its blocks at `table`.
+
+    Pixels are stored of the `data` window, which may be another than the `display` window, the image.
+    """
 
     channels: dict[str, str]
     compression: int
-    top: int
-    height: int
-    width: int
+    data: _Window
+    display: _Window
     table: int
+
+    @property
+    def height(self) -> int:
+        """Stored lines."""
+        return self.data.height
+
+    @property
+    def width(self) -> int:
+        """Pixels of a stored line."""
+        return self.data.width
 
     @property
     def blocks(self) -> int:
@@ -56,17 +90,31 @@ class _Header:
 def parse_exr(data: bytes, location: Location) -> Float[np.ndarray, "h w"]:
     """Decode the channel Y of an EXR, or R where the channels are colours, as float16 or float32.
 
-    Raises FrameError if it has other channels or is cut short. Damage inside a block is noticed where its compression
-    has checksums (Adler-32 in ZIP and ZIPS); PIZ and the others have none, only the archive's.
+    Pixels of the image that are not stored are nan. Raises FrameError if it has other channels or is cut short. Damage
+    inside a block is noticed where its compression has checksums (Adler-32 in ZIP and ZIPS); PIZ and the others have
+    none, only the archive's.
     """
     header = _parse_header(data, location)
     channel = _depth_channel(header, location)
     _check_blocks(data, header, location)
     try:
         file = _openexr.File(io.BytesIO(data), separate_channels=True)
-        return np.ascontiguousarray(file.channels()[channel].pixels)
+        pixels = file.channels()[channel].pixels
     except (RuntimeError, ValueError) as error:
         raise FrameError(str(location), "the EXR cannot be decoded") from error
+    return np.ascontiguousarray(pixels if header.data == header.display else _displayed(pixels, header))
+
+
+def _displayed(pixels: Float[np.ndarray, "_h _w"], header: _Header) -> Float[np.ndarray, "h w"]:
+    """Put stored pixels where they are in the image; what is stored beyond it is left out."""
+    stored, shown = header.data, header.display
+    image = np.full((shown.height, shown.width), np.nan, pixels.dtype)
+    top, bottom = max(stored.top, shown.top), min(stored.bottom, shown.bottom) + 1
+    left, right = max(stored.left, shown.left), min(stored.right, shown.right) + 1
+    if top < bottom and left < right:
+        part = pixels[top - stored.top : bottom - stored.top, left - stored.left : right - stored.left]
+        image[top - shown.top : bottom - shown.top, left - shown.left : right - shown.left] = part
+    return image
 
 
 def encode_exr(values: Float16[np.ndarray, "h w"]) -> bytes:
@@ -109,7 +157,7 @@ def _parse_header(data: bytes, location: Location) -> _Header:
         raise FrameError(str(location), "is an EXR of tiles, deep pixels or several parts, expected scan lines")
     try:
         attributes, table = _attributes(data)
-        left, top, right, bottom = struct.unpack("<4i", attributes["dataWindow"])
+        data_window, display = (_Window(*struct.unpack("<4i", attributes[name])) for name in _WINDOWS)
         channels, [compression] = _channels(attributes["channels"]), attributes["compression"]
     except KeyError as error:
         raise FrameError(str(location), f"the EXR's header lacks {error}") from error
@@ -117,8 +165,10 @@ def _parse_header(data: bytes, location: Location) -> _Header:
         raise FrameError(str(location), "the EXR's header is cut short or damaged") from error
     if compression not in _BLOCK_LINES:
         raise FrameError(str(location), f"the EXR's compression has the code {compression}, expected 0 to 9")
-    header = _Header(channels, compression, top, bottom - top + 1, right - left + 1, table)
-    if min(header.height, header.width) < 1 or header.height * header.line_bytes > MAX_FILE_BYTES:
+    for window in (data_window, display):
+        check_size(window.width, window.height, location)
+    header = _Header(channels, compression, data_window, display, table)
+    if header.height * header.line_bytes > MAX_FILE_BYTES:
         raise FrameError(str(location), f"the EXR claims to have {header.width}x{header.height} pixels")
     return header
 
@@ -130,9 +180,10 @@ def _attributes(data: bytes) -> tuple[dict[str, bytes], int]:
     while (end := data.index(b"\0", position)) != position:
         start = data.index(b"\0", end + 1) + 5  # the type's name and the size, four bytes
         size = int.from_bytes(data[start - 4 : start], "little")
-        if start + size > len(data):
-            raise ValueError("an attribute is cut short")
-        found[data[position:end].decode("ascii")] = data[start : start + size]
+        name = data[position:end].decode("ascii")
+        if start + size > len(data) or name in found:
+            raise ValueError("an attribute is cut short, or there twice")
+        found[name] = data[start : start + size]
         position = start + size
     return found, position + 1
 
@@ -142,9 +193,9 @@ def _channels(value: bytes) -> dict[str, str]:
     found: dict[str, str] = {}
     position = 0
     while (end := value.index(b"\0", position)) != position:
-        [code] = struct.unpack_from("<i", value, end + 1)
-        if code not in _CHANNEL_TYPES:
-            raise ValueError("a channel has no known type")
+        code, _, *sampling = struct.unpack_from("<4i", value, end + 1)
+        if code not in _CHANNEL_TYPES or sampling != [1, 1]:
+            raise ValueError("a channel has no known type, or not every pixel")
         found[value[position:end].decode("ascii")] = _CHANNEL_TYPES[code]
         position = end + 17
     return found
@@ -162,7 +213,7 @@ def _check_blocks(data: bytes, header: _Header, location: Location) -> None:
             raise cut
         first = index * lines
         line, size = struct.unpack_from("<2i", data, offset)
-        if line != header.top + first or size < 0:
+        if line != header.data.top + first or size < 0:
             raise FrameError(str(location), f"the EXR is damaged near byte {offset}")
         if offset + 8 + size > len(data):
             raise cut

@@ -1,6 +1,11 @@
-"""JPEGs to pixels, and the decoding that all kinds of images have in common."""
+"""JPEGs to pixels, and the decoding that all kinds of images have in common.
+
+Pixels are taken as they are stored: no metadata turns, mirrors or recolours them, since depth maps have none.
+"""
 
 import re
+from collections.abc import Iterator
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -8,35 +13,100 @@ import numpy as np
 from vdaprep.errors import FrameError
 from vdaprep.raw.frames import RgbImage
 from vdaprep.raw.tree import Location
+from vdaprep.storage.limits import LimitError, check_pixels
 
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # not the ff 00 and ff d0 to ff d7 of coded data
-_JPEG_END = b"\xd9"
+_JPEG_END = 0xD9
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # headers with the size, one for each kind of coding
+_JPEG_METADATA = 0xE1  # Exif or XMP
+_EXIF = b"Exif\0\0"
+_ORIENTATION = 0x0112
+_SHORT = 3  # kind of a TIFF value: 16 bits
+_XMP_ORIENTATION = re.compile(rb"tiff:Orientation[\s=\"'>]*([^\s\"'<]*)")
 
 
 def parse_jpeg(data: bytes, location: Location) -> RgbImage:
-    """Decode a JPEG and keep its bytes up to its end marker; raises FrameError if it has none."""
+    """Decode a JPEG as it is stored, and keep its bytes up to its end marker; raises FrameError if it has none.
+
+    Exif or XMP by which other readers would turn the image is cut out of the bytes; the coded pixels stay.
+    """
     if data[:2] != b"\xff\xd8":
         raise FrameError(str(location), "is not a JPEG")
-    end = _jpeg_end(data)
-    if end is None:  # cv2 would fill what is missing with grey
+    segments = list(_segments(data))
+    if not segments or segments[-1][0] != _JPEG_END:  # cv2 would fill what is missing with grey
         raise FrameError(str(location), f"the JPEG is cut short after {len(data)} bytes")
-    return RgbImage(decode_image(data[:end], location, cv2.IMREAD_COLOR_RGB), jpeg=data[:end])
+    parts: list[bytes] = []
+    start = 0
+    for marker, begin, end in segments:
+        content = data[begin:end].lstrip(b"\xff")[3:]  # after the marker and the length
+        if marker in _JPEG_FRAMES:
+            _check_frame_header(content, location)
+        if marker == _JPEG_METADATA and _turns(content):
+            parts.append(data[start:begin])
+            start = end
+    jpeg = b"".join([*parts, data[start : segments[-1][2]]])
+    return RgbImage(decode_image(jpeg, location, cv2.IMREAD_COLOR_RGB), jpeg=jpeg)
 
 
-def _jpeg_end(data: bytes) -> int | None:
-    """Walk the segments, for a thumbnail inside one has an end marker too; returns where the image's own ends."""
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of each segment; by their lengths, for a thumbnail in one has an end marker too."""
     position = 2
     while match := _JPEG_MARKER.search(data, position):
-        if match[1] == _JPEG_END:
-            return match.end()
+        marker = match[1][0]
         position = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
-    return None
+        if marker == _JPEG_END:
+            yield marker, match.start(), match.end()
+            return
+        yield marker, match.start(), position
+
+
+def _check_frame_header(content: bytes, location: Location) -> None:
+    """Refuse a size that no frame has, and colours that readers turn into RGB each in their own way."""
+    check_size(int.from_bytes(content[3:5], "big"), int.from_bytes(content[1:3], "big"), location)
+    if content[5:6] not in (b"\1", b"\3"):
+        colours = int.from_bytes(content[5:6], "big")
+        raise FrameError(str(location), f"is a JPEG of {colours} colours (4 is CMYK), expected grey or RGB")
+
+
+def _turns(metadata: bytes) -> bool:
+    """Tell whether a reader may turn the image by a segment of metadata: it says so, or cannot be understood."""
+    if metadata.startswith(_EXIF):
+        return not _is_upright(metadata[len(_EXIF) :])
+    return any(value != b"1" for value in _XMP_ORIENTATION.findall(metadata))
+
+
+def _is_upright(tiff: bytes) -> bool:
+    """Tell whether Exif has no orientation, or the one of an image that is stored as it is shown."""
+    orders: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
+    order = orders.get(tiff[:4])
+    if order is None:
+        return False
+    first = int.from_bytes(tiff[4:8], order)
+    for number in range(int.from_bytes(tiff[first : first + 2], order)):
+        entry = tiff[first + 2 + 12 * number :][:12]
+        if len(entry) < 12:
+            return False
+        tag, kind, count = (int.from_bytes(entry[a:b], order) for a, b in ((0, 2), (2, 4), (4, 8)))
+        if tag == _ORIENTATION and (kind, count, int.from_bytes(entry[8:10], order)) != (_SHORT, 1, 1):
+            return False
+    return True
+
+
+def check_size(width: int, height: int, location: Location) -> None:
+    """Raise FrameError for a size, as a header says it, that a frame cannot have; nothing has been decoded yet."""
+    try:
+        check_pixels(width, height)
+    except LimitError as error:
+        raise FrameError(str(location), error.reason.rstrip(".")) from error
 
 
 def decode_image(data: bytes, location: Location, flags: int) -> np.ndarray:
-    """Decode an image that was found to be whole, as cv2 does with `flags`; raises FrameError if it cannot be."""
+    """Decode an image that was found to be whole, as cv2 does with `flags`; raises FrameError if it cannot be.
+
+    The size that its header says must have been checked.
+    """
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:  # a size that no image has
         raise FrameError(str(location), "the image cannot be decoded") from error
     if image is None:

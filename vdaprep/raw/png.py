@@ -1,7 +1,8 @@
 """PNGs to pixels and back, decompressed by ISA-L instead of libpng's zlib.
 
 libpng spends four fifths of its time in zlib. So the pixels are decompressed by ISA-L and passed on to OpenCV in stored
-(uncompressed) deflate blocks: what is left for libpng is to undo the filters. The pixels are the same.
+(uncompressed) deflate blocks: what is left for libpng is to undo the filters. The pixels are the same. Chunks that
+could turn or recolour them (eXIf, gAMA, iCCP, tRNS and whatever else may be left out) are not passed on.
 """
 
 import struct
@@ -13,7 +14,7 @@ from jaxtyping import Float32, UInt8, UInt16
 
 from vdaprep.errors import FrameError
 from vdaprep.raw.deflate import InflateError, Inflater, adler32
-from vdaprep.raw.images import decode_image
+from vdaprep.raw.images import check_size, decode_image
 from vdaprep.raw.tree import Location
 from vdaprep.shards.canonical import crc32
 from vdaprep.storage.range_reader import MAX_FILE_BYTES
@@ -22,6 +23,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHUNK = struct.Struct(">I4s")  # the length of the data and the kind
 _HEADER = struct.Struct(">IIBB2xB")  # width, height, bits of a sample, colour type, interlacing
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by colour type
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_ANCILLARY = 0x20  # the bit of a kind's first letter that says that the pixels are complete without the chunk
 _PIECE = 1 << 15  # bytes decompressed at a time, so that the result is small and in the processor's cache
 _STORED = struct.Struct("<BHH")  # of a stored block: whether it is the last, its length, and the complement of that
 _MAX_STORED = 0xFFFF
@@ -84,15 +87,11 @@ def _stored(data: bytes, location: Location) -> bytes:
     """Return a PNG of the same pixels whose stream is not compressed; raises FrameError if anything is damaged."""
     if data[:8] != _SIGNATURE:
         raise FrameError(str(location), "is not a PNG")
-    chunks = list(_chunks(data, location))
-    size = _stream_bytes(chunks[0])
-    if size is None:
-        return data
-    if size > MAX_FILE_BYTES:
-        raise FrameError(str(location), f"the PNG is larger than {MAX_FILE_BYTES >> 20} MiB without its compression")
+    chunks = [chunk for chunk in _chunks(data, location) if not chunk[0][0] & _ANCILLARY]
+    size = _stream_bytes(chunks, location)
     parts: list[bytes | memoryview] = [_SIGNATURE]
     for number, (kind, content) in enumerate(chunks):
-        if kind != b"IDAT":
+        if kind != b"IDAT" or size is None:
             parts += _chunk(kind, [content])
         elif chunks[number - 1][0] != b"IDAT":
             streams = (content for kind, content in chunks if kind == b"IDAT")
@@ -120,15 +119,26 @@ def _chunk(kind: bytes, content: list[bytes | memoryview]) -> list[bytes | memor
     return [_CHUNK.pack(sum(map(len, content)), kind), *content, checksum.to_bytes(4, "big")]
 
 
-def _stream_bytes(header: _Chunk) -> int | None:
-    """Return how many bytes of filtered lines an image has; None if it is left to libpng."""
-    kind, content = header
+def _stream_bytes(chunks: list[_Chunk], location: Location) -> int | None:
+    """Return how many bytes of filtered lines an image has; None if it is left to libpng.
+
+    Raises FrameError for a header that is none or claims too many pixels, and for chunks that change what pixels mean.
+    """
+    kind, content = chunks[0]
     if kind != b"IHDR" or len(content) != _HEADER.size:
-        return None
+        raise FrameError(str(location), "the PNG does not begin with a header")
+    for kind, _ in chunks:
+        if kind not in _CRITICAL:
+            name = kind.decode("latin-1")
+            raise FrameError(str(location), f"has a chunk {name!r}, which no PNG has; save the image as a plain PNG")
     width, height, bits, colour, interlacing = _HEADER.unpack(content)
+    check_size(width, height, location)
     if interlacing or colour not in _SAMPLES:
         return None
-    return height * (1 + (width * bits * _SAMPLES[colour] + 7) // 8)
+    size = height * (1 + (width * bits * _SAMPLES[colour] + 7) // 8)
+    if size > MAX_FILE_BYTES:
+        raise FrameError(str(location), f"the PNG is larger than {MAX_FILE_BYTES >> 20} MiB without its compression")
+    return size
 
 
 # -------------------------------------------------------------------------------------------------------------- stream

@@ -187,7 +187,7 @@ def decode_rgb(data: _Data, *, size: tuple[int, int] | None = None, where: str =
         raise ShardError(f"{where}: not a whole JPEG; the shard is damaged.")
     if size is not None:
         _check_size(_jpeg_size(data), size, where=where)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise ShardError(f"{where}: the JPEG cannot be decoded; the shard is damaged.")
     rgb = image.astype(np.uint8, copy=False)

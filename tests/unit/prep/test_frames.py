@@ -89,7 +89,7 @@ def test_a_pose_that_is_not_rigid_is_a_problem(change: dict[int, float]) -> None
 
 def test_a_size_that_lies_allocates_nothing() -> None:
     data = npy(np.zeros((4, 4), np.float32)).replace(b"(4, 4), }      ", b"(99999999, 4), }")
-    with pytest.raises(FrameError, match=r"has \d+ bytes of numbers for float32 \(99999999, 4\)"):
+    with pytest.raises(FrameError, match="is 4x99999999 pixels by its header"):
         parse_npy(data, HERE)
 
 
