@@ -23,7 +23,7 @@ from ray.cluster_utils import Cluster
 from vdaprep import cli
 from vdaprep.conversion import api, convert
 from vdaprep.errors import DataError, WorkerError
-from vdaprep.raw import targz
+from vdaprep.raw.archives import targz
 from vdaprep.workers import ray_cluster
 from vdaprep.workers.progress import Amount, ProgressEvent
 from vdaprep.workers.ray_cluster import RayExecutor, connect

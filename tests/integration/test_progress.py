@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import RawTree, Run
 from vdaprep.cli import output, progress
-from vdaprep.raw import targz_index
+from vdaprep.raw.archives import targz_index
 from vdaprep.raw.tree import Reader, open_tree
 from vdaprep.workers.progress import Amount, ProgressEvent, Throughput
 
@@ -260,7 +260,7 @@ def test_listing_a_large_gzip_tells_how_far_it_is(tmp_path: Path, monkeypatch: p
     real = targz_index.subprocess.Popen
 
     def eager(command: list[str], **options: Any) -> Any:
-        program = "import sys; from vdaprep.raw import targz_index; targz_index._REPORT_S = 0.0; "
+        program = "import sys; from vdaprep.raw.archives import targz_index; targz_index._REPORT_S = 0.0; "
         return real(
             [sys.executable, "-c", f"{program}sys.exit(targz_index.main(*sys.argv[1:]))", *command[3:]], **options
         )

@@ -149,7 +149,7 @@ def test_loose_files_and_folders_on_a_server(server: Server) -> None:
     (server.folder / "env" / "Easy" / "a.png").write_bytes(b"loose")
     with zipfile.ZipFile(server.folder / "env" / "z.ZIP", "w") as file:
         file.writestr("Easy/b.png", b"zipped")
-        file.writestr("Easy/a.png", b"later")
+        file.writestr("Easy/a.png", b"loose")
     tree = open_tree(f"{server.url}/env/")
     assert sorted(tree.files) == ["Easy/a.png", "Easy/b.png"]
     assert str(tree.files["Easy/b.png"]) == f"{server.url}/env/z.ZIP: Easy/b.png"

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import Outcome, RawTree, Run, tree_bytes
 from vdaprep.conversion.convert import Part
 from vdaprep.errors import UsageError
-from vdaprep.raw import targz
+from vdaprep.raw.archives import targz
 from vdaprep.raw.tree import Reader, open_tree
 from vdaprep.storage.output import LocalOutput
 

@@ -18,7 +18,7 @@ from vdaprep.conversion.plan import ConversionPlan, find_raw
 from vdaprep.conversion.repair import Diagnosis, options_for_repair, plan_again, repair_shards, stored_options
 from vdaprep.conversion.saved_plan import prepare
 from vdaprep.errors import DataError, UsageError, VdakitError
-from vdaprep.raw.targz import made_seek_points
+from vdaprep.raw.archives.targz import made_seek_points
 from vdaprep.raw.tree import OnListing
 from vdaprep.shards.names import FINISHED_FILES
 from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, totals

@@ -1,47 +1,50 @@
 """A raw tree as one list of files, wherever each lies: in folders, in archives, behind URLs, or in all of them.
 
-Nothing is unpacked to disk. A Tree is made once, by the planning process; workers get Locations, which say where in an
-archive a file's bytes are, and read them through a Reader of their own.
+Every file is in the list, or is named in the tree's problems. Nothing is unpacked to disk. A Tree is made once, by the
+planning process; workers get Locations, which say where in an archive a file's bytes are, and read them through a
+Reader of their own.
 """
 
 import functools
-import os
-from collections import Counter
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
+from urllib.parse import unquote
 
 from vdaprep.errors import DataError, FrameError
-from vdaprep.raw.containers import UNREADABLE, GzipSpan, Listing, Span, list_tar, list_zip
-from vdaprep.raw.targz import list_targz, open_gzip
+from vdaprep.raw.archives.sniff import found_instead, is_tar_header, named_otherwise
+from vdaprep.raw.archives.spans import UNREADABLE, GzipSpan, Listing, Span
+from vdaprep.raw.archives.targz import list_targz, open_gzip
+from vdaprep.raw.archives.tars import list_tar
+from vdaprep.raw.archives.zips import list_zip
+from vdaprep.raw.files import Files, Location, spelt, tree_path, tree_paths
+from vdaprep.raw.merging import Contents, merge
+from vdaprep.raw.walking import is_of_system, walk
 from vdaprep.shards.records import Rejection
 from vdaprep.storage import remote
 from vdaprep.storage.range_reader import Ranges, buffered, open_ranges, read_file
 from vdaprep.storage.urls import is_url, join_url, redact, split_urls
 
-_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
-_REPEATED_FREELY = (".txt", ".json")  # TartanAir has its poses in every zip, for one
+_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.gzip", ".taz")
+_COMMON = ("png", "jpg", "jpeg", "npy", "exr", "txt", "json")  # no need to ask whether these are pieces of archives
 _OPEN_ARCHIVES = 8
 
 OnListing = Callable[[str, int, int], None]
 """Called while an archive is listed with its name, the bytes that were read, and its size in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where a file lies: `container` is an archive's path below the root or its URL; empty for a file of the tree.
+@dataclass(frozen=True)
+class Archive:
+    """What is known of an archive as a whole."""
 
-    `member` is the file's path in its archive, or below the root, or its URL. `span` is None for a file of the tree.
-    """
-
-    container: str
-    member: str
-    span: Span | None = None
-
-    def __str__(self) -> str:
-        member = redact(self.member)
-        return f"{redact(self.container)}: {member}" if self.container else member
+    bytes: int
+    """Its size."""
+    members: int
+    """Its regular files, those that repeat others included."""
+    accounted: bool
+    """Whether every byte of it is a member's, or its own: nothing was cut, hidden, left out or left over."""
 
 
 @dataclass(frozen=True)
@@ -54,64 +57,102 @@ class Tree:
     root: Path
     files: Mapping[str, Location]
     problems: tuple[Rejection, ...]
+    archives: Mapping[str, Archive] = field(default_factory=dict[str, Archive])
+    """The archives that were listed, by their path below the root or URL."""
+    unopened: tuple[str, ...] = ()
+    """Archives that were not opened, as they hold nothing that is wanted."""
 
 
-def open_tree(root: str | Path, on_listing: OnListing = lambda name, done, size: None) -> Tree:
+def open_tree(
+    root: str | Path,
+    on_listing: OnListing = lambda name, done, size: None,
+    wants: Callable[[str], bool] = lambda archive: True,
+) -> Tree:
     """List every file below `root`: a folder, an archive, or URLs of such, separated by commas.
 
-    Of files with the same path the unpacked one counts, or that of the first archive in order of the archives' names.
-    Archives that cannot be read, what cannot be read of one, members whose names would leave the tree, links and
-    repeated frames are listed in `problems`. Raises DataError if `root` does not exist.
+    Two files of one path that are equal count once; where they differ, the archives' names become part of the path, as
+    `merging` says. Archives that cannot be read, what cannot be read of one, members whose names would leave the tree,
+    links and repeated frames are listed in `problems`.
+
+    Args:
+        root: Path or URLs.
+        on_listing: Receives progress.
+        wants: Tells by its path below the root, or its URL, whether an archive is worth opening.
+
+    Raises:
+        DataError: `root` does not exist, or a server lists nothing there.
     """
     base, loose, problems = _loose(str(root))
-    found = _Found(problems=problems)
-    for path, name in loose:
-        if not _is_archive(name):
-            found.files.setdefault(path, Location("", name))
+    files = Files()
+    archives: dict[str, Archive] = {}
+    unopened: list[str] = []
+    _add_loose(files, [item for item in loose if not _is_archive(item[1])], problems)
     for archive in sorted(name for _, name in loose if _is_archive(name)):
+        if not wants(archive):
+            unopened.append(archive)
+            continue
+        shown = spelt(redact(archive))
         try:
-            listing = _list_archive(_join(base, archive), functools.partial(on_listing, redact(archive)))
+            size, listing = _list_archive(_join(base, archive), functools.partial(on_listing, shown))
         except UNREADABLE as error:
-            found.problems.append(Rejection(redact(archive), _cannot_be_opened(error)))
+            problems.append(Rejection(shown, _cannot_be_opened(error, url=is_url(archive))))
             continue
-        _add(found, archive, listing)
-        found.report_repeats(archive)
-    return Tree(root=base, files=found.files, problems=tuple(found.problems))
+        _add_members(files, archive, listing, problems)
+        archives[archive] = Archive(size, len(listing.names), listing.is_whole)
+    if archives:
+        with Reader(base) as reader:
+            problems += merge(files, Contents(reader.read, functools.partial(_measure, base)))
+    return Tree(base, files, tuple(problems), archives, tuple(unopened))
 
 
-@dataclass
-class _Found:
-    """What `open_tree` has found so far; `repeats` counts an archive's frames that an earlier one has too."""
+def _add_loose(files: Files, loose: list[tuple[str, str]], problems: list[Rejection]) -> None:
+    paths: list[str] = []
+    names: list[str] = []
+    for path, name in loose:
+        shown = spelt(redact(name))
+        plain = path.isascii() and path.isprintable() and "\\" not in path
+        kept, reason = (path, "") if plain else tree_path(path, is_member=False)
+        ending = path.rpartition(".")[2].lower()
+        if not reason and ending not in _COMMON and not is_of_system(path):
+            reason = named_otherwise(shown if is_url(name) else name)
+        if reason:
+            problems.append(Rejection(shown, reason))
+        else:
+            paths.append(kept)
+            names.append(name)
+    files.add("", names, paths, None)
 
-    files: dict[str, Location] = field(default_factory=dict[str, Location])
-    problems: list[Rejection] = field(default_factory=list[Rejection])
-    repeats: Counter[str] = field(default_factory=Counter[str])
 
-    def report_repeats(self, archive: str) -> None:
-        """Turn the counts into problems, one for each pair of archives."""
-        for earlier, count in self.repeats.items():
-            own = earlier == archive
-            reason = "of its own files; the last is used" if own else f"files of {redact(earlier)}; the first is used"
-            self.problems.append(Rejection(redact(archive), f"repeats {count} {reason}"))
-        self.repeats.clear()
-
-
-def _add(found: _Found, archive: str, listing: Listing[Span]) -> None:
-    shown = redact(archive)
+def _add_members(files: Files, archive: str, listing: Listing, problems: list[Rejection]) -> None:
+    shown = spelt(redact(archive))
     for member, reason in listing.problems:
-        found.problems.append(Rejection(f"{shown}: {member}" if member else shown, reason))
-    for member, span in listing.members:
-        if _leaves_tree(member):
-            found.problems.append(Rejection(f"{shown}: {member}", "the name leads out of the archive; left out"))
-            continue
-        path = PurePosixPath(member).as_posix()
-        earlier = found.files.setdefault(path, Location(archive, member, span))
-        if earlier.span is None or earlier.span is span:
-            continue
-        if not path.lower().endswith(_REPEATED_FREELY):
-            found.repeats[earlier.container] += 1
-        if earlier.container == archive:  # what is appended to an archive replaces what it holds
-            found.files[path] = Location(archive, member, span)
+        problems.append(Rejection(f"{shown}: {spelt(member)}" if member else shown, reason))
+    names, spans = listing.names, listing.spans
+    paths = tree_paths(names)
+    if paths is None:
+        found = [tree_path(name, is_member=True) for name in names]
+        for name, (_, reason) in zip(names, found, strict=True):
+            if reason:
+                problems.append(Rejection(f"{shown}: {spelt(name)}", reason))
+        rows = [row for row, (path, _) in enumerate(found) if path]
+        names, paths = [names[row] for row in rows], [found[row][0] for row in rows]
+        spans = spans if len(rows) == len(spans) else [spans[row] for row in rows]
+    if any(path.lower().endswith(_ENDINGS) and not is_of_system(path) for path in paths):
+        inner = next(path for path in paths if path.lower().endswith(_ENDINGS) and not is_of_system(path))
+        problems.append(Rejection(f"{shown}: {spelt(inner)}", "is an archive inside an archive; unpack the outer one"))
+    files.add(archive, names, paths, spans)
+
+
+def _measure(base: Path, location: Location) -> int | None:
+    """Return the bytes of a file outside archives; None if that cannot be told."""
+    try:
+        ranges = open_ranges(_join(base, location.member))
+    except (OSError, DataError):
+        return None
+    try:
+        return ranges.size
+    finally:
+        ranges.close()
 
 
 class Reader:
@@ -140,9 +181,10 @@ class Reader:
         return data
 
     def _read(self, location: Location) -> bytes:
-        if location.span is None:
+        span = location.span
+        if span is None:
             return read_file(_join(self._root, location.member))
-        return location.span.read(self._archive(location.container, location.span))
+        return span.read(self._archive(location.container, span))
 
     def close(self) -> None:
         """Close all archives."""
@@ -170,7 +212,7 @@ def _open(name: str, span: Span) -> Ranges:
 
 
 def _join(root: Path, name: str) -> str:
-    return name if is_url(name) else str(root / name)
+    return name if is_url(name) else f"{root}/{name}"
 
 
 # ------------------------------------------------------------------------------------------------------ what there is
@@ -185,24 +227,15 @@ def _loose(root: str) -> tuple[Path, list[tuple[str, str]], list[Rejection]]:
         raise DataError(f"{root}: there is no such file or folder.")
     if path.is_file():
         return path.parent, [(path.name, path.name)], []
-    problems: list[Rejection] = []
-    names = _walk(path, lambda error: problems.append(Rejection(str(error.filename), "cannot be listed")))
-    return path, [(name, name) for name in names], problems
-
-
-def _walk(root: Path, on_error: Callable[[OSError], None]) -> list[str]:
-    names: list[str] = []
-    for folder, folders, files in os.walk(root, onerror=on_error):
-        folders.sort()
-        names.extend(Path(folder, file).relative_to(root).as_posix() for file in sorted(files))
-    return names
+    names, problems = walk(root)
+    return path, [(name, name) for name in names], [Rejection(spelt(name), reason) for name, reason in problems]
 
 
 def _loose_urls(root: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for url in split_urls(root):
         try:
-            below = [(url, url)] if _is_archive(url) else [(name, join_url(url, name)) for name in remote.files(url)]
+            below = [(url, url)] if _is_archive(url) else _below(url)
         except UNREADABLE as error:
             raise DataError(f"{redact(url)}: cannot be listed ({_reason(error)}); {_NAME_ARCHIVES}") from error
         if not below:
@@ -211,47 +244,61 @@ def _loose_urls(root: str) -> list[tuple[str, str]]:
     return found
 
 
+def _below(url: str) -> list[tuple[str, str]]:
+    """List the files below a URL; web servers write names as URLs have them, object stores as they are."""
+    plain = unquote if url.startswith("http") else str
+    return [(plain(name), join_url(url, name)) for name in remote.files(url)]
+
+
 _NAME_ARCHIVES = "give the URLs of the archives themselves, separated by commas."
 
 
-def _list_archive(name: str, on_bytes: Callable[[int, int], None]) -> Listing[Span]:
-    """List an archive; what it is, its first bytes say: browsers and users give files other endings."""
+def _list_archive(name: str, on_bytes: Callable[[int, int], None]) -> tuple[int, Listing]:
+    """List an archive and return its bytes too; what it is, its first bytes say: people give files other endings."""
     archive = open_ranges(name)
     try:
         on_bytes(0, archive.size)
-        start = archive.read(0, 4)
-        if not start:
-            raise ValueError("it is empty")
-        if start.startswith(b"\x1f\x8b"):
-            return _list_local_targz(name, lambda done: on_bytes(done, archive.size))
-        is_zip = start.startswith(b"PK") or name.lower().endswith(".zip")
-        return list_zip(buffered(archive)) if is_zip else list_tar(buffered(archive))
+        start = archive.read(0, 512)
+        try:
+            return archive.size, _list_open(archive, start, name, on_bytes)
+        except UNREADABLE as error:
+            found = found_instead(start, name.rpartition("/")[2])
+            if isinstance(error, OSError) or not found:
+                raise
+            raise ValueError(found) from error
     finally:
         archive.close()
 
 
-def _list_local_targz(name: str, on_bytes: Callable[[int], None]) -> Listing[Span]:
-    if is_url(name):
-        raise ValueError("a tar.gz cannot be read in parts from a server; download it first")
-    return list_targz(name, on_bytes)
+def _list_open(archive: Ranges, start: bytes, name: str, on_bytes: Callable[[int, int], None]) -> Listing:
+    if start.startswith(b"\x1f\x8b"):
+        if is_url(name):
+            raise ValueError("a tar.gz cannot be read in parts from a server; download it first")
+        return list_targz(name, lambda done: on_bytes(done, archive.size))
+    if not is_tar_header(start) and (start.startswith(b"PK") or name.partition("?")[0].lower().endswith(".zip")):
+        return list_zip(archive, thorough=not is_url(name))
+    return list_tar(buffered(archive))
 
 
-def _cannot_be_opened(error: Exception) -> str:
-    advice = "" if isinstance(error, FileNotFoundError) else "; get it again to have what it holds"
+def _cannot_be_opened(error: Exception, *, url: bool) -> str:
+    advice = "; get it again to have what it holds"
+    if isinstance(error, FileNotFoundError) or (url and isinstance(error, OSError)):
+        advice = ""
+    elif isinstance(error, PermissionError):
+        advice = "; let this user read it, for example by chmod u+r"
+    elif "unpack it: " in str(error) or "join the pieces" in str(error):
+        advice = ""
     return f"cannot be opened as an archive ({_reason(error)}){advice}"
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
+    if isinstance(error, zipfile.BadZipFile):
+        return str(error)
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _is_archive(name: str) -> bool:
     path = name.partition("?")[0] if is_url(name) else name
-    return path.lower().endswith(_ENDINGS)
-
-
-def _leaves_tree(member: str) -> bool:
-    parts = member.replace("\\", "/").split("/")
-    return member.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]
+    return path.lower().endswith(_ENDINGS) and not is_of_system(path)

@@ -27,8 +27,8 @@ def pack(path: Path, members: dict[str, bytes]) -> Path:
 def test_folders_and_zips_are_one_tree(tmp_path: Path) -> None:
     (tmp_path / "env").mkdir()
     (tmp_path / "env" / "a.png").write_bytes(b"loose")
-    pack(tmp_path / "x" / "one.zip", {"env/a.png": b"archived", "env/b.png": b"b1"})
-    pack(tmp_path / "x" / "two.ZIP", {"env/b.png": b"b2", "./env/c.png": b"c"})
+    pack(tmp_path / "x" / "one.zip", {"env/a.png": b"loose", "env/b.png": b"b1"})
+    pack(tmp_path / "x" / "two.ZIP", {"env/b.png": b"b1", "./env/c.png": b"c"})
     tree = open_tree(tmp_path)
     assert sorted(tree.files) == ["env/a.png", "env/b.png", "env/c.png"]
     with Reader(tree.root) as reader:
@@ -209,17 +209,21 @@ def test_a_damaged_directory_costs_its_zip_only(tmp_path: Path) -> None:
 
 def test_repeated_frames_are_told_of_once_for_each_pair(tmp_path: Path) -> None:
     (tmp_path / "e").mkdir()
-    (tmp_path / "e" / "0.png").write_bytes(b"loose")
+    (tmp_path / "e" / "0.png").write_bytes(b"0")
     names = [f"e/{i}.png" for i in range(4)]
     for archive in ("b", "a", "c"):  # sorted, not in order of their making
-        pack(tmp_path / f"{archive}.zip", {name: archive.encode() for name in [*names, "e/pose_left.txt", "e/n.json"]})
+        held = [*names, "e/pose_left.txt", "e/n.json"]
+        pack(tmp_path / f"{archive}.zip", {name: name[2:3].encode() for name in held})
     tree = open_tree(tmp_path)
     assert [(item.file, item.reason) for item in tree.problems] == [
+        ("a.zip", "repeats 1 files that lie beside it; those are used"),
+        ("b.zip", "repeats 1 files that lie beside it; those are used"),
+        ("c.zip", "repeats 1 files that lie beside it; those are used"),
         ("b.zip", "repeats 3 files of a.zip; the first is used"),
         ("c.zip", "repeats 3 files of a.zip; the first is used"),
     ]
     with Reader(tree.root) as reader:
-        assert [reader.read(tree.files[name]) for name in names] == [b"loose", b"a", b"a", b"a"]
+        assert [reader.read(tree.files[name]) for name in names] == [b"0", b"1", b"2", b"3"]
 
 
 def test_what_is_appended_to_a_zip_replaces_what_it_holds(tmp_path: Path) -> None:
@@ -252,7 +256,7 @@ def test_a_folder_that_cannot_be_listed_is_told_of(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "scandir", refuse)
     [problem] = open_tree(tmp_path).problems
     assert problem.file.endswith("shut")
-    assert problem.reason == "cannot be listed"
+    assert problem.reason == "cannot be listed (Permission denied)"
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from tests.conftest import make_shards, tree_bytes
 from vdaprep.conversion.options import Settings
 from vdaprep.errors import FrameError
-from vdaprep.raw import targz
-from vdaprep.raw.containers import GzipSpan, list_tar
-from vdaprep.raw.targz import DamagedGzip, IndexedGzip
+from vdaprep.raw.archives import targz
+from vdaprep.raw.archives.spans import GzipSpan
+from vdaprep.raw.archives.targz import DamagedGzip, IndexedGzip
+from vdaprep.raw.archives.tars import list_tar
 from vdaprep.raw.tree import Reader, Tree, open_tree
 from vdaprep.storage.range_reader import LocalFile, buffered
 
@@ -412,7 +413,7 @@ def test_a_tar_is_listed_without_reading_its_members(tmp_path: Path) -> None:
 
         def close(self) -> None: ...
 
-    assert len(list_tar(buffered(Counted())).members) == 20
+    assert len(list_tar(buffered(Counted())).names) == 20
     file.close()
     assert sum(read) < 100_000
     assert len(read) < 3 * 20

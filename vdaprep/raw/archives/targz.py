@@ -12,8 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from vdaprep.raw.containers import GzipSpan, Listing, TarSpan, list_tar
-from vdaprep.raw.targz_index import NoSeekPointsError, make_seek_points, open_rapidgzip
+from vdaprep.raw.archives.spans import GzipSpan, Listing, SpanTable, TarSpan
+from vdaprep.raw.archives.targz_index import NoSeekPointsError, make_seek_points, open_rapidgzip
+from vdaprep.raw.archives.tars import list_tar
 from vdaprep.storage.range_reader import LocalFile, Ranges, buffered
 
 _CHUNK = 1 << 20  # inflated at once, at most
@@ -22,7 +23,7 @@ _CHECKPOINTS = 256  # of some 45 KB each
 _CHECKPOINT_STEP = 4 << 20
 
 
-def list_targz(path: str, on_bytes: Callable[[int], None] = lambda done: None) -> Listing[GzipSpan]:
+def list_targz(path: str, on_bytes: Callable[[int], None] = lambda done: None) -> Listing:
     """List a tar.gz in one pass over it; of one that is cut short or damaged, what comes before.
 
     `on_bytes` is called now and then with the number of the file's bytes that were read. A file that has not changed
@@ -31,19 +32,23 @@ def list_targz(path: str, on_bytes: Callable[[int], None] = lambda done: None) -
     state = Path(path).stat()
     identity = (str(Path(path).absolute()), state.st_ino, state.st_size, state.st_mtime_ns)
     known = _listed.get(identity)
-    if known is None or any(span.index and not Path(span.index).is_file() for _, span in known.members[:1]):
+    if known is None or not _has_index(known):
         known = _listed[identity] = _list_targz(path, on_bytes)
     return known
 
 
-def _list_targz(path: str, on_bytes: Callable[[int], None]) -> Listing[GzipSpan]:
+def _list_targz(path: str, on_bytes: Callable[[int], None]) -> Listing:
     index = str(_index_folder() / f"{next(_numbers)}.index")
     try:
-        found = make_seek_points(path, index, on_bytes)
+        return make_seek_points(path, index, on_bytes)
     except NoSeekPointsError as error:
-        index, found = "", _list_damaged(path, reason=str(error))
-    members = [(name, GzipSpan(span.offset, span.size, index)) for name, span in found.members]
-    return Listing(members, found.problems)
+        return _list_damaged(path, reason=str(error))
+
+
+def _has_index(listing: Listing) -> bool:
+    """Tell whether the seek points of a listing are still there, if it had any."""
+    first = listing.spans[0] if listing.spans else None
+    return not isinstance(first, GzipSpan) or not first.index or Path(first.index).is_file()
 
 
 def open_gzip(path: str, *, index: str) -> Ranges:
@@ -70,7 +75,7 @@ def made_seek_points() -> SeekPoints:
 
 
 _carried: dict[str, bytes] = {}
-_listed: dict[tuple[str, int, int, int], Listing[GzipSpan]] = {}
+_listed: dict[tuple[str, int, int, int], Listing] = {}
 
 
 class IndexedGzip:
@@ -209,15 +214,17 @@ def _index_folder() -> Path:
     return folder
 
 
-def _list_damaged(path: str, *, reason: str) -> Listing[TarSpan]:
+def _list_damaged(path: str, *, reason: str) -> Listing:
     content = DamagedGzip(path)
     try:
         found = list_tar(buffered(content))
+        spans = [span for span in found.spans if isinstance(span, TarSpan)]
+        table = SpanTable(GzipSpan, ([span.offset for span in spans], [span.size for span in spans]), "")
         if not found.is_whole:
-            return found
+            return Listing(found.names, table, found.problems)
         problem = f"makes rapidgzip fail ({reason}); it is read all the same, but slowly"
         if content.size and content.damage:  # inflated to its end, it shows whether there is any
             problem = f"is damaged ({content.damage}), maybe inside one of its members; get it again"
-        return Listing(found.members, [*found.problems, ("", problem)])
+        return Listing(found.names, table, [*found.problems, ("", problem)])
     finally:
         content.close()

@@ -1,6 +1,6 @@
 """Seek points of a tar.gz, made in one pass by a process of its own.
 
-As a program (`python -m vdaprep.raw.targz_index ARCHIVE INDEX`) it is that process.
+As a program (`python -m vdaprep.raw.archives.targz_index ARCHIVE INDEX`) it is that process.
 """
 
 import io
@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import rapidgzip  # pyright: ignore[reportMissingModuleSource]
 
-from vdaprep.raw.containers import Listing, TarSpan, list_tar, listing_to_json
+from vdaprep.raw.archives.spans import GzipSpan, Listing, SpanTable
+from vdaprep.raw.archives.tars import list_tar, listing_to_json
 
 _INDEXING_THREADS = 4  # each more takes up to 30 MB
 _REPORT_S = 0.5  # between two progress lines
@@ -26,12 +27,12 @@ class NoSeekPointsError(Exception):
     """rapidgzip could not index the file, most likely because it is damaged; the text is rapidgzip's."""
 
 
-def make_seek_points(path: str, index: str, on_bytes: Callable[[int], None]) -> Listing[TarSpan]:
+def make_seek_points(path: str, index: str, on_bytes: Callable[[int], None]) -> Listing:
     """Make the seek points of a tar.gz, in a process that rapidgzip may abort, and list its members.
 
     `on_bytes` is called now and then with the number of the file's bytes that were read. Raises NoSeekPointsError.
     """
-    command = [sys.executable, "-m", "vdaprep.raw.targz_index", path, index]
+    command = [sys.executable, "-m", "vdaprep.raw.archives.targz_index", path, index]
     messages: list[str] = []
     with (
         tempfile.TemporaryFile() as listing,
@@ -51,8 +52,8 @@ def make_seek_points(path: str, index: str, on_bytes: Callable[[int], None]) -> 
             raise NoSeekPointsError(messages[-1] if messages else "no reason is known")
         listing.seek(0)
         value = json.load(listing)
-    members = [(name, TarSpan(offset, size)) for name, offset, size in value["members"]]
-    return Listing(members, [(member, reason) for member, reason in value["problems"]])
+    spans = SpanTable(GzipSpan, (value["offsets"], value["sizes"]), index)
+    return Listing(value["names"], spans, [(member, reason) for member, reason in value["problems"]])
 
 
 def open_rapidgzip(path: str, *, threads: int) -> Any:
@@ -97,7 +98,7 @@ def main(path: str, index: str) -> int:
     file = open_rapidgzip(path, threads=min(_INDEXING_THREADS, os.cpu_count() or 1))
     with io.BufferedReader(cast(Any, _Reporting(file)), 1024) as stream:
         listing = list_tar(stream)
-        if not listing.is_whole:
+        if not listing.has_end:
             return 1
         stream.seek(0, io.SEEK_END)  # what comes after the tar's end mark is checked too
         file.export_index(index, cast(Any, rapidgzip).IndexFormat.GZTOOL)  # the one that keeps windows compressed

@@ -1,0 +1,83 @@
+"""Tell by its name or its first bytes what a file is that is called an archive, and what to do with it."""
+
+import re
+import tarfile
+
+_PACKED = {
+    "xz": rb"\xfd7zXZ\x00", "bzip2": rb"BZh[1-9]1AY&SY", "zstd": rb"\x28\xb5\x2f\xfd",
+    "7-Zip": rb"7z\xbc\xaf\x27\x1c", "RAR": rb"Rar!\x1a\x07", "lz4": rb"\x04\x22\x4d\x18", "compress": rb"\x1f\x9d",
+    "lzma": rb"\x5d\x00\x00[\x00-\xff]{2}\xff",
+}  # fmt: skip
+_BEGINNINGS = [(name, re.compile(start, re.DOTALL)) for name, start in _PACKED.items()]
+_ENDINGS = {
+    r"\.(tar\.xz|txz)": "xz", r"\.(tar\.bz2?|tbz2?|tb2)": "bzip2", r"\.(tar\.zst|tzst|tar\.zstd)": "zstd",
+    r"\.7z": "7-Zip", r"\.rar": "RAR", r"\.tar\.lz4": "lz4", r"\.(tar\.lzma|tlz)": "lzma",
+    r"\.(tar\.z|taz)": "compress",
+}  # fmt: skip
+_KINDS = [(re.compile(rf".+{ending}", re.IGNORECASE), kind) for ending, kind in _ENDINGS.items()]
+_UNPACK = {
+    "xz": "xz -d -k {}", "bzip2": "bzip2 -d -k {}", "zstd": "zstd -d {}", "lz4": "lz4 -d {}", "lzma": "xz -d -k {}",
+    "compress": "uncompress -k {}", "7-Zip": "7z x {}", "RAR": "unrar x {}",
+}  # fmt: skip
+_SPANNED = re.compile(r"(?P<whole>.+)\.(?P<part>z\d\d+)", re.IGNORECASE)
+_ARCHIVE = r"(?:zip|tar|tgz|txz|tbz2?|tzst|7z|rar|tar\.(?:gz|xz|bz2|zst))"
+_PIECE = re.compile(rf"(?P<whole>.+\.{_ARCHIVE})\.(?:part[-_]?)?(?:\d{{2,}}|[a-z]{{2}})(?:of\d+)?", re.IGNORECASE)
+_RAR_PIECE = re.compile(r".+(?:\.part\d+\.rar|\.r\d\d)", re.IGNORECASE)
+_UNFINISHED = re.compile(
+    rf".+\.{_ARCHIVE}(?:\.(?:part|partial|crdownload|download|opdownload|aria2|tmp|filepart|incomplete|!ut))"
+    r"|.+\.(?:crdownload|opdownload|aria2)", re.IGNORECASE
+)  # fmt: skip
+_REPEATED = re.compile(rf".+\.{_ARCHIVE}(?:\.\d| ?\(\d+\)|~|\.bak|\.old|\.orig)", re.IGNORECASE)
+_HEADER = 512
+
+
+def named_otherwise(name: str) -> str:
+    """Return what is said of a file whose name is that of an archive which is not read, or of a piece of one."""
+    if _UNFINISHED.fullmatch(name):
+        return "is a download that was not finished; finish it, or get it again"
+    if _RAR_PIECE.fullmatch(name):
+        return f"is a piece of a split RAR archive, which is not read; unpack it: unrar x {_quoted(name)}"
+    if match := _SPANNED.fullmatch(name):
+        whole = match["whole"]
+        command = f"zip -s 0 {_quoted(whole + '.zip')} --out {_quoted(whole + '-whole.zip')}"
+        return f"is a piece of a split zip, which is not read; join the pieces: {command}"
+    if match := _PIECE.fullmatch(name):
+        whole = _quoted(match["whole"])
+        return f"is a piece of a split archive, which is not read; join the pieces: cat {whole}.* > {whole}"
+    if _REPEATED.fullmatch(name):
+        return "has the name of a second copy of an archive and is not read; rename it to end in .zip, .tar or .tar.gz"
+    kind = next((kind for ending, kind in _KINDS if ending.fullmatch(name)), "")
+    return f"is {packed(kind, name)}" if kind else ""
+
+
+def packed(kind: str, name: str) -> str:
+    """Say that an archive is packed in a way that cannot be read in place, and the command that unpacks it."""
+    return f"packed by {kind}, which cannot be read in place; unpack it: {_UNPACK[kind].format(_quoted(name))}"
+
+
+def found_instead(start: bytes, name: str) -> str:
+    """Say what a file that is no archive begins as; empty if its first bytes say nothing."""
+    if not start.strip(b"\0"):
+        return "holds nothing but zeros: it was not downloaded" if start else "it is empty"
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "it is a web page, which a server sent instead of the file"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a pointer of git-lfs, not the file: git lfs pull gets that"
+    if text.startswith((b"<?xml", b"<error", b"{")):
+        return "it is a message of a server, not the file"
+    kind = next((kind for kind, pattern in _BEGINNINGS if pattern.match(start)), "")
+    return f"it is {packed(kind, name)}" if kind else ""
+
+
+def is_tar_header(block: bytes) -> bool:
+    """Tell whether a block of 512 bytes is the header of a tar's member."""
+    try:
+        tarfile.TarInfo.frombuf(block[:_HEADER], "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError):
+        return False
+    return True
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"[\w./+-]+", name) else "'" + name.replace("'", "'\\''") + "'"
