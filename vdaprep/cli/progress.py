@@ -241,6 +241,8 @@ def summary_lines(result: ConversionResult, throughput: Throughput) -> Iterator[
         yield f"{frames} frames in {timedelta(seconds=round(seconds))}: {throughput.mean_speed(seconds)}"
     if made["clamped_near"]:
         yield f"{made['clamped_near']} depth pixels were nearer than the depth code reaches; stored at its near end."
+    if beyond := made.get("clamped_far"):
+        yield f"{beyond} depth pixels were farther than the depth code reaches; stored as sky."
     if part:
         yield "After the last part: the same command with --finish instead of --part."
 

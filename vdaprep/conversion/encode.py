@@ -33,6 +33,7 @@ class _EncodedFrame:
     members: tuple[tuple[str, bytes], ...]
     disparity_range: tuple[float, float] | None
     clamped_near: int
+    clamped_far: int
     shrunk: Float32[np.ndarray, "dh dw 3"] | None
     diff_valid: bool
 
@@ -116,6 +117,7 @@ class ClipEncoder:
             members=members,
             disparity_range=depth_codes.disparity_range(codes, self._encoding.depth),
             clamped_near=clamped_near,
+            clamped_far=depth_codes.count_beyond(frame.depth_m, codes),
             shrunk=shrunk,
             diff_valid=diff_valid,
         )
@@ -150,7 +152,13 @@ class ClipEncoder:
             source={"layout": trajectory.layout},
         )
         key = clip_key(self._dataset, trajectory.name, take[0].frame_id)
-        return EncodedClip(key, meta, tuple(item.members for item in take), sum(item.clamped_near for item in take))
+        return EncodedClip(
+            key,
+            meta,
+            tuple(item.members for item in take),
+            clamped_near=sum(item.clamped_near for item in take),
+            clamped_far=sum(item.clamped_far for item in take),
+        )
 
     def _cameras_of(self, trajectory: Trajectory) -> Cameras:
         if self._cameras is None or self._cameras[0] is not trajectory:

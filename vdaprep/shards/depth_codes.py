@@ -76,6 +76,13 @@ def code_depth(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> tuple[UI
     return codes, 0
 
 
+def count_beyond(depth_m: Float32[np.ndarray, "h w"], codes: UInt16[np.ndarray, "h w"]) -> int:
+    """Count the pixels whose depth is finite but beyond the kind's range, so that their code is that of sky."""
+    if codes.max() != SKY_CODE:
+        return 0
+    return int(np.count_nonzero(codes == SKY_CODE) - np.count_nonzero(depth_m == np.inf))
+
+
 def disparity_range(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> tuple[float, float] | None:
     """Return the least and the greatest 1/metres of known pixels that are not sky; None if there is none."""
     nearest, farthest = _known_range(codes)

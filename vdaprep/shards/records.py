@@ -108,6 +108,9 @@ class ShardRecord:
     """Frames that were left out while encoding."""
     clamped_near: int = 0
     """Depth pixels nearer than the code's near end."""
+    clamped_far: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])
+    """Pixels of finite depth beyond the code's far end, which are stored as sky, by trajectory, where there are any;
+    records of earlier releases do not count them."""
     schema_version: int = SCHEMA_VERSION
     """Version of the format."""
 
@@ -120,6 +123,8 @@ class ShardRecord:
         """Serialise as the `.json` beside the tar."""
         value = dataclasses.asdict(self)
         value["tar"] = {name: value.pop(f"tar_{name}") for name in ("name", "bytes", "sha256")}
+        if not self.clamped_far:
+            del value["clamped_far"]
         return sealed_json(value)
 
     @classmethod
@@ -170,7 +175,7 @@ class DatasetRecord:
     splits: Mapping[str, Sequence[str]]
     """Trajectories by split."""
     totals: Mapping[str, Any]
-    """Clips, frames, bytes, bytes by kind of member, depth pixels that were too near."""
+    """Clips, frames, bytes, bytes by kind of member, depth pixels that were too near and, if any, too far."""
     shards: tuple[ShardSummary, ...]
     """Shards, by split and number."""
     rejected: tuple[Rejection, ...]
@@ -205,10 +210,12 @@ def totals(records: Sequence[ShardRecord]) -> dict[str, Any]:
     kinds: Counter[str] = Counter()
     for record in records:
         kinds.update({kind: size for kind, (_, size) in record.kinds.items()})
+    beyond = sum(sum(record.clamped_far.values()) for record in records)
     return {
         "clips": sum(len(record.clips) for record in records),
         "frames": sum(record.num_frames for record in records),
         "bytes": sum(record.tar_bytes for record in records),
         "bytes_by_kind": dict(kinds),
         "clamped_near": sum(record.clamped_near for record in records),
+        **({"clamped_far": beyond} if beyond else {}),
     }

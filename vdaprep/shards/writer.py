@@ -1,6 +1,7 @@
 """Shards: a tar written whole or not at all, then its record; and the reading of both."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ class EncodedClip:
     meta: ClipMeta
     frames: tuple[tuple[tuple[str, bytes], ...], ...]
     clamped_near: int
+    clamped_far: int = 0
 
 
 def write_clip(tar: TarWriter, clip: EncodedClip) -> tuple[ClipEntry, int]:
@@ -49,9 +51,10 @@ def write_shard(
     `name` is the tar's path below the output. `rejected` is read after the last clip, so that encoding may add to it.
     Raises OutputError if either cannot be stored.
     """
+    clamped_far: Counter[str] = Counter()
     with output.new_file(name) as file:
         tar = TarWriter(file)
-        entries = [write_clip(tar, clip) for clip in clips]
+        entries = [write_clip(tar, clip) for clip in _counted(clips, clamped_far)]
         tar.finish()
     record = ShardRecord(
         tar_name=name.rpartition("/")[2],
@@ -63,6 +66,15 @@ def write_shard(
         kinds={kind: [tar.members[kind], tar.bytes[kind]] for kind in sorted(tar.members)},
         rejected=tuple(rejected),
         clamped_near=sum(clamped for _, clamped in entries),
+        clamped_far=dict(clamped_far),
     )
     write_file(output, record_name(name), record.to_bytes())
     return record
+
+
+def _counted(clips: Iterable[EncodedClip], clamped_far: Counter[str]) -> Iterator[EncodedClip]:
+    """Yield clips; adds the pixels beyond the far end of those that have some to the count of their trajectory."""
+    for clip in clips:
+        if clip.clamped_far:
+            clamped_far[clip.meta.trajectory] += clip.clamped_far
+        yield clip
