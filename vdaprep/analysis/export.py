@@ -8,14 +8,14 @@ OUT/TRAJECTORY/camera_to_world.txt     16 numbers, row by row, metres, OpenCV ax
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Float32
 
 from vdaprep.analysis.describe import choose_clips, open_shard
-from vdaprep.errors import ShardError, UsageError
+from vdaprep.errors import UsageError
 from vdaprep.shards.dataset import Paths, find_shards
 from vdaprep.shards.metadata import ClipMeta, DepthSpec
 from vdaprep.shards.reader import Clip
@@ -59,17 +59,10 @@ def _by_trajectory(tars: Iterable[StoragePath]) -> dict[str, list[_Clip]]:
         for clip in choose_clips(tar, open_shard(tar)):
             meta = clip.meta
             datasets.add(meta.dataset)
-            found[_safe(meta.trajectory, tar)].append((clip, meta))
+            found[meta.trajectory].append((clip, meta))
     if len(datasets) > 1:
         raise UsageError(f"these are shards of {', '.join(sorted(datasets))}; export one data set at a time.")
     return {name: sorted(clips, key=lambda item: item[1].frame_ids) for name, clips in sorted(found.items())}
-
-
-def _safe(trajectory: str, tar: StoragePath) -> str:
-    path = PurePosixPath(trajectory)
-    if not path.parts or path.is_absolute() or ".." in path.parts:
-        raise ShardError(f"{tar}: trajectory {trajectory!r} is not the name of a folder below --out.")
-    return trajectory
 
 
 def _write_trajectory(folder: Path, clips: Sequence[_Clip], on_frame: Callable[[], None]) -> None:

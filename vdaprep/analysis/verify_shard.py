@@ -133,7 +133,7 @@ def _check_kinds(record: ShardRecord, clips: Sequence[CheckedClip]) -> Iterator[
 
 def check_canonical(data: bytes, *, where: str) -> Iterator[str]:
     """Yield a sentence if JSON, which stands in the file `where`, is not spelt as this program spells it."""
-    if canonical_json(parse_json(data, where=where)) != data:
+    if canonical_json(parse_json(data, where=where).values) != data:
         yield "is not canonical JSON (sorted keys, no spaces, ASCII): it was changed after it was written."
 
 

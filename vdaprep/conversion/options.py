@@ -248,7 +248,9 @@ def options_of(settings: Settings, selection: Selection, facts: Manifest) -> dic
         "splits": selection.splits,
         "val": list(selection.val),
     }
-    return parse_json(canonical_json(options), where="options")  # as a record gives them back, to be compared
+    return dict(
+        parse_json(canonical_json(options), where="options").values
+    )  # as a record gives them back, to be compared
 
 
 def settings_of(options: Mapping[str, Any], *, dataset: str) -> tuple[Settings, Selection]:

@@ -232,7 +232,7 @@ def _all_options(output: OutputDir) -> Iterator[tuple[str, dict[str, Any], str]]
                 record = DatasetRecord.from_bytes(output.read(name), where=where)
                 yield name, dict(record.options), record.dataset
             elif name == PLAN_FILE:
-                value = parse_sealed_json(output.read(name), where=where)
+                value = parse_sealed_json(output.read(name), where=where).values
                 yield name, value["options"], value["dataset"]
             else:
                 yield name, dict(ShardRecord.from_bytes(output.read(name), where=where).options), ""

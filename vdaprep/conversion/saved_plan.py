@@ -149,7 +149,7 @@ def _shard_to_json(shard: PlannedShard, numbers: Mapping[str, int]) -> dict[str,
 
 def parse_plan(data: bytes, *, where: str, raw: str, settings: Settings) -> ConversionPlan:
     """Parse what `plan_bytes` wrote, without files of trajectories; raises ShardError naming `where` if damaged."""
-    value = parse_sealed_json(data, where=where)
+    value = parse_sealed_json(data, where=where).values
     try:
         trajectories = [_trajectory_from_json(item) for item in value["trajectories"]]
         stride = value["options"]["frame_stride"]

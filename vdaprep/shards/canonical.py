@@ -1,24 +1,19 @@
 """JSON documents of the contract: in one spelling, of a version, some sealed with a checksum."""
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, cast
 
 from isal import isal_zlib
 
 from vdaprep.errors import ShardError
+from vdaprep.storage import documents
+from vdaprep.storage.documents import Document, DocumentError, shown
+from vdaprep.storage.limits import MAX_DOCUMENT_BYTES, LimitError
 
 SCHEMA_VERSION = 1
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-    _Record = TypeVar("_Record", bound=DataclassInstance)
-else:
-    _Record = TypeVar("_Record")
 
 
 def canonical_json(value: object) -> bytes:
@@ -26,15 +21,10 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
-def parse_json(data: bytes, *, where: str) -> dict[str, Any]:
-    """Parse a JSON object; raises ShardError naming `where` if the bytes are anything else."""
-    try:
-        value: object = json.loads(data)
-    except ValueError as error:
-        raise ShardError(f"{where}: not valid JSON ({error}).") from error
-    if not isinstance(value, dict):
-        raise ShardError(f"{where}: found a JSON {type(value).__name__}, expected an object.")
-    return cast(dict[str, Any], value)
+def parse_json(data: bytes, *, where: str, limit: int = MAX_DOCUMENT_BYTES) -> Document:
+    """Parse a JSON object, as `documents.parse_json` does; raises ShardError naming `where` for anything else."""
+    with contract(where):
+        return documents.parse_json(data, where=where, limit=limit)
 
 
 def sealed_json(value: Mapping[str, Any]) -> bytes:
@@ -42,51 +32,37 @@ def sealed_json(value: Mapping[str, Any]) -> bytes:
     return canonical_json({**value, "checksum": hashlib.sha256(canonical_json(value)).hexdigest()})
 
 
-def parse_sealed_json(data: bytes, *, where: str) -> dict[str, Any]:
+def parse_sealed_json(data: bytes, *, where: str) -> Document:
     """Undo `sealed_json`; raises ShardError naming `where` if this is no JSON of this version, or was changed."""
-    value = parse_json(data, where=where)
-    check_version(value, where=where)
-    checksum = value.pop("checksum", None)
-    try:
-        found = hashlib.sha256(canonical_json(value)).hexdigest()
-    except ValueError as error:  # nan and infinity are no JSON, but Python reads them
-        raise ShardError(f"{where}: not valid JSON ({error}).") from error
-    if found != checksum:
+    document = parse_json(data, where=where)
+    check_version(document)
+    values = {name: value for name, value in document.values.items() if name != "checksum"}
+    if hashlib.sha256(canonical_json(values)).hexdigest() != document.values.get("checksum"):
         raise ShardError(f"{where}: differs from the checksum that it holds; it was changed or damaged.")
-    return value
+    return Document(values, where=where)
 
 
-def check_version(value: Mapping[str, Any], *, where: str) -> None:
-    """Raise ShardError naming `where` if a document is of another version than this program reads."""
-    found = value.get("schema_version")
+def check_version(document: Document) -> None:
+    """Raise ShardError if a document is of another version than this program reads."""
+    found = document.values.get("schema_version")
     if found != SCHEMA_VERSION:
         raise ShardError(
-            f"{where}: schema version {found!r}, this program reads version {SCHEMA_VERSION}; "
+            f"{document.where}: schema version {shown(found)}, this program reads version {SCHEMA_VERSION}; "
             "convert again, or use the release that wrote it."
         )
 
 
 @contextlib.contextmanager
-def contract(what: str) -> Generator[None]:
-    """Raise ShardError, saying that `what` breaks the schema, for all that a parsed value fails at in the block."""
+def contract(where: str) -> Generator[None]:
+    """Raise ShardError naming `where` for whatever a document of the contract fails at in the block."""
     try:
         yield
-    except (TypeError, KeyError, ValueError) as error:
-        raise ShardError(f"{what} breaks schema version {SCHEMA_VERSION} ({error}).") from error
-
-
-def build(cls: type[_Record], fields: Mapping[str, Any]) -> _Record:
-    """Construct a record from parsed JSON; raises ValueError for numbers where text belongs and the other way round."""
-    checked = dict(fields)
-    for item in dataclasses.fields(cls):
-        found = checked.get(item.name)
-        if found is None:
-            continue
-        if item.type in (float, float | None) and isinstance(found, int) and not isinstance(found, bool):
-            checked[item.name] = float(found)
-        elif item.type in (int, str, float) and type(found) is not item.type:
-            raise ValueError(f"{item.name} is {found!r}")
-    return cls(**checked)
+    except DocumentError as error:
+        raise ShardError(str(error)) from error
+    except LimitError as error:
+        raise ShardError(str(error) if error.where else f"{where}: {error}") from error
+    except ShardError as error:  # of a value that refuses to be made
+        raise ShardError(f"{where}: {error}") from error
 
 
 def crc32(data: bytes | memoryview, start: int = 0) -> int:

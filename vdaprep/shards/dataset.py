@@ -27,10 +27,12 @@ from vdaprep.storage.cache import CachedTar, ShardCache
 from vdaprep.storage.paths import (
     RemotePath,
     StoragePath,
+    document_bytes,
     is_file,
     list_files,
     list_folders,
     open_paths,
+    read_bytes,
     size_of,
     sort_paths,
 )
@@ -225,7 +227,7 @@ def _datasets_at(place: StoragePath) -> Sequence[_Dataset | _LoneShard]:
 
 def _dataset_bytes(folder: StoragePath) -> bytes | None:
     try:
-        return (folder / DATASET_FILE).read_bytes()
+        return document_bytes(folder / DATASET_FILE)
     except FileNotFoundError:
         return None
 
@@ -241,7 +243,7 @@ def _local_datasets(place: Path) -> list[_Dataset]:
                 "run `vdaprep convert` again, it continues."
             )
     folders = [folder for folder in candidates if (folder / DATASET_FILE).is_file()]
-    found = [_Dataset(folder, (folder / DATASET_FILE).read_bytes()) for folder in folders]
+    found = [_Dataset(folder, read_bytes(folder / DATASET_FILE)) for folder in folders]
     found = found or _split_at(place.resolve())
     if not found:
         raise DataError(
@@ -278,7 +280,7 @@ def _tar_at(tar: StoragePath) -> _Dataset | _LoneShard:
 
 def _clips_of(shard: _Shard, tar: StoragePath | CachedTar) -> list[Clip]:
     path = shard.tar.with_name(record_name(shard.tar.name))
-    data = _listed(path, path.read_bytes)
+    data = _listed(path, lambda: document_bytes(path))
     if shard.record_sha256 not in (None, hashlib.sha256(data).hexdigest()):
         raise ShardError(f"{path}: is not the record that {DATASET_FILE} lists; convert it again.")
     record = ShardRecord.from_bytes(data, where=str(path))

@@ -21,21 +21,15 @@ import math
 import numpy as np
 from jaxtyping import Float32, UInt16, UInt32
 
-from vdaprep.shards.metadata import DepthSpec
+from vdaprep.shards.metadata import MAX_CODE, DepthSpec
 
 UNKNOWN_CODE = 0
 SKY_CODE = 65535
-_MAX_CODE = 65534
 _MAX_HALF = 65504  # the largest finite half float
 _MAX_HALF_CODE = 0x7BFF  # its bits
 _INFINITY_BITS = 0x7F800000  # of a float32; above are nans, then negative numbers
 _ROUNDING = 1e-6  # relative: what "exact" may lose to float32 on the way to metres and back
 _STRIP_PIXELS = 1 << 16  # so many at a time stay in the processor's cache from one numpy call to the next
-
-
-def log_step(relative_error: float) -> float:
-    """Return the width of a `log` code in log(metres), just under 2 log(1 + relative_error)."""
-    return 0.999 * 2 * math.log1p(relative_error)
 
 
 @functools.lru_cache(maxsize=16)
@@ -49,8 +43,8 @@ def depth_table(spec: DepthSpec) -> Float32[np.ndarray, "65536"]:
         halves = np.arange(_MAX_HALF_CODE + 1, dtype=np.uint16).view(np.float16)
         metres[: len(halves)] = halves.astype(np.float64) * _some(spec.unit_m)
     else:
-        top = _log_codes(spec)
-        metres = _some(spec.near_m) * np.exp(np.minimum(codes - 1, top) * log_step(spec.relative_error))
+        top = spec.log_codes
+        metres = _some(spec.near_m) * np.exp(np.minimum(codes - 1, top) * spec.log_step)
         metres[top + 1 :] = np.inf
     metres[UNKNOWN_CODE] = np.nan
     metres[SKY_CODE] = np.inf
@@ -86,7 +80,7 @@ def count_beyond(depth_m: Float32[np.ndarray, "h w"], codes: UInt16[np.ndarray, 
 def disparity_range(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> tuple[float, float] | None:
     """Return the least and the greatest 1/metres of known pixels that are not sky; None if there is none."""
     nearest, farthest = _known_range(codes)
-    if nearest > _MAX_CODE or farthest < 1:
+    if nearest > MAX_CODE or farthest < 1:
         return None
     table = depth_table(spec)
     return 1 / float(table[farthest]), 1 / float(table[nearest])
@@ -134,7 +128,7 @@ def _code_log(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, codes: UInt1
 def _clamp(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, codes: UInt16[np.ndarray, "h w"]) -> int:
     """Turn what is just beyond far_m into sky; count what is nearer than near_m. Few frames have either."""
     nearest, farthest = _known_range(codes)
-    if farthest >= _log_codes(spec) - 1:
+    if farthest >= spec.log_codes - 1:
         np.copyto(codes, SKY_CODE, where=depth_m > np.float32(_some(spec.far_m)))
     if nearest > 1:
         return 0
@@ -151,7 +145,7 @@ def _log_table(spec: DepthSpec) -> tuple[UInt32[np.ndarray, " n"], np.uint32]:
     All is modulo 2^32, and codes modulo 2^16, where unknown follows sky. In the bucket of far_m, what is beyond has
     the code of far_m or the next one. Raises ValueError if float32 is too coarse.
     """
-    shift = 23 - min(23, max(7, math.ceil(-math.log2(0.99 * log_step(spec.relative_error)))))
+    shift = 23 - min(23, max(7, math.ceil(-math.log2(0.99 * spec.log_step))))
     starts = _log_starts(spec)
     bits = starts.view(np.uint32)
     patterns = np.arange(1 << (32 - shift), dtype=np.uint32) << np.uint32(shift)
@@ -175,22 +169,12 @@ def _log_starts(spec: DepthSpec) -> Float32[np.ndarray, " n"]:
 
     Raises ValueError if that is farther from either than the relative error, which is so for all float32 if for any.
     """
-    metres = depth_table(spec)[1 : _log_codes(spec) + 1].astype(np.float64)
+    metres = depth_table(spec)[1 : spec.log_codes + 1].astype(np.float64)
     middles = (metres[:-1] + metres[1:]) / 2
     if (np.diff(metres) / 2 > spec.relative_error * middles).any():
         raise ValueError(f"a relative error of {spec.relative_error:g} is finer than metres in float32 allow")
     starts = middles.astype(np.float32)
     return np.where(starts < middles, np.nextafter(starts, np.float32(np.inf)), starts)
-
-
-def _log_codes(spec: DepthSpec) -> int:
-    count = 1 + math.ceil(math.log(_some(spec.far_m) / _some(spec.near_m)) / log_step(spec.relative_error))
-    if count > _MAX_CODE:
-        raise ValueError(
-            f"a relative error of {spec.relative_error:g} from {spec.near_m:g} to {spec.far_m:g} m "
-            f"needs {count} codes, 16 bits hold {_MAX_CODE}"
-        )
-    return count
 
 
 # ---------------------------------------------------------------------------------------------------- linear and half

@@ -2,15 +2,23 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vdaprep.errors import ShardError
-from vdaprep.shards.canonical import SCHEMA_VERSION, build, canonical_json, check_version, contract, parse_json
-from vdaprep.shards.names import MAX_CLIP_FRAMES
+import numpy as np
+from jaxtyping import Float64
 
+from vdaprep.errors import ShardError
+from vdaprep.shards.canonical import SCHEMA_VERSION, canonical_json, check_version, contract, parse_json
+from vdaprep.shards.names import MAX_CLIP_FRAMES
+from vdaprep.storage.documents import Fields, name_problem, path_problem, shown
+from vdaprep.storage.limits import MAX_FRAME_PIXELS, MAX_SMALL_DOCUMENT_BYTES, check_pixels
+
+MAX_CODE = 65534  # of a depth that is known; see `depth_codes`
 _DEPTH_KINDS = ("linear", "half", "log")
+_MAX_NUMBER = 2**63 - 1  # frames may be numbered by time stamps
+_MIN_METRES, _MAX_METRES = 1e-12, 1e12  # of float32 even when a code counts 65534 of them
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,23 @@ class DepthSpec:
             ok = self.unit_m is not None and 0 < self.unit_m < math.inf and self.relative_error >= 0
         if not ok:
             raise ShardError(f"depth of kind {self.kind!r} has impossible settings: {self.to_json()}.")
+        if self.kind == "log" and self.log_codes > MAX_CODE:
+            raise ShardError(
+                f"depth of kind 'log' from {self.near_m:g} to {self.far_m:g} m with an error of "
+                f"{self.relative_error:g} takes {self.log_codes} codes, expected at most {MAX_CODE}."
+            )
+
+    @property
+    def log_step(self) -> float:
+        """Width of a code of kind `log` in log(metres), just under 2 log(1 + relative_error)."""
+        return 0.999 * 2 * math.log1p(self.relative_error)
+
+    @property
+    def log_codes(self) -> int:
+        """How many codes kind `log` takes from `near_m` to `far_m`."""
+        assert self.near_m is not None
+        assert self.far_m is not None
+        return 1 + math.ceil(min(1e9, math.log(self.far_m / self.near_m) / self.log_step))
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that this kind has."""
@@ -100,6 +125,15 @@ class ClipMeta:
 
     def __post_init__(self) -> None:
         count = len(self.frame_ids)
+        for name, problem in [
+            ("dataset", name_problem(self.dataset)),
+            ("split", name_problem(self.split)),
+            ("trajectory", path_problem(self.trajectory)),
+        ]:
+            if problem:
+                raise ShardError(
+                    f"clip metadata: {name} is {shown(getattr(self, name))}, expected a name: it {problem}."
+                )
         for name, values in [
             ("intrinsics", self.intrinsics),
             ("camera_to_world", self.camera_to_world),
@@ -107,8 +141,9 @@ class ClipMeta:
         ]:
             if values is not None and len(values) != count:
                 raise ShardError(f"clip metadata: {name} has {len(values)} entries for {count} frames.")
-        if not 1 <= count <= MAX_CLIP_FRAMES or self.height < 1 or self.width < 1:
-            raise ShardError(f"clip metadata: {count} frames of {self.width}x{self.height} pixels cannot be.")
+        if not 1 <= count <= MAX_CLIP_FRAMES:
+            raise ShardError(f"clip metadata: {count} frames, expected 1 to {MAX_CLIP_FRAMES}.")
+        check_pixels(self.width, self.height)
         if not 0 <= self.disparity_min <= self.disparity_max < math.inf:
             raise ShardError(f"clip metadata: disparity range {self.disparity_min} to {self.disparity_max} cannot be.")
 
@@ -127,31 +162,42 @@ class ClipMeta:
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> "ClipMeta":
         """Parse the clip's `.json` member; raises ShardError naming `where` for what is not allowed."""
-        value = parse_json(data, where=where)
-        check_version(value, where=where)
-        poses = value.get("camera_to_world")
-        with contract(f"{where}: clip metadata"):
-            fields: dict[str, Any] = {
-                **value,
-                "frame_ids": tuple(int(i) for i in value["frame_ids"]),
-                "intrinsics": _rows(value["intrinsics"], length=4),
-                "camera_to_world": None if poses is None else tuple(_square(pose) for pose in poses),
-                "depth": build(DepthSpec, value["depth"]),
-                "diff": None if value["diff"] is None else build(DiffSpec, value["diff"]),
-                "diff_valid": tuple(bool(flag) for flag in value["diff_valid"]),
-            }
-            return build(cls, fields)
+        document = parse_json(data, where=where, limit=MAX_SMALL_DOCUMENT_BYTES)
+        check_version(document)
+        with contract(where):
+            document.expect_only([item.name for item in dataclasses.fields(cls)])
+            frame_ids = document.integers("frame_ids", 0, _MAX_NUMBER, at_most=MAX_CLIP_FRAMES)
+            count = len(frame_ids)
+            poses = document.optional_numbers("camera_to_world", (count, 4, 4), at_most=_MAX_METRES)
+            diff = document.optional_mapping("diff")
+            return cls(
+                dataset=document.text("dataset"),
+                split=document.text("split"),
+                trajectory=document.text("trajectory"),
+                frame_ids=frame_ids,
+                height=document.integer("height", 1, MAX_FRAME_PIXELS),
+                width=document.integer("width", 1, MAX_FRAME_PIXELS),
+                intrinsics=_rows(document.numbers("intrinsics", (count, 4), at_most=_MAX_METRES)),
+                camera_to_world=None if poses is None else tuple(map(_rows, poses)),
+                depth=_depth_spec(document.mapping("depth")),
+                disparity_min=document.number("disparity_min", 0.0, _MAX_METRES),
+                disparity_max=document.number("disparity_max", 0.0, _MAX_METRES),
+                diff=None if diff is None else DiffSpec(diff.integer("scale", 1, 4096), diff.integer("step", 1, 255)),
+                diff_valid=document.booleans("diff_valid", at_most=MAX_CLIP_FRAMES),
+                source=dict(document.mapping("source").all_texts()),
+            )
 
 
-def _rows(rows: Sequence[Sequence[Any]], *, length: int) -> tuple[tuple[float, ...], ...]:
-    result = tuple(tuple(float(x) for x in row) for row in rows)
-    if any(len(row) != length or not all(map(math.isfinite, row)) for row in result):
-        raise ValueError(f"expected rows of {length} finite numbers")
-    return result
+def _depth_spec(fields: Fields) -> DepthSpec:
+    fields.expect_only([item.name for item in dataclasses.fields(DepthSpec)])
+    return DepthSpec(
+        kind=fields.text("kind"),
+        relative_error=fields.number("relative_error", 0.0, 1.0),
+        unit_m=fields.optional_number("unit_m", _MIN_METRES, _MAX_METRES),
+        near_m=fields.optional_number("near_m", _MIN_METRES, _MAX_METRES),
+        far_m=fields.optional_number("far_m", _MIN_METRES, _MAX_METRES),
+    )
 
 
-def _square(rows: Sequence[Sequence[Any]]) -> tuple[tuple[float, ...], ...]:
-    result = _rows(rows, length=4)
-    if len(result) != 4:
-        raise ValueError("a pose is not 4x4")
-    return result
+def _rows(numbers: Float64[np.ndarray, "n m"]) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, numbers.tolist()))

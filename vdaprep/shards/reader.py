@@ -17,15 +17,17 @@ from jaxtyping import Bool, Float32, Float64, Int8, Int64, Num, UInt8
 
 from vdaprep.errors import ShardError, UsageError
 from vdaprep.shards import codec
+from vdaprep.shards.canonical import contract
 from vdaprep.shards.depth_codes import depth_table
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import FRAME_KINDS, member_name, record_name
 from vdaprep.shards.records import ClipEntry, ShardRecord
 from vdaprep.shards.tar import split_members
 from vdaprep.storage.cache import CachedTar
+from vdaprep.storage.limits import check_window
 from vdaprep.storage.paths import PIECE_BYTES, StoragePath, is_file, opened, read_bytes, read_range, size_of
 
-MAX_FRAME_PIXELS = 2**26  # twice 8K video; a shard that asks for more memory than that is not one of ours
+_PIXEL_BYTES = 5  # of a decoded window: three colours, two bytes of a depth code
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +196,8 @@ class Clip:
         Those of a cache are, and if they are wrong the shard is fetched once more. Raises ShardError, naming the tar
         and the clip, where they cannot be read: of a server, after several tries.
         """
+        with contract(self.where):
+            check_window(stop - start)
         try:
             if not isinstance(self.tar, CachedTar):
                 return read_range(self.tar, start, stop)
@@ -234,11 +238,6 @@ def load_meta(clip: Clip) -> ClipMeta:
             f"{clip.where}: has metadata of {meta.num_frames} frames, its record says {clip.num_frames}; the shard is "
             "damaged: convert it again."
         )
-    if meta.height * meta.width > MAX_FRAME_PIXELS:
-        raise ShardError(
-            f"{clip.where}: has frames of {meta.width}x{meta.height} pixels by its metadata; at most "
-            f"{MAX_FRAME_PIXELS} pixels are read."
-        )
     return meta
 
 
@@ -272,8 +271,13 @@ class WindowArrays:
 
 
 def window_shapes(meta: ClipMeta, num_frames: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]:
-    """Return the shapes of WindowArrays' rgb, depth_planes and differences for so many frames of a clip."""
+    """Return the shapes of WindowArrays' rgb, depth_planes and differences for so many frames of a clip.
+
+    Raises ShardError for a window of more than MAX_WINDOW_BYTES.
+    """
     size = (meta.height, meta.width)
+    with contract(f"trajectory {meta.trajectory} of {meta.dataset}"):
+        check_window(_PIXEL_BYTES * num_frames * meta.height * meta.width)
     diff = None if meta.diff is None else (num_frames, 3, *meta.diff.size_of(*size))
     return (num_frames, *size, 3), (num_frames, 2, *size), diff
 

@@ -1,16 +1,26 @@
 """The records beside tars and in `dataset.json`: what lies where, with checksums."""
 
 import dataclasses
+import fnmatch
 import itertools
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vdaprep.errors import ShardError
-from vdaprep.shards.canonical import SCHEMA_VERSION, build, contract, crc32, parse_sealed_json, sealed_json
+from vdaprep.shards.canonical import SCHEMA_VERSION, contract, crc32, parse_sealed_json, sealed_json
+from vdaprep.shards.names import MAX_CLIP_FRAMES, MAX_KEY_LENGTH
+from vdaprep.storage.documents import Document, Fields, shown
+from vdaprep.storage.limits import MAX_FRAME_BYTES, MAX_SMALL_DOCUMENT_BYTES
 
 _Data = bytes | memoryview  # named here: ClipEntry has a field `bytes`
+MAX_TAR_BYTES = 2**50
+"""Bytes of a tar, and of anything else that is counted, that a record may say."""
+_MAX_META_BYTES = MAX_SMALL_DOCUMENT_BYTES + (1 << 10)  # header and padding
+_MAX_ENTRIES = 2**22  # clips, shards, trajectories, rejected inputs
+_KEY = re.compile(f"[a-z0-9_-]{{1,{MAX_KEY_LENGTH}}}")
 _DAMAGED = "the shard is damaged: convert it again."
 
 
@@ -33,8 +43,16 @@ class ClipEntry:
 
     def __post_init__(self) -> None:
         bounds = (self.offset, *self.frame_offsets, self.offset + self.bytes)
+        if _KEY.fullmatch(self.key) is None:
+            raise ShardError(f"clip {shown(self.key)}: is no key, which has letters a to z, digits, _ and - only.")
         if len(self.frame_offsets) != self.frames or any(a >= b for a, b in zip(bounds, bounds[1:], strict=False)):
             raise ShardError(f"clip {self.key}: the record's offsets do not ascend through {self.frames} frames.")
+        meta, *frames = (b - a for a, b in itertools.pairwise(bounds))
+        if meta > _MAX_META_BYTES or max(frames) > MAX_FRAME_BYTES:
+            raise ShardError(
+                f"clip {self.key}: has {meta} bytes of metadata and frames of up to {max(frames)} bytes, expected at "
+                f"most {_MAX_META_BYTES} and {MAX_FRAME_BYTES}."
+            )
         if len(self.crc32) != self.frames + 1:
             raise ShardError(f"clip {self.key}: the record has {len(self.crc32)} checksums for {self.frames} frames.")
 
@@ -114,6 +132,16 @@ class ShardRecord:
     schema_version: int = SCHEMA_VERSION
     """Version of the format."""
 
+    def __post_init__(self) -> None:
+        end = 0
+        for clip in self.clips:
+            if clip.offset < end or clip.offset + clip.bytes > self.tar_bytes:
+                raise ShardError(
+                    f"clip {clip.key}: lies at bytes {clip.offset} to {clip.offset + clip.bytes}, expected {end} or "
+                    f"more to at most {self.tar_bytes}; {_DAMAGED}"
+                )
+            end = clip.offset + clip.bytes
+
     @property
     def num_frames(self) -> int:
         """Frames in all clips."""
@@ -130,16 +158,23 @@ class ShardRecord:
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> "ShardRecord":
         """Parse a record; raises ShardError naming `where` for what is not allowed."""
-        value = parse_sealed_json(data, where=where)
-        with contract(f"{where}: the record"):
-            tar = value.pop("tar")
-            fields: dict[str, Any] = {
-                **value,
-                **{f"tar_{name}": tar[name] for name in ("name", "bytes", "sha256")},
-                "clips": tuple(_clip_entry(clip) for clip in value["clips"]),
-                "rejected": tuple(build(Rejection, item) for item in value["rejected"]),
-            }
-            return build(cls, fields)
+        document = parse_sealed_json(data, where=where)
+        with contract(where):
+            document.expect_only(_RECORD_FIELDS)
+            tar = document.mapping("tar")
+            size = tar.integer("bytes", 0, MAX_TAR_BYTES)
+            kinds = document.mapping("kinds")
+            return cls(
+                tar_name=_tar_name(tar, "name"),
+                tar_bytes=size,
+                tar_sha256=tar.sha256("sha256"),
+                clips=tuple(_clip_entry(item, size) for item in document.mappings("clips", at_most=_MAX_ENTRIES)),
+                options=_options(document),
+                plan=document.text("plan"),
+                kinds={kind: _pair(kinds, kind) for kind in kinds.values},
+                rejected=_rejections(document),
+                clamped_near=document.integer("clamped_near", 0, MAX_TAR_BYTES),
+            )
 
 
 @dataclass(frozen=True)
@@ -190,19 +225,84 @@ class DatasetRecord:
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> "DatasetRecord":
         """Parse `dataset.json`; raises ShardError naming `where` for what is not allowed."""
-        value = parse_sealed_json(data, where=where)
-        with contract(f"{where}:"):
-            fields: dict[str, Any] = {
-                **value,
-                "shards": tuple(build(ShardSummary, item) for item in value["shards"]),
-                "rejected": tuple(build(Rejection, item) for item in value["rejected"]),
-            }
-            return build(cls, fields)
+        document = parse_sealed_json(data, where=where)
+        with contract(where):
+            document.expect_only([item.name for item in dataclasses.fields(cls)])
+            splits = document.mapping("splits")
+            return cls(
+                dataset=document.name("dataset"),
+                source=_source(document.mapping("source")),
+                options=_options(document),
+                splits={name: splits.path_names(name, at_most=_MAX_ENTRIES) for name in splits.names()},
+                totals=document.mapping("totals").values,
+                shards=tuple(_summary(item) for item in document.mappings("shards", at_most=_MAX_ENTRIES)),
+                rejected=_rejections(document),
+            )
 
 
-def _clip_entry(clip: Mapping[str, Any]) -> ClipEntry:
-    lists = {name: tuple(int(i) for i in clip[name]) for name in ("frame_offsets", "crc32")}
-    return build(ClipEntry, {**clip, **lists})
+_RECORD_FIELDS = (
+    "schema_version", "tar", "clips", "options", "plan", "kinds", "rejected", "clamped_near",
+)  # fmt: skip
+
+
+def _clip_entry(fields: Fields, tar_bytes: int) -> ClipEntry:
+    fields.expect_only([item.name for item in dataclasses.fields(ClipEntry)])
+    offset = fields.integer("offset", 0, tar_bytes)
+    return ClipEntry(
+        key=fields.text("key", at_most=MAX_KEY_LENGTH),
+        offset=offset,
+        bytes=fields.integer("bytes", 0, tar_bytes - offset),
+        frames=fields.integer("frames", 1, MAX_CLIP_FRAMES),
+        frame_offsets=fields.integers("frame_offsets", 0, tar_bytes, at_most=MAX_CLIP_FRAMES),
+        crc32=fields.integers("crc32", 0, 2**32 - 1, at_most=1 + MAX_CLIP_FRAMES),
+    )
+
+
+def _summary(fields: Fields) -> ShardSummary:
+    fields.expect_only([item.name for item in dataclasses.fields(ShardSummary)])
+    return ShardSummary(
+        split=fields.name("split"),
+        name=_tar_name(fields, "name"),
+        bytes=fields.integer("bytes", 0, MAX_TAR_BYTES),
+        sha256=fields.sha256("sha256"),
+        record_sha256=fields.sha256("record_sha256"),
+        clips=fields.integer("clips", 0, _MAX_ENTRIES),
+        frames=fields.integer("frames", 0, _MAX_ENTRIES * MAX_CLIP_FRAMES),
+    )
+
+
+def _tar_name(fields: Fields, key: str) -> str:
+    name = fields.name(key)
+    if not fnmatch.fnmatchcase(name, "?*.tar"):
+        fields.fail(key, f"is {shown(name)}, expected the name of a tar, such as shard-0001.tar")
+    return name
+
+
+def _pair(fields: Fields, key: str) -> list[int]:
+    found = fields.integers(key, 0, MAX_TAR_BYTES, at_most=2)
+    if len(found) != 2:
+        fields.fail(key, f"has {len(found)} entries, expected the number of members and their bytes")
+    return list(found)
+
+
+def _rejections(document: Document) -> tuple[Rejection, ...]:
+    found = document.mappings("rejected", at_most=_MAX_ENTRIES)
+    for fields in found:
+        fields.expect_only(("file", "reason"))
+    return tuple(Rejection(fields.text("file"), fields.text("reason")) for fields in found)
+
+
+def _source(fields: Fields) -> Mapping[str, Any]:
+    fields.optional_number("evaluation_max_m", 0.0)
+    return fields.values
+
+
+def _options(document: Document) -> Mapping[str, Any]:
+    """Return the options of a conversion, of which those that are compared with numbers are numbers."""
+    options = document.mapping("options")
+    for name in ("short_side", "clip_frames", "frame_stride"):
+        options.optional_integer(name, 1, 2**31)
+    return options.values
 
 
 def totals(records: Sequence[ShardRecord]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Fields:
 
     def fail(self, key: str, reason: str) -> NoReturn:
         """Raise DocumentError for a field: `reason` says what was found and what was expected."""
-        raise DocumentError(self.where, f"{self._path}{shown(key)} {reason}.")
+        raise DocumentError(self.where, f"{self._path}{_bare(key)} {reason}.")
 
     def get(self, key: str, kind: type, expected: str) -> Any:
         """Return a field of exactly this type."""
@@ -157,13 +157,18 @@ class Fields:
             self.fail(key, f"is {shown(value)}, expected {low:g} to {high:g}")
         return number
 
-    def numbers(self, key: str, shape: Sequence[int | None]) -> np.ndarray:
-        """Return an array of finite numbers, float64, of the shape; None stands for any length."""
+    def numbers(self, key: str, shape: Sequence[int | None], *, at_most: float = math.inf) -> np.ndarray:
+        """Return an array of finite numbers, float64, of the shape; None stands for any length.
+
+        No number is farther from zero than `at_most`.
+        """
         value = self.values.get(key)
         expected = "x".join("n" if length is None else str(length) for length in shape) + " finite numbers"
         found = _as_array(value, shape)
         if found is None:
             self.fail(key, f"is {shown(value) if key in self.values else 'missing'}, expected {expected}")
+        if found.size and np.abs(found).max() > at_most:
+            self.fail(key, f"holds {shown(float(np.abs(found).max()))}, expected numbers of at most {at_most:g}")
         return found
 
     def integers(self, key: str, low: int, high: int, *, at_most: int) -> tuple[int, ...]:
@@ -182,6 +187,20 @@ class Fields:
         """Return a list of texts, whatever their characters."""
         return tuple(self._all_of(key, str, "texts", at_most))
 
+    def path_names(self, key: str, *, at_most: int) -> "list[str]":
+        """Return a list of names as `path_name` takes them."""
+        for name in self.texts(key, at_most=at_most):
+            if problem := path_problem(name):
+                self.fail(key, f"holds {shown(name)}, expected names: it {problem}")
+        return self.list(key, at_most=at_most)
+
+    def names(self) -> "list[str]":
+        """Return the names of all fields, where these are names as `name` takes them."""
+        for key in self.values:
+            if problem := name_problem(key):
+                self.fail(key, f"is the name of a field, expected a name: it {problem}")
+        return list(self.values)
+
     def list(self, key: str, *, at_most: int) -> "list[Any]":
         """Return a list of anything."""
         value = self.get(key, list, "a list")
@@ -191,13 +210,17 @@ class Fields:
 
     def mapping(self, key: str) -> "Fields":
         """Return the fields of an object."""
-        return Fields(self.get(key, dict, "an object"), where=self.where, path=f"{self._path}{shown(key)}.")
+        return Fields(self.get(key, dict, "an object"), where=self.where, path=f"{self._path}{_bare(key)}.")
 
     def mappings(self, key: str, *, at_most: int) -> "list[Fields]":
         """Return the fields of each object of a list."""
         found = self._all_of(key, dict, "objects", at_most)
-        name = f"{self._path}{shown(key)}"
+        name = f"{self._path}{_bare(key)}"
         return [Fields(item, where=self.where, path=f"{name}[{number}].") for number, item in enumerate(found)]
+
+    def all_texts(self) -> dict[str, str]:
+        """Return all fields, each of which is text."""
+        return {key: self.text(key) for key in self.values}
 
     def optional_text(self, key: str, *, at_most: int = MAX_TEXT_LENGTH) -> str | None:
         """Return text or None."""
@@ -211,9 +234,11 @@ class Fields:
         """Return a finite number or None."""
         return self.number(key, low, high) if key in self else None
 
-    def optional_numbers(self, key: str, shape: Sequence[int | None]) -> np.ndarray | None:
+    def optional_numbers(
+        self, key: str, shape: Sequence[int | None], *, at_most: float = math.inf
+    ) -> np.ndarray | None:
         """Return an array of finite numbers or None."""
-        return self.numbers(key, shape) if key in self else None
+        return self.numbers(key, shape, at_most=at_most) if key in self else None
 
     def optional_mapping(self, key: str) -> "Fields | None":
         """Return the fields of an object or None."""
@@ -249,10 +274,13 @@ def shown(value: object, *, at_most: int = 60) -> str:
     if isinstance(value, Mapping | list | tuple):
         kind = "an object" if isinstance(value, Mapping) else "a list"
         return f"{kind} of {len(cast(Collection[object], value))}"
-    if isinstance(value, str) and re.fullmatch(r"[\w.-]{1,60}", value, re.ASCII):
-        return value
     text = json.dumps(value if isinstance(value, str | int | float | None) else str(value))
     return text if len(text) <= at_most else f"{text[: at_most - 3]}..."
+
+
+def _bare(key: str) -> str:
+    """Return a field's name as a sentence has it, without quotes where it is plain."""
+    return key if re.fullmatch(r"[\w.-]{1,60}", key, re.ASCII) else shown(key)
 
 
 def _as_float(value: object) -> float | None:
@@ -372,7 +400,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"{shown(twice)} is there twice")
+        raise ValueError(f"{_bare(twice)} is there twice")
     return found
 
 

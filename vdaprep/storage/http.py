@@ -16,6 +16,8 @@ from vdaprep.storage.retry import RetryPolicy, TransientError
 from vdaprep.storage.urls import join_url, redact_within
 
 PIECE_BYTES = 4 << 20  # of a stream are handed on at a time
+_MAX_PAGE_BYTES = 16 << 20  # of a folder's page are looked at
+_SIZE_DIGITS = 20  # no file's size has as many
 _HIDDEN = (401, 403, 404, 410)
 _MAY_PASS = (408, 429)  # answers that ask for patience, beside all from 500 on
 _REFUSED = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT}
@@ -108,7 +110,7 @@ class HttpServer:
             if reply.status == 200:
                 return reply.content_length
             total = reply.headers.get("Content-Range", "").rpartition("/")[2]
-            return int(total) if total.isdecimal() else None
+            return int(total) if total.isdecimal() and len(total) < _SIZE_DIGITS else None
         finally:
             reply.release()
 
@@ -124,7 +126,7 @@ class HttpServer:
             if reply.content_type != "text/html":
                 return []
             page = _Links()
-            page.feed(await reply.text())
+            page.feed((await _receive(reply, _MAX_PAGE_BYTES)).decode("utf-8", "replace"))
         finally:
             reply.release()
         base = url.partition("?")[0]

@@ -4,6 +4,8 @@ from vdaprep.errors import VdakitError
 
 MAX_FRAME_PIXELS = 2**26
 """Pixels of a frame: twice 8K video."""
+MAX_FRAME_BYTES = 2**28
+"""Bytes of a frame's file, or of its members in a shard, before they are decoded."""
 MAX_WINDOW_BYTES = 2**29
 """Bytes of the decoded frames of a window: 48 frames of 1920x1080 pixels."""
 MAX_DOCUMENT_BYTES = 48 << 20
@@ -50,7 +52,7 @@ def check_window(size: int, *, where: str = "") -> None:
     if size > MAX_WINDOW_BYTES:
         raise LimitError(
             where,
-            f"asks for {size >> 20} MiB of decoded frames at once, expected at most {MAX_WINDOW_BYTES >> 20} MiB; "
+            f"asks for {size >> 20} MiB of frames at once, expected at most {MAX_WINDOW_BYTES >> 20} MiB; "
             "read fewer frames at once, or convert with a smaller --short-side.",
         )
 

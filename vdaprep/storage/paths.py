@@ -5,6 +5,7 @@ docstring says so a ShardError, which names the path.
 """
 
 import contextlib
+import errno
 import fnmatch
 import io
 import os
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from vdaprep.errors import DataError, ShardError
 from vdaprep.storage import remote
+from vdaprep.storage.limits import MAX_DOCUMENT_BYTES
 from vdaprep.storage.range_reader import RangeStream, open_ranges
 from vdaprep.storage.retry import UnreachableError
 from vdaprep.storage.urls import is_url, join_url, redact, split_urls
@@ -71,8 +73,8 @@ class RemotePath:
         return self.parent / name
 
     def read_bytes(self) -> bytes:
-        """Return what a small file holds."""
-        return remote.read(self.url)
+        """Return what a small file holds; raises OSError for one of more than MAX_DOCUMENT_BYTES."""
+        return _document(remote.stream(self.url, MAX_DOCUMENT_BYTES + 1))
 
 
 StoragePath = Path | RemotePath
@@ -143,7 +145,22 @@ def size_of(path: StoragePath) -> int | None:
 def read_bytes(path: StoragePath) -> bytes:
     """Return what a small file holds; raises FileNotFoundError, or ShardError if it cannot be read."""
     with reading(path):
+        return document_bytes(path)
+
+
+def document_bytes(path: StoragePath) -> bytes:
+    """Return what a small file holds; raises OSError if it cannot be read or has more than MAX_DOCUMENT_BYTES."""
+    if isinstance(path, RemotePath):
         return path.read_bytes()
+    with contextlib.closing(open_ranges(str(path))) as file:  # which refuses what is no file, and does not wait
+        return _document([file.read(0, MAX_DOCUMENT_BYTES + 1)])
+
+
+def _document(pieces: Iterable[bytes]) -> bytes:
+    data = b"".join(pieces)
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MAX_DOCUMENT_BYTES} bytes, and is no document of a data set")
+    return data
 
 
 def read_range(path: StoragePath, start: int, stop: int) -> bytes:

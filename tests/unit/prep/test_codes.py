@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vdaprep.shards import depth_codes
-from vdaprep.shards.depth_codes import SKY_CODE, UNKNOWN_CODE, code_depth, depth_table, disparity_range, log_step
+from vdaprep.shards.depth_codes import SKY_CODE, UNKNOWN_CODE, code_depth, depth_table, disparity_range
 from vdaprep.shards.metadata import DepthSpec
 
 ERRORS = [8e-5, 0.0005, 0.003, 0.1]
@@ -64,7 +64,7 @@ def test_random_depths_have_the_code_of_the_formula(spec: DepthSpec) -> None:
     within = (depth_m >= np.float32(spec.near_m)) & (depth_m <= np.float32(spec.far_m))
     known_m = depth_m[within].astype(np.float64)
     assert np.abs(depth_table(spec)[found[within]] / known_m - 1).max() <= spec.relative_error
-    step = log_step(spec.relative_error)
+    step = spec.log_step
     off = np.abs(found[within] - (1 + np.log(known_m / spec.near_m) / step)).max()
     assert off <= 0.5 + step / 8 + 0.01  # half way in metres is a little farther than half way in their logarithms
 

@@ -85,16 +85,13 @@ def test_a_folder_is_whole_or_not_there(raw: RawTree, tmp_path: Path, monkeypatc
     assert sorted(path.name for path in left.parent.iterdir()) == ["P000", "P001", "P011"]
 
 
-def test_damaged_shards_and_names_that_lead_out_are_refused(raw: RawTree, tmp_path: Path) -> None:
+def test_damaged_shards_are_refused(raw: RawTree, tmp_path: Path) -> None:
     tar = find_shards(shards_of(raw, tmp_path / "shards"))[0]
     data = bytearray(tar.read_bytes())
     data[3000] ^= 1
     tar.write_bytes(data)
     with pytest.raises(ShardError, match="its SHA-256 is not the one in its record"):
         export([tar], out=tmp_path / "out", on_frame=lambda: None)
-    for name in ("../up", "/root", ""):
-        with pytest.raises(ShardError, match="is not the name of a folder below --out"):
-            exporting._safe(name, tar)
 
 
 def test_two_data_sets_are_not_mixed(toy_shards: Path, raw: RawTree, tmp_path: Path) -> None:

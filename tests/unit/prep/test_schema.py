@@ -31,11 +31,12 @@ META = ClipMeta(
     diff_valid=(False, True),
     source={"layout": "v1"},
 )
+SHA256 = "ab" * 32
 ENTRY = ClipEntry("a-000003", 0, 3000, 2, (1024, 2048), crc32=(1, 2, 3))
 RECORD = ShardRecord(
     tar_name="shard-0001.tar",
     tar_bytes=10240,
-    tar_sha256="ab",
+    tar_sha256=SHA256,
     clips=(ENTRY,),
     options={"jpeg_quality": 95},
     plan="cd",
@@ -48,7 +49,7 @@ DATASET = DatasetRecord(
     options={"jpeg_quality": 95},
     splits={"train": ["a/Easy/P000"]},
     totals={"frames": 2},
-    shards=(ShardSummary("train", "shard-0001.tar", 10240, "ab", "ef", 1, 2),),
+    shards=(ShardSummary("train", "shard-0001.tar", 10240, SHA256, SHA256, 1, 2),),
     rejected=(),
 )
 
@@ -97,7 +98,7 @@ def test_a_record_that_was_changed_is_refused(record: ShardRecord | DatasetRecor
 
 def test_shard_record_has_the_published_shape() -> None:
     value = json.loads(RECORD.to_bytes())
-    assert value["tar"] == {"name": "shard-0001.tar", "bytes": 10240, "sha256": "ab"}
+    assert value["tar"] == {"name": "shard-0001.tar", "bytes": 10240, "sha256": SHA256}
     assert set(value["clips"][0]) == {"key", "offset", "bytes", "frames", "frame_offsets", "crc32"}
 
 
@@ -105,16 +106,31 @@ def test_shard_record_has_the_published_shape() -> None:
     ("field", "value", "sentence"),
     [
         ("schema_version", 2, "schema version 2, this program reads version 1"),
-        ("height", "48", "height is '48'"),
-        ("intrinsics", [[1, 2, 3]] * 2, "rows of 4 finite numbers"),
-        ("intrinsics", [[1, 2, 3, float("inf")]] * 2, "rows of 4 finite numbers"),
-        ("camera_to_world", [[[1, 0, 0, 0]] * 3] * 2, "a pose is not 4x4"),
-        ("camera_to_world", [POSE], "1 entries for 2 frames"),
+        ("height", "48", 'height is "48", expected a whole number'),
+        ("intrinsics", [[1, 2, 3]] * 2, "expected 2x4 finite numbers"),
+        ("intrinsics", [[1, 2, 3, "4"]] * 2, "expected 2x4 finite numbers"),
+        ("intrinsics", [[1, 2, 3, float("inf")]] * 2, "Infinity is no number of JSON"),
+        ("intrinsics", [[1, 2, 3, 10**400]] * 2, "no finite number of float64"),
+        ("camera_to_world", [[[1, 0, 0, 0]] * 3] * 2, "expected 2x4x4 finite numbers"),
+        ("camera_to_world", [POSE], "expected 2x4x4 finite numbers"),
+        ("camera_to_world", [[[1e300] * 4] * 4] * 2, "expected numbers of at most 1e\\+12"),
         ("depth", {"kind": "zip", "relative_error": 0}, "depth kind 'zip'"),
         ("depth", {"kind": "log", "relative_error": 0.1}, "impossible settings"),
         ("disparity_min", 2.0, "disparity range 2.0 to 0.9"),
-        ("diff", {"scale": 0, "step": 2}, "at least 1"),
-        ("surprise", 1, "surprise"),
+        ("diff", {"scale": 0, "step": 2}, "diff.scale is 0, expected 1 to 4096"),
+        ("surprise", 1, "surprise is not known here"),
+        ("width", 2**26, "is 67108864x48 pixels"),
+        ("width", 2**30, "width is 1073741824, expected 1 to"),
+        ("frame_ids", [-1, 2], "frame_ids holds -1"),
+        ("frame_ids", list(range(1001)), "frame_ids has 1001 entries, expected at most 1000"),
+        ("diff_valid", [0, 1], "diff_valid holds 0, expected true and false"),
+        ("disparity_max", 1e300, "disparity_max is 1e"),
+        ("source", {"layout": 1}, "source.layout is 1, expected text"),
+        ("depth", {"kind": "log", "relative_error": 1e-300, "near_m": 0.1, "far_m": 1e3}, "takes 1000000001 codes"),
+        ("depth", {"kind": "half", "relative_error": 0, "unit_m": 1e300}, "depth.unit_m is 1e"),
+        ("trajectory", "../../etc", "trajectory is .*expected a name: it leads to another folder"),
+        ("split", "a/b", "split is .*leads to another folder"),
+        ("dataset", "\ud800", "dataset is .*U\\+D800"),
     ],
 )
 def test_metadata_outside_the_contract_is_refused(field: str, value: object, sentence: str) -> None:

@@ -205,7 +205,7 @@ def test_a_url_that_cannot_be_is_refused(url: str, says: str) -> None:
 
 
 def test_files_that_cannot_be_read_are_sentences(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match=r"cannot be read \(Is a directory\)\.$"):
+    with pytest.raises(ShardError, match=r"cannot be read \(is not a regular file\)\.$"):
         read_bytes(tmp_path)
     with pytest.raises(ShardError, match="is not a regular file"), opened(tmp_path):
         pass

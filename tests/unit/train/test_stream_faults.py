@@ -300,7 +300,7 @@ def test_a_pickle_stays_bytes(copied, tmp_path, monkeypatch):
 
     with pytest.raises(ShardError, match=r"has no member .*f000\.rgb\.jpg; convert it again"):
         read_window(_forge(tmp_path, copied[0], renamed), window)
-    for kind, says in [("rgb.jpg", "not a whole JPEG"), ("depth.zst", "not readable as zstd"), ("json", "not valid")]:
+    for kind, says in [("rgb.jpg", "not a whole JPEG"), ("depth.zst", "not readable as zstd"), ("json", "not UTF-8")]:
         forged = _forge(tmp_path, copied[0], lambda name, data, kind=kind: [(name, evil if kind in name else data)])
         with pytest.raises(ShardError, match=says) as caught:
             read_window(forged, window)
@@ -328,7 +328,7 @@ def _picture(height, width):
     [
         ("f001.depth.zst", _packed(1 << 28), r"frame 1: holds 268435456 bytes when unpacked, expected 9600"),
         ("f001.diff.zst", _packed(1 << 28), r"frame 1: holds 268435456 bytes when unpacked, expected 900"),
-        ("f001.depth.zst", _unsized(1 << 28), r"frame 1: holds .* bytes when unpacked, expected 9600"),
+        ("f001.depth.zst", _unsized(1 << 28), r"frame 1: does not say how many bytes it holds, expected 9600"),
         ("f001.rgb.jpg", _picture(3000, 4000), r"frame 1: is 4000x3000 pixels, its metadata says 80x60"),
         ("f001.rgb.jpg", b"\xff\xd8\xff\xd9", r"frame 1: the JPEG does not say its size"),
     ],
@@ -352,9 +352,9 @@ def test_what_unpacks_to_more_than_it_should_is_not_unpacked(copied, tmp_path, m
 
 
 def test_metadata_that_ask_for_too_much_memory_are_refused(copied, tmp_path):
-    huge = replace(copied[0].meta, height=60_000, width=80_000).to_bytes()
+    huge = copied[0].meta.to_bytes().replace(b'"height":60', b'"height":60000').replace(b'"width":80', b'"width":80000')
     forged = _forge(tmp_path, copied[0], lambda name, data: [(name, huge if name.endswith(".json") else data)])
-    with pytest.raises(ShardError, match=r"has frames of 80000x60000 pixels by its metadata; at most"):
+    with pytest.raises(ShardError, match=r"is 80000x60000 pixels by its header, expected at most"):
         read_window(forged, Window(0, 0, 0, WindowShape(2)))
 
 
@@ -390,16 +390,16 @@ def test_members_that_are_not_there_are_named(copied, tmp_path, kind):
         read_window(forged, Window(0, 0, 0, WindowShape(2)))
 
 
-def test_a_picture_on_its_side_is_refused(copied, tmp_path):
-    """A note in a JPEG may tell the decoder to turn it: the size in its header is right, that of the result is not."""
+def test_a_picture_is_read_as_it_is_stored(copied, tmp_path):
+    """A note in a JPEG may tell a viewer to turn it; nothing turns its depth."""
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     note = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
 
     def turned(name, data):
         return [(name, data[:2] + note + data[2:] if name.endswith("f000.rgb.jpg") else data)]
 
-    with pytest.raises(ShardError, match=r"frame 0: is 60x80 pixels, its metadata says 80x60"):
-        read_window(_forge(tmp_path, copied[0], turned), Window(0, 0, 0, WindowShape(2)))
+    window = Window(0, 0, 0, WindowShape(2))
+    assert (read_window(_forge(tmp_path, copied[0], turned), window).rgb == read_window(copied[0], window).rgb).all()
 
 
 def test_a_forged_clip_that_is_not_changed_is_read(copied, tmp_path):

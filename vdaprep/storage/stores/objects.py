@@ -96,6 +96,8 @@ class ObjectStore:
             piece = self.read(url, at, min(at + _PIECE_BYTES, stop))
             if piece:
                 yield piece
+            if len(piece) < min(_PIECE_BYTES, stop - at):
+                return
 
     def size(self, url: str) -> int | None:
         """See Server."""
