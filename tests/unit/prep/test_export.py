@@ -10,7 +10,7 @@ from tests.conftest import RawTree, make_shards
 from vdaprep.analysis import export as exporting
 from vdaprep.analysis.export import export
 from vdaprep.conversion.options import Settings
-from vdaprep.errors import ShardError, UsageError
+from vdaprep.errors import OutputError, ShardError, UsageError
 from vdaprep.shards import depth_codes
 from vdaprep.shards.dataset import find_shards
 from vdaprep.shards.metadata import DepthSpec
@@ -78,7 +78,7 @@ def test_a_folder_is_whole_or_not_there(raw: RawTree, tmp_path: Path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(exporting, "_write_table", full)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(OutputError, match="no space"):
             export(tars, out=tmp_path / "out", on_frame=lambda: None)
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     export(tars, out=tmp_path / "out", on_frame=lambda: None)
