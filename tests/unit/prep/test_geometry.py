@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import pinhole, toy_frame
-from vdaprep.analysis.geometry import TrajectoryGeometry, View, measure, warp
+from vdaprep.analysis.geometry import TrajectoryGeometry, measure
+from vdaprep.analysis.warping import View, warp
 from vdaprep.raw.frames import Frame, RgbImage
 from vdaprep.shards import codec, depth_codes, writer
 from vdaprep.shards.cameras import invert_pose, scale_intrinsics

@@ -1,0 +1,245 @@
+"""Whether depth, poses, intrinsics and images of frames agree, and what would agree better."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from vdaprep.shards.cameras import invert_pose, scale_intrinsics
+
+POINTS = 20_000  # pixels of a view that are warped, about
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a camera saw: metres along z (nan unknown, inf sky), fx, fy, cx, cy in pixels, and its pose."""
+
+    depth_m: Float32[np.ndarray, "h w"]
+    intrinsics: Float64[np.ndarray, "4"]
+    camera_to_world: Float64[np.ndarray, "4 4"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a view falls onto another: median relative error of depth (inf: nothing met), share of known pixels."""
+
+    error: float
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Warped:
+    """Pixels of a view that fall onto known pixels of another: where from, where to, and how far depth is off."""
+
+    columns: Int64[np.ndarray, " p"]
+    """Of the view."""
+    rows: Int64[np.ndarray, " p"]
+    """Of the view."""
+    x: Float64[np.ndarray, " p"]
+    """Pixels from the left in the other view; centres are at integers."""
+    y: Float64[np.ndarray, " p"]
+    """Pixels from the top."""
+    error: Float64[np.ndarray, " p"]
+    """Relative error of depth."""
+    share: float
+    """Of the known pixels."""
+
+    @property
+    def fit(self) -> Fit:
+        """How well the views fit."""
+        return Fit(float(np.median(self.error)) if self.error.size else math.inf, self.share)
+
+
+def warp(view: View, onto: View, *, points: int = POINTS) -> Fit:
+    """Warp about `points` pixels of a view onto another view, and compare their depth with what is there."""
+    return warp_points(view, onto, points=points).fit
+
+
+def warp_points(view: View, onto: View, *, points: int = POINTS) -> Warped:
+    """Warp about `points` known pixels of a view onto another view."""
+    height, width = view.depth_m.shape
+    step = max(1, math.isqrt(height * width // points))
+    rows, columns = np.mgrid[step // 2 : height : step, step // 2 : width : step].reshape(2, -1)
+    depth_m = view.depth_m[rows, columns].astype(np.float64)
+    known = np.isfinite(depth_m)
+    rows, columns, depth_m = rows[known], columns[known], depth_m[known]
+    fx, fy, cx, cy = view.intrinsics
+    rays = np.stack([(columns - cx) / fx, (rows - cy) / fy, np.ones(len(depth_m))])
+    motion = invert_pose(onto.camera_to_world) @ view.camera_to_world
+    seen = motion[:3, :3] @ (rays * depth_m) + motion[:3, 3:]
+    ahead = np.flatnonzero(seen[2] > 1e-6)
+    x, y, z = seen[:, ahead]
+    fx, fy, cx, cy = onto.intrinsics
+    x, y = x / z * fx + cx, y / z * fy + cy
+    there_m = _sample(onto.depth_m, x, y)
+    met = np.isfinite(there_m)
+    kept = ahead[met]
+    error = np.abs(z[met] / there_m[met] - 1)
+    share = met.sum() / known.sum() if met.any() else 0.0
+    return Warped(columns[kept], rows[kept], x[met], y[met], error, float(share))
+
+
+def _sample(
+    depth_m: Float32[np.ndarray, "h w"], x: Float64[np.ndarray, " p"], y: Float64[np.ndarray, " p"]
+) -> Float64[np.ndarray, " p"]:
+    """Interpolate disparity between pixels, return metres: nan outside and where one of the four is not known."""
+    height, width = depth_m.shape
+    inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
+    column = np.where(inside, x, 0).astype(np.intp).clip(0, width - 2)
+    row = np.where(inside, y, 0).astype(np.intp).clip(0, height - 2)
+    right, down = np.where(inside, x, 0) - column, np.where(inside, y, 0) - row
+    disparity = np.where(inside, 0, np.nan)
+    for r, by_row in ((row, 1 - down), (row + 1, down)):
+        for c, by_column in ((column, 1 - right), (column + 1, right)):
+            metres = depth_m[r, c].astype(np.float64)
+            disparity += by_row * by_column / np.where(np.isfinite(metres), metres, np.nan)
+    return 1 / disparity
+
+
+# ---------------------------------------------------------------------------------------------------------- hypotheses
+
+
+_DISAGREE = 0.05  # a median error between neighbours that no good data has
+_UNDECIDED = 0.005  # a median error, some frames apart, that leaves nothing to explain
+_BETTER = 0.5  # another hypothesis fits clearly better with at most this share of the error
+_AS_GIVEN = "as given"
+_RAW_WIDTHS = (640, 1024, 1242, 1280, 1920)
+_UNITS = (1e-3, 1e-2, 0.1, 0.2, 0.256, 0.3048, 1 / 0.3048, 5.0, 10.0, 100.0, 1000.0)  # also of TUM's and KITTI's PNGs
+_MEDIANS_M = (0.5, 2.0, 8.0, 32.0)  # which depth may have if what is given is disparity of an unknown scale
+_LOOKING_BACK = np.diag([1.0, -1.0, -1.0, 1.0])  # axes of OpenGL's cameras: y up, z backward
+
+Hypothesis = Callable[[View], View]
+"""What the view of a camera would be if something were other than it is given."""
+
+
+def hypotheses(width: int) -> dict[str, Hypothesis]:
+    """Say what may be wrong with views `width` pixels wide; the keys begin a sentence that ends in "clearly better"."""
+    scales = {1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 4 / 3, 3 / 2, 2, 3, 4, *(width / raw for raw in _RAW_WIDTHS)}
+    return {
+        "the poses look like world-to-camera: inverted, they fit": _inverted,
+        "the poses look like OpenGL's: with their y and z axes turned, they fit": _looking_ahead,
+        **{
+            f"the intrinsics look unscaled: times {scale:.4g}, they fit": _scaled(float(scale))
+            for scale in sorted(scales)
+            if abs(math.log(scale)) > 0.1
+        },
+        **{
+            f"depth and poses look to be in different units: depth times {unit:.4g}, they fit": _in_unit(unit)
+            for unit in _UNITS
+        },
+        "images and depth look mirrored: turned back left to right, they fit": _mirrored(columns=True, rows=False),
+        "images and depth look upside down: mirrored top to bottom, they fit": _mirrored(columns=False, rows=True),
+        "images and depth look upside down: turned by 180 degrees, they fit": _mirrored(columns=True, rows=True),
+        **{
+            f"depth looks like disparity: inverted, with a median of {median_m:g} m, it fits": _of_disparity(median_m)
+            for median_m in _MEDIANS_M
+        },
+    }
+
+
+def _inverted(view: View) -> View:
+    return replace(view, camera_to_world=invert_pose(view.camera_to_world))
+
+
+def _looking_ahead(view: View) -> View:
+    return replace(view, camera_to_world=view.camera_to_world @ _LOOKING_BACK)
+
+
+def _scaled(scale: float) -> Hypothesis:
+    return lambda view: replace(view, intrinsics=scale_intrinsics(view.intrinsics, x=scale, y=scale))
+
+
+def _in_unit(unit: float) -> Hypothesis:
+    return lambda view: replace(view, depth_m=view.depth_m * np.float32(unit))
+
+
+def _mirrored(*, columns: bool, rows: bool) -> Hypothesis:
+    def change(view: View) -> View:
+        height, width = view.depth_m.shape
+        fx, fy, cx, cy = view.intrinsics
+        intrinsics = np.array([fx, fy, width - 1 - cx if columns else cx, height - 1 - cy if rows else cy])
+        depth_m = view.depth_m[:: -1 if rows else 1, :: -1 if columns else 1]
+        return replace(view, depth_m=depth_m, intrinsics=intrinsics)
+
+    return change
+
+
+def _of_disparity(median_m: float) -> Hypothesis:
+    def change(view: View) -> View:
+        known = np.isfinite(view.depth_m)
+        scale = np.float32(median_m) * np.median(view.depth_m[known]) if known.any() else np.float32(1)
+        return replace(view, depth_m=np.divide(scale, view.depth_m, out=view.depth_m.copy(), where=known))
+
+    return change
+
+
+class Agreement:
+    """Gathers how well pairs of views of a trajectory fit: neighbours, and views some frames apart.
+
+    Of the latter, `width` pixels wide, others hypotheses are tried where they do not fit as they are given.
+    """
+
+    def __init__(self, width: int, *, points: int = POINTS) -> None:
+        self._hypotheses = hypotheses(width)
+        self._points = points
+        self._near: list[Fit] = []
+        self._given: list[Fit] = []
+        self._others: list[dict[str, Fit]] = []
+
+    def add_neighbours(self, before: View, after: View) -> None:
+        """Measure two views that follow one another."""
+        self._near.append(warp(before, after, points=self._points))
+
+    def add_distant(self, first: View, last: View) -> None:
+        """Measure two views between which the camera has moved."""
+        given = warp(first, last, points=self._points)
+        self._given.append(given)
+        if given.error > _UNDECIDED:
+            tried = {
+                name: warp(change(first), change(last), points=self._points)
+                for name, change in self._hypotheses.items()
+            }
+            self._others.append({_AS_GIVEN: given, **tried})
+
+    @property
+    def has_distant(self) -> bool:
+        """Whether any views were some frames apart."""
+        return bool(self._given)
+
+    @property
+    def neighbours(self) -> Fit | None:
+        """Medians over neighbours; None without any."""
+        return median_fit(self._near) if self._near else None
+
+    def misfits(self) -> Iterator[str]:
+        """Say what does not fit, and what would fit clearly better."""
+        if not self._near:
+            return
+        error = median_fit(self._near).error
+        given = median_fit(self._given) if self._given else Fit(0.0, 0.0)
+        fits = {name: median_fit([fits[name] for fits in self._others]) for name in (self._others or [{}])[0]}
+        errors = {name: fit.error for name, fit in fits.items() if fit.share >= fits[_AS_GIVEN].share / 2}
+        best = min(errors, key=lambda name: errors[name], default=_AS_GIVEN)
+        if given.error > _UNDECIDED and best != _AS_GIVEN and errors[best] < _BETTER * fits[_AS_GIVEN].error:
+            yield f"{best} clearly better ({_off(errors[best])} instead of {_off(fits[_AS_GIVEN].error)})"
+        elif error > _DISAGREE:
+            yield f"depth, poses and intrinsics do not agree: {_off(error)}, expected under {_DISAGREE:.0%}"
+
+
+def _off(error: float) -> str:
+    return "nowhere near" if error == math.inf else f"{error:.2%} off"
+
+
+def median_fit(fits: Sequence[Fit]) -> Fit:
+    """Return the median error and the median share."""
+    return Fit(float(np.median([fit.error for fit in fits])), float(np.median([fit.share for fit in fits])))
+
+
+def fits_of(pairs: Sequence[tuple[View, View]], candidates: Mapping[str, Hypothesis]) -> dict[str, Fit]:
+    """Return how well pairs of views fit, as medians, under each of several hypotheses, such as other intrinsics."""
+    return {
+        name: median_fit([warp(change(first), change(last)) for first, last in pairs])
+        for name, change in candidates.items()
+    }
