@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import RawTree, Run
-from vdaprep.cli import output, progress
+from vdaprep.cli import output
+from vdaprep.cli.views import progress
 from vdaprep.raw.archives import targz_index
 from vdaprep.raw.tree import Reader, open_tree
 from vdaprep.workers.progress import Amount, ProgressEvent, Throughput
@@ -91,7 +92,7 @@ def test_the_frames_of_a_process_that_died_are_taken_back(raw: RawTree, vdaprep:
         "import os, signal\n"
         "from pathlib import Path\n"
         "from vdaprep import cli\n"
-        "from vdaprep.cli import progress\n"
+        "from vdaprep.cli.views import progress\n"
         "from vdaprep.conversion import convert\n"
         "progress.EVENT_S = 0.0\n"
         "real, marker = convert.encode_shard, Path(__file__).with_name('marker')\n"

@@ -4,7 +4,7 @@ convert, plan, repair, verify, inspect, stats, export, datasets, sample   the co
 group       programs whose commands are modules, imported when invoked; vdatrain's too
 options     options made from dataclasses; vdatrain's too
 output      what is printed, and where; vdatrain's too
-progress    how a conversion is shown while it runs
+views       how results and progress are laid out
 
 A command's module has `EXAMPLE`, a command line that works, and `command`, the function that typer runs.
 """

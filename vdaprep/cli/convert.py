@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vdaprep.cli.options import Dataset, cli_options
-from vdaprep.cli.progress import reporter
+from vdaprep.cli.views.progress import reporter
 from vdaprep.conversion.api import convert_dataset
 from vdaprep.conversion.options import ConversionOptions, RunOptions
 

@@ -1,139 +1,23 @@
-"""The command `vdaprep plan`, and its tables."""
+"""The command `vdaprep plan`."""
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import RenderableType
-from rich.table import Table
 
 from vdaprep.cli.options import Dataset, cli_options, command_words
-from vdaprep.cli.output import errors, frame_bar, make_table, print_json, show
-from vdaprep.conversion.budget import Choice, choose
+from vdaprep.cli.output import errors, frame_bar, print_json, show
+from vdaprep.cli.views.plan import renderables, to_json
+from vdaprep.conversion.budget import choose
 from vdaprep.conversion.options import ConversionOptions
 from vdaprep.conversion.plan import find_raw
-from vdaprep.conversion.predict import Prediction, Room, room
+from vdaprep.conversion.predict import room
 from vdaprep.conversion.probes import PROBES
 from vdaprep.storage.urls import is_url, redact
-from vdaprep.units import format_bytes, parse_bytes
+from vdaprep.units import parse_bytes
 from vdaprep.workers.progress import ProgressEvent
-
-
-def to_json(choice: Choice, place: Room | None, *, command: Sequence[str]) -> dict[str, Any]:
-    """Return the plan as JSON has it; `disk` is None where the output is remote."""
-    steps = [
-        {
-            "change": step.change,
-            "bytes": step.prediction.bytes,
-            "upper_bytes": step.prediction.upper_bytes,
-            "fits": step.fits,
-            "kept": step.kept,
-        }
-        for step in choice.steps
-    ]
-    return {
-        "dataset": choice.plan.dataset,
-        "options": choice.plan.options,
-        **choice.prediction.to_json(),
-        "listed": [asdict(item) for item in choice.plan.rejected],
-        "disk": None if place is None else {**asdict(place), "suffices": place.suffices},
-        "changes": list(choice.changes),
-        "steps": steps,
-        "command": list(command),
-    }
-
-
-def renderables(choice: Choice, place: Room | None, *, out: str) -> Iterator[RenderableType]:
-    """Lay the plan out for a terminal."""
-    prediction = choice.prediction
-    if choice.steps:
-        tried = _count(len(choice.steps), "step")
-        yield f"chosen to fit: {', '.join(choice.changes) or 'what was asked for'}; {tried} tried"
-        yield ""
-    yield _split_table(choice)
-    yield _kind_table(prediction)
-    yield _how_sure(prediction)
-    yield _how_large(prediction, place, out=out)
-    yield (
-        f"time: about {_duration(prediction.seconds)} with {_count(prediction.workers, 'worker')} "
-        f"({1000 * prediction.seconds_per_frame:.1f} ms a frame and core, measured on the probes)"
-    )
-    if choice.plan.rejected:
-        first = choice.plan.rejected[0]
-        yield f"{_count(len(choice.plan.rejected), 'gap')} in the raw data: {first.file}: {first.reason}"
-
-
-def _split_table(choice: Choice) -> Table:
-    table = make_table("split", "trajectories", "frames", "clips", "shards", "size", title=choice.plan.dataset)
-    splits = choice.prediction.splits
-    for name, split in splits.items():
-        counts = (split.trajectories, split.frames, split.clips, split.shards)
-        table.add_row(name, *(f"{count:,}" for count in counts), format_bytes(split.bytes))
-    return table
-
-
-def _kind_table(prediction: Prediction) -> Table:
-    table = make_table("kind", "size", "KiB/frame", "share", title="predicted bytes")
-    for kind, size in prediction.bytes_by_kind.items():
-        _add_size(table, _KINDS.get(kind, kind), size, prediction)
-    table.add_section()
-    _add_size(table, "all", prediction.bytes, prediction)
-    return table
-
-
-_KINDS = {"tar": "tar headers and padding", "records": "records beside the tars"}
-
-
-def _add_size(table: Table, name: str, size: int, prediction: Prediction) -> None:
-    each = size / prediction.frames / 1024
-    table.add_row(name, format_bytes(size), f"{each:.1f}", f"{size / prediction.bytes:.1%}")
-
-
-def _how_sure(prediction: Prediction) -> str:
-    sizes = ", ".join(f"{width}x{height}" for width, height in sorted(prediction.sizes))
-    error = prediction.standard_error
-    return (
-        f"predicted from {_count(prediction.probes, 'frame')} of {prediction.frames:,}, each with the one before it, "
-        f"stored at {sizes}: standard error {format_bytes(error)} "
-        f"({error / prediction.bytes:.1%}), at most {format_bytes(prediction.upper_bytes)}"
-    )
-
-
-def _how_large(prediction: Prediction, place: Room | None, *, out: str) -> str:
-    at_once = min(prediction.workers, sum(split.shards for split in prediction.splits.values()))
-    text = (
-        f"disk: {format_bytes(prediction.bytes)}, {format_bytes(prediction.peak_bytes)} at the peak if "
-        f"{'a shard has' if at_once == 1 else f'{at_once} shards at once have'} to be made anew"
-    )
-    if place is None:
-        return f"{text}; how much is free at {out} is not known"
-    there = f", {format_bytes(place.there)} of it is there" if place.there else ""
-    if place.suffices:
-        return f"{text}{there}; {format_bytes(place.free)} are free at {out}: it fits"
-    free = f"{text}{there}; only {format_bytes(place.free)} are free at {out}: it does not fit"
-    return f"{free}; --budget chooses settings that do, for example --budget {_round_down(place)}"
-
-
-def _round_down(place: Room) -> str:
-    """Propose nine tenths of what can be had, as a budget."""
-    least = 0.9 * (place.free + place.there)
-    unit, name = next(((unit, name) for unit, name in ((10**9, "GB"), (10**6, "MB")) if least >= unit), (1000, "KB"))
-    return f"{int(least / unit)}{name}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
 
 EXAMPLE = "vdaprep plan tartanair --raw raw/tartanair --out shards/ --budget 50GB"
 

@@ -1,0 +1,7 @@
+"""How results and progress are laid out for a terminal, and as JSON.
+
+plan        a prediction of `vdaprep plan`
+progress    a conversion while it runs, and what it has made
+shard       what a shard holds, for `vdaprep inspect`
+stats       figures of data sets, for `vdaprep stats`
+"""

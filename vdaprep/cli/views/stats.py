@@ -1,0 +1,64 @@
+"""Figures of data sets side by side, for a terminal."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from rich.console import RenderableType
+
+from vdaprep.analysis.plots import KIND_NAMES, kib_per_frame
+from vdaprep.analysis.stats import DatasetStats, Spread
+from vdaprep.cli.output import make_table
+from vdaprep.units import format_bytes
+
+_NONE = "-"
+
+
+def renderables(found: Sequence[DatasetStats]) -> Iterator[RenderableType]:
+    """Lay statistics out for a terminal."""
+    table = make_table("", *(stats.dataset for stats in found))
+    columns = [list(_sections(stats)) for stats in found]
+    for rows in zip(*columns, strict=True):
+        for cells in zip(*rows, strict=True):
+            table.add_row(cells[0][0], *(text for _, text in cells))
+        table.add_section()
+    yield table
+    read, frames = sum(stats.frames_read for stats in found), sum(stats.frames for stats in found)
+    some = "" if read == frames else ", evenly spread; --all reads all"
+    yield f"depth and differences are of {read:,} of {frames:,} frames{some}; motion is that of their clips"
+
+
+def _sections(stats: DatasetStats) -> Iterator[list[tuple[str, str]]]:
+    """Yield the rows of a data set, section by section; every data set has the same."""
+    lengths = stats.clip_lengths
+    yield [
+        ("shards", f"{stats.shards:,}"),
+        ("clips", f"{len(lengths):,}"),
+        ("frames", f"{stats.frames:,}"),
+        ("frames a clip", f"{min(lengths)} to {max(lengths)}, median {np.median(lengths):.0f}"),
+        ("pixels", ", ".join(sorted(stats.sizes))),
+    ]
+    yield [
+        ("size", format_bytes(stats.bytes)),
+        *((f"KiB a frame: {name}", f"{kib_per_frame(stats, kind):.1f}") for kind, name in KIND_NAMES.items()),
+        ("KiB a frame", f"{stats.bytes / stats.frames / 1024:.1f}"),
+    ]
+    depths = stats.percentiles_m()
+    spreads = stats.spreads()
+    yield [
+        ("depth, 1 % to 99 %, m", f"{depths[1]:.2f} to {depths[99]:.2f}" if depths else _NONE),
+        ("depth, middle half, m", f"{depths[25]:.2f} to {depths[75]:.2f}" if depths else _NONE),
+        ("depth, median, m", f"{depths[50]:.2f}" if depths else _NONE),
+        ("sky", f"{stats.sky / stats.pixels:.1%}"),
+        ("unknown", f"{stats.unknown / stats.pixels:.1%}"),
+        ("nearest of a clip, m", _spread(spreads["near_m"])),
+        ("farthest of a clip, m", _spread(spreads["far_m"])),
+    ]
+    yield [
+        ("difference, grey levels", _spread(spreads["differences"])),
+        ("camera, m a frame", _spread(spreads["translations_m"])),
+        ("camera, degrees a frame", _spread(spreads["rotations_deg"])),
+    ]
+
+
+def _spread(spread: Spread | None) -> str:
+    return _NONE if spread is None else f"{spread.median:.3g} ({spread.p5:.3g} to {spread.p95:.3g})"
