@@ -5,6 +5,7 @@ VdakitError              exit 1; anything below
 ├── DataError            exit 1; a raw tree, an archive or a file that is not what it should be
 │   └── FrameError       one frame is unusable: it is rejected, the conversion goes on
 ├── OutputError          exit 1; what was made cannot be stored: a full disk, a server that refuses
+│   └── PlaceError       exit 2; also a UsageError: an output that is an input, or a folder where a file is wanted
 ├── WorkerError          exit 1; processes that did the work died
 ├── MissingExtraError    exit 1; also an ImportError: a package that an extra of vdakit brings is not installed
 └── ShardError           exit 1; a shard, a record or a member breaks the contract of `schema`
@@ -45,6 +46,10 @@ class ShardError(VdakitError):
 
 class OutputError(VdakitError):
     """What was made cannot be stored where it should go."""
+
+
+class PlaceError(OutputError, UsageError):
+    """The command line asks for an output in a place that cannot be one."""
 
 
 class WorkerError(VdakitError):

@@ -138,7 +138,7 @@ def test_what_cannot_be_exported(vdatrain, tmp_path: Path, monkeypatch: pytest.M
     refused(vdatrain(*arguments, tmp_path / "model.onnx"), 2, "needs onnx and onnxscript; pip install 'vdakit[onnx]'")
     assert {item.name for item in tmp_path.iterdir()} == {"best.pt"}
     own = shutil.copy(path, tmp_path / "own.pth")
-    refused(vdatrain("export", "--checkpoint", own, "--out", own), 2, "is the checkpoint itself")
+    refused(vdatrain("export", "--checkpoint", own, "--out", own), 2, "is also the input")
     torch.save({"weight": torch.ones(1)}, tmp_path / "bare.pth")
     bare = ("export", "--checkpoint", tmp_path / "bare.pth", "--out", tmp_path / "model.pth")
     refused(vdatrain(*bare), 1, "holds weights but no configuration")

@@ -28,11 +28,16 @@ def write_preview(clip: Clip, *, path: Path) -> None:
 
     Raises UsageError for any other ending.
     """
+    check_preview(path)
     writers = {".png": _write_sheet, ".mp4": _write_video}
-    if path.suffix.lower() not in writers:
-        raise UsageError(f"--preview {path}: expected a file name that ends in .png or .mp4.")
     with new_path(path) as unfinished:
         writers[path.suffix.lower()](clip, unfinished)
+
+
+def check_preview(path: Path) -> None:
+    """Raise UsageError unless a preview can have that ending."""
+    if path.suffix.lower() not in (".png", ".mp4"):
+        raise UsageError(f"--preview {path}: expected a file name that ends in .png or .mp4.")
 
 
 def _write_sheet(clip: Clip, path: Path) -> None:

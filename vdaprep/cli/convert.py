@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vdaprep.cli.options import Dataset, cli_options
+from vdaprep.cli.options import Dataset, check_shards_folder, cli_options
 from vdaprep.cli.views.progress import reporter
 from vdaprep.conversion.api import convert_dataset
 from vdaprep.conversion.options import ConversionOptions, RunOptions
@@ -26,6 +26,7 @@ def command(
 ) -> None:
     """Convert a raw data set, straight from its archives, into shards."""
     with reporter(as_json=as_json) as report:
+        check_shards_folder(out, dataset, raw=conversion.raw_of(dataset))
         convert_dataset(
             dataset,
             out=out,

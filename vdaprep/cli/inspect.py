@@ -6,10 +6,13 @@ from typing import Annotated
 import typer
 
 from vdaprep.analysis import describe
-from vdaprep.analysis.preview import write_preview
+from vdaprep.analysis.preview import check_preview, write_preview
 from vdaprep.cli.output import errors, frame_bar, print_json, show
 from vdaprep.cli.views.shard import renderables
-from vdaprep.storage.paths import open_path
+from vdaprep.errors import UsageError
+from vdaprep.shards.names import record_name
+from vdaprep.storage.atomic import check_output
+from vdaprep.storage.paths import list_files, open_path
 
 EXAMPLE = "vdaprep inspect shards/tartanair/train/shard-0001.tar --preview sheet.png"
 
@@ -25,6 +28,9 @@ def command(
     """Show what a shard holds, and whether it is whole."""
     place = open_path(shard)
     tar = _find_shard(place) if isinstance(place, Path) else place
+    if preview is not None:
+        check_preview(preview)
+        check_output(preview, inputs=[tar, tar.with_name(record_name(tar.name))])
     record = describe.open_shard(tar)
     clips = describe.choose_clips(tar, record, key=clip)
     with frame_bar("read", total=sum(item.num_frames for item in clips)) as bar:
@@ -39,11 +45,16 @@ def command(
 
 
 def _find_shard(shard: Path) -> Path:
+    """Return the shard that is meant, of a folder its only one; raises UsageError for a folder of several."""
+    if shard.is_dir():
+        inside = list_files(shard, "*.tar")
+        if len(inside) == 1 and isinstance(inside[0], Path):
+            return inside[0]
+        example = f"; name one, for example {inside[0]}, or see all with vdaprep stats {shard}" if inside else ""
+        raise UsageError(f"{shard}: is a folder of {len(inside)} shards, expected a shard{example}.")
     if shard.exists() or shard.name != str(shard):
         return shard
     found = sorted(Path("shards").glob(f"**/{shard.name}"))
-    if not found:
-        return shard
     if len(found) > 1:
         errors.print(f"{len(found)} shards below shards/ are called {shard}; this is {found[0]}")
-    return found[0]
+    return found[0] if found else shard

@@ -29,14 +29,24 @@ import textwrap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum, StrEnum
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import typer
 
+from vdaprep.storage.atomic import check_output_folder
+from vdaprep.storage.urls import is_url
+
 Command = Callable[..., None]
 
 Dataset = Annotated[str, typer.Argument(help="The data set, for example tartanair.", show_default=False)]
+
+
+def check_shards_folder(out: str, dataset: str, *, raw: str) -> None:
+    """Raise OutputError unless shards can be written into OUT/DATASET, outside of the raw data; URLs are passed by."""
+    if not is_url(out):
+        check_output_folder(Path(out, dataset), inputs=[raw])
 
 
 def cli_options(*classes: type) -> Callable[[Command], Command]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vdaprep.cli.options import Dataset, given_options
+from vdaprep.cli.options import Dataset, check_shards_folder, given_options
 from vdaprep.cli.output import console, frame_bar
 from vdaprep.conversion.api import repair
 from vdaprep.conversion.options import ConversionOptions
@@ -35,6 +35,7 @@ def command(
 
     Options are read from what is there; giving them again is not needed.
     """
+    check_shards_folder(out, dataset, raw=given.get("raw", f"raw/{dataset}"))
     with _Reporter() as report:
         found = repair(
             dataset,

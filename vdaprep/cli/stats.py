@@ -11,6 +11,7 @@ from vdaprep.cli.output import errors, frame_bar, print_json, show
 from vdaprep.cli.views.stats import renderables
 from vdaprep.errors import UsageError
 from vdaprep.shards.dataset import find_shards
+from vdaprep.storage.atomic import check_output
 
 EXAMPLE = "vdaprep stats shards/ --plot stats.png"
 
@@ -24,6 +25,8 @@ def command(
     """Show how deep, how lively and how large converted data sets are."""
     if plot is not None and plot.suffix.lower() != ".png":
         raise UsageError(f"--plot {plot}: expected a file name that ends in .png.")
+    if plot is not None:
+        check_output(plot)
     with frame_bar("read", total=None) as bar:
         found = gather(find_shards(paths), read_all=read_all, on_frame=bar.advance)
     if as_json:

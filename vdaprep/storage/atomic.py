@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
-from vdaprep.errors import OutputError
+from vdaprep.errors import OutputError, PlaceError
 
 TEMPORARY = ".vdaprep-tmp"  # in the name of what is not complete
 KEPT = "finished shards are kept"
@@ -125,13 +125,14 @@ def check_output(path: Path, *, inputs: Iterable[object] = ()) -> None:
             a URL is passed by.
 
     Raises:
-        OutputError: A folder or a device is there, its own folder cannot be made or written to, or it is an input.
+        PlaceError: A folder or a device is there, it is an input, or a URL.
+        OutputError: The folder that it is in cannot be made or written to.
     """
     _check_name(path)
     with as_sentence(path):
         if path.exists() and not path.is_file():
             found = "a folder" if path.is_dir() else "a device"
-            raise OutputError(f"{path}: is {found}; expected the name of a file to write.")
+            raise PlaceError(f"{path}: is {found}; expected the name of a file to write.")
         _check_apart(path, inputs)
         _try_to_write(path.parent, name=_temporary_of(path).name)
 
@@ -145,38 +146,39 @@ def check_output_folder(path: Path, *, inputs: Iterable[object] = ()) -> None:
             or is a URL is passed by.
 
     Raises:
-        OutputError: A file is there, the folder cannot be made or written to, or it is, or is in, an input.
+        PlaceError: A file is there, it is or is in an input, or it is a URL.
+        OutputError: It cannot be made or written to.
     """
     inputs = [*inputs]
     _check_name(path)
     with as_sentence(path):
         if path.exists() and not path.is_dir():
-            raise OutputError(f"{path}: is a file; expected a folder to write into.")
+            raise PlaceError(f"{path}: is a file; expected a folder to write into.")
         _check_apart(path, inputs)
         for folder in _existing(path.resolve()):
             for one in inputs:
                 if _is_same(folder, one):
-                    raise OutputError(f"{path}: lies in the input {one}; choose a folder outside it.")
+                    raise PlaceError(f"{path}: lies in the input {one}; choose a folder outside it.")
         _try_to_write(path)
 
 
 def _check_name(path: Path) -> None:
-    """Raise OutputError for a URL, and for what no file can be called."""
+    """Raise PlaceError for a URL, and for what no file can be called."""
     scheme = re.match(r"[a-z][a-z0-9+.-]+:/", str(path))
     if scheme and not Path(path.parts[0]).exists():
-        raise OutputError(f"{path}: is a URL; expected a path on this machine.")
+        raise PlaceError(f"{path}: is a URL; expected a path on this machine.")
     try:
         is_name = b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:
         is_name = False
     if not is_name:
-        raise OutputError(f"{path}: has characters that no path can have; choose another name.")
+        raise PlaceError(f"{path}: has characters that no path can have; choose another name.")
 
 
 def _check_apart(path: Path, inputs: Iterable[object]) -> None:
     for one in inputs:
         if _is_same(path, one):
-            raise OutputError(f"{path}: is also the input {one}, which would be lost; choose another name.")
+            raise PlaceError(f"{path}: is also the input {one}, which would be lost; choose another name.")
 
 
 def _is_same(path: Path, other: object) -> bool:

@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vdaprep.cli.output import console, errors, make_table, show, visible
+from vdaprep.errors import UsageError
+from vdaprep.storage.atomic import check_output
 from vdatrain.evaluation import compare as comparison
 from vdatrain.evaluation.compare import Cell, Row
 
@@ -21,6 +23,10 @@ def command(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
 ) -> None:
     """Print data set x variant with absrel, delta1 and TAE, the best in bold."""
+    if report is not None:
+        if report.suffix.lower() not in (".html", ".htm"):
+            raise UsageError(f"--report {report}: expected a file name that ends in .html.")
+        check_output(report)
     found = [comparison.read_run(folder) for folder in runs]
     rows = comparison.compare(found)
     if markdown:

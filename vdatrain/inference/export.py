@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vdaprep.errors import UsageError, VdakitError
-from vdaprep.storage.atomic import new_file, write_text
+from vdaprep.storage.atomic import check_output, new_file, write_text
 from vdatrain.config import TrainConfig
 from vdatrain.data.batch import IMAGENET_MEAN, IMAGENET_STD
 from vdatrain.models import tensor_files, variants
@@ -56,14 +56,14 @@ def export(path: Path, out: Path, *, frames: int | None = None, size: int | None
     writer = _WRITERS.get(out.suffix)
     if writer is None:
         raise UsageError(f"--out {out}: ends in {out.suffix!r}, expected one of {', '.join(_WRITERS)}.")
-    if out.resolve() == path.resolve():
-        raise UsageError(f"--out {out}: is the checkpoint itself; give another name.")
+    record = out.with_name(f"{out.name}.json")
+    for written in (out, record):
+        check_output(written, inputs=[path])
     if out.suffix != ".onnx" and (frames or size):
         raise UsageError(f"--out {out}: holds weights for any --frames and --size; leave them out, or write .onnx.")
     model, config = load_model(path)
     shape = OnnxShape(config.frames if frames is None else frames, config.size if size is None else size)
     facts = writer(out, model.eval(), config, shape)
-    record = out.with_name(f"{out.name}.json")
     write_text(record, json.dumps({**_facts(out, model, config), **facts}, indent=2) + "\n")
     return record
 

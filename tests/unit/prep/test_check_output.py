@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vdaprep.errors import OutputError
+from vdaprep.errors import OutputError, UsageError
 from vdaprep.storage.atomic import check_output, check_output_folder, new_file, write_text
 
 Place = Callable[[Path], Path]
@@ -114,6 +114,7 @@ def test_a_file_that_cannot_be_written(name: str, at: Path) -> None:
     with pytest.raises(OutputError, match=sentence) as caught:
         check_output(path, inputs=inputs(at))
     assert str(caught.value).startswith(f"{path}:")
+    assert isinstance(caught.value, UsageError) == ("cannot be written" not in str(caught.value))
     assert tree(at) == before
     assert (at / FILE).read_bytes() == b"in"
 
@@ -126,6 +127,7 @@ def test_a_folder_that_cannot_be_written_into(name: str, at: Path) -> None:
     with pytest.raises(OutputError, match=sentence) as caught:
         check_output_folder(path, inputs=inputs(at))
     assert str(caught.value).startswith(f"{path}:")
+    assert isinstance(caught.value, UsageError) == ("cannot be written" not in str(caught.value))
     assert tree(at) == before
 
 
