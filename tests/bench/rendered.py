@@ -44,6 +44,8 @@ class Scale:
     gpu_size: int = 518
     gpu_steps: int = 20
     matrix_side: int = 8192
+    indexed_frames: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    ordered_frames: int = 100_000_000
 
 
 QUICK = Scale(
@@ -63,6 +65,8 @@ QUICK = Scale(
     gpu_size=28,
     gpu_steps=2,
     matrix_side=64,
+    indexed_frames=(1_000,),
+    ordered_frames=10_000,
 )
 
 

@@ -11,7 +11,6 @@ A path stands for shards in four ways, one rule for every reader:
 """
 
 import hashlib
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vdaprep.errors import DataError, ShardError
+from vdaprep.shards.index import ClipIndex, ShardClips
 from vdaprep.shards.names import DATASET_FILE, record_name
 from vdaprep.shards.reader import Clip, record_bytes
 from vdaprep.shards.records import DatasetRecord, ShardRecord, ShardSummary
@@ -45,7 +45,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Shard:
     """A shard that a data set lists; `record_sha256` is None for a single shard without a `dataset.json`."""
 
@@ -89,7 +89,7 @@ class ShardCollection:
         """Paths of the shards, in order."""
         return tuple(shard.tar for shard in self._shards)
 
-    def clips(self, *, split: str | None = None, dataset: str | None = None) -> tuple[Clip, ...]:
+    def clips(self, *, split: str | None = None, dataset: str | None = None) -> ClipIndex:
         """List clips, in the order of the data sets' folders and of the shards in `dataset.json`.
 
         The records of the shards are read; no tar is opened, only its size is compared.
@@ -99,7 +99,7 @@ class ShardCollection:
             dataset: Only of this data set; None: of all.
 
         Returns:
-            The clips, none of them read yet.
+            The clips, a sequence; none of them is read yet.
 
         Raises:
             DataError: There is no such clip.
@@ -109,10 +109,10 @@ class ShardCollection:
         cache = self._cache
         fitting = cache.choose([shard.through(cache) for shard in self._shards]) if cache else set[str]()
 
-        def clips_of(shard: _Shard) -> list[Clip]:
+        def clips_of(shard: _Shard) -> ShardClips:
             return _clips_of(shard, shard.through(cache) if cache and shard.sha256 in fitting else shard.tar)
 
-        clips = tuple(itertools.chain.from_iterable(_each(clips_of, chosen)))
+        clips = ClipIndex(_each(clips_of, chosen))
         if not clips:
             of = "" if dataset is None else f" of data set {dataset!r}"
             in_split = "" if split is None else f" in split {split!r}"
@@ -278,7 +278,7 @@ def _tar_at(tar: StoragePath) -> _Dataset | _LoneShard:
 # -------------------------------------------------------------------------------------------------------------- shards
 
 
-def _clips_of(shard: _Shard, tar: StoragePath | CachedTar) -> list[Clip]:
+def _clips_of(shard: _Shard, tar: StoragePath | CachedTar) -> ShardClips:
     path = shard.tar.with_name(record_name(shard.tar.name))
     data = _listed(path, lambda: document_bytes(path))
     if shard.record_sha256 not in (None, hashlib.sha256(data).hexdigest()):
@@ -290,7 +290,7 @@ def _clips_of(shard: _Shard, tar: StoragePath | CachedTar) -> list[Clip]:
             f"{shard.tar}: has {size} bytes, its record says {record.tar_bytes}; the shard is cut or damaged, "
             "convert it again."
         )
-    return [Clip(shard.dataset, tar, entry, shard.evaluation_max_m) for entry in record.clips]
+    return ShardClips.of(record.clips, dataset=shard.dataset, tar=tar, evaluation_max_m=shard.evaluation_max_m)
 
 
 def _listed(file: StoragePath, read: Callable[[], Result]) -> Result:

@@ -52,7 +52,7 @@ class ShardDataset(IterableDataset[Sample]):
     ) -> None:
         self._clips = open_shards(shards).clips(split=split)
         self._sampler = WindowSampler(
-            tuple(clip.num_frames for clip in self._clips),
+            self._clips.lengths,
             WindowShape(frames, stride),
             seed=seed,
             weights=dataset_weights(self._clips, parse_mix(mix)),

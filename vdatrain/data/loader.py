@@ -11,6 +11,7 @@ import torch
 
 from vdaprep.errors import DataError
 from vdaprep.shards.dataset import ShardCollection, open_shards
+from vdaprep.shards.index import ClipIndex, lengths_of
 from vdaprep.shards.reader import Clip
 from vdaprep.storage.cache import open_cache
 from vdaprep.storage.urls import redact
@@ -119,7 +120,7 @@ class TrainLoader:
         self._clips = open_shards_of(config).clips(split=config.train_split)
         _expect_differences(config, self._clips)
         self._sampler = WindowSampler(
-            tuple(clip.num_frames for clip in self._clips),
+            self._clips.lengths,
             WindowShape(config.frames, config.stride),
             seed=config.seed,
             weights=dataset_weights(self._clips, parse_mix(config.mix)),
@@ -234,9 +235,9 @@ def open_shards_of(config: TrainConfig) -> ShardCollection:
     return open_shards(config.shards, cache=cache)
 
 
-def _expect_differences(config: TrainConfig, clips: Sequence[Clip]) -> None:
+def _expect_differences(config: TrainConfig, clips: ClipIndex) -> None:
     """Raise DataError if the variant looks at differences and no data set has any; one that has suffices."""
-    first_of_each = {str(clip.tar).rpartition("/")[0]: clip for clip in reversed(clips)}.values()
+    first_of_each = {str(clip.tar).rpartition("/")[0]: clip for clip in reversed(clips.first_of_shards())}.values()
     if not uses_differences(config.variant) or any(clip.meta.diff for clip in first_of_each):
         return
     raise DataError(
@@ -294,7 +295,7 @@ def eval_loader(  # noqa: PLR0913 - the public face, all keywords
 
 def eval_order(clips: Sequence[Clip], shape: WindowShape, *, windows: int = 0) -> Sequence[Window]:
     """Return the windows of an evaluation: all of them, or so many, spread evenly."""
-    order = EvalSampler(tuple(clip.num_frames for clip in clips), shape)
+    order = EvalSampler(lengths_of(clips), shape)
     if not 0 < windows < len(order):
         return order
     return SubsetSampler(order, spread_evenly(len(order), windows))

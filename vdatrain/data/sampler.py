@@ -8,12 +8,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64
 
 from vdaprep.errors import UsageError
-from vdaprep.shards.reader import Clip
+from vdaprep.shards.index import ClipIndex
 from vdatrain.config import MAX_REPEATS
 
+Lengths = tuple[int, ...] | Int64[np.ndarray, " clips"]
 MAX_STRIDE = 258
 """Frames between neighbours of a window, at most: as many int8 differences as always add up within int16."""
 
@@ -86,26 +87,24 @@ class ClipWeight:
         return math.floor(self.repeats * windows + 0.5)
 
 
-def dataset_weights(clips: Sequence[Clip], mix: Mapping[str, float]) -> tuple[ClipWeight, ...]:
+def dataset_weights(clips: ClipIndex, mix: Mapping[str, float]) -> tuple[ClipWeight, ...]:
     """Return the weights of clips by the name of their data set; 1 for a data set that the mix does not name.
 
     Raises:
         UsageError: no clip is of a data set that the mix names.
     """
-    found = {clip.dataset for clip in clips}
+    stretches = clips.datasets()
+    found = {dataset for dataset, _ in stretches}
     unknown = sorted(mix.keys() - found)
     if unknown:
         raise UsageError(f"--mix {unknown[0]}={mix[unknown[0]]:g}: the shards have {', '.join(sorted(found))} only.")
-    return tuple(
-        ClipWeight(len(list(group)), mix.get(dataset, 1))
-        for dataset, group in itertools.groupby(c.dataset for c in clips)
-    )
+    return tuple(ClipWeight(count, mix.get(dataset, 1)) for dataset, count in stretches)
 
 
 # ---------------------------------------------------------------------------------------------------------- samplers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # so that to look up an epoch, which is kept by sampler, takes no pass over the clips
 class WindowSampler:
     """Endless shuffle of the windows of all clips: a pure function of (seed, epoch, position).
 
@@ -118,7 +117,7 @@ class WindowSampler:
         UsageError: all clips are shorter than the span, or the weights leave no window.
     """
 
-    lengths: tuple[int, ...]
+    lengths: Lengths
     """Frames of each clip."""
     shape: WindowShape
     """Number and stride of a window's frames."""
@@ -141,7 +140,7 @@ class WindowSampler:
     @property
     def clips_left_out(self) -> int:
         """Clips shorter than the span."""
-        return sum(length < self.shape.span for length in self.lengths)
+        return _count_shorter(self.lengths, self.shape)
 
     def __getitem__(self, position: int) -> Window:
         """Return the window at a position from 0 on; there is no last one."""
@@ -163,7 +162,7 @@ class WindowSampler:
         return dataclasses.replace(self, shape=dataclasses.replace(self.shape, num_frames=1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EvalSampler(Sequence[Window]):
     """All windows of all clips, once, clip after clip from frame 0.
 
@@ -174,7 +173,7 @@ class EvalSampler(Sequence[Window]):
         UsageError: all clips are shorter than the span.
     """
 
-    lengths: tuple[int, ...]
+    lengths: Lengths
     """Frames of each clip."""
     shape: WindowShape
     """Number and stride of a window's frames."""
@@ -185,28 +184,26 @@ class EvalSampler(Sequence[Window]):
     @property
     def clips_left_out(self) -> int:
         """Clips shorter than the span."""
-        return sum(length < self.shape.span for length in self.lengths)
+        return _count_shorter(self.lengths, self.shape)
 
     @functools.cached_property
-    def _rows(self) -> list[tuple[int, int, int]]:
-        """(clip, first frame, repeats) of each position."""
-        span = self.shape.span
-        rows: list[tuple[int, int, int]] = []
-        for clip, length in enumerate(self.lengths):
-            whole = length // span
-            rows += [(clip, nth * span, 0) for nth in range(whole)]
-            if whole and length % span:
-                rows.append((clip, length - span, whole * span - (length - span)))
-        return rows
+    def _ends(self) -> Int64[np.ndarray, " clips"]:
+        """Position after the last window of each clip."""
+        lengths, span = np.asarray(self.lengths, np.int64), self.shape.span
+        return np.cumsum(np.where(lengths < span, 0, -(-lengths // span)))
 
     def __len__(self) -> int:
         """Return the number of windows."""
-        return len(self._rows)
+        return int(self._ends[-1])
 
     def __getitem__(self, position: int) -> Window:  # pyright: ignore[reportIncompatibleMethodOverride] - no slices
-        """Return the window at a position; IndexError beyond the last."""
-        clip, first, repeats = self._rows[position]
-        return Window(position, clip, first, self.shape, repeats)
+        """Return the window at a position, found by bisection; IndexError beyond the last."""
+        position = range(len(self))[position]
+        clip = int(np.searchsorted(self._ends, position, side="right"))
+        nth = position - (int(self._ends[clip - 1]) if clip else 0)
+        start, span = nth * self.shape.span, self.shape.span
+        first = min(start, int(self.lengths[clip]) - span)
+        return Window(position, clip, first, self.shape, start - first)
 
 
 @dataclass(frozen=True)
@@ -230,8 +227,12 @@ class SubsetSampler(Sequence[Window]):
 Sampler = WindowSampler | Sequence[Window]
 
 
-def _check_lengths(lengths: tuple[int, ...], shape: WindowShape) -> None:
-    longest = max(lengths, default=0)
+def _count_shorter(lengths: Lengths, shape: WindowShape) -> int:
+    return int(np.count_nonzero(np.asarray(lengths, np.int64) < shape.span))
+
+
+def _check_lengths(lengths: Lengths, shape: WindowShape) -> None:
+    longest = int(np.max(np.asarray(lengths, np.int64), initial=0))
     if longest < shape.span:
         raise UsageError(
             f"a window of {shape.num_frames} frames at stride {shape.stride} spans {shape.span} frames and the longest "
@@ -240,7 +241,7 @@ def _check_lengths(lengths: tuple[int, ...], shape: WindowShape) -> None:
 
 
 @functools.lru_cache(maxsize=4)
-def _shuffled_epoch(order: WindowSampler, epoch: int) -> Int64[np.ndarray, "n 2"]:
+def _shuffled_epoch(order: WindowSampler, epoch: int) -> Int32[np.ndarray, "n 2"]:
     """Return (clip, first frame) of each position of an epoch.
 
     Only uniform doubles are drawn: PCG64 fixes them for every machine and version, which numpy does not promise of
@@ -252,7 +253,7 @@ def _shuffled_epoch(order: WindowSampler, epoch: int) -> Int64[np.ndarray, "n 2"
     clips, nth = _chosen_windows(order, rng).T
     stretch = (lengths[clips] - span + 1) / (lengths[clips] // span)
     firsts = np.minimum(np.floor((nth + rng.random(len(clips))) * stretch), lengths[clips] - span).astype(np.int64)
-    windows = np.stack([clips, firsts], axis=1)
+    windows = np.stack([clips, firsts], axis=1, dtype=np.int32, casting="same_kind")
     return windows[np.argsort(rng.random(len(windows)), kind="stable")]
 
 

@@ -38,6 +38,7 @@ from webdataset.pipeline import DataPipeline
 from webdataset.shardlists import split_by_worker
 
 from vdaprep.errors import ShardError, VdakitError
+from vdaprep.shards.index import shards_of
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import Clip, load_meta
 from vdaprep.storage.cache import CachedTar
@@ -171,7 +172,7 @@ def _stages(
 
 def _shards(clips: Sequence[Clip], sampler: WindowSampler) -> Iterator[tuple[Visit, ...]]:
     """Yield the visits of shard after shard, of epoch after epoch; a shard without a window is left out."""
-    shard_of = np.cumsum([0, *(one.tar != other.tar for one, other in itertools.pairwise(clips))])
+    shard_of = shards_of(clips)
     for epoch in itertools.count():
         windows = sorted(sampler.epoch(epoch), key=lambda window: (window.clip, window.first, window.position))
         found = [Visit(clip, tuple(own)) for clip, own in itertools.groupby(windows, key=lambda window: window.clip)]

@@ -136,7 +136,7 @@ def train_state(
     return _evaluate_best(state, training.held_out)
 
 
-def held_out_clips(config: TrainConfig) -> tuple[Clip, ...]:
+def held_out_clips(config: TrainConfig) -> Sequence[Clip]:
     """Return the clips that a run is evaluated on; none if the shards have no such split."""
     shards = open_shards_of(config)
     return shards.clips(split=config.eval_split) if config.eval_split in shards.splits else ()
@@ -197,7 +197,7 @@ class _Training:
     state: TrainState
     loader: TrainLoader
     checkpoints: CheckpointManager
-    held_out: tuple[Clip, ...]
+    held_out: Sequence[Clip]
     callbacks: Sequence[Callback]
     stop: StopRequest
 
@@ -323,7 +323,7 @@ def _evaluation_plan(state: TrainState, *, windows: int = 0) -> EvaluationPlan:
     return EvaluationPlan(shape, size=config.size, windows=windows, workers=config.workers, ranks=state.ranks)
 
 
-def _evaluate_best(state: TrainState, clips: tuple[Clip, ...]) -> TrainResult:
+def _evaluate_best(state: TrainState, clips: Sequence[Clip]) -> TrainResult:
     """Evaluate the best weights on every held-out window and write that beside them."""
     path = state.folder / BEST_FILE
     best = state.ranks.broadcast_from_rank0(
