@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vdaprep.errors import DataError
+from vdaprep.errors import DataError, OutputError
 from vdatrain.models import tensor_files
 from vdatrain.run_dir import flush_log
 
@@ -68,17 +68,23 @@ class CheckpointManager:
         self._writing = self._thread.submit(self._write, state, is_best)
 
     def check(self) -> None:
-        """Raise DataError if a checkpoint could not be written, without waiting."""
+        """Raise OutputError if a checkpoint could not be written, without waiting."""
         if self._writing is not None and self._writing.done():
             self.flush()
 
     def flush(self) -> None:
-        """Wait until everything is on the disk; raises DataError if it could not be written."""
+        """Wait until everything is on the disk; raises OutputError if it could not be written."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def _write(self, state: Mapping[str, Any], is_best: bool) -> None:
+        try:
+            self._write_files(state, is_best)
+        except OutputError as error:
+            raise OutputError(f"{str(error).rstrip('.')}; the run then goes on with --resume.") from error
+
+    def _write_files(self, state: Mapping[str, Any], is_best: bool) -> None:
         flush_log(self._folder)
         if is_best:
             tensor_files.save(self._folder / BEST_FILE, {name: state[name] for name in _BEST_PARTS if name in state})

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vdaprep.errors import DataError
+from vdaprep.errors import DataError, OutputError
 from vdatrain.distributed import fsdp
 from vdatrain.models import tensor_files
 from vdatrain.training.checkpoint import CheckpointManager, candidates
@@ -55,7 +55,7 @@ class Evil:
 
 def test_nothing_that_a_checkpoint_holds_is_run(tmp_path: Path) -> None:
     torch.save({"model": {}, "evil": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(DataError, match=r"evil.pt: is no whole checkpoint of tensors"):
+    with pytest.raises(DataError, match=r"evil.pt: would call '(__builtin__|builtins).exec', which"):
         tensor_files.load(tmp_path / "evil.pt")
 
 
@@ -64,10 +64,10 @@ def test_every_cut_is_a_sentence(tmp_path: Path) -> None:
     data = (tmp_path / "whole.pt").read_bytes()
     for length in (0, 10, len(data) // 2, len(data) - 10):
         (tmp_path / "cut.pt").write_bytes(data[:length])
-        with pytest.raises(DataError, match=r"cut.pt: is no whole checkpoint"):
+        with pytest.raises(DataError, match=r"cut.pt: is (no whole checkpoint|empty)"):
             tensor_files.load(tmp_path / "cut.pt")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-    with pytest.raises(DataError, match=r"cut.safetensors: is no whole checkpoint"):
+    with pytest.raises(DataError, match=r"cut.safetensors: is no safetensors file: its header does not fit"):
         tensor_files.load(tmp_path / "cut.safetensors")
     with pytest.raises(DataError, match="there is no such checkpoint"):
         tensor_files.load(tmp_path / "none.pt")
@@ -175,7 +175,7 @@ def test_a_disk_that_is_full_is_said_at_the_next_step(tmp_path: Path, monkeypatc
         keeper.flush()
         monkeypatch.setattr(tensor_files, "new_file", full)
         keeper.save(state(2), is_best=False)
-        with pytest.raises(DataError, match=r"next.pt: cannot be written \(No space left on device\).*--resume"):
+        with pytest.raises(OutputError, match=r"next.pt: cannot be written \(No space left on device\).*--resume"):
             while True:
                 keeper.check()
         keeper.check()
