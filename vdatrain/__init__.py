@@ -4,7 +4,7 @@
     model = vdatrain.build_model("conv", encoder="vits")
     vdatrain.load_weights(model, "video_depth_anything_vits.pth")
     predictor = vdatrain.load_predictor("runs/conv/best.pt", device="cuda")
-    disparity = predictor.predict_video("clip.mp4")
+    disparity = predictor.predict_video("clip.mp4").disparity
     metrics = vdatrain.evaluate(predictor, "shards", split="val")
     vdatrain.train(vdatrain.TrainConfig(shards="shards", variant="conv"), out="runs/conv")
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vdatrain.data.dataset import ShardDataset
     from vdatrain.data.loader import EvalLoader, TrainLoader, eval_loader, train_loader
     from vdatrain.evaluation.evaluate import Evaluation, evaluate
-    from vdatrain.inference.predictor import Predictor, load_predictor
+    from vdatrain.inference.predictor import PredictedVideo, Predictor, load_predictor
     from vdatrain.models.variants import build as build_model
     from vdatrain.models.variants import names as list_variants
     from vdatrain.models.weights import LoadReport, load_weights
@@ -52,6 +52,7 @@ __all__ = [
     "Evaluation",
     "LoadReport",
     "MissingExtraError",
+    "PredictedVideo",
     "Predictor",
     "ShardDataset",
     "ShardError",
@@ -78,6 +79,7 @@ _LAZY = {
     "EvalLoader": "vdatrain.data.loader:EvalLoader",
     "Evaluation": "vdatrain.evaluation.evaluate:Evaluation",
     "LoadReport": "vdatrain.models.weights:LoadReport",
+    "PredictedVideo": "vdatrain.inference.predictor:PredictedVideo",
     "Predictor": "vdatrain.inference.predictor:Predictor",
     "ShardDataset": "vdatrain.data.dataset:ShardDataset",
     "TrainConfig": "vdatrain.config:TrainConfig",

@@ -98,7 +98,7 @@ def test_a_run_from_shards_to_a_predicted_video(toy_shards: Path, movie: Path, t
     assert (result.step, result.stopped) == (2, None)
     predictor = vdatrain.load_predictor(tmp_path / "conv" / "best.pt", device="cpu")
     assert (predictor.size, predictor.num_frames) == (28, 3)
-    assert predictor.predict_video(movie).shape == (FRAMES, HEIGHT, WIDTH)
+    assert predictor.predict_video(movie).disparity.shape == (FRAMES, HEIGHT, WIDTH)
     found = vdatrain.evaluate(predictor, toy_shards, split="val")
     assert result.evaluation is not None
     assert found.average() == result.evaluation.average()
@@ -127,7 +127,7 @@ def predictor(published: Path) -> "vdatrain.Predictor":
 
 
 def test_a_video_is_predicted_as_its_frames_are(movie: Path, predictor: "vdatrain.Predictor") -> None:
-    found = predictor.predict_video(movie)
+    found = predictor.predict_video(movie).disparity
     assert (found.shape, found.dtype) == ((FRAMES, HEIGHT, WIDTH), np.float32)
     assert (found >= 0).all()
     frames = iio.imread(movie, plugin="pyav")

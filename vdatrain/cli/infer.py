@@ -8,6 +8,7 @@ import typer
 
 from vdaprep.cli.options import cli_options
 from vdaprep.cli.output import errors, frame_bar
+from vdaprep.errors import DataError
 from vdatrain.cli.model import ModelOptions
 
 EXAMPLE = "vdatrain infer holiday.mp4 --checkpoint runs/conv/best.pt --out depth.mp4 --side-by-side"
@@ -21,14 +22,15 @@ def command(
     trajectory: Annotated[str | None, typer.Option(help="Which one, of a shard that has several.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Frame by frame: none sees a later one.")] = False,
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="The video to the left, for .mp4.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if frames could not be read.")] = False,
 ) -> None:
-    """Predict the disparity of a video of any length, up to scale and shift."""
+    """Predict the disparity of a video of any length, up to scale and shift; depth in metres of metric weights."""
     from vdatrain.device import peak_memory_bytes
     from vdatrain.inference.predictor import predict_to_file
     from vdatrain.inference.video_reader import open_video
     from vdatrain.inference.video_writer import check_output
 
-    check_output(out, side_by_side=side_by_side)
+    check_output(out, side_by_side=side_by_side, inputs=(video, model.checkpoint))
     source = open_video(video, trajectory=trajectory)
     predictor = model.load()
     began = time.monotonic()
@@ -39,3 +41,5 @@ def command(
         f"{out}: {done.num_frames} frames of {done.size[1]}x{done.size[0]}, {rate:.1f} frames/s, peak memory of "
         f"the {'GPU' if device.type == 'cuda' else 'process'} {peak_memory_bytes(device) / 1e9:.2f} GB"
     )
+    if strict and not done.is_complete:
+        raise DataError(f"{video}: has frames that could not be read; {out} holds the others.")

@@ -2,7 +2,11 @@
 
 predictor      the model, and predictions of arrays, videos and files
 long_video     windows of a long video, aligned and blended
-video_reader   frames of video files, folders of images and shards
+video          what a source of frames is
+video_reader   frames of anything: chooses between the next two, and reads shards
+video_file     frames of video files
+image_folder   frames of folders of images
+presentation   which way up a frame is shown, with which pixel shape, and when
 video_writer   disparity as a video, images or an array
 export         weights under the published names, ONNX
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +22,7 @@ from vdatrain.data.transforms import CropParams, fit_view
 from vdatrain.device import Precision, choose_device
 from vdatrain.inference.long_video import infer_windows
 from vdatrain.inference.video_reader import DEFAULT_DIFF, Video, VideoFrame, open_video
-from vdatrain.inference.video_writer import DisparityFile, write_output
+from vdatrain.inference.video_writer import DisparityFile, Timeline, depth_of, write_output
 from vdatrain.models import variants
 from vdatrain.models.layers.encoder import PATCH_SIZE
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, remember_frames
@@ -49,6 +49,25 @@ class PreparedFrame:
     def stored(self) -> tuple[int, int]:
         """Height and width of the video, in pixels."""
         return self.view.crop_height, self.view.crop_width
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedVideo:
+    """The disparity of a video, and when its frames are shown."""
+
+    disparity: Float32[np.ndarray, "t h w"]
+    """0 or more, greater is nearer; relative, or 1/m of metric weights."""
+    seconds: Float64[np.ndarray, " t"]
+    """Of each frame, by the file's own clock; images and shards, which have none, are taken as 24 frames a second."""
+    metric: bool
+    """Whether disparity is 1/m."""
+
+    @property
+    def depth_m(self) -> Float32[np.ndarray, "t h w"]:
+        """Metres along z, of metric weights; raises UsageError for relative ones."""
+        if not self.metric:
+            raise UsageError("depth in metres: the weights predict relative disparity; take `disparity`.")
+        return depth_of(self.disparity)
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,7 @@ class Predictor:
             raise UsageError(f"frames are {frames.dtype} {list(frames.shape)}; expected RGB, uint8 [t, h, w, 3].")
         return self._collect(self.predict_frames(_numbered(frames)))
 
-    def predict_video(self, path: Path | str, *, trajectory: str | None = None) -> Float32[np.ndarray, "t h w"]:
+    def predict_video(self, path: Path | str, *, trajectory: str | None = None) -> "PredictedVideo":
         """Predict the disparity of a video; all of it is held in memory, 4 bytes a pixel.
 
         Args:
@@ -100,14 +119,18 @@ class Predictor:
             trajectory: Which one, of a shard that has several.
 
         Returns:
-            Relative disparity of each frame at the video's size.
+            Relative disparity of each frame at the size at which it is shown, and when that is.
 
         Raises:
             DataError: There is no video, or it cannot be read; ShardError for a shard.
+            LimitError: Its frames have too many pixels.
             UsageError: The shard has several trajectories and `trajectory` is none of them.
         """
         video = open_video(path, trajectory=trajectory)
-        return self._collect(replace(self, diff=video.diff).predict_frames(video.frames()))
+        times: list[Fraction] = []
+        maps = replace(self, diff=video.diff).predict_frames(_timed(video.frames(), times))
+        disparity = self._collect(maps)
+        return PredictedVideo(disparity, np.array([float(time) for time in times], np.float64), self.metric)
 
     def stream(self, frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Generator[Float32[np.ndarray, "h w"]]:
         """Predict frame by frame, each as soon as it is there, for example from a camera.
@@ -192,6 +215,13 @@ def _numbered(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[VideoFra
     return (VideoFrame(number, rgb) for number, rgb in enumerate(frames))
 
 
+def _timed(frames: Iterable[VideoFrame], times: list[Fraction]) -> Iterator[VideoFrame]:
+    """Yield frames and append the time of each."""
+    for frame in frames:
+        times.append(frame.seconds or Fraction(0))
+        yield frame
+
+
 # ------------------------------------------------------------------------------------------------------------ loading
 
 
@@ -269,6 +299,8 @@ class WrittenVideo:
     """Number of frames."""
     size: tuple[int, int]
     """Height and width in pixels."""
+    is_complete: bool
+    """Whether all frames that the video holds or promises could be read; a warning has said which not."""
 
 
 def predict_to_file(
@@ -282,10 +314,13 @@ def predict_to_file(
 ) -> WrittenVideo:
     """Write a video's disparity to a file, of which `video_writer.check_output` says what it may be.
 
+    Frames that cannot be read are left out.
+
     Args:
         video: From `open_video`.
-        predictor: The model.
-        out: Ends in `.mp4` (colours) or `.npz` (`disparity`, float32 [t, h, w]), or is a folder of 16-bit images.
+        predictor: The model; of metric weights depth is written.
+        out: Ends in `.mp4` (colours) or `.npz` (`disparity` or `depth_m`, float32 [t, h, w], and `seconds`, float64
+            [t]), or is a folder of 16-bit images. An `.mp4` shows each frame at its own time.
         stream: Frame by frame, see `Predictor.stream`.
         side_by_side: Show the video to the left of its disparity, in an `.mp4`.
         on_frame: Called after each frame.
@@ -294,13 +329,17 @@ def predict_to_file(
         The number of frames and their size.
 
     Raises:
-        DataError: A frame cannot be read, or the model predicts anything that is not finite.
+        DataError: No frame can be read, two have different sizes, or the model predicts anything that is not finite.
+        OutputError: The output cannot be written.
     """
-    maps = replace(predictor, diff=video.diff).predict_frames(video.frames(), stream=stream)
-    with DisparityFile(out) as file, closing(maps):
+    times: list[Fraction] = []
+    maps = replace(predictor, diff=video.diff).predict_frames(_timed(video.frames(), times), stream=stream)
+    fp32 = predictor.precision.name == "fp32"
+    remedy = "the weights are of no use: see how they were trained" if fp32 else "try --precision fp32"
+    with DisparityFile(out, metric=predictor.metric, remedy=remedy) as file, closing(maps):
         for disparity in maps:
             file.append(disparity.cpu().numpy())
             on_frame()
         beside = (frame.rgb for frame in video.frames()) if side_by_side else None
-        write_output(out, file, fps=Fraction(video.fps), beside=beside)
-        return WrittenVideo(file.count, file.size)
+        write_output(out, file, Timeline(times, video.fps, video.time_base), beside=beside)
+        return WrittenVideo(file.count, file.size, video.remarks.is_complete)

@@ -11,10 +11,10 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from vdaprep.errors import DataError, UsageError
+from vdaprep.errors import DataError, UsageError, VdakitError
 from vdaprep.shards.dataset import open_shards
 from vdatrain.inference.video_reader import DEFAULT_DIFF, by_trajectory, open_video, read_trajectory
-from vdatrain.inference.video_writer import SCALE_FILE, DisparityFile, check_output, write_output
+from vdatrain.inference.video_writer import DISPARITY_FILE, DisparityFile, Timeline, check_output, write_output
 
 
 def pictures(count: int, *, size: tuple[int, int] = (32, 48)) -> list[np.ndarray]:
@@ -106,7 +106,7 @@ def test_inputs_that_cannot_be_read(tmp_path: Path, toy_shards: Path) -> None:
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     for name, sentence in [
         ("missing.mp4", "there is no such video; give a video file, a folder of images or a shard"),
-        ("empty", "has no images; looked for files that end in .bmp"),
+        ("empty", "has no images; looked for files that end in .avif, .bmp"),
         ("text.mp4", "cannot be read as a video"),
         ("nothing.mp4", "cannot be read as a video"),
         ("cut.mp4", "cannot be read as a video"),
@@ -133,10 +133,6 @@ def test_images_that_do_not_go_together(tmp_path: Path) -> None:
     cv2.imwrite(str(folder / "002.png"), pictures(1, size=(20, 48))[0])
     with pytest.raises(DataError, match="002.png: is 48x20 pixels, the frames before it are 48x32"):
         list(open_video(folder).frames())
-    for data in (b"", b"no picture"):
-        (folder / "001.png").write_bytes(data)
-        with pytest.raises(DataError, match="001.png: is no image that can be read"):
-            list(open_video(folder).frames())
 
 
 # ------------------------------------------------------------------------------------------------------------- output
@@ -150,13 +146,18 @@ def file_of(out: Path, count: int = 3, *, size: tuple[int, int] = (31, 47)) -> t
     return file, values
 
 
+def timeline(file: DisparityFile, fps: Fraction) -> Timeline:
+    return Timeline([number / fps for number in range(file.count)], fps, 1 / fps)
+
+
 def test_an_array(tmp_path: Path) -> None:
     out = tmp_path / "new" / "a.npz"
     file, values = file_of(out)
     with file:
-        write_output(out, file, fps=Fraction(10), beside=None)
+        write_output(out, file, timeline(file, Fraction(10)), beside=None)
     with np.load(out, allow_pickle=False) as arrays:
-        assert list(arrays) == ["disparity"]
+        assert list(arrays) == ["disparity", "seconds"]
+        assert np.array_equal(arrays["seconds"], np.arange(3) / 10)
         assert arrays["disparity"].dtype == np.float32
         assert np.array_equal(arrays["disparity"], values)
     assert [path.name for path in out.parent.iterdir()] == ["a.npz"]
@@ -166,8 +167,8 @@ def test_a_folder_of_sixteen_bits(tmp_path: Path) -> None:
     out = tmp_path / "depth"
     file, values = file_of(out)
     with file:
-        write_output(out, file, fps=Fraction(10), beside=None)
-    facts = json.loads((out / SCALE_FILE).read_text())
+        write_output(out, file, timeline(file, Fraction(10)), beside=None)
+    facts = json.loads((out / DISPARITY_FILE).read_text())
     images = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted(out.glob("*.png"))]
     assert facts["frames"] == len(images) == 3
     assert images[0].dtype == np.uint16
@@ -184,7 +185,7 @@ def test_a_video_is_even_and_its_colours_span_all_frames(tmp_path: Path, beside:
         for n in range(4):
             file.append(ramp + n)
         left = pictures(4, size=(31, 47)) if beside else None
-        write_output(out, file, fps=Fraction(30000, 1001), beside=left)
+        write_output(out, file, timeline(file, Fraction(30000, 1001)), beside=left)
     found = iio.imread(out, plugin="pyav")
     assert found.shape == (4, 32, 94 if beside else 48, 3)
     assert iio.immeta(out, plugin="pyav")["fps"] == pytest.approx(30000 / 1001)
@@ -198,7 +199,7 @@ def test_a_flat_disparity_can_be_shown(tmp_path: Path) -> None:
     for name in ("a.mp4", "folder", "a.npz"):
         with DisparityFile(tmp_path / name) as file:
             file.append(np.zeros((16, 16), np.float32))
-            write_output(tmp_path / name, file, fps=Fraction(24), beside=None)
+            write_output(tmp_path / name, file, timeline(file, Fraction(24)), beside=None)
     assert cv2.imread(str(tmp_path / "folder" / "000000.png"), cv2.IMREAD_UNCHANGED).max() == 0
 
 
@@ -217,9 +218,9 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
     for name, beside, sentence in [
         ("a.avi", False, ".avi is not known; expected .mp4, .npz or a folder"),
         ("a.npz", True, "--side-by-side shows the video beside its disparity"),
-        ("is.mp4", False, "is a folder; give a file"),
+        ("is.mp4", False, "is a folder; expected the name of a file"),
     ]:
-        with pytest.raises(UsageError, match=sentence):
+        with pytest.raises(VdakitError, match=sentence):
             check_output(tmp_path / name, side_by_side=beside)
 
 
@@ -232,5 +233,5 @@ def test_a_folder_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(cv2, "imencode", fails)
     with file, pytest.raises(KeyboardInterrupt):
-        write_output(out, file, fps=Fraction(10), beside=None)
+        write_output(out, file, timeline(file, Fraction(10)), beside=None)
     assert not list(tmp_path.iterdir())
