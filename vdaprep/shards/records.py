@@ -12,7 +12,7 @@ from typing import Any
 from vdaprep.errors import ShardError
 from vdaprep.shards.canonical import SCHEMA_VERSION, contract, crc32, parse_sealed_json, sealed_json
 from vdaprep.shards.names import MAX_CLIP_FRAMES, MAX_KEY_LENGTH
-from vdaprep.storage.documents import Document, Fields, shown
+from vdaprep.storage.documents import Document, Fields, path_problem, shown
 from vdaprep.storage.limits import MAX_FRAME_BYTES, MAX_SMALL_DOCUMENT_BYTES
 
 _Data = bytes | memoryview  # named here: ClipEntry has a field `bytes`
@@ -174,6 +174,7 @@ class ShardRecord:
                 kinds={kind: _pair(kinds, kind) for kind in kinds.values},
                 rejected=_rejections(document),
                 clamped_near=document.integer("clamped_near", 0, MAX_TAR_BYTES),
+                clamped_far=_counts(document.optional_mapping("clamped_far")),
             )
 
 
@@ -241,7 +242,7 @@ class DatasetRecord:
 
 
 _RECORD_FIELDS = (
-    "schema_version", "tar", "clips", "options", "plan", "kinds", "rejected", "clamped_near",
+    "schema_version", "tar", "clips", "options", "plan", "kinds", "rejected", "clamped_near", "clamped_far",
 )  # fmt: skip
 
 
@@ -283,6 +284,16 @@ def _pair(fields: Fields, key: str) -> list[int]:
     if len(found) != 2:
         fields.fail(key, f"has {len(found)} entries, expected the number of members and their bytes")
     return list(found)
+
+
+def _counts(fields: Fields | None) -> dict[str, int]:
+    """Return numbers by the names of trajectories."""
+    if fields is None:
+        return {}
+    for name in fields.values:
+        if problem := path_problem(name):
+            fields.fail(name, f"is the name of a field, expected that of a trajectory: it {problem}")
+    return {name: fields.integer(name, 1, MAX_TAR_BYTES) for name in fields.values}
 
 
 def _rejections(document: Document) -> tuple[Rejection, ...]:

@@ -1,5 +1,7 @@
 """Pixels as stored: what metadata, layouts and sizes of raw images and depth maps come to, through the command line."""
 
+import dataclasses
+import hashlib
 import io
 import struct
 import subprocess
@@ -19,6 +21,8 @@ from vdaprep.errors import FrameError
 from vdaprep.raw import arrays, exr, images, png
 from vdaprep.raw.tree import Location
 from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.reader import read_record
+from vdaprep.shards.records import DatasetRecord
 
 HERE = Location("", "x")
 HEIGHT, WIDTH = 24, 32
@@ -217,6 +221,33 @@ def test_odd_numbers_are_unknown_near_or_beyond(vdaprep: Run, tmp_path: Path, dt
     values[0, 2] = 1e38 if dtype is np.float32 else 1e300
     found = decoded(vdaprep, tmp_path, "depth/000000.npy", npy(values))
     assert np.allclose(found[0, :6], ODD_EXPECTED, equal_nan=True)
+
+
+def test_depth_beyond_the_code_is_counted(vdaprep: Run, tmp_path: Path) -> None:
+    far = metres()
+    far[:2, :3], far[5] = 2000.0, np.inf
+    raw = video(tmp_path / "raw", {f"rgb/00000{i}.png": PNG for i in range(2)})
+    video(raw, {"depth/000000.npy": npy(far), "depth/000001.npy": npy(metres())})
+    convert = ("convert", "custom", "--raw", raw, "--out", tmp_path, "--workers", "1")
+    for _ in range(2):  # the second reads what the first has written
+        outcome = vdaprep(*convert)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert "6 depth pixels were farther than the depth code reaches; stored as sky." in outcome.out
+    assert read_record(tmp_path / "custom/train/shard-0001.tar").clamped_far == {"raw": 6}
+    assert vdaprep("verify", tmp_path).code == 0
+    assert vdaprep("repair", "custom", "--raw", raw, "--out", tmp_path).code == 0
+    folder = tmp_path / "custom"
+    older = read_record(folder / "train/shard-0001.tar")
+    data = dataclasses.replace(older, clamped_far={}).to_bytes()
+    (folder / "train/shard-0001.json").write_bytes(data)
+    listed = DatasetRecord.from_bytes((folder / "dataset.json").read_bytes(), where="")
+    totals = {name: value for name, value in listed.totals.items() if name != "clamped_far"}
+    shards = (dataclasses.replace(listed.shards[0], record_sha256=hashlib.sha256(data).hexdigest()),)
+    (folder / "dataset.json").write_bytes(dataclasses.replace(listed, totals=totals, shards=shards).to_bytes())
+    (folder / "train/shard-0001.tar").write_bytes(b"")
+    assert vdaprep("repair", "custom", "--raw", raw, "--out", tmp_path, "--workers", "1").code == 0
+    assert read_record(folder / "train/shard-0001.tar") == older
+    assert vdaprep("verify", tmp_path).code == 0
 
 
 def exr_bytes(values: np.ndarray, *, data: tuple[int, int, int, int], display: tuple[int, int, int, int]) -> bytes:
