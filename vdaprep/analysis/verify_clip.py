@@ -15,7 +15,7 @@ from vdaprep.shards import codec, depth_codes, reader
 from vdaprep.shards.cameras import is_rigid
 from vdaprep.shards.canonical import canonical_json, parse_json
 from vdaprep.shards.metadata import ClipMeta
-from vdaprep.shards.names import clip_key, member_name
+from vdaprep.shards.names import clip_key, clip_keys, member_name
 from vdaprep.shards.records import ClipEntry
 from vdaprep.shards.tar import Member, header, split_members
 from vdaprep.storage.paths import StoragePath
@@ -88,12 +88,16 @@ def _meta_problems(
 ) -> Iterator[str]:
     ids = meta.frame_ids
     key = clip_key(meta.dataset, meta.trajectory, ids[0])
+    keys = clip_keys(meta.dataset, meta.trajectory, ids[0])
     diff = None if meta.diff is None else asdict(meta.diff)
     short_side = options.get("short_side") or min(meta.height, meta.width)
     stride = options.get("frame_stride") or 1
     checks = [
         (canonical_json(parse_json(data, where="").values) == data, "is not canonical JSON."),
-        (key == entry.key, f"is of clip {key}, found in clip {entry.key}."),
+        (
+            entry.key in clip_keys(meta.dataset, meta.trajectory, ids[0]),
+            f"is of clip {key}, found in clip {entry.key}.",
+        ),
         (meta.split == tar.parent.name, f"is of split {meta.split}, found in {tar.parent.name}."),
         (len(ids) == entry.frames, f"has {len(ids)} frames, the record says {entry.frames}."),
         (

@@ -1,7 +1,7 @@
 """Cut trajectories into clips and fill shards with them."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from vdaprep.raw.frames import Trajectory
@@ -23,6 +23,8 @@ class PlannedClip:
     """Whether no frame that is taken precedes it, so that its first frame has no difference."""
     stride: int = 1
     """Difference of the numbers of neighbouring frames."""
+    alike: bool = False
+    """Whether another trajectory's name comes out the same in keys, which hold a hash then."""
 
     @property
     def indices(self) -> Sequence[int]:
@@ -104,28 +106,38 @@ def _every(trajectory: Trajectory, within: range, stride: int) -> Sequence[int]:
     return [index for index in within if (frames[index].frame_id - first) % stride == 0]
 
 
-def cut_trajectory(trajectory: Trajectory, *, clip_frames: int, stride: int = 1) -> list[PlannedClip]:
+def cut_trajectory(
+    trajectory: Trajectory, *, clip_frames: int, stride: int = 1, alike: bool = False
+) -> list[PlannedClip]:
     """Cut the frames that are taken of a trajectory into clips; a hole in their numbers always separates two clips."""
     indices = taken(trajectory, stride=stride)
     numbers = [trajectory.frames[index].frame_id for index in indices]
     return [
-        PlannedClip(trajectory, indices[first + start], indices[first + stop - 1] + 1, start == 0, stride)
+        PlannedClip(trajectory, indices[first + start], indices[first + stop - 1] + 1, start == 0, stride, alike)
         for first, last in runs(numbers, stride=stride)
         for start, stop in cut(last - first, at_most=clip_frames)
     ]
 
 
-def plan_shards(
-    trajectories: Iterable[Trajectory], *, split: str, clip_frames: int, frames_per_shard: int, stride: int = 1
+def plan_shards(  # noqa: PLR0913 - what cutting takes
+    trajectories: Iterable[Trajectory],
+    *,
+    split: str,
+    clip_frames: int,
+    frames_per_shard: int,
+    stride: int = 1,
+    alike: Container[str] = (),
 ) -> list[PlannedShard]:
     """Fill shards with clips, in order of the trajectories' names; a shard takes clips up to `frames_per_shard` frames.
 
-    A single clip that is longer gets a shard of its own. Of each trajectory every `stride`-th frame is taken.
+    A single clip that is longer gets a shard of its own. Of each trajectory every `stride`-th frame is taken; `alike`
+    are those whose keys would be another's.
     """
     shards: list[list[PlannedClip]] = []
     room = 0
     for trajectory in sorted(trajectories, key=lambda item: item.name):
-        for clip in cut_trajectory(trajectory, clip_frames=clip_frames, stride=stride):
+        hashed = trajectory.name in alike
+        for clip in cut_trajectory(trajectory, clip_frames=clip_frames, stride=stride, alike=hashed):
             if clip.num_frames > room:
                 shards.append([])
                 room = frames_per_shard

@@ -67,7 +67,7 @@ class ClipEncoder:
             for index in order:
                 current = self._frame_or_none(clip.trajectory, index, previous, rejected=rejected)
                 if take and (current is None or current.size != take[-1].size):
-                    yield self._clip(clip.trajectory, split, take)
+                    yield self._clip(clip, split, take)
                     take = []
                 if current is not None:
                     take.append(current)
@@ -76,7 +76,7 @@ class ClipEncoder:
         finally:
             self._reader.rest()
         if take:
-            yield self._clip(clip.trajectory, split, take)
+            yield self._clip(clip, split, take)
 
     def _announced(self, clip: PlannedClip) -> Iterator[int]:
         """Yield the indices of a clip's frames, the one before it first, while files of those that follow are read."""
@@ -132,7 +132,8 @@ class ClipEncoder:
         before = previous.shrunk if previous is not None and previous.size == _size(frame) else None
         return [("diff.zst", codec.encode_diff(shrunk, before, spec))], shrunk, before is not None
 
-    def _clip(self, trajectory: Trajectory, split: str, take: Sequence[_EncodedFrame]) -> EncodedClip:
+    def _clip(self, clip: PlannedClip, split: str, take: Sequence[_EncodedFrame]) -> EncodedClip:
+        trajectory = clip.trajectory
         ranges = [item.disparity_range for item in take if item.disparity_range is not None]
         poses = [item.camera_to_world for item in take if item.camera_to_world is not None]
         meta = ClipMeta(
@@ -151,7 +152,7 @@ class ClipEncoder:
             diff_valid=tuple(item.diff_valid for item in take),
             source={"layout": trajectory.layout},
         )
-        key = clip_key(self._dataset, trajectory.name, take[0].frame_id)
+        key = clip_key(self._dataset, trajectory.name, take[0].frame_id, alike=clip.alike)
         return EncodedClip(
             key,
             meta,

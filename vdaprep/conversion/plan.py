@@ -1,7 +1,7 @@
 """Plan a conversion: list the raw data, cut clips, fill shards; no frame is read."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,15 @@ from vdaprep import sources
 from vdaprep.conversion.clips import PlannedShard, plan_shards, runs, taken
 from vdaprep.conversion.options import Selection, Settings, options_of
 from vdaprep.errors import DataError
+from vdaprep.raw.files import Location
 from vdaprep.raw.frames import SourceOptions, Trajectory
-from vdaprep.raw.tree import Location, OnListing, Tree, open_tree
+from vdaprep.raw.tree import Archive, OnListing, Tree, open_tree
+from vdaprep.shards.names import find_alike
 from vdaprep.shards.records import Rejection
 from vdaprep.sources import _manifest
 from vdaprep.sources._manifest import Manifest
+from vdaprep.sources._slots import Found
+from vdaprep.storage.documents import path_problem
 from vdaprep.storage.urls import is_url, redact
 
 
@@ -57,6 +61,12 @@ class RawData:
     """Files that cannot be used."""
     files: Mapping[str, Location] = field(default_factory=dict[str, Location])
     """All files, by their path."""
+    others: tuple[str, ...] = ()
+    """Paths of the files that are no part of any trajectory's layout."""
+    archives: Mapping[str, Archive] = field(default_factory=dict[str, Archive])
+    """The archives that were listed, by their path below the root or URL."""
+    unopened: int = 0
+    """Number of archives that were not opened, as they hold nothing that is wanted."""
 
     def plan(self, settings: Settings, selection: Selection) -> ConversionPlan:
         """Decide which frames go into which shard; raises DataError if the selection takes no trajectory."""
@@ -67,7 +77,8 @@ class RawData:
             by_split[selection.split_of(trajectory.name, facts)].append(trajectory)
         stride = settings.frame_stride
         cutting = {"clip_frames": settings.clip_frames, "frames_per_shard": settings.frames_per_shard, "stride": stride}
-        planned = [plan_shards(items, split=split, **cutting) for split, items in sorted(by_split.items())]
+        alike = find_alike(self.dataset, (item.name for item in trajectories))
+        planned = [plan_shards(items, split=split, alike=alike, **cutting) for split, items in sorted(by_split.items())]
         return ConversionPlan(
             dataset=self.dataset,
             raw=self.raw,
@@ -75,7 +86,11 @@ class RawData:
             options=options_of(settings, selection, facts),
             shards=tuple(shard for of_split in planned for shard in of_split),
             splits={split: sorted(item.name for item in items) for split, items in sorted(by_split.items())},
-            rejected=(*self.problems, *_holes(trajectories, stride=stride)),
+            rejected=(
+                *self.problems,
+                *(problem for item in trajectories for problem in item.problems),
+                *_holes(trajectories, stride=stride),
+            ),
         )
 
     def _select(self, selection: Selection, facts: Manifest) -> list[Trajectory]:
@@ -108,33 +123,61 @@ def find_raw(
     """List a raw tree, a path or URLs; raises DataError, saying how to get one, if it holds no trajectory."""
     tree, found = _find(dataset, str(raw), options, on_listing)
     place = redact(str(raw)) if is_url(str(raw)) else str(tree.root)
-    return RawData(dataset, place, tuple(found), tree.problems, tree.files)
+    trajectories, unnamable = _namable(found.trajectories)
+    return RawData(
+        dataset=dataset,
+        raw=place,
+        trajectories=trajectories,
+        problems=(*tree.problems, *unnamable),
+        files=tree.files,
+        others=found.others,
+        archives=tree.archives,
+        unopened=len(tree.unopened),
+    )
 
 
-def _find(dataset: str, raw: str, options: SourceOptions, on_listing: OnListing) -> tuple[Tree, list[Trajectory]]:
+def _namable(found: Sequence[Trajectory]) -> tuple[tuple[Trajectory, ...], list[Rejection]]:
+    """Leave out, as problems, the trajectories whose names no shard can hold."""
+    problems = {item.name: problem for item in found if (problem := path_problem(item.name))}
+    rejected = [
+        Rejection(_first_file(item), f"is of a trajectory whose name {problems[item.name]}; rename its folder")
+        for item in found
+        if item.name in problems
+    ]
+    return tuple(item for item in found if item.name not in problems), rejected
+
+
+def _first_file(trajectory: Trajectory) -> str:
+    return str(trajectory.frames[0].rgb or trajectory.frames[0].depth)
+
+
+def _find(dataset: str, raw: str, options: SourceOptions, on_listing: OnListing) -> tuple[Tree, Found]:
     facts, source = _manifest.load(dataset), sources.load(dataset)
     taken = is_url(raw) or Path(raw).is_file() or (Path(raw).is_dir() and any(Path(raw).iterdir()))
     place = f"raw/{dataset}" if taken else raw
-    advice = (
-        f"looked for {source.EXPECTED}; get {facts.title} from {facts.home} "
-        f"or make a small sample: vdaprep sample {dataset} --out {place}"
-    )
+    advice = f"looked for {source.EXPECTED}; get {facts.title} from {facts.home}"
+    if sources.has_sample(dataset):
+        advice += f" or make a small sample: vdaprep sample {dataset} --out {place}"
     if not is_url(raw) and not Path(raw).exists():
         raise DataError(f"{redact(raw)}: there is no such folder; {advice}")
     tree = open_tree(raw, on_listing)
-    trajectories = source.find_trajectories(tree, options)
-    if not trajectories:
+    found = source.find_trajectories(tree, options)
+    if not found.trajectories:
         unreadable = "".join(f"; {problem.file} {problem.reason}" for problem in tree.problems[:3])
         others = "".join(f"; it looks like {name}" for name in _looks_like(tree))
+        there = f" ({', '.join(sorted(tree.files)[:3])})" if tree.files else ""
         raise DataError(
-            f"{redact(raw)}: no {facts.title} trajectory among {len(tree.files)} files{others}{unreadable}; {advice}"
+            f"{redact(raw)}: no {facts.title} trajectory among {len(tree.files)} files{there}{others}{unreadable}; "
+            f"{advice}"
         )
-    return tree, trajectories
+    return tree, found
 
 
 def _looks_like(tree: Tree) -> list[str]:
     """Name the data sets that do find trajectories in a tree."""
-    return [name for name in sources.names() if sources.load(name).find_trajectories(tree, SourceOptions())]
+    return [
+        name for name in sources.names() if sources.load(name).find_trajectories(tree, SourceOptions()).trajectories
+    ]
 
 
 def _holes(trajectories: Iterable[Trajectory], *, stride: int) -> list[Rejection]:

@@ -183,7 +183,7 @@ def _record_bytes(plan: ConversionPlan, shard: PlannedShard, tar_bytes: int) -> 
     clip = shard.clips[0]
     middle, frames = tar_bytes // 2, clip.num_frames
     entry = ClipEntry(
-        key=clip_key(plan.dataset, clip.trajectory.name, 0),
+        key=clip_key(plan.dataset, clip.trajectory.name, 0, alike=clip.alike),
         offset=middle,
         bytes=frames + 1,
         frames=frames,

@@ -1,6 +1,6 @@
 """Save a plan beside its shards, so that they can be finished when part of the raw data is gone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from vdaprep.errors import DataError, ShardError, UsageError
 from vdaprep.raw.frames import FrameFiles, Trajectory
 from vdaprep.raw.tree import OnListing
 from vdaprep.shards.canonical import SCHEMA_VERSION, parse_sealed_json, sealed_json
-from vdaprep.shards.names import PLAN_FILE
+from vdaprep.shards.names import PLAN_FILE, find_alike
 from vdaprep.shards.records import Rejection
 from vdaprep.storage.output import OutputDir, write_file
 from vdaprep.storage.urls import redact
@@ -153,12 +153,13 @@ def parse_plan(data: bytes, *, where: str, raw: str, settings: Settings) -> Conv
     try:
         trajectories = [_trajectory_from_json(item) for item in value["trajectories"]]
         stride = value["options"]["frame_stride"]
+        alike = find_alike(value["dataset"], (item.name for item in trajectories))
         return ConversionPlan(
             dataset=value["dataset"],
             raw=raw,
             settings=settings,
             options=value["options"],
-            shards=tuple(_shard_from_json(item, trajectories, stride) for item in value["shards"]),
+            shards=tuple(_shard_from_json(item, trajectories, stride, alike) for item in value["shards"]),
             splits=value["splits"],
             rejected=tuple(Rejection(**item) for item in value["rejected"]),
         )
@@ -177,9 +178,14 @@ def _trajectory_from_json(value: Mapping[str, Any]) -> LostTrajectory:
     )
 
 
-def _shard_from_json(value: Mapping[str, Any], trajectories: list[LostTrajectory], stride: int) -> PlannedShard:
+def _shard_from_json(
+    value: Mapping[str, Any], trajectories: list[LostTrajectory], stride: int, alike: Container[str]
+) -> PlannedShard:
     found: list[tuple[int, int, int, bool]] = value["clips"]
-    clips = (PlannedClip(trajectories[number], start, stop, gap, stride) for number, start, stop, gap in found)
+    clips = (
+        PlannedClip(trajectories[number], start, stop, gap, stride, trajectories[number].name in alike)
+        for number, start, stop, gap in found
+    )
     return PlannedShard(value["split"], value["number"], tuple(clips))
 
 

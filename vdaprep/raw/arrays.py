@@ -76,23 +76,3 @@ def _name(dtype: str) -> str:
         return str(np.dtype(dtype))
     except (TypeError, ValueError):
         return dtype
-
-
-def parse_table(data: bytes, location: Location, *, columns: int) -> list[list[float] | None]:
-    """Parse lines of numbers; a line that is not `columns` finite numbers becomes None.
-
-    Blank lines at the end are dropped. Raises FrameError if the file is no text.
-    """
-    try:
-        lines = data.decode("ascii").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        raise FrameError(str(location), "is not a text file") from error
-    return [_numbers(line, columns) for line in lines]
-
-
-def _numbers(line: str, columns: int) -> list[float] | None:
-    try:
-        values = [float(word) for word in line.split()]
-    except ValueError:
-        return None
-    return values if len(values) == columns and bool(np.isfinite(values).all()) else None

@@ -10,6 +10,7 @@ from jaxtyping import Float32, Float64, UInt8
 from vdaprep.errors import FrameError
 from vdaprep.raw.tree import Location
 from vdaprep.shards.cameras import are_rigid, scale_intrinsics
+from vdaprep.shards.records import Rejection
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,6 @@ class FrameFiles:
     depth: Location | None
 
 
-def pair_files(rgb: Mapping[int, Location], depth: Mapping[int, Location]) -> tuple[FrameFiles, ...]:
-    """Pair images and depth maps, found by frame number, in order; a frame that has only one of them counts too."""
-    return tuple(FrameFiles(number, rgb.get(number), depth.get(number)) for number in sorted(rgb.keys() | depth.keys()))
-
-
 @dataclass(frozen=True)
 class Trajectory:
     """One camera's path: frames in order of their numbers, and the files they share (poses, intrinsics)."""
@@ -34,6 +30,10 @@ class Trajectory:
     layout: str
     frames: tuple[FrameFiles, ...]
     shared: Mapping[str, Location] = field(default_factory=dict[str, Location])
+    problems: tuple[Rejection, ...] = ()
+    """Files that claim a place which another one has."""
+    unused: tuple[Location, ...] = ()
+    """All such files, and copies of what is shared."""
 
     @property
     def frame_ids(self) -> tuple[int, ...]:

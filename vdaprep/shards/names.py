@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 
 from vdaprep.errors import ShardError
 from vdaprep.shards.canonical import SCHEMA_VERSION
@@ -17,16 +18,39 @@ _MEMBER = re.compile(
 )
 
 
-def clip_key(dataset: str, trajectory: str, first_frame: int) -> str:
-    """Name a clip `{dataset}-{trajectory}-{first frame}`: lower case, `[a-z0-9_-]`, at most 80 characters.
+_LOSES = re.compile(r"[^A-Za-z0-9_/-]|--|[/-]{2}|^[/-]|[/-]$")  # more than the case of letters, and `/` for `-`
 
-    A longer name keeps its start and ends in eight hexadecimal digits of the full name's SHA-256.
+
+def clip_key(dataset: str, trajectory: str, first_frame: int, *, alike: bool = False) -> str:
+    """Name a clip `{dataset}-{trajectory}-{first frame}`: lower case, `[a-z0-9_-]`, at most 83 characters.
+
+    A name that is longer, or that loses more than the case of its letters and `/`, ends in eight hexadecimal digits of
+    the full name's SHA-256; so does one that is `alike`: another trajectory's comes out the same (`find_alike`).
     """
-    name = re.sub(r"[^a-z0-9_]+", "-", f"{dataset}/{trajectory}".lower()).strip("-")
+    hashed = alike or _LOSES.search(trajectory) is not None
+    return _key(dataset, trajectory, first_frame, hashed=hashed)
+
+
+def clip_keys(dataset: str, trajectory: str, first_frame: int) -> set[str]:
+    """Return the keys that a clip may have: with the hash or without, as names with losses had none once."""
+    return {_key(dataset, trajectory, first_frame, hashed=hashed) for hashed in (False, True)}
+
+
+def _key(dataset: str, trajectory: str, first_frame: int, *, hashed: bool) -> str:
+    full = f"{dataset}/{trajectory}"
+    name = re.sub(r"[^a-z0-9_]+", "-", full.lower()).strip("-")
     room = MAX_KEY_LENGTH - 1 - 6
-    if len(name) > room:
-        name = f"{name[: room - 9]}-{hashlib.sha256(f'{dataset}/{trajectory}'.encode()).hexdigest()[:8]}"
+    if hashed or len(name) > room:
+        name = f"{name[: room - 9]}-{hashlib.sha256(full.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
     return f"{name}-{first_frame:06d}"
+
+
+def find_alike(dataset: str, trajectories: Iterable[str]) -> frozenset[str]:
+    """Return the trajectories whose clips would have the keys of another one's."""
+    by_key: dict[str, list[str]] = {}
+    for name in trajectories:
+        by_key.setdefault(clip_key(dataset, name, 0), []).append(name)
+    return frozenset(name for names in by_key.values() if len(names) > 1 for name in names)
 
 
 def member_name(key: str, frame: int | None, kind: str) -> str:

@@ -6,6 +6,7 @@ of it can be rendered if there is a `vdaprep/synthetic/layouts/NAME.py`, too.
 
 import importlib
 import pkgutil
+from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Float32
 from vdaprep.errors import UsageError
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
 from vdaprep.raw.tree import Reader, Tree
+from vdaprep.sources._slots import Found
 
 
 @runtime_checkable
@@ -23,8 +25,8 @@ class Source(Protocol):
     EXPECTED: str
     """What `find_trajectories` looks for, to complete the sentence "looked for ..."."""
 
-    def find_trajectories(self, tree: Tree, options: SourceOptions) -> list[Trajectory]:
-        """List the trajectories of a tree; raises DataError if the tree is of another kind."""
+    def find_trajectories(self, tree: Tree, options: SourceOptions) -> Found:
+        """List the trajectories of a tree, and the files that are no part of any."""
         ...
 
     def read_cameras(self, trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
@@ -51,3 +53,8 @@ def load(name: str) -> Source:
     if name not in names():
         raise UsageError(f"there is no data set {name!r}; known: {', '.join(names())}.")
     return cast(Source, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
+
+
+def has_sample(name: str) -> bool:
+    """Tell whether `vdaprep sample` can render the data set `name`."""
+    return (Path(__file__).parents[1] / "synthetic" / "layouts" / f"{name.replace('-', '_')}.py").is_file()

@@ -38,6 +38,8 @@ class Manifest:
     """Size of a frame in a shard, about; None: not measured."""
     takes_depth_unit: bool
     """Whether users give the unit of integer depth."""
+    not_needed: tuple[str, ...]
+    """Files of the data set that are not converted: globs of lower-case paths that begin with `/`."""
 
     def depth_spec(self, *, relative_error: float, unit_m: int | float | None = None) -> DepthSpec:
         """Return the depth code of this data set; `relative_error` counts only for the kind that has one.
@@ -119,6 +121,7 @@ def load(name: str) -> Manifest:
         exclude=tuple(value.get("exclude", ())),
         kib_per_frame=value.get("kib_per_frame"),
         takes_depth_unit=value.get("takes_depth_unit", False),
+        not_needed=tuple(value.get("not_needed", ())),
     )
 
 

@@ -1,29 +1,32 @@
 """Anyone's own RGB-D videos, one folder each, in the layout that `vdaprep export` writes."""
 
+import functools
 import re
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError, UsageError
-from vdaprep.raw.arrays import parse_npy, parse_table
+from vdaprep.raw.arrays import parse_npy
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
 from vdaprep.raw.images import parse_jpeg
 from vdaprep.raw.png import parse_png, parse_png16
 from vdaprep.raw.tree import Location, Reader, Tree
+from vdaprep.sources._rows import frame_rows
+from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
 
 EXPECTED = (
     "NAME/rgb/000000.png or .jpg with NAME/depth/000000.npy (metres) or .png (16 bits, with --depth-unit), "
     "NAME/intrinsics.txt (fx fy cx cy) and, if known, NAME/camera_to_world.txt (16 numbers a frame)"
 )
 
-_FILE = re.compile(
-    r"^(?:(?P<name>.+)/)?(?:rgb/(?P<rgb>\d+)\.(?i:png|jpe?g)|depth/(?P<depth>\d+)\.(?i:npy|png)|"
-    r"(?P<table>camera_to_world|intrinsics)\.(?i:txt))$"
-)
+_FOLDER = re.compile(r"^(?:(?P<name>.+)/)?(?P<kind>rgb|depth)$")
+_FRAMES = {
+    "rgb": re.compile(rf"({DIGITS})\.(?i:png|jpe?g)$"),
+    "depth": re.compile(rf"({DIGITS})\.(?i:npy|png)$"),
+}
+_TABLES = {"camera_to_world.txt": "camera_to_world", "intrinsics.txt": "intrinsics"}
 _UNFINISHED = re.compile(r"\.vdaprep-tmp\b")  # what an export left that died
 _BEYOND_CODE = 65535
 
@@ -35,53 +38,41 @@ class _Files(FrameFiles):
     depth_unit_m: float | None = None
 
 
-def find_trajectories(tree: Tree, options: SourceOptions) -> list[Trajectory]:
+def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
     """List the folders that hold `rgb`, by their paths below the root; every frame that has a file is listed.
 
     Raises UsageError if there is depth in PNG without a unit, or a unit without depth in PNG.
     """
-    found: defaultdict[str, dict[str, dict[int, Location]]] = defaultdict(lambda: {"rgb": {}, "depth": {}})
-    tables: defaultdict[str, dict[str, Location]] = defaultdict(dict)
-    for path, location in tree.files.items():
-        match = _FILE.match(path)
-        if match is None or _UNFINISHED.search(match["name"] or ""):
-            continue
-        name = match["name"] or tree.root.resolve().name
-        if match["table"]:
-            tables[name].setdefault(match["table"], location)
-            continue
-        kind = "rgb" if match["rgb"] else "depth"
-        _check_unit(location, kind, options.depth_unit_m)
-        found[name][kind].setdefault(int(match[kind]), location)
-    return [
-        _trajectory(name, files, tables[name], options.depth_unit_m)
-        for name, files in sorted(found.items())
-        if files["rgb"]
-    ]
+    claims, others = gather(tree, functools.partial(_folder, top=tree.root.resolve().name))
+    unit_m = None if options.depth_unit_m is None else float(options.depth_unit_m)
+    found = [_with_unit(trajectory_of(item), unit_m) for item in claims if item.has("rgb")]
+    return Found(tuple(found), tuple(others))
 
 
-def _check_unit(location: Location, kind: str, unit_m: int | float | None) -> None:
-    if kind == "depth" and _is_png(location) != (unit_m is not None):
-        advice = "say with --depth-unit how many metres a unit is, for example 0.001"
-        if unit_m is not None:
-            advice = "its metres need no --depth-unit; convert depth in npy and in PNG apart, each from its own --raw"
-        raise UsageError(f"{location}: {advice}.")
+def _folder(path: str, *, top: str) -> Folder | None:
+    if _UNFINISHED.search(path):
+        return None
+    if match := _FOLDER.match(path):
+        kind = match["kind"]
+        return Folder((match["name"] or top, "custom"), "", kind, _FRAMES[kind])
+    return Folder((path or top, "custom"), "", tables=_TABLES)
 
 
-def _trajectory(
-    name: str, files: dict[str, dict[int, Location]], tables: Mapping[str, Location], unit_m: int | float | None
-) -> Trajectory:
-    rgb, depth = files["rgb"], files["depth"]
-    unit_m = None if unit_m is None else float(unit_m)
-    frames = tuple(_Files(i, rgb.get(i), depth.get(i), unit_m) for i in sorted(rgb.keys() | depth.keys()))
-    return Trajectory(name, "custom", frames, tables)
+def _with_unit(found: Trajectory, unit_m: float | None) -> Trajectory:
+    for files in found.frames:
+        if files.depth is not None and _is_png(files.depth) != (unit_m is not None):
+            advice = "say with --depth-unit how many metres a unit is, for example 0.001"
+            if unit_m is not None:
+                advice = (
+                    "its metres need no --depth-unit; convert depth in npy and in PNG apart, each from its own --raw"
+                )
+            raise UsageError(f"{files.depth}: {advice}.")
+    frames = tuple(_Files(item.frame_id, item.rgb, item.depth, unit_m) for item in found.frames)
+    return replace(found, frames=frames)
 
 
 def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
-    """Read `intrinsics.txt` (one line, or one a frame) unless `options` has intrinsics, and `camera_to_world.txt`.
-
-    Lines belong to frames in order of their numbers.
-    """
+    """Read `intrinsics.txt` (one row, or one a frame) unless `options` has intrinsics, and `camera_to_world.txt`."""
     count = len(trajectory.frames)
     problems: dict[int, str] = {}
     if options.intrinsics is not None:
@@ -99,8 +90,7 @@ def _read_intrinsics(trajectory: Trajectory, reader: Reader, problems: dict[int,
         advice = "intrinsics.txt is missing; write one, fx fy cx cy, or say --intrinsics fx,fy,cx,cy"
         problems.update(dict.fromkeys(range(count), f"has no intrinsics: {advice}"))
         return np.full((count, 4), np.nan)
-    table = _read_table(location, reader, columns=4, what="intrinsics", problems=problems, allowed=(1, count))
-    result = np.repeat(table, count, axis=0) if len(table) == 1 else table
+    result = _read_table(trajectory, location, reader, what="intrinsics", problems=problems)
     for index in np.flatnonzero(np.isfinite(result[:, 0]) & (result[:, :2].min(axis=1) <= 0)).tolist():
         problems[index] = f"has no usable intrinsics: a focal length in {location} is not positive"
     return result
@@ -113,38 +103,26 @@ def _read_poses(
     location = trajectory.shared.get("camera_to_world")
     if location is None:
         return None
-    table = _read_table(location, reader, columns=16, what="pose", problems=problems, allowed=(count,))
-    return table.reshape(count, 4, 4)
+    return _read_table(trajectory, location, reader, what="pose", problems=problems).reshape(count, 4, 4)
+
+
+_COLUMNS = {"intrinsics": 4, "pose": 16}
 
 
 def _read_table(
-    location: Location,
-    reader: Reader,
-    *,
-    columns: int,
-    what: str,
-    problems: dict[int, str],
-    allowed: tuple[int, ...],
+    trajectory: Trajectory, location: Location, reader: Reader, *, what: str, problems: dict[int, str]
 ) -> Float64[np.ndarray, "rows columns"]:
-    """Read rows of numbers, as many as `allowed` has, the frames last; what is missing is nan, and a problem."""
-    frames = allowed[-1]
-    nothing = np.full((frames, columns), np.nan)
+    """Read the row of each frame; one that is missing or unusable is nan, and a problem."""
+    ids, columns = trajectory.frame_ids, _COLUMNS[what]
     try:
-        lines = parse_table(reader.read(location), location, columns=columns)
+        data = reader.read(location)
+        table, bad = frame_rows(data, location, columns=columns, frame_ids=ids, alike=what == "intrinsics")
     except FrameError as error:
-        problems.update(dict.fromkeys(range(frames), f"has no {what}: {error}"))
-        return nothing
-    if len(lines) not in allowed:
-        expected = " or ".join(map(str, allowed))
-        reason = f"has no {what}: {location} has {len(lines)} lines, expected {expected}"
-        problems.update(dict.fromkeys(range(frames), reason))
-        return nothing
-    bad = f"of {location} is not {columns} numbers"
-    for index, line in enumerate(lines):
-        if line is None:
-            hit = range(frames) if len(lines) == 1 else [index]
-            problems.update(dict.fromkeys(hit, f"has no usable {what}: line {index + 1} {bad}"))
-    return np.array([[np.nan] * columns if line is None else line for line in lines])
+        problems.update(dict.fromkeys(range(len(ids)), f"has no {what}: {error}"))
+        return np.full((len(ids), columns), np.nan)
+    for index, line in bad.items():
+        problems[index] = f"has no usable {what}: line {line} of {location} is not {columns} numbers"
+    return table
 
 
 def read_rgb(files: FrameFiles, reader: Reader) -> RgbImage:

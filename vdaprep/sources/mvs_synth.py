@@ -4,11 +4,12 @@ Lengths are in units of 0.1 m. Extrinsics are world-to-camera with det(R) = -1: 
 world is left-handed; mirroring the world's y makes it right-handed and leaves relative poses as they are.
 """
 
+import functools
 import json
 import logging
 import re
-from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -16,48 +17,46 @@ from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError
 from vdaprep.raw.exr import parse_exr
-from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
+from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
 from vdaprep.raw.png import parse_png, png_size
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.shards.cameras import is_rigid
 from vdaprep.sources import _manifest
+from vdaprep.sources._slots import DIGITS, Claims, Folder, Found, gather, trajectory_of
 
 EXPECTED = (
     "GTAV_{540,720,1080}/0000/{images/0000.png,depths/0000.exr,poses/0000.json}, in folders or in GTAV_540.tar.gz"
 )
 
-_FILE = re.compile(
-    r"^(?:(?:.*/)?(?P<folder>[^/]+)/)?(?P<number>\d{4})/"
-    r"(?:images/(?P<rgb>\d+)\.(?i:png)|depths/(?P<depth>\d+)\.(?i:exr)|poses/(?P<pose>\d+)\.(?i:json))$"
-)
-_KINDS = ("rgb", "depth", "pose")
+_FOLDER = re.compile(r"^(?:(?:(?P<root>.*)/)?(?P<size>[^/]+)/)?(?P<number>\d{4})/(?P<kind>images|depths|poses)$")
+_KINDS = {"images": ("rgb", "png"), "depths": ("depth", "exr"), "poses": ("pose", "json")}
+_FRAMES = {kind: re.compile(rf"({DIGITS})\.(?i:{ending})$") for kind, ending in _KINDS.values()}
 INTRINSICS = ("f_x", "f_y", "c_x", "c_y")
 _MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])  # the world's y
 _HUGE = 1e9  # no length and no focal length comes near
 
 _log = logging.getLogger("vdaprep")
 
-_Files = Mapping[str, dict[int, Location]]
 
-
-def find_trajectories(tree: Tree, options: SourceOptions) -> list[Trajectory]:
+def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
     """List trajectories `0000`; where a tree holds one in several folders (sizes), all are called `GTAV_540/0000`."""
-    found: defaultdict[tuple[str, str], _Files] = defaultdict(lambda: {kind: {} for kind in _KINDS})
-    for path, location in tree.files.items():
-        match = _FILE.match(path)
-        if match is None:
-            continue
-        kind = next(kind for kind in _KINDS if match[kind])
-        files = found[match["folder"] or tree.root.resolve().name, match["number"]]
-        files[kind].setdefault(int(match[kind]), location)
-    usable = {key: files for key, files in sorted(found.items()) if files["rgb"] or files["depth"]}
-    several = len({number for _, number in usable}) < len(usable)
-    return [_trajectory("/".join(key) if several else key[1], files) for key, files in usable.items()]
+    claims, others = gather(tree, functools.partial(_folder, top=tree.root.resolve().name))
+    usable = [item for item in claims if item.has("rgb", "depth")]
+    several = len({item.name.rpartition("/")[2] for item in usable}) < len(usable)
+    return Found(tuple(_trajectory(item, several=several) for item in usable), tuple(others))
 
 
-def _trajectory(name: str, files: _Files) -> Trajectory:
-    frames = pair_files(files["rgb"], files["depth"])
-    return Trajectory(name, "GTAV", frames, {str(i): location for i, location in files["pose"].items()})
+def _folder(path: str, *, top: str) -> Folder | None:
+    match = _FOLDER.match(path)
+    if match is None:
+        return None
+    kind, _ = _KINDS[match["kind"]]
+    return Folder((f"{match['size'] or top}/{match['number']}", "GTAV"), match["root"] or "", kind, _FRAMES[kind])
+
+
+def _trajectory(claims: Claims, *, several: bool) -> Trajectory:
+    found = trajectory_of(claims, more=("pose",))
+    return found if several else replace(found, name=found.name.rpartition("/")[2])
 
 
 # ------------------------------------------------------------------------------------------------------------ cameras

@@ -1,9 +1,7 @@
 """TartanAir: PNG frames, float depth in npy (v1) or packed in PNGs (v2), poses in a text file; folders or zips."""
 
 import functools
-import math
 import re
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -11,11 +9,13 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError
-from vdaprep.raw.arrays import parse_npy, parse_table
-from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
+from vdaprep.raw.arrays import parse_npy
+from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
 from vdaprep.raw.png import parse_png, parse_png_floats
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.sources import _manifest
+from vdaprep.sources._rows import frame_rows
+from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
 
 EXPECTED = (
     "ENV/{Easy,Hard}/P000/image_left/000000_left.png (v1) or "
@@ -33,15 +33,20 @@ class _Layout:
     depth: str
 
     @functools.cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """Match a path: its env, level, number and the frame's number as `rgb` or `depth`, or the file of poses."""
-        camera = self.camera
+    def folder(self) -> re.Pattern[str]:
+        """Match a folder: its root, env, level, number, and the kind of its frames unless it is the trajectory's."""
         return re.compile(
-            rf"^(?:(?:.*/)?(?P<env>[^/]+)/)?(?P<level>{self.levels})/(?P<number>P\d{{3}})/"
-            rf"(?:image_{camera}/(?P<rgb>\d+)_{camera}\.(?i:png)|"
-            rf"depth_{camera}/(?P<depth>\d+)_{camera}_depth\.(?i:{self.depth})|"
-            rf"(?P<pose>pose_{camera}\.(?i:txt)))$"
+            rf"^(?:(?:(?P<root>.*)/)?(?P<env>[^/]+)/)?(?P<level>{self.levels})/(?P<number>P\d{{3}})"
+            rf"(?:/(?P<kind>image|depth)_{self.camera})?$"
         )
+
+    @functools.cached_property
+    def frames(self) -> dict[str, re.Pattern[str]]:
+        """Match the names of images and of depth maps."""
+        return {
+            "rgb": re.compile(rf"({DIGITS})_{self.camera}\.(?i:png)$"),
+            "depth": re.compile(rf"({DIGITS})_{self.camera}_depth\.(?i:{self.depth})$"),
+        }
 
 
 _LAYOUTS = {
@@ -54,32 +59,20 @@ _SKY_M = 1000.0  # the sky is huge but finite: about 10,000 m and more
 _NED_TO_OPENCV = [1, 2, 0, 4, 5, 3, 6]
 
 
-def find_trajectories(tree: Tree, options: SourceOptions) -> list[Trajectory]:
+def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
     """List trajectories `ENV/LEVEL/P000`, wherever below the root they begin; every frame that has a file is listed."""
-    found: defaultdict[tuple[str, str], dict[str, dict[int, Location]]]
-    found = defaultdict(lambda: {"rgb": {}, "depth": {}})
-    poses: dict[str, Location] = {}
-    for path, location in tree.files.items():
-        layout, match = _match(path)
-        if match is None:
-            continue
-        name = f"{match['env'] or tree.root.resolve().name}/{match['level']}/{match['number']}"
-        if match["pose"]:
-            poses.setdefault(name, location)
-            continue
-        kind = "rgb" if match["rgb"] else "depth"
-        found[name, layout][kind].setdefault(int(match[kind]), location)
-    return [_trajectory(name, layout, files, poses.get(name)) for (name, layout), files in sorted(found.items())]
+    claims, others = gather(tree, functools.partial(_folder, top=tree.root.resolve().name))
+    return Found(tuple(trajectory_of(item) for item in claims if item.has("rgb", "depth")), tuple(others))
 
 
-def _match(path: str) -> tuple[str, re.Match[str] | None]:
-    matches = ((name, layout.pattern.match(path)) for name, layout in _LAYOUTS.items())
-    return next(((name, match) for name, match in matches if match is not None), ("", None))
-
-
-def _trajectory(name: str, layout: str, files: dict[str, dict[int, Location]], pose: Location | None) -> Trajectory:
-    frames = pair_files(files["rgb"], files["depth"])
-    return Trajectory(name, layout, frames, {} if pose is None else {"pose": pose})
+def _folder(path: str, *, top: str) -> Folder | None:
+    for layout, facts in _LAYOUTS.items():
+        if match := facts.folder.match(path):
+            name = f"{match['env'] or top}/{match['level']}/{match['number']}"
+            kind = {"image": "rgb", "depth": "depth"}.get(match["kind"] or "", "")
+            tables = {} if kind else {f"pose_{facts.camera}.txt": "pose"}
+            return Folder((name, layout), match["root"] or "", kind, facts.frames.get(kind), tables)
+    return None
 
 
 def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
@@ -107,37 +100,40 @@ def _read_poses(trajectory: Trajectory, reader: Reader) -> tuple[Float64[np.ndar
     if location is None:
         name = f"pose_{_LAYOUTS[trajectory.layout].camera}.txt"
         return poses, dict.fromkeys(range(count), f"has no pose: {name} is missing")
+    ids = trajectory.frame_ids
     try:
-        lines = parse_table(reader.read(location), location, columns=7)
+        lines, bad = frame_rows(reader.read(location), location, columns=7, frame_ids=ids)
     except FrameError as error:
         return poses, dict.fromkeys(range(count), f"has no pose: {error}")
-    for index, frame_id in enumerate(trajectory.frame_ids):
-        line = lines[frame_id] if frame_id < len(lines) else None
-        if frame_id >= len(lines):
-            problems[index] = f"has no pose: {location} has {len(lines)} lines, frame {frame_id} needs one more"
-        elif line is None or abs(math.hypot(*line[3:]) - 1) > _UNIT:
-            problems[index] = f"has no usable pose: line {frame_id + 1} of {location} is not a position and a rotation"
-        else:
-            poses[index] = pose_from_line(np.array(line))
+    for index, line in bad.items():
+        problems[index] = f"has no usable pose: line {line} of {location} is not a position and a rotation"
+    with np.errstate(over="ignore", invalid="ignore"):
+        off = np.abs(np.sqrt((lines[:, 3:] ** 2).sum(axis=1)) - 1) > _UNIT
+    reason = f"has no usable pose: its rotation in {location} is no quaternion of length 1"
+    problems |= dict.fromkeys(np.flatnonzero(off).tolist(), reason)
+    usable = np.array([index not in problems for index in range(count)])
+    poses[usable] = poses_from_lines(lines[usable])
     return poses, problems
 
 
-def pose_from_line(line: Float64[np.ndarray, "7"]) -> Float64[np.ndarray, "4 4"]:
+def poses_from_lines(lines: Float64[np.ndarray, "n 7"]) -> Float64[np.ndarray, "n 4 4"]:
     """Turn `tx ty tz qx qy qz qw` (camera-to-world, x forward, y right, z down) into camera_to_world in OpenCV axes."""
-    tx, ty, tz, *quaternion = line[_NED_TO_OPENCV]
-    x, y, z, w = np.array(quaternion) / np.linalg.norm(quaternion)
-    pose = np.eye(4)
-    pose[:3, :3] = [
+    columns = lines[:, _NED_TO_OPENCV]
+    lengths = [[np.linalg.norm(row)] for row in columns[:, 3:]]  # along an axis the last bit is another
+    x, y, z, w = (columns[:, 3:] / np.reshape(lengths, (-1, 1))).T
+    poses = np.tile(np.eye(4), (len(lines), 1, 1))
+    rotation = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
         [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
         [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
     ]
-    pose[:3, 3] = tx, ty, tz
-    return pose
+    poses[:, :3, :3] = np.moveaxis(np.array(rotation), 2, 0)
+    poses[:, :3, 3] = columns[:, :3]
+    return poses
 
 
 def line_from_pose(camera_to_world: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "7"]:
-    """Undo `pose_from_line`, up to the quaternion's sign."""
+    """Undo `poses_from_lines` for one, up to the quaternion's sign."""
     rotation = camera_to_world[:3, :3]
     # The largest component of the quaternion is the column of this matrix that is safe to divide by.
     xx, yy, zz = np.diag(rotation)

@@ -4,18 +4,18 @@ import contextlib
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError, UsageError
-from vdaprep.raw.arrays import parse_table
-from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory, pair_files
+from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
 from vdaprep.raw.images import parse_jpeg
 from vdaprep.raw.png import parse_png, parse_png16
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.sources import _manifest
+from vdaprep.sources._rows import read_rows
+from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
 
 EXPECTED = (
     "Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg (2.0.3) or vkitti_1.3.1_rgb/0001/clone/00000.png (1.3.1), "
@@ -24,60 +24,61 @@ EXPECTED = (
 
 V2, V1 = "2.0.3", "1.3.1"
 _CAMERAS = 2
-_FILES = {
+_FOLDERS = {
     V2: re.compile(
-        r"^(?:.*/)?(?P<scene>Scene\d\d)/(?P<variant>[^/]+)/(?:(?P<table>intrinsic|extrinsic)\.(?i:txt)|"
-        r"frames/(?P<kind>(?P<image>rgb)|depth)/Camera_(?P<camera>\d)/(?P=kind)_(?P<frame>\d+)\.(?i:(?(image)jpe?g|png)))$"
+        r"^(?:(?P<root>.*)/)?(?P<scene>Scene\d\d)/(?P<variant>[^/]+)(?:/frames/(?P<kind>rgb|depth)/Camera_(?P<camera>\d))?$"
     ),
     V1: re.compile(
-        r"^(?:.*/)?vkitti_1\.3\.1_(?:(?P<table>extrinsic)sgt/|(?P<kind>rgb|depth)(?:gt)?/)"
-        r"(?P<scene>\d{4})(?(table)_|/)(?P<variant>[^/]+)(?(table)\.(?i:txt)|/(?P<frame>\d+)\.(?i:png))$"
+        r"^(?:(?P<root>.*)/)?vkitti_1\.3\.1_(?P<kind>rgb|depth)(?:gt)?/(?P<scene>\d{4})/(?P<variant>[^/]+)$"
     ),
 }
+_TABLE_OF_V1 = re.compile(
+    r"^(?:(?P<root>.*)/)?vkitti_1\.3\.1_extrinsicsgt/(?P<scene>\d{4})_(?P<variant>[^/]+)\.(?i:txt)$"
+)
+_FRAMES = {
+    (V2, "rgb"): re.compile(rf"rgb_({DIGITS})\.(?i:jpe?g)$"),
+    (V2, "depth"): re.compile(rf"depth_({DIGITS})\.(?i:png)$"),
+    (V1, "rgb"): re.compile(rf"({DIGITS})\.(?i:png)$"),
+    (V1, "depth"): re.compile(rf"({DIGITS})\.(?i:png)$"),
+}
 TEXT_ARCHIVES = {V2: "vkitti_2.0.3_textgt.tar.gz", V1: "vkitti_1.3.1_extrinsicsgt.tar.gz"}
+_TABLES = {"intrinsic.txt": "intrinsic", "extrinsic.txt": "extrinsic"}
 _COLUMNS = {"intrinsic": 4, "extrinsic": 16}
 SKY_CM = 65535
 
 
-def find_trajectories(tree: Tree, options: SourceOptions) -> list[Trajectory]:
+def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
     """List trajectories `Scene01/clone` (2.0.3) and `0001/clone` (1.3.1) of the camera that `options` names.
 
     Every frame that has a file is listed. Raises UsageError if no version, or nothing in the tree, has that camera.
     """
     if options.camera >= _CAMERAS:
         raise UsageError(f"--camera {options.camera}: Virtual KITTI has cameras 0 and 1.")
-    found: defaultdict[tuple[str, str], dict[str, dict[int, Location]]] = defaultdict(lambda: {"rgb": {}, "depth": {}})
-    tables: defaultdict[tuple[str, str], dict[str, Location]] = defaultdict(dict)
     cameras: set[int] = set()
-    for key, part, location in _known_files(tree):
-        if part["table"]:
-            tables[key].setdefault(part["table"], location)
-            continue
-        camera = int(part.get("camera", 0))
-        cameras.add(camera)
-        if camera == options.camera:
-            found[key][part["kind"]].setdefault(int(part["frame"]), location)
+    claims, others = gather(tree, functools.partial(_folder, camera=options.camera, cameras=cameras), _table_of_v1)
+    found = tuple(trajectory_of(item) for item in claims if item.has("rgb", "depth"))
     if cameras and not found:
         there = " and ".join(map(str, sorted(cameras)))
         raise UsageError(f"--camera {options.camera}: {tree.root} has frames of camera {there} only.")
-    return [_trajectory(name, layout, files, tables[name, layout]) for (name, layout), files in sorted(found.items())]
+    return Found(found, tuple(others))
 
 
-def _known_files(tree: Tree) -> Iterator[tuple[tuple[str, str], dict[str, str], Location]]:
-    """Go through the files of both layouts: the trajectory's name and layout, what else the path says, the file."""
-    for layout, pattern in _FILES.items():
-        for path, location in tree.files.items():
-            match = pattern.match(path)
-            if match is not None:
-                part = match.groupdict()
-                yield (f"{part['scene']}/{part['variant']}", layout), part, location
+def _folder(path: str, *, camera: int, cameras: set[int]) -> Folder | None:
+    """Tell what a folder of either layout holds, and add the camera that its frames are of to `cameras`."""
+    for layout, pattern in _FOLDERS.items():
+        if match := pattern.match(path):
+            part = match.groupdict()
+            trajectory, root = (f"{part['scene']}/{part['variant']}", layout), part["root"] or ""
+            if part["kind"] is None:
+                return Folder(trajectory, root, tables=_TABLES)
+            cameras.add(found := int(part.get("camera", 0)))
+            return Folder(trajectory, root, part["kind"], _FRAMES[layout, part["kind"]]) if found == camera else None
+    return None
 
 
-def _trajectory(
-    name: str, layout: str, files: Mapping[str, Mapping[int, Location]], tables: Mapping[str, Location]
-) -> Trajectory:
-    frames = pair_files(files["rgb"], files["depth"])
-    return Trajectory(name, layout, frames, tables)
+def _table_of_v1(path: str) -> tuple[Folder, str] | None:
+    match = _TABLE_OF_V1.match(path)
+    return match and (Folder((f"{match['scene']}/{match['variant']}", V1), match["root"] or ""), "extrinsic")
 
 
 # ------------------------------------------------------------------------------------------------------------ cameras
@@ -160,18 +161,19 @@ def _parse_rows(
 
     Returns the rows by those numbers, and what to say of lines that are no rows. Raises FrameError without a header.
     """
-    lines = parse_table(data, location, columns=columns)
-    header = data.split(b"\n", 1)[0].decode("ascii").split()
-    if tuple(header[: len(names)]) != names:
+    lines = read_rows(data, location)
+    header = lines[0].words if lines else ()
+    if header[: len(names)] != names:
         found, expected = " ".join(header)[:40], " ".join(names)
         raise FrameError(str(location), f"begins with {found!r}, expected the header '{expected} ...'")
     rows: defaultdict[tuple[int, ...], list[list[float]]] = defaultdict(list)
     odd: list[int] = []
-    for number, line in enumerate(lines[1:], start=2):
-        if line is None or any(not value.is_integer() for value in line[: len(names)]):
-            odd.append(number)
+    for row in lines[1:]:
+        values = row.numbers(columns)
+        if values is None or any(not value.is_integer() for value in values[: len(names)]):
+            odd.append(row.line)
         else:
-            rows[tuple(int(value) for value in line[: len(names)])].append(line[len(names) :])
+            rows[tuple(int(value) for value in values[: len(names)])].append(values[len(names) :])
     return rows, f"; its line {odd[0]} is not {columns} numbers" if odd else ""
 
 

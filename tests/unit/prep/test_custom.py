@@ -184,10 +184,10 @@ def test_intrinsics_for_all_for_each_or_as_an_option(tmp_path: Path) -> None:
     ("file", "text", "sentence"),
     [
         ("intrinsics.txt", "50 51 31.5\n", "line 1 of a/intrinsics.txt is not 4 numbers"),
-        ("intrinsics.txt", CAMERA * 2, "a/intrinsics.txt has 2 lines, expected 1 or 4"),
+        ("intrinsics.txt", CAMERA * 2, "a/intrinsics.txt: has 2 rows, and nothing tells which frame each is of"),
         ("intrinsics.txt", "-" + CAMERA, "a focal length in a/intrinsics.txt is not positive"),
-        ("camera_to_world.txt", pose_lines(3), "a/camera_to_world.txt has 3 lines, expected 4"),
-        ("camera_to_world.txt", "\xff", "a/camera_to_world.txt: is not a text file"),
+        ("camera_to_world.txt", pose_lines(3), "a/camera_to_world.txt: has 3 rows, and nothing tells"),
+        ("camera_to_world.txt", "\xff", "a/camera_to_world.txt: is not UTF-8"),
     ],
 )
 def test_tables_that_are_wrong_throughout(file: str, text: str, sentence: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vdaprep.errors import FrameError
-from vdaprep.raw.arrays import parse_npy, parse_table
+from vdaprep.raw.arrays import parse_npy
 from vdaprep.raw.frames import Cameras, Frame, FrameFiles, RgbImage, fit_short_side, make_frame
 from vdaprep.raw.tree import Location
 from vdaprep.shards.cameras import scale_intrinsics
@@ -91,13 +91,6 @@ def test_a_size_that_lies_allocates_nothing() -> None:
     data = npy(np.zeros((4, 4), np.float32)).replace(b"(4, 4), }      ", b"(99999999, 4), }")
     with pytest.raises(FrameError, match="is 4x99999999 pixels by its header"):
         parse_npy(data, HERE)
-
-
-def test_tables() -> None:
-    assert parse_table(b"1 2\n3 4\n\n", HERE, columns=2) == [[1, 2], [3, 4]]
-    assert parse_table(b"1 2\nnan 4\n3\nx y\n5 6", HERE, columns=2) == [[1, 2], None, None, None, [5, 6]]
-    with pytest.raises(FrameError, match="not a text file"):
-        parse_table(b"\xff\xfe", HERE, columns=2)
 
 
 def a_frame(height: int, width: int) -> Frame:

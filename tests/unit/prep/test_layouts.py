@@ -60,7 +60,7 @@ def test_a_sample_reads_back_as_it_was_rendered(name: str, archives: bool, tmp_p
     with Reader(tree.root) as reader:
         for camera, right_m in enumerate(layout.CAMERAS_M):
             options = SourceOptions(camera=camera)
-            found = source.find_trajectories(tree, options)
+            found = source.find_trajectories(tree, options).trajectories
             assert sorted(item.name for item in found) == sorted(names)
             assert len({_manifest.load(name).split_of(item.name, splits="default") for item in found}) == 2
             for trajectory in found:
@@ -152,7 +152,9 @@ def test_the_second_camera_stands_to_the_right(tmp_path: Path) -> None:
     write_sample("vkitti", out=tmp_path, spec=spec, archives=False, on_frame=lambda: None)
     poses = []
     for camera in (0, 1):
-        [trajectory] = sources.load("vkitti").find_trajectories(open_tree(tmp_path), SourceOptions(camera=camera))
+        [trajectory] = (
+            sources.load("vkitti").find_trajectories(open_tree(tmp_path), SourceOptions(camera=camera)).trajectories
+        )
         with Reader(tmp_path) as reader:
             cameras = sources.load("vkitti").read_cameras(trajectory, reader, SourceOptions(camera=camera))
         assert cameras.camera_to_world is not None

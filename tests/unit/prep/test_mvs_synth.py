@@ -35,7 +35,7 @@ def tree(*paths: str) -> Tree:
 
 
 def find(*paths: str) -> list[Trajectory]:
-    return sources.load("mvs-synth").find_trajectories(tree(*paths), SourceOptions())
+    return sources.load("mvs-synth").find_trajectories(tree(*paths), SourceOptions()).trajectories
 
 
 # -------------------------------------------------------------------------------------------------------------- paths
@@ -133,7 +133,7 @@ def write(root: Path, *, name: str = "0000", count: int = 3) -> list[Frame]:
 
 def cameras_of(root: Path, options: SourceOptions = SourceOptions()):  # noqa: B008 - frozen
     files = open_tree(root)
-    [trajectory] = mvs_synth.find_trajectories(files, options)
+    [trajectory] = mvs_synth.find_trajectories(files, options).trajectories
     with Reader(files.root) as reader:
         return mvs_synth.read_cameras(trajectory, reader, options)
 

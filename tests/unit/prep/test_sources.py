@@ -69,7 +69,7 @@ def test_a_bad_pose_is_a_problem_of_its_frame_only(name: str, bad: str, tmp_path
     matrix, quaternion = BAD_POSES[bad]
     _replace_second_pose(tmp_path, name, matrix=matrix, line=quaternion)
     source, tree = sources.load(name), open_tree(tmp_path)
-    [trajectory] = source.find_trajectories(tree, SourceOptions())
+    [trajectory] = source.find_trajectories(tree, SourceOptions()).trajectories
     with Reader(tree.root) as reader:
         cameras = source.read_cameras(trajectory, reader, SourceOptions())
         assert list(cameras.problems) == [1]

@@ -16,6 +16,10 @@ from vdaprep.raw.tree import Location, Reader, Tree, open_tree
 from vdaprep.sources import _manifest, tartanair
 
 
+def pose_from_line(line: np.ndarray) -> np.ndarray:
+    return tartanair.poses_from_lines(line[None])[0]
+
+
 def tree(*paths: str) -> Tree:
     return Tree(Path("soulcity"), {path: Location("", path) for path in paths}, ())
 
@@ -31,7 +35,7 @@ def test_trajectories_are_found_wherever_they_begin(prefix: str) -> None:
         f"{prefix}Hard/P003/seg_left/000008_left_seg.npy",
         "README.md",
     )
-    [found] = sources.load("tartanair").find_trajectories(tree(*paths), SourceOptions())
+    [found] = sources.load("tartanair").find_trajectories(tree(*paths), SourceOptions()).trajectories
     assert (found.name, found.layout) == ("soulcity/Hard/P003", "v1")
     assert found.frame_ids == (7, 8)
     assert found.frames[0].depth is None
@@ -51,7 +55,7 @@ def test_the_second_layout_is_found_beside_the_first(prefix: str) -> None:
         f"{prefix}Data_hard/P003/image_left/000008_left.png",
         f"{prefix}Hard/P003/image_lcam_front/000008_lcam_front.png",
     )
-    second, other = sources.load("tartanair").find_trajectories(tree(*paths, first), SourceOptions())
+    second, other = sources.load("tartanair").find_trajectories(tree(*paths, first), SourceOptions()).trajectories
     assert (second.name, second.layout, second.frame_ids) == ("soulcity/Data_hard/P003", "v2", (7,))
     assert [str(second.frames[0].rgb), str(second.frames[0].depth), str(second.shared["pose"])] == list(paths[:3])
     assert (other.name, other.layout, other.frame_ids) == ("soulcity/Easy/P000", "v1", (0,))
@@ -61,20 +65,20 @@ def test_pose_axes_are_turned_to_opencv() -> None:
     """One metre forward, right and down in NED is z, x and y in OpenCV axes; so is a turn to the right."""
     still = np.array([0, 0, 0, 1.0])
     for ned, opencv in (([1, 0, 0], [0, 0, 1]), ([0, 1, 0], [1, 0, 0]), ([0, 0, 1], [0, 1, 0])):
-        pose = tartanair.pose_from_line(np.array([*ned, *still], np.float64))
+        pose = pose_from_line(np.array([*ned, *still], np.float64))
         assert np.allclose(pose[:3, 3], opencv)
         assert np.allclose(pose[:3, :3], np.eye(3))
-    right = tartanair.pose_from_line(np.array([0, 0, 0, 0, 0, np.sin(np.pi / 4), np.cos(np.pi / 4)]))
+    right = pose_from_line(np.array([0, 0, 0, 0, 0, np.sin(np.pi / 4), np.cos(np.pi / 4)]))
     assert np.allclose(right[:3, :3] @ [0, 0, 1], [1, 0, 0])  # looking ahead, after a quarter turn right: world right
 
 
 @given(st.lists(st.floats(-5, 5), min_size=7, max_size=7).filter(lambda v: np.linalg.norm(v[3:]) > 0.1))
 def test_pose_lines_round_trip(values: list[float]) -> None:
-    pose = tartanair.pose_from_line(np.array(values))
+    pose = pose_from_line(np.array(values))
     rotation = pose[:3, :3]
     assert np.allclose(rotation @ rotation.T, np.eye(3))
     assert np.isclose(np.linalg.det(rotation), 1)
-    assert np.allclose(tartanair.pose_from_line(tartanair.line_from_pose(pose)), pose)
+    assert np.allclose(pose_from_line(tartanair.line_from_pose(pose)), pose)
 
 
 # ---------------------------------------------------------------------------------------------------------- version 2
@@ -109,7 +113,7 @@ def write_second_layout(root: Path, *, side: int = 64, count: int = 3) -> np.nda
 def test_float_depth_of_the_second_layout_is_read_bit_for_bit(tmp_path: Path) -> None:
     depth_m = write_second_layout(tmp_path)
     files = open_tree(tmp_path)
-    [trajectory] = tartanair.find_trajectories(files, SourceOptions())
+    [trajectory] = tartanair.find_trajectories(files, SourceOptions()).trajectories
     with Reader(files.root) as reader:
         for number, frame in enumerate(trajectory.frames):
             found = tartanair.read_depth(frame, reader)

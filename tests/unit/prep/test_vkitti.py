@@ -27,7 +27,7 @@ def tree(*paths: str) -> Tree:
 
 
 def find(*paths: str, camera: int = 0) -> list[Trajectory]:
-    return sources.load("vkitti").find_trajectories(tree(*paths), SourceOptions(camera=camera))
+    return sources.load("vkitti").find_trajectories(tree(*paths), SourceOptions(camera=camera)).trajectories
 
 
 # -------------------------------------------------------------------------------------------------------------- paths
