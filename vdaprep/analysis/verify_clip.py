@@ -88,7 +88,6 @@ def _meta_problems(
 ) -> Iterator[str]:
     ids = meta.frame_ids
     key = clip_key(meta.dataset, meta.trajectory, ids[0])
-    keys = clip_keys(meta.dataset, meta.trajectory, ids[0])
     diff = None if meta.diff is None else asdict(meta.diff)
     short_side = options.get("short_side") or min(meta.height, meta.width)
     stride = options.get("frame_stride") or 1

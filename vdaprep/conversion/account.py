@@ -101,16 +101,15 @@ def take_account(raw: RawData, plan: ConversionPlan) -> Account:
     planned = [item for item in raw.trajectories if item.name in names]
     unknown = locate_unknown(raw)
     root = None if is_url(raw.raw) else Path(raw.raw)
-    counts = {
-        "found": len(raw.files),
-        "used": sum(map(_count_files, planned)),
-        "repeated": sum(len(item.unused) for item in raw.trajectories),
-        "not_needed": len(raw.others) - len(unknown),
-        "not_recognised": len(unknown),
-    }
+    found, used = len(raw.files), sum(map(_count_files, planned))
+    repeated = sum(len(item.unused) for item in raw.trajectories)
     return Account(
-        **counts,
-        left_out=2 * counts["found"] - sum(counts.values()),
+        found=found,
+        used=used,
+        left_out=found - used - repeated - len(raw.others),
+        repeated=repeated,
+        not_needed=len(raw.others) - len(unknown),
+        not_recognised=len(unknown),
         not_recognised_bytes=sum(_size(location, root) for location in unknown),
         examples=tuple(map(str, unknown[:EXAMPLES])),
         unopened=raw.unopened,

@@ -34,7 +34,7 @@ def tree(*paths: str) -> Tree:
     return Tree(Path("GTAV_720"), {path: Location("", path) for path in paths}, ())
 
 
-def find(*paths: str) -> list[Trajectory]:
+def find(*paths: str) -> tuple[Trajectory, ...]:
     return sources.load("mvs-synth").find_trajectories(tree(*paths), SourceOptions()).trajectories
 
 

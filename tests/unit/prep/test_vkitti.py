@@ -26,7 +26,7 @@ def tree(*paths: str) -> Tree:
     return Tree(Path("raw"), {path: Location("", path) for path in paths}, ())
 
 
-def find(*paths: str, camera: int = 0) -> list[Trajectory]:
+def find(*paths: str, camera: int = 0) -> tuple[Trajectory, ...]:
     return sources.load("vkitti").find_trajectories(tree(*paths), SourceOptions(camera=camera)).trajectories
 
 
@@ -90,7 +90,7 @@ def test_the_camera_chooses_the_files() -> None:
             find(there, camera=1)
     with pytest.raises(UsageError, match="--camera 2: Virtual KITTI has cameras 0 and 1"):
         find(*paths, camera=2)
-    assert find("Scene01/clone/extrinsic.txt") == []
+    assert find("Scene01/clone/extrinsic.txt") == ()
 
 
 @pytest.mark.parametrize(("splits", "scene"), [("default", "01"), ("scene06", "06"), ("cut3r", "20")])
@@ -216,7 +216,7 @@ def test_a_table_that_is_none_rejects_every_frame(kind: str, tmp_path: Path) -> 
         (headerless, f"{name}: begins with '0 0 "),
         (headerless, "expected the header 'frame cameraID ...'"),
         (b"", f"{name}: begins with '', expected the header"),
-        (b"\x89PNG\r\n", f"{name}: is not a text file"),
+        (b"\x89PNG\r\n", f"{name}: is not UTF-8"),
         (V1_HEADER, f"{name}: begins with 'frame r1,1"),
     ):
         problems = cameras_of(tmp_path, {**whole, name: data}).problems
