@@ -53,7 +53,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
     """Return what git prints; None if it is not installed, fails, or takes too long."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=_PATIENCE_S, check=True
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_S,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

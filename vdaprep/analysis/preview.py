@@ -48,7 +48,8 @@ def _write_sheet(clip: Clip, path: Path) -> None:
         for frame in clip.frames(index, 1)
     ]
     sheet = np.concatenate(columns, axis=1)
-    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    _, data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    path.write_bytes(data.tobytes())  # cv2.imwrite says nothing of a disk that is full
 
 
 def _write_video(clip: Clip, path: Path) -> None:

@@ -8,7 +8,7 @@ import typer
 from vdaprep.cli.options import Dataset
 from vdaprep.cli.output import console
 from vdaprep.errors import UsageError
-from vdaprep.storage.atomic import check_output_folder
+from vdaprep.storage.atomic import as_sentence, check_output_folder
 
 EXAMPLE = "vdaprep sample tartanair --out raw/tartanair --trajectories 6 --size 160x120"
 
@@ -30,7 +30,7 @@ def command(
     spec = SampleSpec(trajectories=trajectories, frames=frames, width=width, height=height, seed=seed)
     out = Path("raw", dataset) if out == Path() else out
     check_output_folder(out)
-    with frame_bar("render", total=trajectories * frames) as bar:
+    with as_sentence(out), frame_bar("render", total=trajectories * frames) as bar:
         names = write_sample(dataset, out=out, spec=spec, archives=archives, on_frame=bar.advance)
     console.print(f"{len(names)} trajectories of {frames} frames in {out}")
 

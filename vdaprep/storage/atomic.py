@@ -93,7 +93,8 @@ def write_error(error: OSError, path: Path | str) -> str:
 def system_sentence(error: OSError) -> str:
     """Say which file the system refuses, and why, where nothing nearer to it knows what it was for."""
     place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-    return f"{place}the system refuses it ({error.strerror or error}); mend that and run the same command again."
+    remedy = _SPACE if error.errno in (errno.ENOSPC, errno.EDQUOT) else _OTHER_REMEDY
+    return f"{place}the system refuses it ({error.strerror or error}); {remedy}."
 
 
 _SPACE = "free some space and run the same command again"
@@ -155,7 +156,7 @@ def check_output_folder(path: Path, *, inputs: Iterable[object] = ()) -> None:
         if path.exists() and not path.is_dir():
             raise PlaceError(f"{path}: is a file; expected a folder to write into.")
         _check_apart(path, inputs)
-        for folder in _existing(path.resolve()):
+        for folder in _existing(Path(os.path.realpath(path))):  # Path.resolve raises RuntimeError for a circle
             for one in inputs:
                 if _is_same(folder, one):
                     raise PlaceError(f"{path}: lies in the input {one}; choose a folder outside it.")

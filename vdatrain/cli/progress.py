@@ -6,9 +6,10 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress
 from rich.table import Table
 
+from vdaprep.cli.output import LabelColumn
 from vdatrain.config import TrainConfig
 from vdatrain.evaluation.evaluate import Evaluation
 from vdatrain.models.weights import LoadReport
@@ -42,10 +43,10 @@ class LiveView(Callback):
         self._steps, self._begun, self._started = 0, 0, 0.0
         self._now = now
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            LabelColumn(),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}"),
+            LabelColumn("left"),
             expand=True,
         )
         self._live = Live(self._progress, console=console, refresh_per_second=4)

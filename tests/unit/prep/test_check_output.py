@@ -78,6 +78,7 @@ REFUSED_FOLDERS: dict[str, tuple[Place, str]] = {
     "in the input": (lambda at: at / "folder" / "a" / "b", "lies in the input"),
     "in the input, through a link": (lambda at: link(at / "l", "folder") / "a", "lies in the input"),
     "in the input, after a turn": (lambda at: at / "folder" / "new" / ".." / "a", "lies in the input"),
+    "a circle of links": (lambda at: link(at / "l", "l") / "a", "lead"),
     "a name too long": (lambda at: at / "new" / ("x" * 300), "choose a shorter name"),
     "read only": (lambda at: Path("/proc/a"), "cannot be written"),
     "a URL": (lambda at: Path("https://host/a"), "is a URL"),
