@@ -7,8 +7,8 @@ kept as text, spans as columns of numbers, and Locations are made when they are 
 import re
 import unicodedata
 from array import array
-from bisect import bisect_right
-from collections.abc import ItemsView, Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -270,3 +270,57 @@ def _located(chunk: Chunk, name: str, row: int) -> Location:
     found.row = row
     found._chunk = chunk  # pyright: ignore[reportPrivateUsage] # noqa: SLF001 - one module, and quick
     return found
+
+
+class Numbered(MutableMapping[int, Location]):
+    """Locations by frame number, ascending: 16 bytes each, if they come from the `Files` that it is for."""
+
+    def __init__(self, files: Mapping[str, Location]) -> None:
+        self._files = files if isinstance(files, Files) else None
+        self._numbers = array("q")
+        self._rows = array("q")  # in the Files; below 0 they count in `_others`
+        self._others: list[Location] = []
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers, ascending."""
+        return self._numbers
+
+    def __setitem__(self, number: int, location: Location) -> None:
+        row = location.row
+        if row < 0 or self._files is None:
+            self._others.append(location)
+            row = -len(self._others)
+        numbers = self._numbers
+        place = len(numbers) if not numbers or number > numbers[-1] else bisect_left(numbers, number)
+        if place < len(numbers) and numbers[place] == number:
+            self._rows[place] = row
+        else:
+            numbers.insert(place, number)
+            self._rows.insert(place, row)
+
+    def __getitem__(self, number: int) -> Location:
+        place = bisect_left(self._numbers, number)
+        if place == len(self._numbers) or self._numbers[place] != number:
+            raise KeyError(number)
+        row = self._rows[place]
+        if row < 0 or self._files is None:
+            return self._others[-1 - row]
+        return self._files.at(row)
+
+    def __delitem__(self, number: int) -> None:
+        place = bisect_left(self._numbers, number)
+        if place == len(self._numbers) or self._numbers[place] != number:
+            raise KeyError(number)
+        del self._numbers[place], self._rows[place]
+
+    def __contains__(self, number: object) -> bool:
+        if not isinstance(number, int) or not self._numbers or number > self._numbers[-1]:
+            return False
+        return self._numbers[bisect_left(self._numbers, number)] == number
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)

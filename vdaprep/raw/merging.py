@@ -63,8 +63,14 @@ def merge(files: Files, contents: Contents) -> list[Rejection]:
     shares = _compare(files, groups, contents)
     apart = _prefixes(files, [pair for pair, share in shares.items() if share.differing])
     for pair, share in shares.items():
-        if 0 < 2 * share.differing_frames < len(share.frames):
+        if 2 * share.differing_frames < len(share.frames) and share.differing_frames:
             said.append(Rejection(_shown(pair[1]), _mixed(pair[0], share)))
+        elif share.differing and not share.differing_frames:
+            table = spelt(files.path_at(min(share.differing)))
+            reason = (
+                f"is another file than that of this path in {_shown(pair[0]) or 'the folder'}; both are kept, apart"
+            )
+            said.append(Rejection(f"{_shown(pair[1])}: {table}", reason))
     if apart:
         said += _drop_copies(files, shares, apart)
         for chunk in files.chunks:

@@ -6,6 +6,7 @@ Reader of their own.
 """
 
 import functools
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ def open_tree(
     archives: dict[str, Archive] = {}
     unopened: list[str] = []
     _add_loose(files, [item for item in loose if not _is_archive(item[1])], problems)
-    for archive in sorted(name for _, name in loose if _is_archive(name)):
+    for archive in _distinct(base, sorted(name for _, name in loose if _is_archive(name))):
         if not wants(archive):
             unopened.append(archive)
             continue
@@ -103,6 +104,15 @@ def open_tree(
         with Reader(base) as reader:
             problems += merge(files, Contents(reader.read, functools.partial(_measure, base)))
     return Tree(base, files, tuple(problems), archives, tuple(unopened))
+
+
+def _distinct(base: Path, archives: list[str]) -> list[str]:
+    """Leave out links to archives that are listed anyway."""
+    real = {name: name if is_url(name) else os.path.realpath(_join(base, name)) for name in archives}
+    first: dict[str, str] = {}
+    for name in sorted(archives, key=lambda name: not is_url(name) and os.path.islink(_join(base, name))):  # noqa: PTH114
+        first.setdefault(real[name], name)
+    return sorted(first.values())
 
 
 def _add_loose(files: Files, loose: list[tuple[str, str]], problems: list[Rejection]) -> None:
@@ -277,6 +287,8 @@ def _list_open(archive: Ranges, start: bytes, name: str, on_bytes: Callable[[int
         return list_targz(name, lambda done: on_bytes(done, archive.size))
     if not is_tar_header(start) and (start.startswith(b"PK") or name.partition("?")[0].lower().endswith(".zip")):
         return list_zip(archive, thorough=not is_url(name))
+    if not is_tar_header(start) and start.strip(b"\0"):
+        raise ValueError(found_instead(start, name.rpartition("/")[2]) or "it begins as no archive does")
     return list_tar(buffered(archive))
 
 

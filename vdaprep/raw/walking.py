@@ -34,7 +34,7 @@ class _Walk:
             links, self._links = sorted(self._links), []
             for name in links:
                 self._below(name)
-        return sorted(self._names, key=_folder_first), self._problems
+        return sorted(self._names, key=lambda name: name.rpartition("/")), self._problems
 
     def _below(self, top: str) -> None:
         waiting = [top]
@@ -60,15 +60,10 @@ class _Walk:
                 folders.append(name)
             elif not entry.is_symlink():
                 self._names.append(name)
+            elif not os.path.exists(entry.path):  # noqa: PTH110 - a million times, perhaps
+                self._problems.append((name, f"is a link that leads nowhere ({os.readlink(entry.path)})"))  # noqa: PTH115
             elif entry.is_dir():
                 self._links.append(name)
-            elif os.path.exists(entry.path):  # noqa: PTH110 - a million times, perhaps
-                self._names.append(name)
             else:
-                self._problems.append((name, f"is a link that leads nowhere ({os.readlink(entry.path)})"))  # noqa: PTH115
+                self._names.append(name)
         return folders
-
-
-def _folder_first(name: str) -> tuple[str, str]:
-    folder, _, base = name.rpartition("/")
-    return folder, base

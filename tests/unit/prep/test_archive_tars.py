@@ -179,7 +179,8 @@ def test_a_gzip_whose_end_is_damaged_is_all_used(tmp_path: Path) -> None:
     )
     for name, changed, expected in (
         ("crc", data[:-8] + b"????" + data[-4:], f"{damage}; get it again"),
-        ("tail", data + b"tail" * 99, "a.tar.gz makes rapidgzip fail ("),
+        ("tail", data + b"tail" * 99, "a.tar.gz goes on for 396 bytes after its end, which are no gzip; get it again"),
+        ("zeros", data + bytes(99_000), "a.tar.gz goes on for 99000 bytes of zeros after its end; get it again"),
         ("cut", data[:-3], "a.tar.gz makes rapidgzip fail ("),
     ):
         (tmp_path / name).mkdir()

@@ -6,22 +6,24 @@ import tarfile
 _PACKED = {
     "xz": rb"\xfd7zXZ\x00", "bzip2": rb"BZh[1-9]1AY&SY", "zstd": rb"\x28\xb5\x2f\xfd",
     "7-Zip": rb"7z\xbc\xaf\x27\x1c", "RAR": rb"Rar!\x1a\x07", "lz4": rb"\x04\x22\x4d\x18", "compress": rb"\x1f\x9d",
-    "lzma": rb"\x5d\x00\x00[\x00-\xff]{2}\xff",
+    "lzma": rb"\x5d\x00\x00[\x00-\xff]{2}\xff", "lzip": rb"LZIP\x01",
 }  # fmt: skip
 _BEGINNINGS = [(name, re.compile(start, re.DOTALL)) for name, start in _PACKED.items()]
 _ENDINGS = {
     r"\.(tar\.xz|txz)": "xz", r"\.(tar\.bz2?|tbz2?|tb2)": "bzip2", r"\.(tar\.zst|tzst|tar\.zstd)": "zstd",
-    r"\.7z": "7-Zip", r"\.rar": "RAR", r"\.tar\.lz4": "lz4", r"\.(tar\.lzma|tlz)": "lzma",
+    r"\.7z": "7-Zip", r"\.rar": "RAR", r"\.tar\.lz4": "lz4", r"\.tar\.lz": "lzip", r"\.(tar\.lzma|tlz)": "lzma",
     r"\.(tar\.z|taz)": "compress",
 }  # fmt: skip
 _KINDS = [(re.compile(rf".+{ending}", re.IGNORECASE), kind) for ending, kind in _ENDINGS.items()]
 _UNPACK = {
     "xz": "xz -d -k {}", "bzip2": "bzip2 -d -k {}", "zstd": "zstd -d {}", "lz4": "lz4 -d {}", "lzma": "xz -d -k {}",
-    "compress": "uncompress -k {}", "7-Zip": "7z x {}", "RAR": "unrar x {}",
+    "lzip": "lzip -d -k {}", "compress": "uncompress -k {}", "7-Zip": "7z x {}", "RAR": "unrar x {}",
 }  # fmt: skip
 _SPANNED = re.compile(r"(?P<whole>.+)\.(?P<part>z\d\d+)", re.IGNORECASE)
 _ARCHIVE = r"(?:zip|tar|tgz|txz|tbz2?|tzst|7z|rar|tar\.(?:gz|xz|bz2|zst))"
-_PIECE = re.compile(rf"(?P<whole>.+\.{_ARCHIVE})\.(?:part[-_]?)?(?:\d{{2,}}|[a-z]{{2}})(?:of\d+)?", re.IGNORECASE)
+_PIECE = re.compile(
+    rf"(?P<whole>.+\.{_ARCHIVE})\.(?:part[-_]?(?:\d+|[a-z]{{2}})|\d{{2,}}|[a-z]{{2}})(?:of\d+)?", re.IGNORECASE
+)
 _RAR_PIECE = re.compile(r".+(?:\.part\d+\.rar|\.r\d\d)", re.IGNORECASE)
 _UNFINISHED = re.compile(
     rf".+\.{_ARCHIVE}(?:\.(?:part|partial|crdownload|download|opdownload|aria2|tmp|filepart|incomplete|!ut))"
@@ -41,13 +43,14 @@ def named_otherwise(name: str) -> str:
         whole = match["whole"]
         command = f"zip -s 0 {_quoted(whole + '.zip')} --out {_quoted(whole + '-whole.zip')}"
         return f"is a piece of a split zip, which is not read; join the pieces: {command}"
+    if kind := next((kind for ending, kind in _KINDS if ending.fullmatch(name)), ""):
+        return f"is {packed(kind, name)}"
     if match := _PIECE.fullmatch(name):
         whole = _quoted(match["whole"])
         return f"is a piece of a split archive, which is not read; join the pieces: cat {whole}.* > {whole}"
     if _REPEATED.fullmatch(name):
         return "has the name of a second copy of an archive and is not read; rename it to end in .zip, .tar or .tar.gz"
-    kind = next((kind for ending, kind in _KINDS if ending.fullmatch(name)), "")
-    return f"is {packed(kind, name)}" if kind else ""
+    return ""
 
 
 def packed(kind: str, name: str) -> str:

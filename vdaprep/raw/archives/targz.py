@@ -151,6 +151,16 @@ class DamagedGzip:
             offset += self._skip(len(parts[-1]))
         return b"".join(parts)
 
+    @property
+    def rest(self) -> int:
+        """Bytes of the file after the end of its last gzip; of use after `size`."""
+        return self._file.size - self._offset if self._inflate.eof else 0
+
+    @property
+    def rest_is_zeros(self) -> bool:
+        """Whether these are zeros, as far as the first of them tell."""
+        return not self._file.read(self._offset, _CHUNK).strip(b"\0")
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -225,6 +235,9 @@ def _list_damaged(path: str, *, reason: str) -> Listing:
         problem = f"makes rapidgzip fail ({reason}); it is read all the same, but slowly"
         if content.size and content.damage:  # inflated to its end, it shows whether there is any
             problem = f"is damaged ({content.damage}), maybe inside one of its members; get it again"
+        elif rest := content.rest:
+            kind = "of zeros after its end" if content.rest_is_zeros else "after its end, which are no gzip"
+            problem = f"goes on for {rest} bytes {kind}; get it again, or cut them off, as this makes reading slow"
         return Listing(found.names, table, [*found.problems, ("", problem)])
     finally:
         content.close()

@@ -3,14 +3,18 @@
 As a program (`python -m vdaprep.raw.archives.targz_index ARCHIVE INDEX`) it is that process.
 """
 
+import contextlib
 import io
 import json
+import mmap
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import rapidgzip  # pyright: ignore[reportMissingModuleSource]
@@ -19,6 +23,8 @@ from vdaprep.raw.archives.spans import GzipSpan, Listing, SpanTable
 from vdaprep.raw.archives.tars import list_tar, listing_to_json
 
 _INDEXING_THREADS = 4  # each more takes up to 30 MB
+_MAX_BYTES = 640 << 20  # of memory; 100 to 200 MB are usual
+_WATCH_S = 0.05
 _REPORT_S = 0.5  # between two progress lines
 _AT = "at byte "  # begins a progress line
 
@@ -39,6 +45,7 @@ def make_seek_points(path: str, index: str, on_bytes: Callable[[int], None]) -> 
         subprocess.Popen(command, stdout=listing, stderr=subprocess.PIPE, encoding="utf-8", errors="replace") as child,
     ):
         assert child.stderr is not None  # a pipe was asked for
+        threading.Thread(target=_watch_memory, args=(child,), daemon=True).start()
         try:
             for line in map(str.strip, child.stderr):
                 if line.startswith(_AT):
@@ -54,6 +61,16 @@ def make_seek_points(path: str, index: str, on_bytes: Callable[[int], None]) -> 
         value = json.load(listing)
     spans = SpanTable(GzipSpan, (value["offsets"], value["sizes"]), index)
     return Listing(value["names"], spans, [(member, reason) for member, reason in value["problems"]])
+
+
+def _watch_memory(child: "subprocess.Popen[str]") -> None:
+    """End a process that needs much memory: rapidgzip holds pieces inflated, of a few MB perhaps gigabytes."""
+    with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended, or there is no /proc
+        while child.poll() is None:
+            pages = int(Path(f"/proc/{child.pid}/statm").read_text("ascii").split()[1])
+            if pages * mmap.PAGESIZE > _MAX_BYTES:
+                child.kill()
+            time.sleep(_WATCH_S)
 
 
 def open_rapidgzip(path: str, *, threads: int) -> Any:

@@ -19,7 +19,7 @@ _MARK_BYTES = 2 * BLOCK_BYTES
 RECORD_BYTES = 10_240
 _CHUNK = 1 << 20
 _MAX_HEADER_BYTES = 1 << 20  # of an extended header: a name, in fact
-_MAX_ZEROS = 1 << 32  # of these, packed well, an archive of a few megabytes may hold terabytes
+_MAX_ZEROS = 1 << 30  # of these, packed well, an archive of a few megabytes may hold terabytes
 
 
 def list_tar(stream: io.BufferedIOBase) -> Listing:

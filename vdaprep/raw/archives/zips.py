@@ -21,10 +21,11 @@ RECORD_BYTES = 10_240
 _END = struct.Struct("<4s4H2IH")  # signature, disk, directory's disk, members here, members, bytes, offset, comment
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _MAX_COMMENT = 65_535
+_SPANNED = (b"PK00", b"PK\7\x08")  # what a split zip begins with, also if all of it went into one piece
 _SHORT = 1024  # where the end mark is, of a zip without a comment
 _CHUNK = 1 << 20
 _MAX_DIRECTORY_BYTES = 1 << 28
-_MAX_SCANNED_BYTES = 1 << 26  # of what comes before the first member
+_MAX_SCANNED_BYTES = 1 << 26  # of what comes before the first member, and after the end
 _ENTRY_BYTES = 46
 _LENGTHS = struct.Struct("<3H")  # of an entry's name, extra fields and comment, at 28
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -88,7 +89,9 @@ def _find_end(archive: Ranges, stop: int, *, thorough: bool) -> _End | None:
     found = _search_end(archive, stop, _SHORT) or _search_end(archive, stop, _MAX_COMMENT + _END.size)
     if found is None and thorough:
         last = min(_last_byte(archive, stop) + _END.size, stop)
-        found = _search_end(archive, last, _MAX_COMMENT + _END.size + _CHUNK)
+        for above in range(last, max(0, last - _MAX_SCANNED_BYTES), -_CHUNK):
+            if found := _search_end(archive, above, _MAX_COMMENT + _END.size + _CHUNK):
+                break
     return found
 
 
@@ -157,6 +160,8 @@ def _behind(archive: Ranges, begin: int, stop: int) -> str:
 def _before(archive: Ranges, stop: int) -> str:
     """Say what lies before the first member, unless that is a program, as in a zip that unpacks itself."""
     start = archive.read(0, 512)
+    if stop == len(_SPANNED[0]) and start.startswith(_SPANNED):
+        return ""
     if is_tar_header(start) or start.startswith((b"PK", b"\x1f\x8b")):
         return f"begins with {stop} bytes of another archive, or of files that its directory leaves out; get it again"
     done = 0
