@@ -114,8 +114,8 @@ def take_account(raw: RawData, plan: ConversionPlan) -> Account:
         examples=tuple(map(str, unknown[:EXAMPLES])),
         unopened=raw.unopened,
         frames=sum(len(item.frames) for item in planned),
-        without_depth=sum(frame.depth is None for item in planned for frame in item.frames),
-        without_image=sum(frame.rgb is None for item in planned for frame in item.frames),
+        without_depth=sum(item.count_without("depth") for item in planned),
+        without_image=sum(item.count_without("rgb") for item in planned),
         missing_frames=sum(_missing(item, plan.settings.frame_stride) for item in planned),
     )
 
@@ -130,7 +130,7 @@ def locate_unknown(raw: RawData) -> list[Location]:
 
 
 def _count_files(trajectory: Trajectory) -> int:
-    lacking = sum(frame.depth is None or frame.rgb is None for frame in trajectory.frames)
+    lacking = trajectory.count_without("rgb") + trajectory.count_without("depth")
     return 2 * len(trajectory.frames) - lacking + len(trajectory.shared)
 
 
@@ -145,7 +145,8 @@ def _size(location: Location, root: Path | None) -> int:
 
 def _missing(trajectory: Trajectory, stride: int) -> int:
     indices = taken(trajectory, stride=stride)
-    first, last = (trajectory.frames[indices[end]].frame_id for end in (0, -1))
+    ids = trajectory.frame_ids
+    first, last = ids[indices[0]], ids[indices[-1]]
     return (last - first) // stride + 1 - len(indices)
 
 

@@ -41,9 +41,9 @@ class PlannedClip:
         """Index of the frame that the first one's difference is taken to; None after a gap."""
         if self.after_gap:
             return None
-        frames = self.trajectory.frames
-        number = frames[self.start].frame_id - self.stride
-        return next(index for index in range(self.start - 1, -1, -1) if frames[index].frame_id == number)
+        ids = self.trajectory.frame_ids
+        number = ids[self.start] - self.stride
+        return next(index for index in range(self.start - 1, -1, -1) if ids[index] == number)
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,10 @@ class PlannedShard:
             (
                 clip.trajectory.layout,
                 clip.trajectory.name,
-                [clip.trajectory.frames[index].frame_id for index in clip.indices],
+                [ids[index] for index in clip.indices],
             )
             for clip in self.clips
+            for ids in (clip.trajectory.frame_ids,)
         ]
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
@@ -101,9 +102,9 @@ def taken(trajectory: Trajectory, *, stride: int) -> Sequence[int]:
 def _every(trajectory: Trajectory, within: range, stride: int) -> Sequence[int]:
     if stride == 1:
         return within
-    frames = trajectory.frames
-    first = frames[within.start].frame_id
-    return [index for index in within if (frames[index].frame_id - first) % stride == 0]
+    ids = trajectory.frame_ids
+    first = ids[within.start]
+    return [index for index in within if (ids[index] - first) % stride == 0]
 
 
 def cut_trajectory(
@@ -111,7 +112,8 @@ def cut_trajectory(
 ) -> list[PlannedClip]:
     """Cut the frames that are taken of a trajectory into clips; a hole in their numbers always separates two clips."""
     indices = taken(trajectory, stride=stride)
-    numbers = [trajectory.frames[index].frame_id for index in indices]
+    ids = trajectory.frame_ids
+    numbers = [ids[index] for index in indices]
     return [
         PlannedClip(trajectory, indices[first + start], indices[first + stop - 1] + 1, start == 0, stride, alike)
         for first, last in runs(numbers, stride=stride)

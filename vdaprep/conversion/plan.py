@@ -183,7 +183,8 @@ def _looks_like(tree: Tree) -> list[str]:
 def _holes(trajectories: Iterable[Trajectory], *, stride: int) -> list[Rejection]:
     holes: list[Rejection] = []
     for trajectory in trajectories:
-        ids = [trajectory.frames[index].frame_id for index in taken(trajectory, stride=stride)]
+        numbers = trajectory.frame_ids
+        ids = [numbers[index] for index in taken(trajectory, stride=stride)]
         found = runs(ids, stride=stride)
         for (_, stop), (start, _) in zip(found, found[1:], strict=False):
             missing = f"{ids[stop - 1] + stride} to {ids[start] - stride}"

@@ -1,7 +1,10 @@
 """Types of raw data: trajectories, cameras, frames; and scaling of frames."""
 
-from collections.abc import Mapping, Sequence
+import operator
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, cast, overload
 
 import cv2
 import numpy as np
@@ -13,7 +16,7 @@ from vdaprep.shards.cameras import are_rigid, scale_intrinsics
 from vdaprep.shards.records import Rejection
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FrameFiles:
     """The files of one frame; None where the raw tree has no such file."""
 
@@ -22,13 +25,56 @@ class FrameFiles:
     depth: Location | None
 
 
+class Frames(Sequence[FrameFiles]):
+    """The frames of a trajectory in order of their numbers, made when they are asked for.
+
+    As objects, a million frames would take a gigabyte; here they take what `Numbered` does.
+    """
+
+    def __init__(
+        self, rgb: Mapping[int, Location], depth: Mapping[int, Location], make: Callable[..., FrameFiles] = FrameFiles
+    ) -> None:
+        """Pair images and depth maps by number; a frame that has only one of them counts too."""
+        self.rgb, self.depth = rgb, depth
+        self._make = make
+        same = len(rgb) == len(depth) and all(map(operator.eq, rgb, depth))
+        self.ids: Sequence[int] = array("q", rgb if same else sorted(rgb.keys() | depth.keys()))
+        """The frames' numbers, ascending."""
+
+    def made_by(self, make: Callable[..., FrameFiles]) -> "Frames":
+        """Return the same frames, of another class."""
+        return Frames(self.rgb, self.depth, make)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> FrameFiles: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[FrameFiles, ...]: ...
+    def __getitem__(self, index: int | slice) -> FrameFiles | tuple[FrameFiles, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        number = self.ids[index]
+        return self._make(number, self.rgb.get(number), self.depth.get(number))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(cast(Sequence[FrameFiles], other))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.ids))
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[FrameFiles, ...]]]:
+        return tuple, (tuple(self),)  # for another process, which has no other use for the list of all files
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """One camera's path: frames in order of their numbers, and the files they share (poses, intrinsics)."""
 
     name: str
     layout: str
-    frames: tuple[FrameFiles, ...]
+    frames: Sequence[FrameFiles]
     shared: Mapping[str, Location] = field(default_factory=dict[str, Location])
     problems: tuple[Rejection, ...] = ()
     """Files that claim a place which another one has."""
@@ -36,9 +82,17 @@ class Trajectory:
     """All such files, and copies of what is shared."""
 
     @property
-    def frame_ids(self) -> tuple[int, ...]:
+    def frame_ids(self) -> Sequence[int]:
         """The frames' numbers, ascending."""
-        return tuple(frame.frame_id for frame in self.frames)
+        frames = self.frames
+        return frames.ids if isinstance(frames, Frames) else tuple(frame.frame_id for frame in frames)
+
+    def count_without(self, kind: Literal["rgb", "depth"]) -> int:
+        """Return how many frames lack an image (`rgb`) or a depth map (`depth`)."""
+        frames = self.frames
+        if isinstance(frames, Frames):
+            return len(frames) - len(frames.rgb if kind == "rgb" else frames.depth)
+        return sum(getattr(frame, kind) is None for frame in frames)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from vdaprep.raw.frames import FrameFiles, Trajectory
+from vdaprep.raw.files import Numbered
+from vdaprep.raw.frames import Frames, Trajectory
 from vdaprep.raw.tree import Location, Tree
 from vdaprep.shards.records import Rejection
 
 DIGITS = "[0-9]{1,9}"
 """The pattern of a frame's number."""
-
-_Numbered = dict[int, Location]
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,13 @@ class Found:
 class Claims:
     """The files that claim the slots of one trajectory."""
 
-    def __init__(self, trajectory: tuple[str, str]) -> None:
+    def __init__(self, trajectory: tuple[str, str], files: Mapping[str, Location]) -> None:
         self.name, self.layout = trajectory
         self.problems: list[Rejection] = []
         self.unused: list[Location] = []
-        self._frames: defaultdict[str, defaultdict[str, _Numbered]] = defaultdict(lambda: defaultdict(dict))
+        self._frames: defaultdict[str, defaultdict[str, Numbered]] = defaultdict(
+            lambda: defaultdict(lambda: Numbered(files))
+        )
         self._tables: defaultdict[str, dict[str, Location]] = defaultdict(dict)
         self._doubles: defaultdict[tuple[str, str], list[tuple[int, Location]]] = defaultdict(list)
         self._table_doubles: list[tuple[str, str, Location]] = []
@@ -78,7 +79,7 @@ class Claims:
         """Tell whether there are files of any of these kinds."""
         return any(kind in self._frames for kind in kinds)
 
-    def settle(self, more: Iterable[str] = ()) -> tuple[tuple[FrameFiles, ...], dict[str, Location]]:
+    def settle(self, more: Iterable[str] = ()) -> tuple[Frames, dict[str, Location]]:
         """Decide which file each slot holds.
 
         Args:
@@ -90,10 +91,10 @@ class Claims:
         """
         self._settle_doubles()
         roots = self._roots()
-        rgb, depth = (self._of(kind).get(roots.get(kind, ""), {}) for kind in ("rgb", "depth"))
+        rgb, depth = (self._of(kind).get(roots.get(kind, ""), Numbered({})) for kind in ("rgb", "depth"))
         for kind in ("rgb", "depth"):
             self._leave_out(kind, self._of(kind), roots.get(kind, ""))
-        frames = tuple(FrameFiles(i, rgb.get(i), depth.get(i)) for i in sorted(rgb.keys() | depth.keys()))
+        frames = Frames(rgb, depth)
         preferred = [roots[kind] for kind in ("rgb", "depth") if kind in roots]
         shared = self._settle_tables(preferred)
         for kind in more:
@@ -104,7 +105,7 @@ class Claims:
                 self._leave_out(kind, there, root)
         return frames, shared
 
-    def _of(self, kind: str) -> Mapping[str, _Numbered]:
+    def _of(self, kind: str) -> Mapping[str, Numbered]:
         return self._frames.get(kind, {})
 
     def _roots(self) -> dict[str, str]:
@@ -116,13 +117,15 @@ class Claims:
                 for kind, there in (("rgb", rgb), ("depth", depth))
                 if there
             }
+        if len(rgb) == len(depth) == 1:
+            return {"rgb": next(iter(rgb)), "depth": next(iter(depth))}
         best = min(
             ((first, second) for first in rgb for second in depth),
             key=lambda pair: (-len(rgb[pair[0]].keys() & depth[pair[1]].keys()), pair[0] != pair[1], pair),
         )
         return dict(zip(("rgb", "depth"), best, strict=True))
 
-    def _leave_out(self, kind: str, there: Mapping[str, _Numbered], taken: str) -> None:
+    def _leave_out(self, kind: str, there: Mapping[str, Numbered], taken: str) -> None:
         """Name what lies in other roots than the one that is taken."""
         for root in sorted(there.keys() - {taken}):
             files = [there[root][number] for number in sorted(there[root])]
@@ -213,9 +216,9 @@ def gather(
             folders[above] = folder_of(above)
         folder = folders[above]
         if folder is not None and folder.frame is not None and (match := folder.frame.match(name)):
-            _claims_of(folder, claims).frame(folder, int(match[1]), location)
+            _claims_of(folder, claims, tree.files).frame(folder, int(match[1]), location)
         elif found := table_of(path) if folder is None else _table(folder, name):
-            _claims_of(found[0], claims).table(*found, location)
+            _claims_of(found[0], claims, tree.files).table(*found, location)
         else:
             others.append(path)
     return [claims[key] for key in sorted(claims)], others
@@ -226,10 +229,10 @@ def _table(folder: Folder, name: str) -> tuple[Folder, str] | None:
     return None if key is None else (folder, key)
 
 
-def _claims_of(folder: Folder, claims: dict[tuple[str, str], Claims]) -> Claims:
+def _claims_of(folder: Folder, claims: dict[tuple[str, str], Claims], files: Mapping[str, Location]) -> Claims:
     found = claims.get(folder.trajectory)
     if found is None:
-        found = claims[folder.trajectory] = Claims(folder.trajectory)
+        found = claims[folder.trajectory] = Claims(folder.trajectory, files)
     return found
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError, UsageError
 from vdaprep.raw.arrays import parse_npy
-from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
+from vdaprep.raw.frames import Cameras, FrameFiles, Frames, RgbImage, SourceOptions, Trajectory
 from vdaprep.raw.images import parse_jpeg
 from vdaprep.raw.png import parse_png, parse_png16
 from vdaprep.raw.tree import Location, Reader, Tree
@@ -67,8 +67,8 @@ def _with_unit(found: Trajectory, unit_m: float | None) -> Trajectory:
                     "its metres need no --depth-unit; convert depth in npy and in PNG apart, each from its own --raw"
                 )
             raise UsageError(f"{files.depth}: {advice}.")
-    frames = tuple(_Files(item.frame_id, item.rgb, item.depth, unit_m) for item in found.frames)
-    return replace(found, frames=frames)
+    assert isinstance(found.frames, Frames)  # they come from trajectory_of
+    return replace(found, frames=found.frames.made_by(functools.partial(_Files, depth_unit_m=unit_m)))
 
 
 def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:

@@ -64,7 +64,7 @@ def test_a_sample_reads_back_as_it_was_rendered(name: str, archives: bool, tmp_p
             assert sorted(item.name for item in found) == sorted(names)
             assert len({_manifest.load(name).split_of(item.name, splits="default") for item in found}) == 2
             for trajectory in found:
-                assert trajectory.frame_ids == (0, 1, 2)
+                assert tuple(trajectory.frame_ids) == (0, 1, 2)
                 cameras = source.read_cameras(trajectory, reader, options)
                 scene = make_scene(worlds.index(layout.scene_name(trajectory.name)))
                 for index, files in enumerate(trajectory.frames):

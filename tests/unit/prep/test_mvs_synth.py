@@ -55,7 +55,7 @@ def test_trajectories_are_found_wherever_they_begin(prefix: str) -> None:
     )
     [found] = find(*paths)
     assert found.name == "0003"
-    assert found.frame_ids == (7, 8)
+    assert tuple(found.frame_ids) == (7, 8)
     assert found.frames[0].depth is None
     assert [str(found.frames[1].rgb), str(found.frames[1].depth), str(found.shared["8"])] == list(paths[1:4])
 

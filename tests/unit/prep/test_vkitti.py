@@ -53,7 +53,7 @@ def test_version_2_is_found_wherever_it_begins(prefixes: tuple[str, str, str], e
         "README.md",
     )
     [found] = find(*paths)
-    assert (found.name, found.layout, found.frame_ids) == ("Scene18/15-deg-left", "2.0.3", (7, 8))
+    assert (found.name, found.layout, tuple(found.frame_ids)) == ("Scene18/15-deg-left", "2.0.3", (7, 8))
     assert found.frames[0].depth is None
     assert [str(found.frames[1].rgb), str(found.frames[1].depth)] == list(paths[1:3])
     assert {kind: str(location) for kind, location in found.shared.items()} == {
@@ -73,7 +73,7 @@ def test_version_1_is_told_apart_by_its_folders(prefix: str) -> None:
         "Scene01/clone/frames/depth/Camera_0/depth_00000.png",
     )
     first, second = find(*paths)
-    assert (first.name, first.layout, first.frame_ids) == ("0001/30-deg-right", "1.3.1", (3,))
+    assert (first.name, first.layout, tuple(first.frame_ids)) == ("0001/30-deg-right", "1.3.1", (3,))
     assert [str(first.frames[0].rgb), str(first.frames[0].depth)] == list(paths[:2])
     assert {kind: str(location) for kind, location in first.shared.items()} == {"extrinsic": paths[2]}
     assert (second.name, second.layout) == ("Scene01/clone", "2.0.3")
@@ -83,7 +83,7 @@ def test_the_camera_chooses_the_files() -> None:
     paths = [f"Scene01/clone/frames/rgb/Camera_{camera}/rgb_{camera:05d}.jpg" for camera in (0, 1)]
     old = "vkitti_1.3.1_rgb/0001/clone/00000.png"
     for camera in (0, 1):
-        assert find(*paths, camera=camera)[0].frame_ids == (camera,)
+        assert tuple(find(*paths, camera=camera)[0].frame_ids) == (camera,)
     assert [item.name for item in find(*paths, old, camera=1)] == ["Scene01/clone"]
     for there in (paths[0], old):
         with pytest.raises(UsageError, match="--camera 1: raw has frames of camera 0 only"):
