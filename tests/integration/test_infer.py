@@ -2,8 +2,12 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import av
 import cv2
 import imageio.v3 as iio
 import numpy as np
@@ -11,9 +15,13 @@ import pytest
 import torch
 
 from tests.models import lively
+from tests.videos import picture, write_video
 from vdatrain.config import TrainConfig
+from vdatrain.inference.predictor import load_predictor
 
 VARIANTS = ("basic", "conv")
+TENTHS = [n / 10 for n in range(8)]
+VARIABLE = [0, 0.1, 0.5, 2, 3.3]
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +139,110 @@ def test_what_is_refused(checkpoints, movie: Path, vdatrain, tmp_path: Path) -> 
         vdatrain("infer", movie, "--checkpoint", tmp_path / "none.pt", *known[2:]), 1, "there is no such checkpoint"
     )
     assert not list(tmp_path.iterdir())
+
+
+def cut_short(folder: Path) -> Path:
+    """Write a film whose header promises 8 frames and which holds fewer."""
+    path = write_video(folder / "cut.mp4", TENTHS, codec="mpeg4", options={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[:-20])
+    return path
+
+
+def numbered(folder: Path) -> Path:
+    (folder / "images").mkdir()
+    for name in ("1.png", "10.png", "2.png", "._1.png"):
+        iio.imwrite(folder / "images" / name, picture(0), extension=".png")
+    (folder / "images" / "3.png").symlink_to("nowhere.png")
+    return folder / "images"
+
+
+INPUTS = [
+    ("variable rate", lambda f: write_video(f / "a.mp4", VARIABLE), VARIABLE, "", 0),
+    ("begins late", lambda f: write_video(f / "a.mkv", [2 + t for t in VARIABLE]), [2 + t for t in VARIABLE], "", 0),
+    ("a name with a colon", lambda f: write_video(f / "a.mp4", [0, 1]).rename(f / "c:d.mp4"), [0, 1], "", 0),
+    ("cut short", cut_short, TENTHS[:7], "cut.mp4: ends early, after 7 of 8 frames", 1),
+    ("numbers", numbered, [0, 1 / 24, 2 / 24], "3.png is a link that leads nowhere; it is left out.", 1),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "seconds", "said", "strict"), INPUTS, ids=[row[0] for row in INPUTS])
+def test_times_go_through(name, make, seconds, said: str, strict: int, checkpoints, vdatrain, tmp_path: Path) -> None:
+    """The same times come out, in an array and in a film; what is missing is said, and fails with --strict only."""
+    source = make(tmp_path)
+    command = ("infer", source, "--checkpoint", checkpoints["basic"], "--out")
+    result = vdatrain(*command, tmp_path / "out.npz")
+    assert result.code == 0
+    assert said in result.err
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert (arrays["seconds"].dtype, len(arrays["disparity"])) == (np.float64, len(seconds))
+        assert arrays["seconds"] == pytest.approx(seconds, abs=1e-9)
+    assert vdatrain(*command, tmp_path / "out.mp4", "--side-by-side", "--strict").code == strict
+    with av.open(tmp_path / "out.mp4") as film:
+        assert [frame.time for frame in film.decode(video=0)] == pytest.approx(seconds, abs=1e-9)
+
+
+def test_metric_weights_give_metres(checkpoints, movie: Path, vdatrain, tmp_path: Path) -> None:
+    bare = ("infer", movie, "--checkpoint", checkpoints["bare"], "--encoder", "tiny", "--size", 28, "--metric", "--out")
+    assert vdatrain(*bare, tmp_path / "a.npz").code == 0
+    assert vdatrain(*bare, tmp_path / "depth").code == 0
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert list(arrays) == ["depth_m", "seconds"]
+        depth_m = arrays["depth_m"]
+    facts = json.loads((tmp_path / "depth" / "depth.json").read_text())
+    assert facts["depth_m"] == "1 / (scale * value)"
+    values = cv2.imread(str(tmp_path / "depth" / "000000.png"), cv2.IMREAD_UNCHANGED).astype(float)
+    assert np.abs(facts["scale"] * values - 1 / depth_m[0]).max() <= 0.51 * facts["scale"]
+    found = load_predictor(checkpoints["bare"], encoder="tiny", size=28, metric=True).predict_video(movie)
+    assert found.depth_m == pytest.approx(depth_m, rel=1e-5)
+    assert found.seconds == pytest.approx(np.arange(35) / 10)
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence", "code"),
+    [
+        ("movie.mp4", "is also the input", None),
+        ("link.mp4", "is also the input", None),
+        ("./folder/../hard.mp4", "is also the input", None),
+        ("-", "nothing is written to standard output", 2),
+        ("a.avi", ".avi is not known", 2),
+        ("a.mp4.zip", ".zip is not known", 2),
+        ("folder", "is a folder with something in it", 2),
+        ("file", "is a file; expected a folder", None),
+        ("file/a.mp4", "is a file", None),
+        ("is.mp4", "is a folder", None),
+    ],
+)
+def test_the_output_is_checked_before_the_model_is_loaded(
+    out: str, sentence: str, code: int | None, movie: Path, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(movie, "movie.mp4")
+    Path("link.mp4").symlink_to("movie.mp4")
+    Path("hard.mp4").hardlink_to("movie.mp4")
+    Path("file").touch()
+    Path("is.mp4").mkdir()
+    Path("folder").mkdir()
+    Path("folder", "a").touch()
+    result = vdatrain("infer", "movie.mp4", "--checkpoint", "none.pt", "--out", out)
+    assert sentence in result.err
+    assert result.code == code if code else result.code in (1, 2)
+    assert Path("movie.mp4").read_bytes() == movie.read_bytes()
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.mp4", "folder"])
+def test_a_full_disk_is_a_sentence(name: str, checkpoints, movie: Path, tmp_path: Path) -> None:
+    """The largest file allowed is smaller than what has to be written; the process is one of its own for that."""
+    program = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
+    program += (
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from vdatrain.__main__ import main; main()"
+    )
+    arguments = ["infer", movie, "--checkpoint", checkpoints["basic"], "--out", tmp_path / "new" / name]
+    done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "cannot be written (File too large)" in line
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 # ---------------------------------------------------------------------------------------------- whole trajectories

@@ -25,6 +25,7 @@ IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"),
     *(".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
+_SHOWN = 3  # names in a sentence
 _MILLISECOND = Fraction(1, 1000)
 _NUMBER = re.compile(r"([0-9]+)")
 _DECIMAL = re.compile(r"[0-9]+\.[0-9]+")
@@ -115,9 +116,9 @@ def _in_order(paths: Sequence[Path], folder: Path, remarks: Remarks) -> list[Pat
         same[name].append(path.name)
     twice = [found for found in same.values() if len(found) > 1]
     if twice:
+        more = f", and so have {len(twice) - 1} others" if len(twice) > 1 else ""
         raise DataError(
-            f"{folder}: {' and '.join(sorted(twice[0])[:3])} have the same number, as {len(twice)} numbers have; "
-            "keep one file of each frame there."
+            f"{folder}: {' and '.join(sorted(twice[0])[:_SHOWN])} have one number{more}; keep one file a frame there."
         )
     ordered = sorted(paths, key=lambda path: names[path].key())
     forms = Counter(name.texts for name in names.values())
@@ -141,7 +142,7 @@ def _reads_otherwise(ordered: Sequence[Path]) -> bool:
     return values != sorted(values)
 
 
-def _numbers(paths: Sequence[Path]) -> list[int]:
+def _numbers(paths: Sequence[Path], remarks: Remarks) -> list[int]:
     """Number images in succession, leaving a number out where more than the usual step lies between two names."""
     names = [_Name.of(path) for path in paths]
     alike = len({(name.texts, len(name.numbers)) for name in names}) == 1
@@ -150,7 +151,13 @@ def _numbers(paths: Sequence[Path]) -> list[int]:
     if len(varying) != 1:
         return list(range(len(paths)))
     steps = [after - before for before, after in pairwise(varying[0])]
-    usual = Counter(steps).most_common(1)[0][0]
+    counts = Counter(steps)
+    usual = min(steps, key=lambda step: (-counts[step], step))
+    gaps = [place for place, step in enumerate(steps) if step > usual]
+    if gaps:
+        places = f"{len(gaps)} places, first" if len(gaps) > 1 else "1 place,"
+        where = f"{paths[gaps[0]].name} and {paths[gaps[0] + 1].name}"
+        remarks.add(f"leaves numbers out in {places} between {where}; frames are taken as they follow.")
     return list(accumulate((1 if step <= usual else 2 for step in steps), initial=0))
 
 
@@ -187,6 +194,8 @@ def _examine(path: Path) -> _Header | None:
                 # PIL has turned a TIFF already.
                 turned = image.format != "TIFF" and image.getexif().get(ExifTag.Orientation) in _SIDEWAYS
                 count = getattr(image, "n_frames", 1) if image.format in _SEVERAL else 1
+                if image.format == "TIFF" and image.mode in ("F", "I"):
+                    return None  # 32 bits a pixel are measurements, no picture
                 width, height = image.size
                 return _Header((height, width) if turned else (width, height), image.format or "", count)
     except Image.DecompressionBombError as error:
@@ -204,7 +213,7 @@ def _usable(paths: Sequence[Path], remarks: Remarks) -> dict[Path, int]:
     found: dict[Path, int] = {}
     first: tuple[Path, _Header] | None = None
     broken: list[str] = []
-    for path, number in zip(paths, _numbers(paths), strict=True):
+    for path, number in zip(paths, _numbers(paths, remarks), strict=True):
         header = _examine(path)
         if header is None:
             broken.append(path.name)

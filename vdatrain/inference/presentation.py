@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 _SMALLEST_STEP = Fraction(1, 1000)  # seconds by which a frame follows one of the same time
-_SET_BACK = 1  # second: a time that is so much earlier than the one before is of a clock that was set back
+_SET_BACK = 2  # usual steps: a time that is further before the last one is of a clock that was set back
 _WIDEST_PIXEL = 8  # width over height, or height over width; a header that says more is not believed
 
 
@@ -119,7 +119,7 @@ class Clock:
             time = Fraction(0) if last is None else last + self._step
         else:
             time = stated + self._offset
-            if last is not None and time <= last - _SET_BACK:
+            if last is not None and time < last - _SET_BACK * self._step:
                 self.set_back += 1
                 self._offset += last + self._step - time
                 time = last + self._step
@@ -131,11 +131,11 @@ class Clock:
 
     def sentences(self, frames: int) -> Sequence[str]:
         """Say what was changed in the times of so many frames."""
+        assumed = f"{float(1 / self._step):.6g} frames a second"
         found = [
-            (self.missing, f"{self.missing} of {frames} frames have no time; {float(1 / self._step):.6g} frames a "
-             "second are assumed where it is missing"),
-            (self.repeated, f"{self.repeated} of {frames} frames have the time of the frame before, or an earlier one; "
-             "each is shown just after it"),
-            (self.set_back, f"the times go back {self.set_back} times; the rest is moved to follow"),
+            (self.missing, f"{self.missing} of {frames} frames have no time; {assumed} are assumed there"),
+            (self.repeated, f"{self.repeated} of {frames} frames do not come after the one before, and are shown just "
+             "after it"),
+            (self.set_back, f"the times go back ({self.set_back} x); what follows is moved to come after"),
         ]  # fmt: skip
         return [f"{sentence}." for count, sentence in found if count]

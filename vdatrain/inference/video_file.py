@@ -18,13 +18,15 @@ from av.video.frame import VideoFrame as DecodedFrame
 from av.video.stream import VideoStream
 
 from vdaprep.errors import DataError
-from vdaprep.storage.limits import MAX_FRAME_PIXELS, check_pixels
+from vdaprep.storage.limits import MAX_FRAME_PIXELS, LimitError, check_pixels
 from vdatrain.inference.presentation import Clock, Turn, believable_shape, shown_width, square_pixels
 from vdatrain.inference.video import DEFAULT_FPS, Remarks, Video, VideoFrame, checked, some
 
 _FASTEST = 1000  # frames a second; a header that says more is not believed
+_USUAL = 240  # frames a second that cameras make
 _FINEST = 10**6  # time bases finer than a microsecond are not carried to an output
 _ONE_FRAME_A_PACKET = ("h264", "hevc")  # codecs whose every packet is a picture to show
+_STILLS = ("mjpeg", "png", "bmp", "webp", "gif")  # codecs of cover pictures that are not marked as such
 _PROMISING = ("mov", "matroska", "avi", "flv", "asf")  # containers whose header states the length
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ISO/IEC 23091-2
 _BUFFER = 1 << 20  # bytes of a read
@@ -47,6 +49,8 @@ def open_video_file(path: Path) -> Video:
         stream = _choose(container, path, remarks)
         fps = _rate(stream)
         codec = stream.codec_context
+        if not codec.width or not codec.height:  # FFmpeg gives no size that is above its limit
+            raise LimitError(str(path), f"has no picture size that can be read, of at most {MAX_FRAME_PIXELS} pixels.")
         check_pixels(codec.width, codec.height, where=str(path))
         shown = shown_width(codec.width, believable_shape(stream.sample_aspect_ratio))
         check_pixels(shown, codec.height, where=f"{path}, with square pixels")
@@ -99,10 +103,9 @@ def _reason(error: Exception) -> str:
 
 def _rate(stream: VideoStream) -> Fraction:
     """Return frames a second, DEFAULT_FPS where the file states none that can be."""
-    for rate in (stream.average_rate, stream.guessed_rate):
-        if rate and 0 < rate <= _FASTEST:
-            return Fraction(rate)
-    return DEFAULT_FPS
+    stated = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate and 0 < rate <= _FASTEST]
+    # The average of a file that does not say is taken over its first packets, and may be the inverse of its clock.
+    return next((rate for rate in stated if rate <= _USUAL), stated[-1] if stated else DEFAULT_FPS)
 
 
 def _duration(container: InputContainer) -> Fraction:
@@ -111,7 +114,7 @@ def _duration(container: InputContainer) -> Fraction:
 
 
 def _choose(container: InputContainer, path: Path, remarks: Remarks) -> VideoStream:
-    """Return the stream of most pixels, of several the one that players show by default; a cover picture is none."""
+    """Return the stream of most pixels, the default one of several; a cover picture is none."""
     covers = [stream for stream in container.streams.video if stream.disposition & Disposition.attached_pic]
     films = [stream for stream in container.streams.video if stream not in covers]
     usable = [stream for stream in films if getattr(stream, "codec_context", None) is not None]
@@ -124,6 +127,7 @@ def _choose(container: InputContainer, path: Path, remarks: Remarks) -> VideoStr
     best = max(
         usable,
         key=lambda stream: (
+            stream.codec_context.name not in _STILLS,
             stream.codec_context.width * stream.codec_context.height,
             bool(stream.disposition & Disposition.default),
             -stream.index,
@@ -159,6 +163,10 @@ class _Progress:
     """Frames of which the decoder had to guess a part."""
     waiting: set[int] = field(default_factory=set)
     """Time stamps of packets whose frames have not come yet."""
+    decode_time: int | None = None
+    """Stamp of the latest packet."""
+    is_one_film: bool = True
+    """Whether these stamps grow, as they do not where one recording follows another."""
 
 
 def _read(path: Path, index: int, remarks: Remarks) -> Iterator[tuple[str, VideoFrame]]:
@@ -192,9 +200,10 @@ def _decode(container: InputContainer, stream: VideoStream, progress: _Progress)
         time_base = packet.time_base
         if packet.pts is not None and time_base:
             progress.end = max(progress.end, (packet.pts + (packet.duration or 0)) * Fraction(time_base))
-        if packet.stream_index != stream.index:
+        if packet.stream.index != stream.index:  # `stream_index` is 0 at the end of any stream
             continue
         progress.packets += packet.size > 0
+        _see_stamp(packet, progress)
         if packet.pts is not None and packet.size and not packet.is_discard:
             progress.waiting.add(packet.pts)
         try:
@@ -203,6 +212,12 @@ def _decode(container: InputContainer, stream: VideoStream, progress: _Progress)
             progress.errors, progress.reason = progress.errors + 1, _reason(error)
             continue
         yield from frames
+
+
+def _see_stamp(packet: Packet, progress: _Progress) -> None:
+    if packet.dts is not None:
+        progress.is_one_film &= progress.decode_time is None or packet.dts >= progress.decode_time
+        progress.decode_time = packet.dts
 
 
 def _packets(container: InputContainer, progress: _Progress) -> Iterator[Packet]:
@@ -224,7 +239,7 @@ def _missing(decoded: DecodedFrame, stream: VideoStream, progress: _Progress, *,
     pts = decoded.pts
     passed = sorted(one for one in progress.waiting if one < pts)
     progress.waiting.difference_update(passed, (pts,))
-    if stream.codec_context.name not in _ONE_FRAME_A_PACKET:
+    if stream.codec_context.name not in _ONE_FRAME_A_PACKET or not progress.is_one_film:
         passed = passed[: progress.errors - len(progress.lost)]
     base = Fraction(stream.time_base or 1)
     progress.lost += [f"{number + i} ({float(one * base):.3f} s)" for i, one in enumerate(passed)]
@@ -255,8 +270,10 @@ def _compare_with_promise(
         return
     short = _duration(container) - progress.end
     step = 1 / _rate(stream)
-    if stream.frames > progress.packets and short > step / 2:
-        remarks.add(f"ends early, after {count} of {stream.frames} frames that its header promises.", lost=True)
+    # The index of an MP4 lists what there is to read; elsewhere only a count and the length are known.
+    promised = len(stream.index_entries) if "mov" in container.format.name else stream.frames * (short > step / 2)
+    if promised > progress.packets:
+        remarks.add(f"ends early, after {count} of {promised} frames that its header promises.", lost=True)
     elif short > max(2 * step, Fraction(1, 10)):
         remarks.add(
             f"ends early, at {float(progress.end):.2f} of the {float(_duration(container)):.2f} s that its header "
