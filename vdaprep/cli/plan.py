@@ -10,6 +10,7 @@ import typer
 from vdaprep.cli.options import Dataset, cli_options, command_words
 from vdaprep.cli.output import errors, frame_bar, print_json, show
 from vdaprep.cli.views.plan import renderables, to_json
+from vdaprep.conversion.account import take_account
 from vdaprep.conversion.budget import choose
 from vdaprep.conversion.options import ConversionOptions
 from vdaprep.conversion.plan import find_raw
@@ -49,12 +50,13 @@ def command(
         choice = choose(raw, conversion, budget=limit, workers=processes, probes=probes, on_progress=report)
     chosen = conversion.with_choice(choice.plan.settings, choice.selection)
     place = None if is_url(out) else room(choice.prediction, Path(out, dataset))
+    account = take_account(raw, choice.plan)
     then = ["vdaprep", "convert", dataset, *map(redact, ("--out", out, *command_words(chosen)))]
     then += ["--workers", str(workers)] if workers else []
     if as_json:
-        print_json(to_json(choice, place, command=then))
+        print_json(to_json(choice, place, account, command=then))
         return
-    show(renderables(choice, place, out=redact(out)))
+    show(renderables(choice, place, account, out=redact(out)))
     for item in choice.prediction.rejected:
         errors.print(f"a probe was rejected: {item.file}: {item.reason}")
     show(["", shlex.join(then)])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vdaprep.analysis.verify import count_frames
+from vdaprep.conversion.account import Account, take_account
 from vdaprep.conversion.budget import choose
 from vdaprep.conversion.consume import Consumer, Consumption, convert_and_consume, survey
 from vdaprep.conversion.convert import Part, convert_part, convert_plan, finish_parts, parse_part
@@ -140,6 +141,8 @@ class ConversionResult:
     """Counts of frames, clips and bytes, as in `dataset.json`."""
     rejected: tuple[Rejection, ...]
     """Inputs that could not be used."""
+    account: Account | None = None
+    """What became of every file of the raw data; None if that is gone."""
 
 
 def convert_dataset(
@@ -162,7 +165,7 @@ def convert_dataset(
         on_progress: Called with every ProgressEvent; the last is `done`, whose facts hold the result.
 
     Raises:
-        VdakitError: as `convert`; also if `run.strict` and an input was rejected.
+        VdakitError: as `convert`; also if `run.strict` and an input was rejected or is nothing that is known.
     """
     run = run or RunOptions()
     part = parse_part(run.part) if run.part else None
@@ -197,10 +200,20 @@ def convert_dataset(
             else:
                 record = _convert_all(ready.plan, consumer, output=output, executor=executor, on_progress=on_progress)
             result = ConversionResult(output.place(), None, len(record.shards), record.totals, record.rejected)
+    if ready.found is not None:
+        result = replace(result, account=take_account(ready.found, ready.plan))
     on_progress(ProgressEvent("done", facts={"result": result}))
-    if run.strict and result.rejected:
-        raise VdakitError(f"{len(result.rejected)} inputs were rejected, and --strict takes none.")
+    if run.strict:
+        _refuse_losses(result)
     return result
+
+
+def _refuse_losses(result: ConversionResult) -> None:
+    """Raise VdakitError if an input was rejected or is nothing that is known."""
+    losses = [f"{len(result.rejected)} inputs were rejected"] if result.rejected else []
+    losses += result.account.complaints() if result.account is not None else []
+    if losses:
+        raise VdakitError(f"{'; '.join(losses)}; --strict takes none.")
 
 
 def _convert_all(

@@ -1,8 +1,9 @@
 """Delete raw data (--consume) once every shard made of it was written, read back and found whole.
 
 What may be deleted is an archive all of whose frames the plan uses, or the loose files of a trajectory; an archive that
-holds more only with --consume-unused. Always kept: archives without frames of the plan, whatever a rejected frame or a
-listing problem concerns, what is behind a link, and what has changed since it was listed.
+holds more that is known only with --consume-unused. Always kept: archives without frames of the plan, those that hold
+what nothing recognises or bytes that are no member's, whatever a rejected frame or a listing problem concerns, what is
+behind a link, and what has changed since it was listed.
 """
 
 import contextlib
@@ -13,9 +14,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from vdaprep.conversion.account import locate_unknown
 from vdaprep.conversion.clips import PlannedShard
 from vdaprep.conversion.convert import announce, make_verified, take_over, write_dataset_record
-from vdaprep.conversion.plan import ConversionPlan
+from vdaprep.conversion.plan import ConversionPlan, RawData
 from vdaprep.conversion.saved_plan import LostTrajectory, Prepared, save_plan
 from vdaprep.errors import UsageError
 from vdaprep.raw.frames import Trajectory
@@ -159,12 +161,17 @@ def survey(prepared: Prepared, *, take_unused: bool = False) -> Consumption:
         return Consumption(Path(plan.raw), plan, (), ())
     uses = _uses(_planned(plan, found.trajectories))
     problems = [*plan.rejected, *found.problems]
+    unknown: defaultdict[str, list[str]] = defaultdict(list)
+    for location in locate_unknown(found):
+        unknown[location.container].append(location.member)
     items: list[RawItem] = []
     kept: list[tuple[str, str]] = []
     for use in (*_archives(uses, found.files), *_loose(uses)):
         states = (_states(found.raw, names) for names in use.names)
         item = RawItem(use.name, frozenset(use.trajectories), *states, unused=use.unused)
-        reason = _problem(item, problems, use.names[0])
+        reason = _problem(item, problems, use.names[0]) or (
+            _not_accounted(use, found, unknown) if use.is_archive else ""
+        )
         if len(item.files) < len(use.names[0]):
             reason = reason or "a link leads there, or it is no plain file"
         if item.unused and not take_unused:
@@ -174,6 +181,16 @@ def survey(prepared: Prepared, *, take_unused: bool = False) -> Consumption:
         else:
             items.append(item)
     return Consumption(Path(found.raw), plan, tuple(items), tuple(kept))
+
+
+def _not_accounted(use: "_Use", found: RawData, unknown: Mapping[str, list[str]]) -> str:
+    """Say what of an archive nothing knows the use of; empty if there is no such thing."""
+    if not use.is_archive:
+        return ""
+    if members := unknown.get(use.name):
+        return f"nothing recognises {_counted(members)} in it"
+    archive = found.archives.get(use.name)
+    return "" if archive is None or archive.accounted else "not every byte of it is a member's"
 
 
 def _planned(plan: ConversionPlan, found: Iterable[Trajectory]) -> list[Trajectory]:

@@ -8,12 +8,13 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from vdaprep.cli.output import make_table
+from vdaprep.conversion.account import Account, grouped
 from vdaprep.conversion.budget import Choice
 from vdaprep.conversion.predict import Prediction, Room
 from vdaprep.units import format_bytes
 
 
-def to_json(choice: Choice, place: Room | None, *, command: Sequence[str]) -> dict[str, Any]:
+def to_json(choice: Choice, place: Room | None, account: Account, *, command: Sequence[str]) -> dict[str, Any]:
     """Return the plan as JSON has it; `disk` is None where the output is remote."""
     steps = [
         {
@@ -30,6 +31,7 @@ def to_json(choice: Choice, place: Room | None, *, command: Sequence[str]) -> di
         "options": choice.plan.options,
         **choice.prediction.to_json(),
         "listed": [asdict(item) for item in choice.plan.rejected],
+        "account": account.to_json(),
         "disk": None if place is None else {**asdict(place), "suffices": place.suffices},
         "changes": list(choice.changes),
         "steps": steps,
@@ -37,7 +39,7 @@ def to_json(choice: Choice, place: Room | None, *, command: Sequence[str]) -> di
     }
 
 
-def renderables(choice: Choice, place: Room | None, *, out: str) -> Iterator[RenderableType]:
+def renderables(choice: Choice, place: Room | None, account: Account, *, out: str) -> Iterator[RenderableType]:
     """Lay the plan out for a terminal."""
     prediction = choice.prediction
     if choice.steps:
@@ -52,9 +54,9 @@ def renderables(choice: Choice, place: Room | None, *, out: str) -> Iterator[Ren
         f"time: about {_duration(prediction.seconds)} with {_count(prediction.workers, 'worker')} "
         f"({1000 * prediction.seconds_per_frame:.1f} ms a frame and core, measured on the probes)"
     )
-    if choice.plan.rejected:
-        first = choice.plan.rejected[0]
-        yield f"{_count(len(choice.plan.rejected), 'gap')} in the raw data: {first.file}: {first.reason}"
+    for line in grouped(choice.plan.rejected):
+        yield f"in the raw data: {line}"
+    yield from account.lines()
 
 
 def _split_table(choice: Choice) -> Table:

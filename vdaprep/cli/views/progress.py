@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn
 from vdaprep.cli import output
 from vdaprep.cli.options import command_words
 from vdaprep.cli.output import Every
+from vdaprep.conversion.account import grouped
 from vdaprep.conversion.api import ConversionResult
 from vdaprep.conversion.consume import Consumption
 from vdaprep.errors import UsageError, VdakitError
@@ -77,8 +78,8 @@ class TextReporter:
         """Print a summary, and what was rejected."""
         for line in summary_lines(result, self.throughput):
             output.console.print(line)
-        for item in result.rejected:
-            output.errors.print(f"rejected: {item.file}: {item.reason}")
+        for line in grouped(result.rejected):
+            output.errors.print(f"rejected: {line}")
 
     def confirm_deletion(self, consumption: Consumption, *, yes: bool) -> None:
         """Show what --consume may delete and what is kept, and ask, unless `yes` was said.
@@ -243,6 +244,8 @@ def summary_lines(result: ConversionResult, throughput: Throughput) -> Iterator[
         yield f"{made['clamped_near']} depth pixels were nearer than the depth code reaches; stored at its near end."
     if beyond := made.get("clamped_far"):
         yield f"{beyond} depth pixels were farther than the depth code reaches; stored as sky."
+    if result.account is not None:
+        yield from result.account.lines()
     if part:
         yield "After the last part: the same command with --finish instead of --part."
 
@@ -257,6 +260,7 @@ def summary_json(result: ConversionResult, throughput: Throughput) -> dict[str, 
         "shards": result.shards,
         **result.totals,
         "rejected": len(result.rejected),
+        "account": None if result.account is None else result.account.to_json(),
         "seconds": round(seconds, 3),
         "new_frames": throughput.work.frames,
         "bytes_in": throughput.work.bytes_in,
