@@ -213,7 +213,7 @@ def _refuse_losses(result: ConversionResult) -> None:
     losses = [f"{len(result.rejected)} inputs were rejected"] if result.rejected else []
     losses += result.account.complaints() if result.account is not None else []
     if losses:
-        raise VdakitError(f"{'; '.join(losses)}; --strict takes none.")
+        raise VdakitError(f"{'; '.join(losses)}, and --strict takes none.")
 
 
 def _convert_all(

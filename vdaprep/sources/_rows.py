@@ -119,7 +119,7 @@ def _say(sentence: str) -> None:
 
 def frame_rows(
     data: bytes, location: Location, *, columns: int, frame_ids: Sequence[int], alike: bool = False
-) -> tuple[Float64[np.ndarray, "n k"], dict[int, int]]:
+) -> tuple[Float64[np.ndarray, "n k"], list[int]]:
     """Read the row of each frame of a table without a key.
 
     Args:
@@ -130,7 +130,7 @@ def frame_rows(
         alike: Whether a single row stands for all frames.
 
     Returns:
-        The rows by frame, nan where one is not `columns` finite numbers, and the lines of those by the frame's index.
+        The rows by frame, nan where one is not `columns` finite numbers, and the line in the file of each.
 
     Raises:
         FrameError: It is no text, or its rows do not belong to the frames for certain.
@@ -139,4 +139,4 @@ def frame_rows(
     which = [0] * len(frame_ids) if alike and len(rows) == 1 else rows_of_frames(len(rows), frame_ids, location)
     found = [rows[index].numbers(columns) for index in which]
     values = np.array([[math.nan] * columns if row is None else row for row in found], np.float64)
-    return values, {index: rows[which[index]].line for index, row in enumerate(found) if row is None}
+    return values, [rows[index].line for index in which]

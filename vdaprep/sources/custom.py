@@ -116,12 +116,12 @@ def _read_table(
     ids, columns = trajectory.frame_ids, _COLUMNS[what]
     try:
         data = reader.read(location)
-        table, bad = frame_rows(data, location, columns=columns, frame_ids=ids, alike=what == "intrinsics")
+        table, lines = frame_rows(data, location, columns=columns, frame_ids=ids, alike=what == "intrinsics")
     except FrameError as error:
         problems.update(dict.fromkeys(range(len(ids)), f"has no {what}: {error}"))
         return np.full((len(ids), columns), np.nan)
-    for index, line in bad.items():
-        problems[index] = f"has no usable {what}: line {line} of {location} is not {columns} numbers"
+    for index in np.flatnonzero(np.isnan(table).any(axis=1)).tolist():
+        problems[index] = f"has no usable {what}: line {lines[index]} of {location} is not {columns} numbers"
     return table
 
 

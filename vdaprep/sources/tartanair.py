@@ -102,17 +102,14 @@ def _read_poses(trajectory: Trajectory, reader: Reader) -> tuple[Float64[np.ndar
         return poses, dict.fromkeys(range(count), f"has no pose: {name} is missing")
     ids = trajectory.frame_ids
     try:
-        lines, bad = frame_rows(reader.read(location), location, columns=7, frame_ids=ids)
+        rows, lines = frame_rows(reader.read(location), location, columns=7, frame_ids=ids)
     except FrameError as error:
         return poses, dict.fromkeys(range(count), f"has no pose: {error}")
-    for index, line in bad.items():
-        problems[index] = f"has no usable pose: line {line} of {location} is not a position and a rotation"
     with np.errstate(over="ignore", invalid="ignore"):
-        off = np.abs(np.sqrt((lines[:, 3:] ** 2).sum(axis=1)) - 1) > _UNIT
-    reason = f"has no usable pose: its rotation in {location} is no quaternion of length 1"
-    problems |= dict.fromkeys(np.flatnonzero(off).tolist(), reason)
-    usable = np.array([index not in problems for index in range(count)])
-    poses[usable] = poses_from_lines(lines[usable])
+        usable = np.abs(np.sqrt((rows[:, 3:] ** 2).sum(axis=1)) - 1) <= _UNIT  # false where there is nan
+    for index in np.flatnonzero(~usable).tolist():
+        problems[index] = f"has no usable pose: line {lines[index]} of {location} is not a position and a rotation"
+    poses[usable] = poses_from_lines(rows[usable])
     return poses, problems
 
 

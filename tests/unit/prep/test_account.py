@@ -89,7 +89,7 @@ def test_a_file_beside_the_frames_is_known_or_named(path: str, where: str, vdapr
     if unknown:
         shown = path if where == "loose" else f"more.zip: {path}"
         assert account["examples"] == [shown]
-        assert f"1 of 6 files (10 B) are none of the data set's, for example {shown}; --strict" in found.err
+        assert f"1 of 6 files (10 B) are none of the data set's, for example {shown}, and --strict" in found.err
 
 
 def test_plan_and_convert_end_with_the_account(vdaprep: Run, tmp_path: Path) -> None:

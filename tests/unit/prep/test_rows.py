@@ -46,9 +46,8 @@ GOOD: dict[str, tuple[bytes, tuple[int, ...], list[float]]] = {
 @pytest.mark.parametrize("name", GOOD)
 def test_rows_go_to_the_frames_they_are_of(name: str) -> None:
     data, ids, first_column = GOOD[name]
-    rows, bad = frame_rows(data, HERE, columns=2, frame_ids=ids)
+    rows, _ = frame_rows(data, HERE, columns=2, frame_ids=ids)
     assert rows[:, 0].tolist() == first_column
-    assert bad == {}
 
 
 BAD: dict[str, tuple[bytes, tuple[int, ...], str]] = {
@@ -79,15 +78,15 @@ def test_rows_that_prove_nothing_are_refused(name: str) -> None:
 @pytest.mark.parametrize("row", ["2", "2 2 2", "2 nan", "inf 2", "2 -inf", "2 x", "1e999 2", "1_0 2", "2,5 2", "0x2 2"])
 def test_a_row_that_is_no_numbers_is_named_by_its_line(row: str) -> None:
     data = f"# first\n{PLAIN}".replace("2 2.5", row).encode()
-    rows, bad = frame_rows(data, HERE, columns=2, frame_ids=(0, 1, 2, 3, 4))
-    assert bad == {2: 4}
+    rows, lines = frame_rows(data, HERE, columns=2, frame_ids=(0, 1, 2, 3, 4))
+    assert lines == [2, 3, 4, 5, 6]
     assert np.isnan(rows[2]).all()
     assert rows[[0, 1, 3, 4], 0].tolist() == [0, 1, 3, 4]
 
 
 def test_one_row_stands_for_all_frames_where_that_is_meant() -> None:
-    rows, bad = frame_rows(b"1 2\n", HERE, columns=2, frame_ids=(0, 5, 9), alike=True)
-    assert (rows.tolist(), bad) == ([[1, 2]] * 3, {})
+    rows, lines = frame_rows(b"\n1 2\n", HERE, columns=2, frame_ids=(0, 5, 9), alike=True)
+    assert (rows.tolist(), lines) == ([[1, 2]] * 3, [2, 2, 2])
     assert [row.line for row in read_rows(b"\n\n1 2\n", HERE)] == [3]
 
 
