@@ -22,7 +22,7 @@ _LOSES = re.compile(r"[^A-Za-z0-9_/-]|--|[/-]{2}|^[/-]|[/-]$")  # more than the 
 
 
 def clip_key(dataset: str, trajectory: str, first_frame: int, *, alike: bool = False) -> str:
-    """Name a clip `{dataset}-{trajectory}-{first frame}`: lower case, `[a-z0-9_-]`, at most 83 characters.
+    """Name a clip `{dataset}-{trajectory}-{first frame}`: lower case, `[a-z0-9_-]`, at most 80 characters.
 
     A name that is longer, or that loses more than the case of its letters and `/`, ends in eight hexadecimal digits of
     the full name's SHA-256; so does one that is `alike`: another trajectory's comes out the same (`find_alike`).
@@ -39,10 +39,11 @@ def clip_keys(dataset: str, trajectory: str, first_frame: int) -> set[str]:
 def _key(dataset: str, trajectory: str, first_frame: int, *, hashed: bool) -> str:
     full = f"{dataset}/{trajectory}"
     name = re.sub(r"[^a-z0-9_]+", "-", full.lower()).strip("-")
-    room = MAX_KEY_LENGTH - 1 - 6
+    number = f"{first_frame:06d}"
+    room = MAX_KEY_LENGTH - 1 - len(number)
     if hashed or len(name) > room:
         name = f"{name[: room - 9]}-{hashlib.sha256(full.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
-    return f"{name}-{first_frame:06d}"
+    return f"{name}-{number}"
 
 
 def find_alike(dataset: str, trajectories: Iterable[str]) -> frozenset[str]:

@@ -16,7 +16,7 @@ from vdaprep import sources
 from vdaprep.conversion.account import EXAMPLES, grouped
 from vdaprep.raw.frames import SourceOptions
 from vdaprep.raw.tree import Location, Tree
-from vdaprep.shards.names import clip_key, clip_keys, find_alike
+from vdaprep.shards.names import MAX_KEY_LENGTH, clip_key, clip_keys, find_alike
 from vdaprep.shards.records import Rejection
 
 NAME = "abandonedfactory/Easy/P000"
@@ -299,6 +299,12 @@ def exported(folder: Path, vdaprep: Run) -> Path:
 )
 def test_names_that_lose_nothing_keep_their_keys(name: str) -> None:
     assert clip_key("tartanair", name, 7) == f"tartanair-{name.lower().replace('/', '-')}-000007"
+
+
+@pytest.mark.parametrize("number", [0, 999_999, 1_000_000, 999_999_999])
+def test_keys_are_never_too_long(number: int) -> None:
+    assert len(clip_key("custom", "x" * 100, number)) == MAX_KEY_LENGTH
+    assert clip_key("custom", "x", number).endswith(f"-{number:06d}")
 
 
 # ------------------------------------------------------------------------------------------------------ many of a kind
