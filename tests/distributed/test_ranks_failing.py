@@ -22,5 +22,5 @@ def test_gradients_that_are_not_finite_end_all_ranks_with_the_clips_of_all(toy_s
     assert [sentence, step] == json.loads(second.out)
     assert int(step) == MAX_SKIPPED
     assert sentence.startswith(f"the gradient was not finite for {MAX_SKIPPED} steps in a row, with tartanair-")
-    assert sentence.endswith("; try a lower --lr or --precision fp32.")
+    assert sentence.endswith("; try a lower --lr, or a finer --precision if there is one.")
     assert set(re.findall(r"-seen-by-(\d)", sentence)) == {"0", "1"}

@@ -226,5 +226,5 @@ def _check_size(found: tuple[int, ...] | None, expected: tuple[int, int], *, whe
     if found != expected:
         raise ShardError(
             f"{where}: is {found[1]}x{found[0]} pixels, its metadata says {expected[1]}x{expected[0]}; the shard is "
-            "damaged: convert it again."
+            "damaged: vdaprep repair makes it again."
         )

@@ -282,13 +282,13 @@ def _clips_of(shard: _Shard, tar: StoragePath | CachedTar) -> ShardClips:
     path = shard.tar.with_name(record_name(shard.tar.name))
     data = _listed(path, lambda: document_bytes(path))
     if shard.record_sha256 not in (None, hashlib.sha256(data).hexdigest()):
-        raise ShardError(f"{path}: is not the record that {DATASET_FILE} lists; convert it again.")
+        raise ShardError(f"{path}: is not the record that {DATASET_FILE} lists; vdaprep repair makes it again.")
     record = ShardRecord.from_bytes(data, where=str(path))
     size = _listed(shard.tar, lambda: size_of(shard.tar))
     if size not in (record.tar_bytes, None):
         raise ShardError(
             f"{shard.tar}: has {size} bytes, its record says {record.tar_bytes}; the shard is cut or damaged, "
-            "convert it again."
+            "vdaprep repair makes it again."
         )
     return ShardClips.of(record.clips, dataset=shard.dataset, tar=tar, evaluation_max_m=shard.evaluation_max_m)
 
@@ -297,7 +297,9 @@ def _listed(file: StoragePath, read: Callable[[], Result]) -> Result:
     try:
         return read()
     except FileNotFoundError as error:
-        raise ShardError(f"{file}: is missing, though {DATASET_FILE} lists its shard; convert it again.") from error
+        raise ShardError(
+            f"{file}: is missing, though {DATASET_FILE} lists its shard; vdaprep repair makes it again."
+        ) from error
     except OSError as error:
         raise ShardError(f"{file}: cannot be read ({error.strerror}).") from error
 

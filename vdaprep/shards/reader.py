@@ -100,7 +100,7 @@ class StoredFrame:
             return self.members[kind]
         except KeyError as error:
             name = member_name(self.key, self.index, kind)
-            raise ShardError(f"{self.where}: has no member {name}; convert it again.") from error
+            raise ShardError(f"{self.where}: has no member {name}; vdaprep repair makes it again.") from error
 
 
 @dataclass(frozen=True)
@@ -231,12 +231,12 @@ def load_meta(clip: Clip) -> ClipMeta:
     name = member_name(clip.key, None, "json")
     found = next((member.data for member in split_members(data, where=clip.where) if member.name == name), None)
     if found is None:
-        raise ShardError(f"{clip.where}: has no member {name}; convert it again.")
+        raise ShardError(f"{clip.where}: has no member {name}; vdaprep repair makes it again.")
     meta = ClipMeta.from_bytes(bytes(found), where=clip.where)
     if meta.num_frames != clip.num_frames:
         raise ShardError(
             f"{clip.where}: has metadata of {meta.num_frames} frames, its record says {clip.num_frames}; the shard is "
-            "damaged: convert it again."
+            "damaged: vdaprep repair makes it again."
         )
     return meta
 

@@ -21,7 +21,7 @@ MAX_TAR_BYTES = 2**50
 _MAX_META_BYTES = MAX_SMALL_DOCUMENT_BYTES + (1 << 10)  # header and padding
 _MAX_ENTRIES = 2**22  # clips, shards, trajectories, rejected inputs
 _KEY = re.compile(f"[a-z0-9_-]{{1,{MAX_KEY_LENGTH}}}")
-_DAMAGED = "the shard is damaged: convert it again."
+_DAMAGED = "the shard is damaged: vdaprep repair makes it again."
 
 
 @dataclass(frozen=True)

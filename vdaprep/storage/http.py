@@ -97,7 +97,7 @@ class HttpServer:
             if stop is not None and reply.status != 206:
                 raise OSError(
                     errno.ENOTSUP,
-                    "the server sends no parts of files (no range requests); download it first, or give --cache room",
+                    "the server sends no parts of files (no range requests); download it first",
                 )
             return await _receive(reply, None if stop is None else stop - start)
         finally:

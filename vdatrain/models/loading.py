@@ -52,8 +52,8 @@ def load_model(path: Path) -> tuple[nn.Module, TrainConfig]:
     state = tensor_files.load(path)
     if "config" not in state:
         raise DataError(
-            f"{path}: holds weights but no configuration; expected last.pt or best.pt of `vdatrain run`, "
-            "or, to infer with bare weights, --encoder."
+            f"{path}: holds weights but no configuration; expected last.pt or best.pt of `vdatrain run`; bare weights "
+            "are for `vdatrain infer` and `vdatrain eval`, with --encoder."
         )
     config = from_mapping(state["config"], where=str(path))
     model = build_from_config(config)

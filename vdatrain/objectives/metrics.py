@@ -67,8 +67,8 @@ def clip_metrics(
     """
     if not disparity.isfinite().all():
         raise VdakitError(
-            "the predicted disparity holds nan or infinity, expected finite numbers: the model has diverged, or its "
-            "precision is too low; try a lower learning rate or --precision fp32."
+            "the predicted disparity holds nan or infinity, expected finite numbers: the model has diverged, or "
+            "numbers coarser than fp32 overflow; train with a lower --lr, or take a finer --precision if there is one."
         )
     depth_m = depth_m.double()
     mask = (depth_m > _MIN_DEPTH_M) & (depth_m < max_depth_m)

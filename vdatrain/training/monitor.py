@@ -49,7 +49,7 @@ class StepMonitor:
             if self._in_a_row >= MAX_SKIPPED:  # on every rank alike, since all have the same means
                 raise VdakitError(
                     f"the gradient was not finite for {self._in_a_row} steps in a row, with "
-                    f"{_named(ranks.gather(self._suspects))}; try a lower --lr or --precision fp32."
+                    f"{_named(ranks.gather(self._suspects))}; try a lower --lr, or a finer --precision if there is one."
                 )
         self._waiting.clear()
 

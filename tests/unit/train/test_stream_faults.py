@@ -298,7 +298,7 @@ def test_a_pickle_stays_bytes(copied, tmp_path, monkeypatch):
     def renamed(name, data):
         return [(name.replace("rgb.jpg", "rgb.pyd"), evil if "rgb" in name else data)]
 
-    with pytest.raises(ShardError, match=r"has no member .*f000\.rgb\.jpg; convert it again"):
+    with pytest.raises(ShardError, match=r"has no member .*f000\.rgb\.jpg; vdaprep repair makes it again"):
         read_window(_forge(tmp_path, copied[0], renamed), window)
     for kind, says in [("rgb.jpg", "not a whole JPEG"), ("depth.zst", "not readable as zstd"), ("json", "not UTF-8")]:
         forged = _forge(tmp_path, copied[0], lambda name, data, kind=kind: [(name, evil if kind in name else data)])
@@ -386,7 +386,9 @@ def test_sizes_in_a_tar_that_cannot_be_are_refused(copied, tmp_path, size):
 @pytest.mark.parametrize("kind", ["f001.rgb.jpg", "f001.depth.zst", "f001.diff.zst", "json"])
 def test_members_that_are_not_there_are_named(copied, tmp_path, kind):
     forged = _forge(tmp_path, copied[0], lambda name, data: [("other" if name.endswith(kind) else name, data)])
-    with pytest.raises(ShardError, match=rf"has no member {copied[0].entry.key}\.{kind}; convert it again"):
+    with pytest.raises(
+        ShardError, match=rf"has no member {copied[0].entry.key}\.{kind}; vdaprep repair makes it again"
+    ):
         read_window(forged, Window(0, 0, 0, WindowShape(2)))
 
 
