@@ -38,11 +38,12 @@ class KindFacts:
         shape = "x".join(map(str, values.shape))
         self.shape = shape if self.shape in ("", shape) else "various"
         self.dtype = str(values.dtype)
-        known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-        if known.size:
-            low, high = float(known.min()), float(known.max())
-            self.minimum = low if self.minimum is None else min(self.minimum, low)
-            self.maximum = high if self.maximum is None else max(self.maximum, high)
+        for part in values:  # the rows of an image, one at a time: a mask of it and what it leaves take as much again
+            known = part[np.isfinite(part)] if values.dtype.kind == "f" else part
+            if known.size:
+                low, high = float(known.min()), float(known.max())
+                self.minimum = low if self.minimum is None else min(self.minimum, low)
+                self.maximum = high if self.maximum is None else max(self.maximum, high)
 
 
 def _kinds() -> dict[str, KindFacts]:
@@ -66,10 +67,11 @@ class DepthHistogram:
             low, high = meta.disparity_min or 1e-3, meta.disparity_max or 1.0
             self.edges_m = np.geomspace(0.999 / high, max(1.001 / low, 1.01 / high), _BINS + 1).tolist()
             self.counts = [0] * _BINS
-        self.unknown += int(np.isnan(depth_m).sum())
-        self.sky += int(np.isinf(depth_m).sum())
-        found, _ = np.histogram(depth_m[np.isfinite(depth_m)], self.edges_m)
-        self.counts = [a + int(b) for a, b in zip(self.counts, found, strict=True)]
+        for row in depth_m:
+            self.unknown += int(np.isnan(row).sum())
+            self.sky += int(np.isinf(row).sum())
+            found, _ = np.histogram(row[np.isfinite(row)], self.edges_m)
+            self.counts = [a + int(b) for a, b in zip(self.counts, found, strict=True)]
 
 
 @dataclass

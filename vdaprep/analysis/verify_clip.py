@@ -143,10 +143,9 @@ class _Content:
             raise ShardError(f"{where}: says that a difference inside the clip is not valid.")
 
     def _check_codes(self, codes: UInt16[np.ndarray, "h w"], *, where: str) -> None:
-        unused = np.isinf(depth_codes.depth_table(self._meta.depth))
-        unused[depth_codes.SKY_CODE] = False
-        if unused[codes].any():
-            raise ShardError(f"{where}: has depth code {codes[unused[codes]][0]}, which its kind does not use.")
+        unused = depth_codes.unused_code(codes, self._meta.depth)
+        if unused is not None:
+            raise ShardError(f"{where}: has depth code {unused}, which its kind does not use.")
         found = depth_codes.disparity_range(codes, self._meta.depth)
         self._ranges += [] if found is None else [found]
 

@@ -17,7 +17,7 @@ import zstandard
 from jaxtyping import Float32, Int8, UInt8, UInt16
 
 from vdaprep.errors import ShardError
-from vdaprep.shards.depth_codes import code_depth, depth_table
+from vdaprep.shards.depth_codes import code_depth, metres_of
 from vdaprep.shards.metadata import DepthSpec, DiffSpec
 
 # After the prediction zstd's level 1 packs as small as level 3 (62 KiB a real frame of 540x360) and is quicker; level 6
@@ -71,7 +71,7 @@ def decode_depth(
     data: _Data, spec: DepthSpec, *, height: int, width: int, where: str = "depth"
 ) -> Float32[np.ndarray, "{height} {width}"]:
     """Decode to metres: nan = unknown, inf = sky. Raises ShardError naming `where` if the bytes are damaged."""
-    return depth_table(spec).take(unpack_codes(data, height=height, width=width, where=where))
+    return metres_of(unpack_codes(data, height=height, width=width, where=where), spec)
 
 
 def pack_codes(codes: UInt16[np.ndarray, "h w"]) -> bytes:

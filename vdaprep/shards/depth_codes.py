@@ -53,6 +53,26 @@ def depth_table(spec: DepthSpec) -> Float32[np.ndarray, "65536"]:
     return table
 
 
+def metres_of(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> Float32[np.ndarray, "h w"]:
+    """Turn codes into metres: nan for unknown, inf for sky."""
+    table = depth_table(spec)
+    metres = np.empty(codes.shape, np.float32)
+    for rows in _strips(*codes.shape):  # numpy needs four times the memory of the codes that it looks up at once
+        metres[rows] = table.take(codes[rows])
+    return metres
+
+
+def unused_code(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> int | None:
+    """Return a code that the kind does not use; None if there is none."""
+    unused = np.isinf(depth_table(spec))
+    unused[SKY_CODE] = False
+    for rows in _strips(*codes.shape):
+        found = unused.take(codes[rows])
+        if found.any():
+            return int(codes[rows][found][0])
+    return None
+
+
 def code_depth(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> tuple[UInt16[np.ndarray, "h w"], int]:
     """Turn metres (nan or <= 0: unknown, inf: sky) into codes.
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, Float64, Int8, Int64, Num, UInt8
 from vdaprep.errors import ShardError, UsageError
 from vdaprep.shards import codec
 from vdaprep.shards.canonical import contract
-from vdaprep.shards.depth_codes import depth_table
+from vdaprep.shards.depth_codes import metres_of
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import FRAME_KINDS, member_name, record_name
 from vdaprep.shards.records import ClipEntry, ShardRecord
@@ -82,7 +82,7 @@ class StoredFrame:
 
     def depth_m(self) -> Float32[np.ndarray, "h w"]:
         """Decode the depth to metres: nan unknown, inf sky."""
-        return depth_table(self.meta.depth).take(codec.codes_of_planes(self.depth_planes()))
+        return metres_of(codec.codes_of_planes(self.depth_planes()), self.meta.depth)
 
     def diff_steps(self) -> Int8[np.ndarray, "3 dh dw"]:
         """Decode the difference to the frame before, in steps of `meta.diff.step` grey levels."""
@@ -160,8 +160,7 @@ class Clip:
         steps = None if diff is None else np.empty(diff, np.float32)
         window = WindowArrays(np.empty(rgb, np.uint8), np.empty(planes, np.uint8), steps)
         valid = read_window(self, frames, out=window)
-        table = depth_table(meta.depth)
-        depth_m = np.stack([table.take(codec.codes_of_planes(frame)) for frame in window.depth_planes])
+        depth_m = np.stack([metres_of(codec.codes_of_planes(frame), meta.depth) for frame in window.depth_planes])
         rows = list(frames)
         return Frames(
             frame_ids=np.array(meta.frame_ids, np.int64)[rows],
