@@ -17,7 +17,7 @@ PEER_PACKAGES := mosaicml-streaming litdata lightning-utilities "transformers<5"
 # Tests and demo start many processes; where Python may not keep what it compiled, each takes 6 s more for torch's modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all check bench bench-gpu format clean
+.PHONY: demo test test-all check bench bench-gpu fuzz format clean
 
 # The main job from end to end: a sample, shards, two short trainings, the comparison.
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -62,6 +62,10 @@ $(PEERS)/.ready: $(READY)
 		> "$$($(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/vdakit.pth"
 	touch $@
 
+# A mutation run over every parser, for five minutes or FUZZ_SECONDS; what fails is kept in fuzz/.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz
+
 bench-gpu: $(READY)
 	$(BIN)/python -m tests.bench --gpu
 
@@ -83,5 +87,5 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
 clean:
-	rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo fuzz build dist .pytest_cache .ruff_cache .hypothesis
 	find vdaprep vdatrain tests -name __pycache__ -type d -prune -exec rm -rf {} +

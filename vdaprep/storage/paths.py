@@ -81,10 +81,11 @@ StoragePath = Path | RemotePath
 
 
 def open_path(text: str | Path) -> StoragePath:
-    """Return the path or URL that a user gave; nothing is looked up."""
+    """Return the path or URL that a user gave; nothing is looked up. Raises UsageError for what cannot be a URL."""
     text = str(text).removeprefix("file://")
     if not is_url(text):
         return Path(text)
+    split_urls(text)  # which looks at each
     parts = urlsplit(text)
     return RemotePath(urlunsplit(parts._replace(path=parts.path.rstrip("/"))))
 

@@ -3,6 +3,8 @@
 import re
 from urllib.parse import urlsplit, urlunsplit
 
+from vdaprep.errors import UsageError
+
 _SEPARATOR = re.compile(r",\s*(?=[a-z0-9]+://)")  # only before a URL: a folder's name may have commas
 _URL = re.compile(r"^(?P<scheme>[^/?#]*://)(?:[^/?#]*@)?(?P<place>[^?#]*)", re.DOTALL)
 _WITHIN = re.compile(r"([a-z][a-z0-9+.:-]*://)(?:[^/?#\s]*@)?([^?#\s]*)(?:[?#]\S*)?")
@@ -14,7 +16,20 @@ def is_url(text: str) -> bool:
 
 
 def split_urls(text: str) -> list[str]:
-    """Split URLs separated by commas; a path is returned whole, commas included."""
+    """Split URLs separated by commas; a path is returned whole, commas included.
+
+    Raises UsageError for text that cannot be a URL, such as one with a port of six digits.
+    """
+    urls = _split(text)
+    for url in filter(is_url, urls):
+        try:
+            urlsplit(url).port  # noqa: B018 - which is looked at only now
+        except ValueError as error:
+            raise UsageError(f"{redact(url)}: is no URL ({redact_within(str(error))}).") from error
+    return urls
+
+
+def _split(text: str) -> list[str]:
     return [url.strip() for url in _SEPARATOR.split(text)] if is_url(text) else [text]
 
 
@@ -22,7 +37,7 @@ def redact(text: str) -> str:
     """Return a path, or URLs separated by commas, without users, passwords, queries and fragments."""
     if not is_url(text):
         return text
-    matches = [(_URL.match(url), url) for url in split_urls(text)]
+    matches = [(_URL.match(url), url) for url in _split(text)]
     return ",".join(match["scheme"] + match["place"] if match else url for match, url in matches)
 
 

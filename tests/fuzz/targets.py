@@ -1,0 +1,340 @@
+"""Every parser of text, archives, images, shards, weights and videos, with good inputs to spoil."""
+
+import contextlib
+import functools
+import gzip
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from hypothesis import strategies as st
+
+from tests.fuzz.mutation import as_json, spoilt, spoilt_values
+from tests.strangers import FRAMES, Stranger
+from vdaprep import sources
+from vdaprep.analysis import describe, export, verify
+from vdaprep.conversion import saved_plan
+from vdaprep.conversion.options import Selection, Settings
+from vdaprep.conversion.plan import find_raw, make_plan
+from vdaprep.raw import arrays, exr, images, png
+from vdaprep.raw.files import Location
+from vdaprep.raw.tree import Reader, open_tree
+from vdaprep.shards.canonical import sealed_json
+from vdaprep.shards.dataset import open_shards
+from vdaprep.sources import _rows
+from vdaprep.storage import documents, paths, urls
+from vdaprep.storage.cache import CachedTar, ShardCache
+from vdaprep.synthetic.sample import SampleSpec, write_sample
+from vdaprep.units import parse_bytes, parse_duration
+
+_SPEC = SampleSpec(trajectories=1, frames=3, width=64, height=48)
+_HERE = Location("", "frame")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parser: inputs to give it, and what is done with one in a folder of its own."""
+
+    inputs: st.SearchStrategy[Any]
+    """Spoilt inputs."""
+    run: Callable[[Any, Path], object]
+    """Parses one and uses all of it; VdakitError is how it refuses."""
+
+
+def targets(folder: Path) -> Mapping[str, Callable[[], Target]]:
+    """Return what makes each target, by name; inputs are made below `folder` when a target is."""
+    found: dict[str, Callable[[], Target]] = {
+        "png": lambda: _bytes(_images(".png"), lambda data: png.parse_png(data, _HERE)),
+        "png16": lambda: _bytes(_images(".png16"), lambda data: png.parse_png16(data, _HERE)),
+        "png floats": lambda: _bytes(_images(".pngf"), lambda data: png.parse_png_floats(data, _HERE)),
+        "jpeg": lambda: _bytes(_images(".jpg"), lambda data: images.parse_jpeg(data, _HERE)),
+        "exr": lambda: _bytes(_exr(), lambda data: exr.parse_exr(data, _HERE)),
+        "npy": lambda: _bytes(_npy(), lambda data: arrays.parse_npy(data, _HERE)),
+        "pose table": lambda: _bytes(_tables(), lambda data: _rows.without_header(_rows.read_rows(data, _HERE))),
+        "zip": lambda: _archive("a.zip", _zips()),
+        "tar": lambda: _archive("a.tar", _tars()),
+        "tar.gz": lambda: _archive("a.tar.gz", [gzip.compress(data, mtime=0) for data in _tars()]),
+        "json": lambda: _bytes(_documents(), lambda data: documents.parse_json(data, where="x").text("dataset")),
+        "toml": lambda: _bytes(_TOML, lambda data: documents.parse_toml(data, where="x").mapping("table")),
+        "lines": lambda: _bytes(_tables(), lambda data: documents.read_text_lines(data, where="x")),
+        "metadata": lambda: _shard(lambda value: Stranger(raw_meta=as_json(value)), Stranger().meta),
+        "metadata bytes": lambda: _shard_bytes(lambda data: Stranger(raw_meta=data), [as_json(Stranger().meta)]),
+        "shard record": lambda: _record("train/shard-0001.json", folder),
+        "dataset.json": lambda: _record("dataset.json", folder),
+        "shard tar": lambda: Target(spoilt([b"\0" * 2048]).map(lambda data: data), _of_tar),
+        "zstd members": lambda: _shard_bytes(_with_depth, [Stranger().members["f001.depth.zst"]]),
+        "jpeg members": lambda: _shard_bytes(_with_rgb, [Stranger().members["f001.rgb.jpg"]]),
+        "cache entry": lambda: Target(spoilt([b'{"bytes": 20480, "mtime_ns": 1}', b""]), _cache_entry),
+        "plan.json": lambda: _plan(folder),
+        "tartanair tree": lambda: _tree(folder, "tartanair", ("txt",)),
+        "vkitti tree": lambda: _tree(folder, "vkitti", ("txt",)),
+        "mvs-synth tree": lambda: _tree(folder, "mvs-synth", ("json",)),
+        "urls, sizes": lambda: Target(spoilt(_TEXTS).map(lambda data: data.decode("utf-8", "replace")), _texts),
+    }
+    return {**found, **{name: functools.partial(_of_torch, name) for name in _OF_TORCH}}
+
+
+_OF_TORCH = (
+    ".pt", ".pt of an older torch", ".safetensors", "config.json", "config.toml", "log.jsonl", "evaluation.json",
+    "gallery",
+    "video .mp4", "video .avi", "image folder", "mix",
+)  # fmt: skip
+
+
+def _of_torch(name: str) -> "Target":
+    from tests.fuzz import torch_targets  # which the others do without, and its memory
+
+    return torch_targets.TARGETS[name]()
+
+
+def _bytes(seeds: Sequence[bytes], parse: Callable[[bytes], object]) -> Target:
+    return Target(spoilt(seeds), lambda data, _: parse(data))
+
+
+# --------------------------------------------------------------------------------------------------------------- seeds
+
+
+def _images(kind: str) -> list[bytes]:
+    rgb = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
+    if kind == ".png16":
+        return [png.encode_png16(rgb[..., 0].astype(np.uint16) * 99)]
+    if kind == ".pngf":
+        return [png.encode_png(np.repeat(rgb, 1, axis=2)), *_four_channels()]
+    if kind == ".png":
+        return [png.encode_png(rgb), *_four_channels()]
+    flags = ([cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 1], [])
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    plain = [cv2.imencode(".jpg", rgb, flag)[1].tobytes() for flag in flags]
+    return [*plain, plain[0][:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + plain[0][2:]]
+
+
+def _four_channels() -> list[bytes]:
+    rgba = np.random.default_rng(0).integers(0, 255, (6, 8, 4), np.uint8)
+    return [cv2.imencode(".png", rgba)[1].tobytes()]
+
+
+def _exr() -> list[bytes]:
+    values = np.random.default_rng(0).random((6, 8)).astype(np.float16)
+    return [exr.encode_exr(values)]
+
+
+def _npy() -> list[bytes]:
+    found: list[bytes] = []
+    for array in (np.ones((4, 6), np.float32), np.ones((4, 6), ">f8"), np.asfortranarray(np.ones((4, 6), np.float16))):
+        file = io.BytesIO()
+        np.save(file, array)
+        found.append(file.getvalue())
+    return found
+
+
+def _tables() -> list[bytes]:
+    line = b"0.1 0.2 0.3 0.0 0.0 0.0 1.0\n"
+    return [line * 4, b"# header\n\n" + line * 3 + b"\r\n", b"\xef\xbb\xbf" + line]
+
+
+def _contents() -> dict[str, bytes]:
+    png_data = _images(".png")[0]
+    return {
+        "walk/rgb/000000.png": png_data,
+        "walk/rgb/000001.png": png_data,
+        "walk/pose_left.txt": b"1 2 3\n",
+        "x": b"",
+    }
+
+
+def _zips() -> list[bytes]:
+    found: list[bytes] = []
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", method) as archive:
+            for name, data in _contents().items():
+                archive.writestr(name, data)
+            archive.comment = b"comment"
+        found.append(file.getvalue())
+    return found
+
+
+def _tars() -> list[bytes]:
+    found: list[bytes] = []
+    for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=kind) as archive:
+            for name, data in {**_contents(), "long/" * 30 + "a.png": b"x", "视/a.png": b"y"}.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+        found.append(file.getvalue())
+    return found
+
+
+def _documents() -> list[bytes]:
+    return [b'{"dataset": "toy", "a": [1, 2.5, {"b": null}], "c": true}']
+
+
+_TOML = [b'a = 1\nb = [1.5, "x"]\n[table]\nc = 2026-01-01\nd.e = true\n', b"[[list]]\nx = 0x1f\n[table.inner]\n"]
+_TEXTS = [
+    b"https://user:secret@host:8080/a/b.tar?token=1#x", b"s3://bucket/key", b"gs://b/../c", b"file:///tmp/x", b"5GB",
+    b"1.5 GiB",
+    b"11h30m", b"tartanair=1,vkitti=3", b"10.0,10.0,5.5,5.5", b"https://a/x,https://b/y", b"http://[::1]/x",
+]  # fmt: skip
+
+
+def _texts(text: str, folder: Path) -> None:
+    from vdaprep.conversion import options
+
+    for parse in (
+        lambda: [str(path) for path in paths.open_paths(text)],
+        lambda: [(path.name, path.suffix, str(path.parent), repr(path)) for path in paths.open_paths(text)],
+        lambda: (urls.redact(text), urls.redact_within(text), urls.is_url(text)),
+        lambda: parse_bytes(text, "--size"),
+        lambda: parse_duration(text, "--time"),
+        lambda: options._parse_intrinsics(text),
+        lambda: documents.name_problem(text) or documents.path_problem(text),
+    ):
+        with contextlib.suppress(_refused()):
+            parse()
+
+
+def _refused() -> type[Exception]:
+    from vdaprep.errors import VdakitError
+
+    return VdakitError
+
+
+# ------------------------------------------------------------------------------------------------------------ raw data
+
+
+def _archive(name: str, seeds: Sequence[bytes]) -> Target:
+    def run(data: bytes, folder: Path) -> None:
+        (folder / "raw").mkdir(exist_ok=True)
+        (folder / "raw" / name).write_bytes(data)
+        tree = open_tree(folder / "raw")
+        with Reader(folder / "raw") as reader:
+            for location in list(tree.files.values())[:4]:
+                with contextlib.suppress(_refused()):
+                    reader.read(location)
+
+    return Target(spoilt(seeds), run)
+
+
+def _tree(folder: Path, dataset: str, endings: tuple[str, ...]) -> Target:
+    """Spoil one text file of a whole raw tree, find its trajectories, and read cameras."""
+    root = folder / dataset
+    write_sample(dataset, out=root, spec=_SPEC, archives=False, on_frame=lambda: None)
+    texts = [path for path in sorted(root.rglob("*")) if path.suffix[1:] in endings]
+    source = sources.load(dataset)
+    options = Settings().source
+
+    def run(chosen: tuple[Path, bytes], _: Path) -> None:
+        path, data = chosen
+        good = path.read_bytes()
+        path.write_bytes(data)
+        try:
+            raw = find_raw(dataset, raw=root, options=options)
+            with Reader(root) as reader:
+                for trajectory in raw.trajectories:
+                    source.read_cameras(trajectory, reader, options)
+        finally:
+            path.write_bytes(good)
+
+    inputs = st.one_of([st.tuples(st.just(path), spoilt([path.read_bytes()])) for path in texts[:4]])
+    return Target(inputs, run)
+
+
+def _plan(folder: Path) -> Target:
+    root = folder / "for-plan"
+    write_sample("tartanair", out=root, spec=_SPEC, archives=False, on_frame=lambda: None)
+    plan = make_plan("tartanair", raw=root, settings=Settings(), selection=Selection())
+    value = json.loads(saved_plan.plan_bytes(plan))
+    value.pop("checksum")
+
+    def run(spoilt_plan: Any, _: Path) -> None:
+        data = _sealed(spoilt_plan)
+        found = saved_plan.parse_plan(data, where="plan.json", raw=str(root), settings=Settings())
+        saved_plan.compare_options("plan.json", found.options, plan)
+
+    return Target(spoilt_values([value]), run)
+
+
+# -------------------------------------------------------------------------------------------------------------- shards
+
+
+def use_shards(dataset: Path, folder: Path) -> None:
+    """Do with a data set all that commands do: list, read, examine, export, verify."""
+    tar = dataset / "train" / "shard-0001.tar"
+    refused = _refused()
+    with contextlib.suppress(refused):
+        for clip in open_shards(dataset).clips():
+            clip.read()
+    with contextlib.suppress(refused):
+        record = describe.open_shard(tar)
+        clips = describe.choose_clips(tar, record)
+        describe.examine(tar, record, clips, on_frame=lambda: None).to_json()
+    with contextlib.suppress(refused):
+        export.export(dataset, folder / "exported")
+    str(verify.verify(dataset, deep=True).to_json())
+
+
+def _shard(make: Callable[[Any], Stranger], seed: Any) -> Target:
+    return Target(spoilt_values([seed]), lambda value, folder: use_shards(make(value).write(folder / "toy"), folder))
+
+
+def _shard_bytes(make: Callable[[bytes], Stranger], seeds: Sequence[bytes]) -> Target:
+    return Target(spoilt(seeds), lambda data, folder: use_shards(make(data).write(folder / "toy"), folder))
+
+
+def _with_depth(data: bytes) -> Stranger:
+    stranger = Stranger()
+    return Stranger(members={**stranger.members, "f001.depth.zst": data, "f002.diff.zst": data})
+
+
+def _with_rgb(data: bytes) -> Stranger:
+    return Stranger(members={**Stranger().members, "f001.rgb.jpg": data})
+
+
+def _of_tar(noise: bytes, folder: Path) -> None:
+    """Lay noise over the tar's headers, of which the record's checksums know."""
+    at = 512 * (sum(noise[:3]) % 30)
+    stranger = Stranger(
+        of_tar=lambda data: data[:at] + noise.strip(b"\0")[:600] + data[at + len(noise.strip(b"\0")[:600]) :]
+    )
+    use_shards(stranger.write(folder / "toy"), folder)
+
+
+def _record(name: str, folder: Path) -> Target:
+    seed = json.loads((Stranger().write(folder / "seed") / name).read_bytes())
+    seed.pop("checksum")
+
+    def run(value: Any, place: Path) -> None:
+        dataset = Stranger().write(place / "toy")
+        (dataset / name).write_bytes(_sealed(value))
+        use_shards(dataset, place)
+
+    return Target(spoilt_values([seed]), run)
+
+
+def _sealed(value: Any) -> bytes:
+    try:
+        return sealed_json(value)
+    except (TypeError, ValueError):  # no object, or holds nan
+        return as_json(value)
+
+
+def _cache_entry(data: bytes, folder: Path) -> None:
+    dataset = Stranger().write(folder / "toy")
+    [summary] = json.loads((dataset / "dataset.json").read_bytes())["shards"]
+    cache = ShardCache(folder / "cache", size=10**8, floor=0, wait_s=1)
+    cache.folder.mkdir()
+    (cache.folder / f"vdatrain-{summary['sha256']}.entry").write_bytes(data)
+    cache.prepare()
+    for clip in open_shards(dataset, cache=cache).clips():
+        assert isinstance(clip.tar, CachedTar)
+        assert clip.num_frames == FRAMES
+        clip.read()
