@@ -12,9 +12,8 @@ from vdaprep.conversion.clips import PlannedShard
 from vdaprep.conversion.convert import announce, make_verified, summarise, write_dataset_record
 from vdaprep.conversion.options import ConversionOptions, Selection, Settings, options_of, settings_of
 from vdaprep.conversion.plan import ConversionPlan, make_plan
-from vdaprep.conversion.saved_plan import prepare, refuse_lost, save_plan
+from vdaprep.conversion.saved_plan import parse_header, prepare, refuse_lost, save_plan
 from vdaprep.errors import DataError, ShardError, UsageError
-from vdaprep.shards.canonical import parse_sealed_json
 from vdaprep.shards.names import DATASET_FILE, FINISHED_FILES, PLAN_FILE, record_name
 from vdaprep.shards.records import DatasetRecord, ShardRecord
 from vdaprep.sources import _manifest
@@ -232,8 +231,7 @@ def _all_options(output: OutputDir) -> Iterator[tuple[str, dict[str, Any], str]]
                 record = DatasetRecord.from_bytes(output.read(name), where=where)
                 yield name, dict(record.options), record.dataset
             elif name == PLAN_FILE:
-                value = parse_sealed_json(output.read(name), where=where).values
-                yield name, value["options"], value["dataset"]
+                yield name, *parse_header(output.read(name), where=where)
             else:
                 yield name, dict(ShardRecord.from_bytes(output.read(name), where=where).options), ""
         except (FileNotFoundError, ShardError):

@@ -1,18 +1,20 @@
 """Save a plan beside its shards, so that they can be finished when part of the raw data is gone."""
 
-from collections.abc import Container, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vdaprep.conversion.clips import PlannedClip, PlannedShard, runs
 from vdaprep.conversion.options import Selection, Settings, options_of
 from vdaprep.conversion.plan import ConversionPlan, RawData, find_raw
-from vdaprep.errors import DataError, ShardError, UsageError
+from vdaprep.errors import DataError, UsageError
 from vdaprep.raw.frames import FrameFiles, Trajectory
 from vdaprep.raw.tree import OnListing
-from vdaprep.shards.canonical import SCHEMA_VERSION, parse_sealed_json, sealed_json
+from vdaprep.shards.canonical import SCHEMA_VERSION, contract, parse_sealed_json, sealed_json
 from vdaprep.shards.names import PLAN_FILE, find_alike
 from vdaprep.shards.records import Rejection
+from vdaprep.storage.documents import Document, Fields
 from vdaprep.storage.output import OutputDir, write_file
 from vdaprep.storage.urls import redact
 
@@ -81,7 +83,12 @@ def _options(dataset: str, settings: Settings, selection: Selection) -> dict[str
 
 
 def save_plan(plan: ConversionPlan, output: OutputDir) -> None:
-    """Write the plan beside its shards, unless it is there."""
+    """Write the plan beside its shards, unless it is there; raises UsageError if it is too large to be read again."""
+    if plan.num_frames > MAX_PLANNED_FRAMES:
+        raise UsageError(
+            f"--consume: the plan has {plan.num_frames} frames, more than the {MAX_PLANNED_FRAMES} that can be saved; "
+            "convert a part of the trajectories at a time, with --select."
+        )
     data = plan_bytes(plan)
     if output.size(PLAN_FILE) is None or output.read(PLAN_FILE) != data:
         write_file(output, PLAN_FILE, data)
@@ -147,46 +154,118 @@ def _shard_to_json(shard: PlannedShard, numbers: Mapping[str, int]) -> dict[str,
     return {"split": shard.split, "number": shard.number, "clips": clips}
 
 
+MAX_PLANNED_FRAMES = 4_000_000
+"""Frames of a plan that is saved: some 400 MB when it is read."""
+_MAX_NUMBER = 10**9
+
+
 def parse_plan(data: bytes, *, where: str, raw: str, settings: Settings) -> ConversionPlan:
     """Parse what `plan_bytes` wrote, without files of trajectories; raises ShardError naming `where` if damaged."""
-    value = parse_sealed_json(data, where=where).values
-    try:
-        trajectories = [_trajectory_from_json(item) for item in value["trajectories"]]
-        stride = value["options"]["frame_stride"]
-        alike = find_alike(value["dataset"], (item.name for item in trajectories))
+    document = parse_sealed_json(data, where=where)
+    with contract(where):
+        options, dataset = document.mapping("options"), document.name("dataset")
+        splits = document.mapping("splits")
+        trajectories = _trajectories_from_json(document)
+        alike = find_alike(dataset, (item.name for item in trajectories))
+        clips = _Clips(trajectories, options.integer("frame_stride", 1, 1000), alike)
         return ConversionPlan(
-            dataset=value["dataset"],
+            dataset=dataset,
             raw=raw,
             settings=settings,
-            options=value["options"],
-            shards=tuple(_shard_from_json(item, trajectories, stride, alike) for item in value["shards"]),
-            splits=value["splits"],
-            rejected=tuple(Rejection(**item) for item in value["rejected"]),
+            options=dict(options.values),
+            shards=tuple(clips.of_shard(item) for item in document.mappings("shards", at_most=MAX_PLANNED_FRAMES)),
+            splits={name: splits.path_names(name, at_most=MAX_PLANNED_FRAMES) for name in splits.names()},
+            rejected=tuple(
+                Rejection(item.text("file"), item.text("reason"))
+                for item in document.mappings("rejected", at_most=MAX_PLANNED_FRAMES)
+            ),
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ShardError(f"{where}: breaks schema version {SCHEMA_VERSION} ({error}).") from error
 
 
-def _trajectory_from_json(value: Mapping[str, Any]) -> LostTrajectory:
-    ids = [number for first, last in value["frames"] for number in range(first, last + 1)]
-    return LostTrajectory(
-        name=value["name"],
-        layout=value["layout"],
-        frames=tuple(FrameFiles(number, None, None) for number in ids),
-        first=value["first"],
-        incomplete=tuple((number, kind) for number, kind in value["incomplete"]),
-    )
+def parse_header(data: bytes, *, where: str) -> tuple[dict[str, Any], str]:
+    """Return the options and the data set of a saved plan; raises ShardError naming `where` if damaged."""
+    document = parse_sealed_json(data, where=where)
+    with contract(where):
+        return dict(document.mapping("options").values), document.name("dataset")
 
 
-def _shard_from_json(
-    value: Mapping[str, Any], trajectories: list[LostTrajectory], stride: int, alike: Container[str]
-) -> PlannedShard:
-    found: list[tuple[int, int, int, bool]] = value["clips"]
-    clips = (
-        PlannedClip(trajectories[number], start, stop, gap, stride, trajectories[number].name in alike)
-        for number, start, stop, gap in found
-    )
-    return PlannedShard(value["split"], value["number"], tuple(clips))
+def _trajectories_from_json(document: Document) -> list[LostTrajectory]:
+    found: list[LostTrajectory] = []
+    left = MAX_PLANNED_FRAMES
+    for fields in document.mappings("trajectories", at_most=MAX_PLANNED_FRAMES):
+        ranges = _ranges(fields)
+        left -= sum(last - first + 1 for first, last in ranges)
+        if left < 0:  # before they are listed
+            fields.fail("frames", f"are more than {MAX_PLANNED_FRAMES} together with those before")
+        found.append(
+            LostTrajectory(
+                name=fields.path_name("name"),
+                layout=fields.text("layout"),
+                frames=tuple(FrameFiles(i, None, None) for first, last in ranges for i in range(first, last + 1)),
+                first=fields.text("first"),
+                incomplete=tuple(_incomplete(fields)),
+            )
+        )
+    if len({item.name for item in found}) < len(found):
+        document.fail("trajectories", "hold a name twice")
+    return found
+
+
+def _ranges(fields: Fields) -> list[tuple[int, int]]:
+    """Return the ranges of frame numbers, which ascend, both ends included."""
+    bounds = fields.numbers("frames", (None, 2)).ravel()
+    first, last = bounds[::2], bounds[1::2]
+    ascend = bool((first <= last).all() and (first[1:] > last[:-1]).all() and (bounds == bounds.round()).all())
+    if not (len(bounds) and ascend and bounds[0] >= 0 and bounds[-1] < _MAX_NUMBER):
+        fields.fail("frames", "are no ranges of frame numbers that ascend")
+    return [(int(low), int(high)) for low, high in zip(first, last, strict=True)]
+
+
+def _incomplete(fields: Fields) -> Iterator[tuple[int, str]]:
+    for item in fields.list("incomplete", at_most=MAX_PLANNED_FRAMES):
+        match item:
+            case [int() as number, "rgb" | "depth" as kind]:
+                yield number, kind
+            case _:
+                fields.fail("incomplete", "holds what is no frame number with rgb or depth")
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """Makes the clips of shards, of these trajectories."""
+
+    trajectories: Sequence[LostTrajectory]
+    stride: int
+    alike: Container[str]
+
+    def of_shard(self, fields: Fields) -> PlannedShard:
+        """Return the shard that the fields describe."""
+        clips: list[PlannedClip] = []
+        for item in fields.list("clips", at_most=MAX_PLANNED_FRAMES):
+            clip = self._clip(item)
+            if clip is None:
+                fields.fail("clips", "holds one that is not within its trajectory")
+            clips.append(clip)
+        if not clips:
+            fields.fail("clips", "is empty")
+        return PlannedShard(fields.name("split"), fields.integer("number", 1, _MAX_NUMBER), tuple(clips))
+
+    def _clip(self, item: object) -> PlannedClip | None:
+        match item:
+            case [int() as number, int() as start, int() as stop, bool() as gap]:
+                pass
+            case _:
+                return None
+        if not 0 <= number < len(self.trajectories):
+            return None
+        trajectory = self.trajectories[number]
+        if not 0 <= start < stop <= len(trajectory.frames):
+            return None
+        before = trajectory.frames[start].frame_id - self.stride
+        place = bisect_left(trajectory.frames, before, key=lambda frame: frame.frame_id)
+        if not gap and (place >= start or trajectory.frames[place].frame_id != before):
+            return None
+        return PlannedClip(trajectory, start, stop, gap, self.stride, trajectory.name in self.alike)
 
 
 # ------------------------------------------------------------------------------------------------------- the raw data
