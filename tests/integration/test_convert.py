@@ -357,7 +357,7 @@ def test_inspect_draws_a_contact_sheet(shard: Path, vdaprep, tmp_path: Path) -> 
     result = vdaprep("inspect", shard, "--preview", tmp_path / "sheet.png")
     assert "sheet.png: contact sheet of tartanair-abandonedfactory-easy-p000-000000" in result.err
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
-    assert sheet.shape[1] == 6 * 266
+    assert sheet.shape[1] == 84 + 6 * 266  # names of the rows, and six frames
     assert sheet.std() > 20
     refused(vdaprep("inspect", shard, "--preview", tmp_path / "sheet.gif"), 2, "ends in .png")
 

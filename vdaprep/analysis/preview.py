@@ -5,26 +5,27 @@ from pathlib import Path
 import cv2
 import imageio.v3 as iio
 import numpy as np
-from jaxtyping import Float32, Int8, UInt8
+from jaxtyping import Int8, UInt8
 
 from vdaprep.errors import UsageError
+from vdaprep.shards.depth_colors import colour_depth, depth_legend, text_line, write_text
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import Clip, StoredFrame
 from vdaprep.storage.atomic import new_path
 
 _TILES = 6
-_TILE_WIDTH = 260
+_TILE_WIDTH, _TILE_HEIGHT = 260, 320  # at most
 _GAP = 6
-_CAPTION = 22
-_SKY_RGB = (135, 180, 235)
-_UNKNOWN_RGB = (0, 0, 0)
 _DIFF_GAIN = 3  # a step of 2 grey levels is hard to see
 _FRAMES_PER_SECOND = 15
 _VIDEO_HEIGHT = 360  # at most; three pictures side by side are wide enough
+_VIDEO_WIDTH = 200  # at least, so that a picture's name fits above it
+_NAMES_WIDTH = 84  # pixels of the column that names the rows of a sheet
+_NAMES = ("RGB", "depth", "difference to the frame before")
 
 
 def write_preview(clip: Clip, *, path: Path) -> None:
-    """Draw a clip: RGB, disparity (near is bright), difference (grey is none); as .png a few frames, as .mp4 all.
+    """Draw a clip: RGB, depth (near is bright), difference (grey is none); as .png a few frames, as .mp4 all.
 
     Raises UsageError for any other ending.
     """
@@ -41,42 +42,64 @@ def check_preview(path: Path) -> None:
 
 
 def _write_sheet(clip: Clip, path: Path) -> None:
+    """Draw a column a frame, below the clip's name and above the colours of its depth."""
     shown = np.linspace(0, clip.num_frames - 1, min(_TILES, clip.num_frames)).round().astype(int).tolist()
     columns = [
-        _column([_tile(picture) for picture in _pictures(frame)], meta=clip.meta, index=frame.index)
+        _column([_tile(picture) for picture in _pictures(frame)], title=_title(frame))
         for index in shown
         for frame in clip.frames(index, 1)
     ]
-    sheet = np.concatenate(columns, axis=1)
-    _, data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    path.write_bytes(data.tobytes())  # cv2.imwrite says nothing of a disk that is full
+    sheet = _side_by_side([_row_names(columns[0], clip.meta), *columns])
+    _, data = cv2.imencode(".png", cv2.cvtColor(_framed(sheet, clip), cv2.COLOR_RGB2BGR))
+    path.write_bytes(data.tobytes())
 
 
 def _write_video(clip: Clip, path: Path) -> None:
     with iio.imopen(path, "w", plugin="pyav") as video:  # pyright: ignore[reportUnknownMemberType] - partly typed
         video.init_video_stream("libx264", fps=_FRAMES_PER_SECOND)
         for frame in clip.frames():
-            video.write_frame(np.concatenate([_fit_video(picture) for picture in _pictures(frame)], axis=1))
+            pictures = [_fit_video(picture) for picture in _pictures(frame)]
+            columns = [_column([one], title=name) for one, name in zip(pictures, _NAMES, strict=False)]
+            picture = _framed(_side_by_side(columns), clip, note=f", {_title(frame)}")
+            height, width = picture.shape[:2]
+            video.write_frame(_bordered(picture, bottom=height % 2, right=width % 2))  # even sides, as H.264 wants
+
+
+def _title(frame: StoredFrame) -> str:
+    meta = frame.meta
+    no_difference = meta.diff is not None and not meta.diff_valid[frame.index]
+    return f"frame {meta.frame_ids[frame.index]}" + (", no difference" if no_difference else "")
+
+
+def _framed(picture: UInt8[np.ndarray, "h w 3"], clip: Clip, *, note: str = "") -> UInt8[np.ndarray, "sheet_h w 3"]:
+    """Put a clip's name above a picture, and the colours of its depth below."""
+    width, meta = picture.shape[1], clip.meta
+    legend = depth_legend(width, disparity_min=meta.disparity_min, disparity_max=meta.disparity_max)
+    return np.concatenate([text_line(clip.key + note, width), picture, legend])
+
+
+def _row_names(column: UInt8[np.ndarray, "h w 3"], meta: ClipMeta) -> UInt8[np.ndarray, "h names_w 3"]:
+    """Name the rows of a column of equal pictures."""
+    names = ("RGB", "depth", "difference")[: 2 if meta.diff is None else 3]
+    title = text_line("", _NAMES_WIDTH).shape[0]
+    rows = (column.shape[0] - title) // len(names)
+    parts = [np.full((title, _NAMES_WIDTH, 3), 255, np.uint8)]
+    for name in names:
+        part = np.full((rows, _NAMES_WIDTH, 3), 255, np.uint8)
+        write_text(part, name, left=2, base=min(rows - 2, rows // 2))
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+def _side_by_side(columns: list[UInt8[np.ndarray, "h _w 3"]]) -> UInt8[np.ndarray, "h w 3"]:
+    return np.concatenate(columns, axis=1)
 
 
 def _fit_video(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "vh vw 3"]:
-    """Scale down to the video's height, both sides even, as H.264 wants them."""
+    """Scale down to the video's height, or up to the width that a title needs."""
     height, width = pixels.shape[:2]
-    ratio = min(1.0, _VIDEO_HEIGHT / height)
-    size = (max(2, 2 * round(width * ratio / 2)), max(2, 2 * round(height * ratio / 2)))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-
-
-def colour_depth(depth_m: Float32[np.ndarray, "h w"], meta: ClipMeta) -> UInt8[np.ndarray, "h w 3"]:
-    """Colour disparity over the clip's range, near bright; sky is light blue, unknown black."""
-    spread = max(meta.disparity_max - meta.disparity_min, 1e-9)
-    with np.errstate(invalid="ignore"):
-        level = (1 / depth_m - meta.disparity_min) / spread
-    grey = (np.nan_to_num(level).clip(0, 1) * 255).astype(np.uint8)
-    colours = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    colours[np.isinf(depth_m)] = _SKY_RGB
-    colours[np.isnan(depth_m)] = _UNKNOWN_RGB
-    return colours
+    ratio = min(max(1.0, _VIDEO_WIDTH / width), _VIDEO_HEIGHT / height)
+    return _resized(pixels, ratio)
 
 
 def colour_diff(diff: Int8[np.ndarray, "3 dh dw"], *, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -88,22 +111,29 @@ def colour_diff(diff: Int8[np.ndarray, "3 dh dw"], *, height: int, width: int) -
 def _pictures(frame: StoredFrame) -> list[UInt8[np.ndarray, "_h _w 3"]]:
     """Draw what there is of a frame: RGB, depth, difference."""
     meta = frame.meta
-    pictures = [frame.rgb(), colour_depth(frame.depth_m(), meta)]
+    depth = colour_depth(frame.depth_m(), disparity_min=meta.disparity_min, disparity_max=meta.disparity_max)
+    pictures = [frame.rgb(), depth]
     if meta.diff is not None:
         pictures.append(colour_diff(frame.diff_steps(), height=meta.height, width=meta.width))
     return pictures
 
 
 def _tile(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "th tw 3"]:
-    height = max(1, round(pixels.shape[0] * _TILE_WIDTH / pixels.shape[1]))
-    shrinks = pixels.shape[1] > _TILE_WIDTH
-    return cv2.resize(pixels, (_TILE_WIDTH, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST)
+    return _resized(pixels, min(_TILE_WIDTH / pixels.shape[1], _TILE_HEIGHT / pixels.shape[0]))
 
 
-def _column(tiles: list[UInt8[np.ndarray, "th tw 3"]], *, meta: ClipMeta, index: int) -> UInt8[np.ndarray, "ch cw 3"]:
-    width = _TILE_WIDTH + _GAP
-    caption = np.full((_CAPTION, width, 3), 255, np.uint8)
-    text = f"frame {meta.frame_ids[index]}" + ("" if meta.diff_valid[index] else ", no difference")
-    cv2.putText(caption, text, (2, _CAPTION - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (40, 40, 40), 1, cv2.LINE_AA)
-    padded = [np.pad(tile, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255) for tile in tiles]
-    return np.concatenate([caption, *padded])
+def _resized(pixels: UInt8[np.ndarray, "h w 3"], ratio: float) -> UInt8[np.ndarray, "th tw 3"]:
+    size = (max(1, round(pixels.shape[1] * ratio)), max(1, round(pixels.shape[0] * ratio)))
+    how = cv2.INTER_AREA if ratio < 1 else cv2.INTER_NEAREST
+    return cv2.resize(pixels, size, interpolation=how).astype(np.uint8, copy=False)
+
+
+def _column(tiles: list[UInt8[np.ndarray, "th tw 3"]], *, title: str) -> UInt8[np.ndarray, "ch cw 3"]:
+    padded = [_bordered(tile, bottom=_GAP, right=_GAP) for tile in tiles]
+    return np.concatenate([text_line(title, padded[0].shape[1]), *padded])
+
+
+def _bordered(picture: UInt8[np.ndarray, "h w 3"], *, bottom: int, right: int) -> UInt8[np.ndarray, "bh bw 3"]:
+    """Add white rows and columns."""
+    border = (255, 255, 255)
+    return cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=border).astype(np.uint8)

@@ -4,19 +4,20 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from vdaprep.shards.depth_colors import hatch, near_is_bright
 from vdatrain.evaluation.evaluate import Gallery
 
 ERROR_RANGE = 0.25  # share of the clip's disparity range at which the error's colours end
-_UNKNOWN = 128  # grey, which no colour map has
+_SCALE_HEIGHT = 13
 _LABEL_HEIGHT = 26
 _TEXT = (40, 40, 40)
 
 
 def comparison_sheet(gallery: Gallery) -> UInt8[np.ndarray, "h w 3"]:
-    """Return one row a frame: RGB, prediction, truth and error; grey where the truth is unknown.
+    """Return one row a frame: RGB, prediction, truth and error; hatched where the truth is unknown.
 
     Prediction and truth share a scale, near is bright. The error is of disparity, its colours end at ERROR_RANGE of
-    the clip's range; the last row is that scale.
+    the clip's range; below the frames are both scales.
     """
     width = gallery.frames.shape[2]
     titles = ("frame", "prediction, fitted", "truth", f"error, 0 to {ERROR_RANGE:.0%}")
@@ -26,18 +27,13 @@ def comparison_sheet(gallery: Gallery) -> UInt8[np.ndarray, "h w 3"]:
     return np.concatenate(rows)
 
 
-def near_is_bright(grey: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Colour disparity, 0 to 255 over the true range."""
-    return _mapped(grey, cv2.COLORMAP_INFERNO)
-
-
 def error_colours(
     prediction: UInt8[np.ndarray, "h w"], truth: UInt8[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Colour the absolute difference, bright where it is ERROR_RANGE of the true range or more, grey where unknown."""
+    """Colour the absolute difference, brightest from ERROR_RANGE of the true range on, hatched where unknown."""
     share = np.abs(prediction.astype(np.float32) - truth) / (255 * ERROR_RANGE)
     coloured = _mapped((255 * share).round().clip(0, 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
-    return np.where(known[..., None], coloured, np.uint8(_UNKNOWN))
+    return hatch(coloured, ~known)
 
 
 def _row(gallery: Gallery, frame: int) -> list[UInt8[np.ndarray, "h w 3"]]:
@@ -45,17 +41,30 @@ def _row(gallery: Gallery, frame: int) -> list[UInt8[np.ndarray, "h w 3"]]:
     return [
         gallery.frames[frame],
         near_is_bright(prediction),
-        np.where(known[..., None], near_is_bright(truth), np.uint8(_UNKNOWN)),
+        hatch(near_is_bright(truth), ~known),
         error_colours(prediction, truth, known),
     ]
 
 
 def _scales(width: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the row below the frames: empty, far to near twice, no error to the largest one shown."""
-    ramp = np.tile(np.linspace(0, 255, width).round().astype(np.uint8), (_LABEL_HEIGHT // 2, 1))
+    """Return what is below the frames: what is hatched, far to near twice, no error to the largest one shown."""
+    ramp = np.tile(np.linspace(0, 255, width).round().astype(np.uint8), (_SCALE_HEIGHT, 1))
     blank = np.full((*ramp.shape, 3), 255, np.uint8)
+    swatch = hatch(blank, np.broadcast_to(np.arange(width) < _SCALE_HEIGHT * 2, ramp.shape))
     depth, error = near_is_bright(ramp), _mapped(ramp, cv2.COLORMAP_VIRIDIS)
-    return np.concatenate([blank, depth, depth, error], axis=1)
+    far_to_near, errors = _ends("far", "near", width), _ends("0%", f"{ERROR_RANGE:.0%}", width)
+    rows = ([swatch, depth, depth, error], [_label("truth unknown", width), far_to_near, far_to_near, errors])
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
+
+
+def _ends(left: str, right: str, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Write a text at each end of a strip."""
+    half = width // 2
+    strip = _label(left, width)
+    (needed, _), _ = cv2.getTextSize(right, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+    if needed + 4 < half:
+        strip[:, width - needed - 4 :] = _label(right, needed + 4)
+    return strip
 
 
 def _mapped(grey: UInt8[np.ndarray, "h w"], colours: int) -> UInt8[np.ndarray, "h w 3"]:

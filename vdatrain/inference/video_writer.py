@@ -20,6 +20,7 @@ from jaxtyping import Float32, UInt8
 from numpy.lib import format as npy
 
 from vdaprep.errors import DataError, UsageError
+from vdaprep.shards.depth_colors import near_is_bright
 from vdaprep.storage import atomic
 from vdaprep.storage.atomic import as_sentence, new_file, new_path
 
@@ -219,8 +220,7 @@ def _pictures(
     frames = iter(beside) if beside is not None else None
     for disparity in maps:
         grey = (255 * (disparity - maps.lowest) / spread).round().clip(0, 255).astype(np.uint8)
-        picture = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-        picture = picture.astype(np.uint8, copy=False)
+        picture = near_is_bright(grey)
         yield picture if frames is None else np.concatenate([next(frames), picture], axis=1)
 
 
