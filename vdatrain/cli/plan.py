@@ -1,5 +1,7 @@
 """`vdatrain plan`: what a training step takes."""
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,7 +9,7 @@ import typer
 from rich.table import Table
 
 from vdaprep.cli.options import given_options
-from vdaprep.cli.output import make_table, show
+from vdaprep.cli.output import LINE_S, Every, errors, is_quiet, make_table, show
 from vdaprep.units import parse_bytes
 from vdatrain.config import TrainConfig, from_file, from_mapping
 
@@ -40,13 +42,31 @@ def command(
 
     With --shard-model, the parts of the model that a rank keeps, and the blocks that are gathered while in use.
     """
-    from vdatrain.training.planner import plan_step
+    from vdatrain.training.planner import changed_options, plan_step
 
     asked = {**(from_file(config) if config else {}), **given}
     settings = from_mapping({"shards": "shards", **asked}, where="vdatrain plan")
     memory_bytes = None if device_memory is None else parse_bytes(device_memory, option="--device-memory")
-    plan = plan_step(settings, memory_bytes=memory_bytes, ranks=ranks)
+    with _trying() as say:
+
+        def on_try(tried: TrainConfig) -> None:
+            say(f"counting a step with {changed_options(settings, tried) or 'these options'}")
+
+        plan = plan_step(settings, memory_bytes=memory_bytes, ranks=ranks, on_try=on_try)
     show([_heading(plan), _table(plan.takes), _verdict(plan), _time(plan), *_measured(plan)])
+
+
+@contextmanager
+def _trying() -> Generator[Callable[[str], None]]:
+    """Yield what shows a sentence on stderr: on a terminal until the next one, elsewhere now and then."""
+    if is_quiet():
+        yield lambda sentence: None
+    elif errors.is_terminal:
+        with errors.status("") as status:
+            yield status.update
+    else:
+        due = Every(LINE_S)
+        yield lambda sentence: errors.print(sentence) if due.is_due() else None
 
 
 def _heading(plan: "StepPlan") -> str:

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID
 from rich.table import Table
 
 from vdaprep.cli.output import LabelColumn
@@ -16,6 +16,7 @@ from vdatrain.models.weights import LoadReport
 from vdatrain.training.callbacks import Callback
 
 _GIB = 1 << 30
+_LINE_S = 30.0  # between two lines about an evaluation, without a terminal
 # What is shown of a step's figures, those that it has, in this order; how each is written is part of what it says.
 _SHOWN: Mapping[str, tuple[str, Callable[[int | float], str]]] = {
     "total": ("loss", lambda value: f"{value:.4f}"),
@@ -35,13 +36,16 @@ _SHOWN: Mapping[str, tuple[str, Callable[[int | float], str]]] = {
 class LiveView(Callback):
     """A bar over the steps and below it the latest figures, evaluations as lines above; plain lines without a terminal.
 
-    The time left is that of the steps and evaluations so far, stretched.
+    While an evaluation is under way, a bar over its windows; without a terminal a line, if it takes long. The time left
+    is that of the steps and evaluations so far, stretched.
     """
 
     def __init__(self, console: Console, *, now: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._steps, self._begun, self._started = 0, 0, 0.0
         self._now = now
+        self._evaluating: TaskID | None = None
+        self._said = 0.0  # when an evaluation began, or was last mentioned
         self._progress = Progress(
             LabelColumn(),
             BarColumn(bar_width=None),
@@ -78,6 +82,24 @@ class LiveView(Callback):
         else:
             parts = ", ".join(f"{title} {text}" for title, text in shown.items())
             self._console.print(f"step {step} of {self._steps}: {parts}, {left}", highlight=False)
+
+    def on_advance(self, step: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=step, left=self._time_left(step))
+
+    def on_window(self, step: int, done: int, total: int) -> None:
+        """Move the bar of the evaluation, which is there until its last window."""
+        now = self._now()
+        if self._evaluating is None:
+            self._said = now
+            self._evaluating = self._progress.add_task("evaluate", total=total, left="")
+        self._progress.update(self._evaluating, completed=done)
+        if not self._console.is_terminal and now - self._said >= _LINE_S:
+            self._said = now
+            self._console.print(f"step {step}: {done} of {total} windows evaluated", highlight=False)
+        if done == total:
+            self._progress.remove_task(self._evaluating)
+            self._evaluating = None
 
     def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Print the averages over the data sets."""

@@ -34,6 +34,22 @@ class Callback:
                 `mfu`; `skipped` counts the run's steps without a finite gradient.
         """
 
+    def on_advance(self, step: int) -> None:
+        """Called after every step, before `on_step` where that is due.
+
+        Args:
+            step: steps done.
+        """
+
+    def on_window(self, step: int, done: int, total: int) -> None:
+        """Called after each window of an evaluation, also of the last one, of the best weights on all windows.
+
+        Args:
+            step: steps done.
+            done: windows evaluated so far, by this rank.
+            total: windows that it evaluates in all.
+        """
+
     def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Called after each evaluation on held-out clips, before its checkpoint."""
 

@@ -88,13 +88,20 @@ class StepPlan:
         return self.takes.total <= self.room.limit
 
 
-def plan_step(config: TrainConfig, *, memory_bytes: int | None = None, ranks: int | None = None) -> StepPlan:
+def plan_step(
+    config: TrainConfig,
+    *,
+    memory_bytes: int | None = None,
+    ranks: int | None = None,
+    on_try: Callable[[TrainConfig], None] = lambda config: None,
+) -> StepPlan:
     """Plan a training step.
 
     Args:
         config: the configuration.
         memory_bytes: memory of another GPU to plan for; None: that of `config.device`, here.
         ranks: processes that a model with `shard_model` is spread over; None: the GPUs here.
+        on_try: called with each configuration whose step is about to be counted, which takes seconds.
 
     Returns:
         The plan; its memory is found without computing anything.
@@ -108,10 +115,17 @@ def plan_step(config: TrainConfig, *, memory_bytes: int | None = None, ranks: in
         room, flops_per_s = room_of(device, ranks=world), attainable_flops(Precision(device, config.precision))
     else:
         room, flops_per_s = Room(memory_bytes, on_gpu=True, ranks=world), None
-    takes = footprint(config, on_gpu=room.on_gpu, ranks=world)
+
+    def measure(tried: TrainConfig) -> Footprint:
+        on_try(tried)
+        return footprint(tried, on_gpu=room.on_gpu, ranks=world)
+
+    takes = measure(config)
     if takes.total <= room.limit:
-        return StepPlan(config, room, takes, largest_batch(config, room), flops_per_s=flops_per_s)
-    return StepPlan(config, room, takes, 0, change=change_to_fit(config, room), flops_per_s=flops_per_s)
+        most = largest_batch(config, room, measure=measure)
+        return StepPlan(config, room, takes, most, flops_per_s=flops_per_s)
+    change = change_to_fit(config, room, measure=measure)
+    return StepPlan(config, room, takes, 0, change=change, flops_per_s=flops_per_s)
 
 
 def _ranks(config: TrainConfig, ranks: int | None) -> int:
@@ -168,7 +182,7 @@ def change_to_fit(config: TrainConfig, room: Room, *, measure: Measure | None = 
         middle = (low + high) // 2
         takes = measure(changes[middle])
         if takes.total <= room.limit:
-            found, high = Change(_options(config, changes[middle]), changes[middle], takes), middle
+            found, high = Change(changed_options(config, changes[middle]), changes[middle], takes), middle
         else:
             low = middle + 1
     return found
@@ -200,7 +214,8 @@ def _changes(config: TrainConfig) -> Iterator[TrainConfig]:
             yield config
 
 
-def _options(before: TrainConfig, after: TrainConfig) -> str:
+def changed_options(before: TrainConfig, after: TrainConfig) -> str:
+    """Return the options that make `after` of `before`, as the command line has them."""
     old, new = before.to_json(), after.to_json()
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in new.items() if old[name] != value)
 

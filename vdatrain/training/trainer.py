@@ -133,7 +133,7 @@ def train_state(
             raise oom_advice(state.config, step=state.step, device=state.precision.device) from error
     if stopped is not None:
         return TrainResult(state.folder, state.step, stopped=stopped)
-    return _evaluate_best(state, training.held_out)
+    return _evaluate_best(state, training.held_out, callbacks)
 
 
 def held_out_clips(config: TrainConfig) -> Sequence[Clip]:
@@ -239,6 +239,8 @@ class _Training:
             if self.stop.reason is None or state.ranks.world > 1:
                 raise
             raise _StopHere from error
+        for callback in self.callbacks:
+            callback.on_advance(state.step)
 
     def _evaluate_or_save(self) -> None:
         """Evaluate or save where it is due; raises _StopHere where any rank was asked to stop."""
@@ -290,10 +292,14 @@ class _Training:
         is_best = False
         if self.held_out:
             plan = _evaluation_plan(state, windows=state.config.eval_windows)
+            counter = _WindowCounter(self.callbacks, state.step, plan, self.held_out)
+
+            def on_window() -> None:
+                self._stop_if_asked()
+                counter()
+
             with averaged_model(state) as model:
-                evaluation = evaluate_clips(
-                    model, self.held_out, plan, precision=state.precision, on_window=self._stop_if_asked
-                )
+                evaluation = evaluate_clips(model, self.held_out, plan, precision=state.precision, on_window=on_window)
             score = evaluation.average()[SELECTED_BY]
             if score is not None and score < state.best:
                 state.best, is_best = score, True
@@ -317,13 +323,27 @@ class _Training:
             log(self.state.folder, self.state.step, figures)
 
 
+class _WindowCounter:
+    """Passes on to callbacks how far an evaluation is."""
+
+    def __init__(self, callbacks: Sequence[Callback], step: int, plan: EvaluationPlan, clips: Sequence[Clip]) -> None:
+        self._callbacks = callbacks
+        self._step = step
+        self._done, self._total = 0, -(-len(plan.order(clips)) // plan.ranks.world)
+
+    def __call__(self) -> None:
+        self._done += 1
+        for callback in self._callbacks:
+            callback.on_window(self._step, self._done, max(self._done, self._total))
+
+
 def _evaluation_plan(state: TrainState, *, windows: int = 0) -> EvaluationPlan:
     config = state.config
     shape = WindowShape(config.frames, config.stride)
     return EvaluationPlan(shape, size=config.size, windows=windows, workers=config.workers, ranks=state.ranks)
 
 
-def _evaluate_best(state: TrainState, clips: Sequence[Clip]) -> TrainResult:
+def _evaluate_best(state: TrainState, clips: Sequence[Clip], callbacks: Sequence[Callback]) -> TrainResult:
     """Evaluate the best weights on every held-out window and write that beside them."""
     path = state.folder / BEST_FILE
     best = state.ranks.broadcast_from_rank0(
@@ -332,7 +352,9 @@ def _evaluate_best(state: TrainState, clips: Sequence[Clip]) -> TrainResult:
     if best is None:
         return TrainResult(state.folder, state.step)
     model = whole_model(state.config, best, where=str(path)).to(state.precision.device)
-    evaluation = evaluate_clips(model, clips, _evaluation_plan(state), precision=state.precision)
+    plan = _evaluation_plan(state)
+    counter = _WindowCounter(callbacks, state.step, plan, clips)
+    evaluation = evaluate_clips(model, clips, plan, precision=state.precision, on_window=counter)
     if state.ranks.is_first:
         facts = {"step": best["step"], "split": state.config.eval_split, "config": state.config.to_json()}
         write_evaluation(state.folder, evaluation, facts=facts)

@@ -69,6 +69,8 @@ class Noted(Callback):
     def __init__(self, *, fails_at: int | None = None) -> None:
         self.figures: list[dict[str, int | float]] = []
         self.calls: list[tuple[str, int]] = []
+        self.advances: list[int] = []
+        self.windows: list[tuple[int, int, int]] = []
         self._fails_at = fails_at
 
     def on_start(self, config: TrainConfig, step: int, loaded: object) -> None:
@@ -79,6 +81,12 @@ class Noted(Callback):
         self.figures.append(dict(figures))
         if step == self._fails_at:
             raise VdakitError("no")
+
+    def on_advance(self, step: int) -> None:
+        self.advances.append(step)
+
+    def on_window(self, step: int, done: int, total: int) -> None:
+        self.windows.append((step, done, total))
 
     def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
         self.calls.append(("evaluation", step))
@@ -550,11 +558,15 @@ def options_of(call: ast.Call) -> dict[str | None, str]:
 def test_callbacks_are_called_in_order_and_may_end_the_run(begin) -> None:
     whole, failing = Noted(), Noted(fails_at=3)
     trainer.train_state(
-        begin(steps=2, save_every=1, log_every=2, train_split="train", eval_split="train"), callbacks=[whole]
+        begin(steps=2, save_every=1, log_every=2, eval_split="train", eval_windows=0), callbacks=[whole]
     )
     # Each evaluation saves a checkpoint; step 0 is evaluated, too.
     assert whole.calls == [("start", 0), ("evaluation", 0), ("checkpoint", 0), ("checkpoint", 1), ("step", 2),
                            ("evaluation", 2), ("checkpoint", 2)]  # fmt: skip
+    assert whole.advances == [1, 2]
+    of_each = [[done for step, done, _ in whole.windows if step == evaluated] for evaluated in (0, 2)]
+    [total] = {total for _, _, total in whole.windows}
+    assert of_each == [[*range(1, total + 1)], 2 * [*range(1, total + 1)]]  # those of the best weights come last
     run = begin(save_every=2, log_every=1)
     with pytest.raises(VdakitError, match="no"):
         trainer.train_state(run, callbacks=[failing])

@@ -275,11 +275,22 @@ def test_a_matrix_product_has_a_speed() -> None:
 def test_the_command_says_what_fits(vdatrain) -> None:
     small = ("--encoder", "tiny", "--size", 56, "--frames", 4)
     result = vdatrain("plan", *small, "--device-memory", "200MB")
-    assert (result.code, result.err) == (0, "")
+    assert result.code == 0
     for text in ("basic, tiny: batch 1 x 4 frames of 56x56, fp32", "encoder", "optimiser", "TFLOP a step"):
         assert text in result.out
     [batch] = re.findall(r"It fits: .* of such a GPU; the largest batch that does is (\d+)\.", result.out)
     assert int(batch) > 1
+
+
+def test_what_is_tried_is_said(vdatrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none fits at once, for minutes nothing else would be."""
+    monkeypatch.setattr("vdatrain.cli.plan.LINE_S", 0.0)
+    small = ("--encoder", "tiny", "--size", 28, "--frames", 2, "--device-memory", "1MB")
+    said = vdatrain("plan", *small)
+    first, *others = [line for line in said.err.splitlines() if line.startswith("counting a step with ")]
+    assert first == "counting a step with these options"
+    assert any("--precision bf16" in line for line in others)
+    assert vdatrain("plan", *small, "--quiet").err == ""
 
 
 def test_the_command_refuses_what_is_no_size(vdatrain) -> None:

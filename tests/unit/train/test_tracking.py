@@ -344,6 +344,36 @@ def test_on_a_terminal_a_table_stands_below_the_bar() -> None:
         assert text in shown
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_bar_moves_every_step_and_an_evaluation_has_its_own(terminal: bool) -> None:
+    """On a terminal; elsewhere an evaluation that takes long says every half minute how far it is."""
+    clock = iter(range(0, 1000, 10))
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120, soft_wrap=True)
+    seen: list[str] = []
+    with LiveView(console, now=lambda: float(next(clock))) as view:
+        view.on_start(TrainConfig(shards="s", steps=100), 0, None)
+        for step in (1, 2):
+            view.on_advance(step)
+            seen.append(drawn(view))
+        for done in range(1, 6):
+            view.on_window(2, done, 5)
+            seen.append(drawn(view))
+        view.on_window(100, 1, 1)  # the last, of the best weights
+    assert ["1/100" in seen[0], "2/100" in seen[1]] == [True, True]
+    assert [f"{done}/5" in text for done, text in enumerate(seen[2:], start=1)] == [True, True, True, True, False]
+    assert isinstance(console.file, io.StringIO)
+    if not terminal:
+        assert console.file.getvalue() == "step 2: 4 of 5 windows evaluated\n"
+
+
+def drawn(view: LiveView) -> str:
+    """Return what the bars show at this moment."""
+    console = Console(file=io.StringIO(), width=120)
+    console.print(view._progress)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().replace(" ", "")
+
+
 # ------------------------------------------------------------------------------------------------------------ the run
 
 
