@@ -90,7 +90,7 @@ def test_safetensors_load_and_damaged_ones_are_a_sentence(published: State, tmp_
     load_weights(model, read_weights(path))
     assert holds(model, published)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"w.safetensors: is no whole checkpoint"):
+    with pytest.raises(DataError, match=r"w.safetensors: is no safetensors file: its header does not fit"):
         read_weights(path)
 
 
