@@ -58,6 +58,7 @@ class WorkerError(VdakitError):
 
 _EXTRAS = {
     "torch": "train", "timm": "train", "webdataset": "train", "tensorboard": "train", "safetensors": "train",
+    "jinja2": "train",
     "matplotlib": "plot", "ray": "ray", "wandb": "wandb", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx",
     "obstore": "cloud",
 }  # fmt: skip

@@ -18,16 +18,16 @@ EXAMPLE = "vdatrain compare runs/basic runs/conv --report report.html"
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.", metavar="RUN...")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or of eval --out.", metavar="RUN...")],
     report: Annotated[Path | None, typer.Option(help="Write an HTML page.", metavar="FILE.html")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
 ) -> None:
-    """Print data set x variant with absrel, delta1 and TAE, the best in bold."""
+    """Print data set x model with absrel, delta1 and TAE, the best in bold."""
     if report is not None:
         if report.suffix.lower() not in (".html", ".htm"):
             raise UsageError(f"--report {report}: expected a file name that ends in .html.")
         check_output(report)
-    found = [comparison.read_run(folder) for folder in runs]
+    found = comparison.read_evaluations(runs)
     rows = comparison.compare(found)
     if markdown:
         show([*comparison.markdown_table(rows).splitlines(), ""])

@@ -22,6 +22,9 @@ def command(
     trajectory: Annotated[str | None, typer.Option(help="Which one, of a shard that has several.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Frame by frame: none sees a later one.")] = False,
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="The video to the left, for .mp4.")] = False,
+    stall_timeout: Annotated[
+        float, typer.Option(help="Seconds until reading a frame of a shard counts as stalled; 0: never.")
+    ] = 300.0,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if frames could not be read.")] = False,
 ) -> None:
     """Predict the disparity of a video of any length, up to scale and shift; depth in metres of metric weights."""
@@ -31,7 +34,7 @@ def command(
     from vdatrain.inference.video_writer import check_output
 
     check_output(out, side_by_side=side_by_side, inputs=(video, model.checkpoint))
-    source = open_video(video, trajectory=trajectory)
+    source = open_video(video, trajectory=trajectory, stall_timeout_s=stall_timeout)
     predictor = model.load()
     began = time.monotonic()
     with frame_bar("infer", total=source.num_frames) as bar:

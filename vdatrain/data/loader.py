@@ -314,6 +314,8 @@ class EvalLoader:
     """Short side of a view in pixels."""
     workers: int = 2
     """Threads that read and decode."""
+    stall_timeout_s: int | float = 300
+    """Seconds that a window may take; 0: no limit."""
     device: torch.device = torch.device("cpu")  # noqa: RUF009
     """Device of the batches."""
 
@@ -328,7 +330,8 @@ class EvalLoader:
 
         Raises:
             ShardError: a window cannot be read.
+            VdakitError: reading one takes longer than `stall_timeout_s`.
         """
-        share = DistributedPositions(batch=1)
-        for [sample] in stream_batches(self.clips, self.order, positions=share, workers=self.workers):
+        share, faults = DistributedPositions(batch=1), FaultPolicy(stall_timeout_s=self.stall_timeout_s)
+        for [sample] in stream_batches(self.clips, self.order, positions=share, workers=self.workers, faults=faults):
             yield sample, make_batch([sample], [fit_view(sample.size, size=self.size)], device=self.device)

@@ -1,41 +1,17 @@
-"""Compare finished runs: data set x variant, with the spread over runs of the same variant."""
+"""Compare models that were evaluated: data set x model, with the spread over runs of the same variant."""
 
 import html
-import json
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from vdaprep.errors import DataError, UsageError
-from vdatrain.run_dir import LOG_FILE
+from vdaprep.errors import UsageError
+from vdatrain.evaluation.files import AVERAGE, METRICS, EvaluatedModel, read_evaluation
 
-METRICS = {"absrel": -1, "delta1": 1, "tae": -1}  # -1: lower is better
 _TITLES = {"tae": "TAE"}
-AVERAGE = "average"
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run that wrote its evaluation."""
-
-    folder: Path
-    """The run's folder."""
-    config: Mapping[str, Any]
-    """Its options by name."""
-    step: int
-    """The step whose weights were evaluated."""
-    figures: Mapping[str, Mapping[str, float | None]]
-    """By data set and for AVERAGE: the metrics by name."""
-    log: tuple[Mapping[str, Any], ...]
-    """The lines of its log."""
-
-    @property
-    def variant(self) -> str:
-        """The variant that was trained."""
-        return self.config["variant"]
 
 
 @dataclass(frozen=True)
@@ -68,33 +44,43 @@ class Row:
     """By name of the metric; None for one that no run has, such as TAE without poses."""
 
 
-def read_run(folder: Path) -> FinishedRun:
-    """Read a run's folder; raises DataError if its evaluation is missing or damaged."""
-    path = folder / "evaluation.json"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        log = [json.loads(line) for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()]
-        figures = {**value["datasets"], AVERAGE: value["average"]}
-        return FinishedRun(folder, value["config"], value["step"], figures, tuple(log))
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{error.filename}: is missing; a run writes it when it ends, if the shards have a held-out split."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: is no evaluation that `vdatrain run` wrote ({error}).") from error
+def read_evaluations(folders: Sequence[Path]) -> list[EvaluatedModel]:
+    """Read what is to be compared, named so that models that differ have different names.
 
-
-def compare(runs: Sequence[FinishedRun]) -> list[Row]:
-    """Return the rows of the comparison, the averages last; raises UsageError if the runs cannot be compared.
-
-    They can if they were evaluated on the same data sets, windows and sizes.
+    Raises DataError as `read_evaluation`, UsageError if one is named twice, also through links, or is a copy.
     """
-    _expect_comparable(runs)
-    by_variant: defaultdict[str, list[FinishedRun]] = defaultdict(list)
-    for run in runs:
-        by_variant[run.variant].append(run)
-    datasets = [*sorted(name for name in runs[0].figures if name != AVERAGE), AVERAGE]
-    return [row for dataset in datasets for row in _rows(dataset, by_variant)]
+    if not folders:
+        raise UsageError("compare: name at least one run's folder.")
+    models = [read_evaluation(folder) for folder in folders]
+    for one, other in itertools.combinations(models, 2):
+        if one.folder.samefile(other.folder):
+            raise UsageError(f"compare: {one.folder} and {other.folder} are the same folder; name each once.")
+        if one.identity == other.identity:
+            raise UsageError(
+                f"compare: {one.folder} and {other.folder} hold the same evaluation of the same weights, which would "
+                "count twice; leave one out."
+            )
+    encoders: defaultdict[str, set[str | int]] = defaultdict(set)
+    for model in models:
+        encoders[model.name].add(model.facts["encoder"])
+    return [
+        replace(model, name=f"{model.name} {model.facts['encoder']}") if len(encoders[model.name]) > 1 else model
+        for model in models
+    ]
+
+
+def compare(models: Sequence[EvaluatedModel]) -> list[Row]:
+    """Return the rows of the comparison, the averages last; raises UsageError if the models cannot be compared.
+
+    They can if they were evaluated on the same clips, windows and sizes.
+    """
+    _expect_same_protocol(models)
+    _expect_same_data(models)
+    by_name: defaultdict[str, list[EvaluatedModel]] = defaultdict(list)
+    for model in models:
+        by_name[model.name].append(model)
+    datasets = [*sorted(name for name in models[0].figures if name != AVERAGE), AVERAGE]
+    return [row for dataset in datasets for row in _rows(dataset, by_name)]
 
 
 def verdict(rows: Sequence[Row]) -> str:
@@ -111,17 +97,42 @@ def verdict(rows: Sequence[Row]) -> str:
     return " ".join(parts)
 
 
-def _expect_comparable(runs: Sequence[FinishedRun]) -> None:
-    if not runs:
-        raise UsageError("compare: name at least one run's folder.")
-    for name in ("shards", "frames", "stride", "size", "eval_split"):
-        values = {str(run.config[name]): run.folder for run in runs}
-        if len(values) > 1:
-            found = ", ".join(f"{folder} {value}" for value, folder in values.items())
-            raise UsageError(f"compare: the runs were evaluated with different --{name}: {found}; nothing to compare.")
+def _expect_same_protocol(models: Sequence[EvaluatedModel]) -> None:
+    first = models[0].protocol.options()
+    for model in models[1:]:
+        options = model.protocol.options()
+        differ = [name for name in {**first, **options} if first.get(name) != options.get(name)]
+        if differ:
+            found = "; ".join(
+                f"{one.folder} {', '.join(f'{name} {given[name]}' for name in differ if name in given)}"
+                for one, given in ((models[0], first), (model, options))
+            )
+            raise UsageError(
+                f"compare: the models were evaluated with different {' and '.join(differ)} ({found}); evaluate one "
+                "as the other: vdatrain eval with these options and --out FOLDER."
+            )
 
 
-def _rows(dataset: str, by_variant: Mapping[str, Sequence[FinishedRun]]) -> Iterator[Row]:
+def _expect_same_data(models: Sequence[EvaluatedModel]) -> None:
+    """Compare the clips, or, of runs that did not keep what tells them, all shards."""
+    has_clips = all(model.data for model in models)
+    found = [model.data if has_clips else {"all shards": model.shards or "unknown"} for model in models]
+    for model, data in zip(models[1:], found[1:], strict=True):
+        if data == found[0] and "unknown" not in data.values() and _datasets(model) == _datasets(models[0]):
+            continue
+        differ = sorted(name for name in {*found[0], *data} if found[0].get(name) != data.get(name))
+        raise UsageError(
+            f"compare: {models[0].folder} and {model.folder} were evaluated on different data "
+            f"({', '.join(differ) or 'of which one does not say what it was'}); evaluate one on the shards of the "
+            "other: vdatrain eval --shards DIR --out FOLDER."
+        )
+
+
+def _datasets(model: EvaluatedModel) -> set[str]:
+    return {*model.figures}
+
+
+def _rows(dataset: str, by_variant: Mapping[str, Sequence[EvaluatedModel]]) -> Iterator[Row]:
     values = {
         variant: {metric: _values(runs, dataset, metric) for metric in METRICS} for variant, runs in by_variant.items()
     }
@@ -143,7 +154,7 @@ def _rows(dataset: str, by_variant: Mapping[str, Sequence[FinishedRun]]) -> Iter
         yield Row(dataset, variant, len(by_variant[variant]), cells)
 
 
-def _values(runs: Sequence[FinishedRun], dataset: str, metric: str) -> list[float]:
+def _values(runs: Sequence[EvaluatedModel], dataset: str, metric: str) -> list[float]:
     return [value for run in runs if (value := run.figures[dataset][metric]) is not None]
 
 

@@ -1,6 +1,5 @@
 """Measure a model on the windows of a split: metrics by data set, their averages, and pictures."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,6 @@ from torch.nn import functional as F
 from vdaprep.errors import DataError
 from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.reader import Clip
-from vdaprep.storage.atomic import new_file, write_text
 from vdaprep.units import spread_evenly
 from vdatrain.data.batch import Batch, decode_depth
 from vdatrain.data.loader import EvalLoader, eval_order
@@ -47,6 +45,8 @@ class EvaluationPlan:
     """At most so many windows, evenly spread over all; 0: all."""
     workers: int = 0
     """Threads that read ahead."""
+    stall_timeout_s: int | float = 300
+    """Seconds that reading a window may take; 0: no limit."""
     ranks: Ranks = Ranks()
     """The processes that divide the windows among themselves; each calls `evaluate_clips`."""
 
@@ -147,10 +147,19 @@ def evaluate(
     return evaluate_clips(predictor.model, open_shards(shards).clips(split=split), plan, precision=predictor.precision)
 
 
-def plan_evaluation(predictor: Predictor, *, frames: int | None = None, workers: int = 2) -> EvaluationPlan:
-    """Return the plan to evaluate a predictor on all windows, of as many frames as it was trained on if None."""
-    shape = WindowShape(predictor.num_frames if frames is None else frames, predictor.stride)
-    return EvaluationPlan(shape, size=predictor.size, workers=workers)
+def plan_evaluation(
+    predictor: Predictor,
+    *,
+    frames: int | None = None,
+    stride: int | None = None,
+    workers: int = 2,
+    stall_timeout_s: int | float = 300,
+) -> EvaluationPlan:
+    """Return the plan to evaluate a predictor on all windows, of frames and stride as it was trained on where None."""
+    shape = WindowShape(
+        predictor.num_frames if frames is None else frames, predictor.stride if stride is None else stride
+    )
+    return EvaluationPlan(shape, size=predictor.size, workers=workers, stall_timeout_s=stall_timeout_s)
 
 
 def _bare_predictor(model: nn.Module) -> Predictor:
@@ -187,7 +196,12 @@ def evaluate_clips(
     was_training = model.training
     model.eval()
     loader = EvalLoader(
-        clips, SubsetSampler(order, mine), size=plan.size, workers=plan.workers, device=precision.device
+        clips,
+        SubsetSampler(order, mine),
+        size=plan.size,
+        workers=plan.workers,
+        stall_timeout_s=plan.stall_timeout_s,
+        device=precision.device,
     )
     for position, (sample, batch) in zip(mine, loader.with_samples(), strict=True):
         with precision.autocast():
@@ -289,23 +303,3 @@ def _picture(prediction: Float[Tensor, "1 t h w"], batch: Batch, sample: Sample,
 
 def _bytes(values: Tensor) -> np.ndarray:
     return values.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-
-
-# -------------------------------------------------------------------------------------------------------------- files
-
-
-def write_evaluation(folder: Path, evaluation: Evaluation, *, facts: Mapping[str, Any]) -> None:
-    """Write `evaluation.json`, the figures with `facts`, and one `gallery-DATASET.npz` a data set."""
-    for name, gallery in evaluation.galleries.items():
-        with new_file(folder / f"gallery-{name}.npz") as file:
-            np.savez_compressed(file, **asdict(gallery))
-    write_text(folder / "evaluation.json", json.dumps({**evaluation.to_json(), **facts}, indent=2) + "\n")
-
-
-def read_gallery(path: Path) -> Gallery:
-    """Read a gallery that `write_evaluation` wrote; raises DataError if it is none."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return Gallery(**{field.name: arrays[field.name] for field in fields(Gallery)})
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: is no gallery that `vdatrain run` wrote ({error}).") from error

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vdaprep.shards.reader import Clip
 from vdatrain.data.batch import decode_depth
+from vdatrain.data.samples import Sample
 from vdatrain.evaluation.evaluate import mean_of
 from vdatrain.inference.predictor import Predictor
 from vdatrain.inference.video_reader import DEFAULT_DIFF, VideoFrame, by_trajectory, read_trajectory
@@ -43,18 +44,21 @@ def evaluate_long(
     clips: Sequence[Clip],
     predictor: Predictor,
     *,
+    stall_timeout_s: int | float = 300,
     on_frame: Callable[[], None] = lambda: None,
 ) -> LongEvaluation:
     """Evaluate a model on the trajectories that `clips` make up; one trajectory's maps are in memory at a time.
 
-    Differences are taken as each trajectory's shard does. Raises ShardError as the stream does, DataError if no
-    trajectory of a data set has a pixel of known depth, VdakitError if the model predicts anything that is not finite.
+    Differences are taken as each trajectory's shard does. A read may take `stall_timeout_s` seconds; 0: no limit.
+    Raises ShardError and VdakitError as the stream does, DataError if no trajectory of a data set has a pixel of known
+    depth, VdakitError if the model predicts anything that is not finite.
     """
     metrics: defaultdict[str, list[ClipMetrics]] = defaultdict(list)
-    for (dataset, _), parts in by_trajectory(clips).items():
+    for (dataset, _), parts in by_trajectory(clips, stall_timeout_s=stall_timeout_s).items():
         predictor = replace(predictor, diff=parts[0].meta.diff or DEFAULT_DIFF)
         truth: list[_Truth] = []
-        frames = _frames_and_truth(parts, truth, device=predictor.precision.device)
+        samples = read_trajectory(parts, stall_timeout_s=stall_timeout_s)
+        frames = _frames_and_truth(samples, truth, device=predictor.precision.device)
         maps: list[Tensor] = []
         for disparity in predictor.predict_frames(frames):
             maps.append(disparity)
@@ -78,9 +82,11 @@ class _Truth:
     """Metres, OpenCV axes."""
 
 
-def _frames_and_truth(clips: Sequence[Clip], truth: list[_Truth], *, device: torch.device) -> Iterator[VideoFrame]:
+def _frames_and_truth(
+    samples: Iterator[tuple[int, Sample]], truth: list[_Truth], *, device: torch.device
+) -> Iterator[VideoFrame]:
     """Yield the frames of a trajectory, each read once, and append to `truth` what they are measured against."""
-    for number, sample in read_trajectory(clips):
+    for number, sample in samples:
         depth_m = decode_depth(sample.depth_planes.to(device), sample.depth)[0]
         pose = None if sample.camera_to_world is None else sample.camera_to_world[0]
         truth.append(_Truth(depth_m, sample.intrinsics[0], pose))

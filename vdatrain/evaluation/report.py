@@ -1,122 +1,90 @@
 """One HTML page about a comparison: the table, the curves, the clips; nothing outside the file is needed.
 
-All of it is made by `_element`, which escapes every text: names of data sets, variants and folders come from outside.
+The page is the template `report.html`, which escapes every text: names of data sets, models and folders come from
+outside. Its policy for browsers (Content-Security-Policy) allows no script and nothing from elsewhere all the same.
 """
 
 import base64
-import html
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import imageio.v3 as iio
+import jinja2
 import numpy as np
 from jaxtyping import UInt8
 
-from vdaprep.storage.atomic import write_text
-from vdatrain.evaluation.compare import AVERAGE, Cell, FinishedRun, Row, heading, verdict
-from vdatrain.evaluation.evaluate import Gallery, read_gallery
+from vdaprep.storage.atomic import new_file, write_text
+from vdatrain.evaluation.compare import Row, heading, verdict
+from vdatrain.evaluation.evaluate import Gallery
 from vdatrain.evaluation.figures import ERROR_RANGE, error_colours, near_is_bright
+from vdatrain.evaluation.files import AVERAGE, EvaluatedModel, read_gallery
 
 _COLOURS = ("#3366cc", "#dd4b39", "#109618", "#990099", "#ff9900", "#0099c6")
 _TILE_HEIGHT = 168
 _FPS = 8
-_HEAD = """<!doctype html>
-<meta charset="utf-8"><title>vdatrain comparison</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .3rem .8rem; border-bottom: 1px solid #ddd }
-td:nth-child(n+3), th:nth-child(n+3) { text-align: right; font-variant-numeric: tabular-nums }
-th { text-align: left } video, img, svg { max-width: 100%; height: auto } figcaption { color: #666; font-size: .9rem }
-figure { margin: 1.5rem 0 } .legend span { margin-right: 1.2rem }
-</style>
-"""
+_LEFT, _BOTTOM, _WIDTH, _HEIGHT = 60, 190, 640, 170  # of a chart, as the template draws its axes
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
-def write_report(path: Path, runs: Sequence[FinishedRun], rows: Sequence[Row]) -> None:
+@dataclass(frozen=True)
+class _Clip:
+    """A data set's clip as every model predicts it."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    """The pictures, side by side."""
+    caption: str
+    """What they show."""
+
+
+def write_report(path: Path, models: Sequence[EvaluatedModel], rows: Sequence[Row]) -> None:
     """Write the page, and beside it `comparison.png`, the first clip as a still picture."""
-    sheets = {dataset: _side_by_side(galleries) for dataset, galleries in _galleries(runs).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for _, (frames, _) in sorted(sheets.items())[:1]:
-        iio.imwrite(path.with_name("comparison.png"), frames[len(frames) // 2])
-    write_text(path, _HEAD + "".join(_page(runs, rows, sheets)))
-
-
-class _Html(str):
-    """Markup, as opposed to text that is yet to be escaped."""
-
-    __slots__ = ()
-
-
-def _element(name: str, *content: object, **attributes: object) -> _Html:
-    """Make an element of a page; content that is no markup, and all values of attributes, are escaped."""
-    inside = "".join(item if isinstance(item, _Html) else html.escape(str(item)) for item in content)
-    given = "".join(
-        f' {key.strip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
+    clips = _clips(models)
+    trained = [(model, _COLOURS[number % len(_COLOURS)]) for number, model in enumerate(models) if model.log]
+    page = _TEMPLATES.get_template("report.html").render(
+        names=sorted({model.name for model in models}),
+        verdict=verdict(rows),
+        heading=heading(),
+        rows=rows,
+        clips=[
+            {"mp4": base64.b64encode(_encode(clip.frames)).decode("ascii"), "caption": f"{name}: {clip.caption}"}
+            for name, clip in clips.items()
+        ],
+        curves_of=[{"title": f"{model.folder.name} ({model.name})", "colour": colour} for model, colour in trained],
+        charts=[chart for title, key, at in _CHARTS if (chart := _chart(title, trained, key=key, at=at))],
+        models=models,
     )
-    return _Html(f"<{name}{given}>{inside}</{name}>\n")
-
-
-def _page(
-    runs: Sequence[FinishedRun],
-    rows: Sequence[Row],
-    sheets: Mapping[str, tuple[UInt8[np.ndarray, "t h w 3"], str]],
-) -> Iterator[_Html]:
-    yield _element("h1", " against ".join(sorted({run.variant for run in runs})))
-    yield _element("p", verdict(rows))
-    yield _comparison_table(rows)
-    yield _element("h2", "Held-out clips")
-    for dataset, (frames, caption) in sorted(sheets.items()):
-        source = f"data:video/mp4;base64,{base64.b64encode(_encode(frames)).decode('ascii')}"
-        yield _element(
-            "figure",
-            _element("video", autoplay="", loop="", muted="", playsinline="", src=source),
-            _element("figcaption", f"{dataset}: {caption}; near is bright."),
-        )
-    yield _element("h2", "Curves")
-    yield _element("p", *_legend(runs), class_="legend")
-    yield _chart("training loss", [_points(run, "total") for run in runs])
-    for title, key in (("held-out loss", "loss"), ("held-out absrel", "absrel"), ("held-out TAE", "tae")):
-        yield _chart(title, [_evaluation_points(run, key) for run in runs])
-    yield _chart("share of time waiting for data", [_points(run, "waiting") for run in runs])
-    yield _element("h2", "Runs")
-    facts = [
-        (run.folder, run.variant, run.config["encoder"], run.config["steps"], run.step, run.config["seed"])
-        for run in runs
-    ]
-    yield _table(("run", "variant", "encoder", "steps", "best at", "seed"), facts)
-
-
-def _comparison_table(rows: Sequence[Row]) -> _Html:
-    lines = [
-        (row.dataset, row.variant, row.runs, *("-" if cell is None else _cell(cell) for cell in row.cells.values()))
-        for row in rows
-    ]
-    return _table(heading(), lines)
-
-
-def _cell(cell: Cell) -> object:
-    return _element("b", cell) if cell.best else cell
-
-
-def _table(titles: Sequence[str], lines: Iterable[Sequence[object]]) -> _Html:
-    rows = [_element("tr", *(_element("td", item) for item in line)) for line in lines]
-    return _element("table", _element("tr", *(_element("th", title) for title in titles)), *rows)
+    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
+    for clip in [*clips.values()][:1]:
+        with new_file(path.with_name("comparison.png")) as file:
+            file.write(iio.imwrite("<bytes>", clip.frames[len(clip.frames) // 2], extension=".png"))
 
 
 # -------------------------------------------------------------------------------------------------------------- clips
 
 
-def _galleries(runs: Sequence[FinishedRun]) -> dict[str, dict[str, Gallery]]:
-    """Return the galleries by data set and variant; of several runs of a variant the first."""
-    found: dict[str, dict[str, Gallery]] = {}
-    for run in runs:
-        for dataset in run.figures:
-            path = run.folder / f"gallery-{dataset}.npz"
-            if dataset != AVERAGE and path.is_file() and run.variant not in found.get(dataset, {}):
-                found.setdefault(dataset, {})[run.variant] = read_gallery(path)
-    return found
+def _clips(models: Sequence[EvaluatedModel]) -> dict[str, _Clip]:
+    """Return the clip of each data set; of several models of one name the first is shown."""
+    found: defaultdict[str, dict[str, Gallery]] = defaultdict(dict)
+    for model in models:
+        for dataset in sorted({*model.figures} - {AVERAGE}):
+            path = model.folder / f"gallery-{dataset}.npz"
+            if path.is_file() and model.name not in found[dataset]:
+                gallery = read_gallery(path)
+                first = next(iter(found[dataset].values()), gallery)
+                if gallery.truth.shape == first.truth.shape:
+                    found[dataset][model.name] = gallery
+    return {dataset: _Clip(*_side_by_side(galleries)) for dataset, galleries in sorted(found.items()) if galleries}
 
 
 def _side_by_side(galleries: Mapping[str, Gallery]) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
@@ -164,42 +132,42 @@ def _encode(frames: UInt8[np.ndarray, "t h w 3"]) -> bytes:
 
 # ------------------------------------------------------------------------------------------------------------- curves
 
-
-def _points(run: FinishedRun, key: str) -> list[tuple[float, float]]:
-    return [(float(line["step"]), line[key]) for line in run.log if key in line]
-
-
-def _evaluation_points(run: FinishedRun, key: str) -> list[tuple[float, float]]:
-    found = [(float(line["step"]), line["evaluation"]["average"][key]) for line in run.log if "evaluation" in line]
-    return [(step, value) for step, value in found if value is not None]
-
-
-def _legend(runs: Sequence[FinishedRun]) -> Iterator[_Html]:
-    for number, run in enumerate(runs):
-        yield _element("span", f"● {run.folder.name} ({run.variant})", style=f"color:{_colour(number)}")
+_CHARTS = (  # title, figure, and whether it is one of the log's lines or of the evaluations in it
+    ("training loss", "total", "steps"),
+    ("held-out loss", "loss", "evaluations"),
+    ("held-out absrel", "absrel", "evaluations"),
+    ("held-out TAE", "tae", "evaluations"),
+    ("share of time waiting for data", "waiting", "steps"),
+)
 
 
-def _colour(number: int) -> str:
-    return _COLOURS[number % len(_COLOURS)]
+def _points(model: EvaluatedModel, *, key: str, at: str) -> list[tuple[float, float]]:
+    lines = (
+        model.log
+        if at == "steps"
+        else [{**line["evaluation"], "step": line["step"]} for line in model.log if "evaluation" in line]
+    )
+    return [(float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None]
 
 
-def _chart(title: str, curves: Sequence[Sequence[tuple[float, float]]]) -> _Html:
-    """Draw curves as SVG, the vertical axis from 0."""
-    points = [point for curve in curves for point in curve]
+def _chart(title: str, trained: Sequence[tuple[EvaluatedModel, str]], *, key: str, at: str) -> dict[str, Any] | None:
+    """Return a chart of a figure over the steps, the vertical axis from 0; None if no model has the figure."""
+    curves = [(_points(model, key=key, at=at), colour) for model, colour in trained]
+    points = [point for curve, _ in curves for point in curve]
     if not points:
-        return _Html()
-    right = max(x for x, _ in points) or 1
-    top = max(y for _, y in points) or 1
-    left, bottom, width, height = 60, 190, 640, 170
-    parts: list[_Html] = []
-    for part in (0, 0.5, 1):
-        y = round(bottom - height * part)
-        parts.append(_element("line", x1=left, x2=left + width, y1=y, y2=y, stroke="#ddd"))
-        parts.append(_element("text", f"{top * part:.3g}", x=left - 8, y=y + 4, text_anchor="end"))
-    for number, curve in enumerate(curves):
-        path = " ".join(f"{left + width * x / right:.1f},{bottom - height * y / top:.1f}" for x, y in curve)
-        parts.append(_element("polyline", points=path, fill="none", stroke=_colour(number), stroke_width=2))
-    parts.append(_element("text", f"step {right:.0f}", x=left + width, y=bottom + 22, text_anchor="end"))
-    parts.append(_element("text", title, x=left, y=14, font_weight="bold"))
-    svg = _element("svg", *parts, viewBox="0 0 720 220", font_size=12, font_family="sans-serif")
-    return _element("figure", svg)
+        return None
+    right, top = max(x for x, _ in points) or 1, max(y for _, y in points) or 1
+    return {
+        "title": title,
+        "last_step": f"{right:.0f}",
+        "lines": [{"y": round(_BOTTOM - _HEIGHT * part), "label": f"{top * part:.3g}"} for part in (0, 0.5, 1)],
+        "curves": [
+            {
+                "colour": colour,
+                "points": " ".join(
+                    f"{_LEFT + _WIDTH * x / right:.1f},{_BOTTOM - _HEIGHT * y / top:.1f}" for x, y in curve
+                ),
+            }
+            for curve, colour in curves
+        ],
+    }

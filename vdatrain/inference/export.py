@@ -61,7 +61,7 @@ def export(path: Path, out: Path, *, frames: int | None = None, size: int | None
         check_output(written, inputs=[path])
     if out.suffix != ".onnx" and (frames or size):
         raise UsageError(f"--out {out}: holds weights for any --frames and --size; leave them out, or write .onnx.")
-    model, config = load_model(path)
+    model, config, _ = load_model(path)
     shape = OnnxShape(config.frames if frames is None else frames, config.size if size is None else size)
     facts = writer(out, model.eval(), config, shape)
     write_text(record, json.dumps({**_facts(out, model, config), **facts}, indent=2) + "\n")

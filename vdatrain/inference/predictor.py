@@ -1,10 +1,12 @@
 """A trained model that predicts the disparity of videos of any length."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,6 +29,7 @@ from vdatrain.models import variants
 from vdatrain.models.layers.encoder import PATCH_SIZE
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, remember_frames
 from vdatrain.models.loading import load_model
+from vdatrain.models.variants.basic import VideoDepth
 from vdatrain.models.weights import load_weights, read_weights
 
 PUBLISHED_SIZE = 518  # pixels of the short side that the published weights were trained at
@@ -90,6 +93,8 @@ class Predictor:
     """Frames of the windows that the model was trained on; evaluation takes windows of as many."""
     stride: int = 1
     """Frames from one frame of such a window to the next."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Which weights these are, as `evaluation.json` has it: `config` and `step` of a run, or `weights`."""
 
     def __post_init__(self) -> None:
         if self.size < PATCH_SIZE:
@@ -261,16 +266,19 @@ def load_predictor(
         raise UsageError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}.")
     where = choose_device(device)
     if encoder is None:
-        model, config = load_model(path)
+        model, config, step = load_model(path)
         predictor = Predictor(
             model.eval(),
             Precision(torch.device("cpu"), config.precision),
             config.size,
             num_frames=config.frames,
             stride=config.stride,
+            origin={"config": config.to_json(), "step": step},
         )
     else:
-        predictor = Predictor(_published_model(path, encoder, metric=metric).eval(), Precision(torch.device("cpu")))
+        model = _published_model(path, encoder, metric=metric).eval()
+        origin = {"weights": _weights_facts(path, encoder, metric=model.metric)}
+        predictor = Predictor(model, Precision(torch.device("cpu")), origin=origin)
     return replace(
         predictor,
         model=predictor.model.to(where),
@@ -279,13 +287,19 @@ def load_predictor(
     )
 
 
-def _published_model(path: Path, encoder: str, *, metric: bool | None) -> nn.Module:
+def _published_model(path: Path, encoder: str, *, metric: bool | None) -> VideoDepth:
     model = variants.build("basic", encoder=encoder)
     found = read_weights(path, metric=metric)
     if "head." in found.lacks:
         raise DataError(f"{path}: holds {found.kind}, without the head that makes depth of its features; train first.")
     load_weights(model, found)
     return model
+
+
+def _weights_facts(path: Path, encoder: str, *, metric: bool) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": path.stem, "file": path.name, "sha256": digest, "encoder": encoder, "metric": metric}
 
 
 # -------------------------------------------------------------------------------------------------------------- files

@@ -2,26 +2,33 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from vdaprep.errors import DataError, UsageError
+from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import record_name
 from vdaprep.shards.reader import Clip
 from vdaprep.shards.records import ShardRecord
 from vdaprep.storage.paths import StoragePath, open_path, read_bytes
-from vdatrain.data.sampler import Window, WindowShape
-from vdatrain.data.samples import Sample, read_window
+from vdatrain.data.prefetch import Pace, Stalled, map_ahead
+from vdatrain.data.sampler import DistributedPositions, EvalSampler, WindowShape
+from vdatrain.data.samples import Sample
+from vdatrain.data.stream import FaultPolicy, stall_error, stream_batches
 from vdatrain.inference.image_folder import IMAGE_SUFFIXES, open_folder, open_image
 from vdatrain.inference.video import DEFAULT_DIFF, DEFAULT_FPS, Video, VideoFrame, checked
 from vdatrain.inference.video_file import open_video_file
 
+_META_THREADS = 8  # each metadata of a shard behind a URL takes a round trip
 
-def open_video(path: Path | str, *, trajectory: str | None = None) -> Video:
+
+def open_video(path: Path | str, *, trajectory: str | None = None, stall_timeout_s: int | float = 300) -> Video:
     """Open a video.
 
     Args:
         path: Anything that PyAV reads, a folder of images, or a shard (`.tar`), which may be behind a URL.
         trajectory: Which one, of a shard that has several.
+        stall_timeout_s: Seconds that reading a frame of a shard may take; 0: no limit.
 
     Returns:
         The video; its frames are read when they are asked for.
@@ -33,7 +40,7 @@ def open_video(path: Path | str, *, trajectory: str | None = None) -> Video:
     """
     found = open_path(path)
     if found.suffix == ".tar":
-        return _open_shard(found, trajectory)
+        return _open_shard(found, trajectory, stall_timeout_s)
     if trajectory is not None:
         raise UsageError(f"{found}: --trajectory chooses from a shard, which is a .tar file; leave it out here.")
     if not isinstance(found, Path):
@@ -50,7 +57,7 @@ def open_video(path: Path | str, *, trajectory: str | None = None) -> Video:
 # ------------------------------------------------------------------------------------------------------------- shards
 
 
-def _open_shard(tar: StoragePath, trajectory: str | None) -> Video:
+def _open_shard(tar: StoragePath, trajectory: str | None, stall_timeout_s: int | float) -> Video:
     record_path = tar.with_name(record_name(tar.name))
     try:
         data = read_bytes(record_path)
@@ -59,7 +66,7 @@ def _open_shard(tar: StoragePath, trajectory: str | None) -> Video:
             f"{record_path}: is missing; a shard is read with the record that vdaprep wrote beside it."
         ) from error
     record = ShardRecord.from_bytes(data, where=str(record_path))
-    found = by_trajectory([Clip("", tar, entry) for entry in record.clips])
+    found = by_trajectory([Clip("", tar, entry) for entry in record.clips], stall_timeout_s=stall_timeout_s)
     names = [name for _, name in found]
     if trajectory is None and len(names) == 1:
         trajectory = names[0]
@@ -69,7 +76,7 @@ def _open_shard(tar: StoragePath, trajectory: str | None) -> Video:
     clips = found["", trajectory]
 
     def frames() -> Iterator[tuple[str, VideoFrame]]:
-        for number, sample in read_trajectory(clips):
+        for number, sample in read_trajectory(clips, stall_timeout_s=stall_timeout_s):
             yield f"{tar}, clip {sample.key}", VideoFrame(number, sample.rgb[0].numpy(), number / DEFAULT_FPS)
 
     diff = clips[0].meta.diff or DEFAULT_DIFF
@@ -78,21 +85,34 @@ def _open_shard(tar: StoragePath, trajectory: str | None) -> Video:
     )
 
 
-def by_trajectory(clips: Sequence[Clip]) -> dict[tuple[str, str], list[Clip]]:
+def by_trajectory(clips: Sequence[Clip], *, stall_timeout_s: int | float = 300) -> dict[tuple[str, str], list[Clip]]:
     """Group clips by data set and trajectory, both sorted, the clips of each in the order of their frames."""
     found: defaultdict[tuple[str, str], list[tuple[int, Clip]]] = defaultdict(list)
-    for clip in clips:
-        meta = clip.meta
+    for clip, meta in zip(clips, _read_metas(clips, FaultPolicy(stall_timeout_s=stall_timeout_s)), strict=True):
         found[clip.dataset, meta.trajectory].append((meta.frame_ids[0], clip))
     return {key: [clip for _, clip in sorted(items, key=lambda item: item[0])] for key, items in sorted(found.items())}
 
 
-def read_trajectory(clips: Sequence[Clip]) -> Iterator[tuple[int, Sample]]:
-    """Yield each frame of the clips as a window of one, with its number; a number is left out where frames are."""
+def _read_metas(clips: Sequence[Clip], faults: FaultPolicy) -> Iterator[ClipMeta]:
+    pace = Pace(_META_THREADS, ahead=2 * _META_THREADS, patience_s=faults.stall_timeout_s)
+    with closing(map_ahead(lambda clip: clip.meta, iter(clips), pace=pace)) as metas:
+        try:
+            yield from metas
+        except Stalled as stalled:
+            assert isinstance(stalled.item, Clip)
+            raise stall_error(stalled.item, faults) from None
+
+
+def read_trajectory(clips: Sequence[Clip], *, stall_timeout_s: int | float = 300) -> Iterator[tuple[int, Sample]]:
+    """Yield each frame of the clips as a window of one, with its number; a number is left out where frames are.
+
+    Frames are read ahead by a thread. Raises ShardError where one cannot be read, VdakitError where that takes longer
+    than `stall_timeout_s` seconds; 0: no limit.
+    """
+    order = EvalSampler(tuple(clip.num_frames for clip in clips), WindowShape(1))
+    share, faults = DistributedPositions(batch=1), FaultPolicy(stall_timeout_s=stall_timeout_s)
     number = -1
-    for clip in clips:
-        meta = clip.meta
-        for first in range(clip.num_frames):
-            gap = meta.diff is not None and not meta.diff_valid[first]
-            number += 2 if gap else 1
-            yield number, read_window(clip, Window(position=0, clip=0, first=first, shape=WindowShape(1)))
+    with closing(stream_batches(clips, order, positions=share, workers=1, faults=faults)) as batches:
+        for [sample] in batches:
+            number += 2 if sample.diff is not None and not sample.diff_valid[0] else 1
+            yield number, sample

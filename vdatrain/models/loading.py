@@ -1,8 +1,9 @@
 """Models as a run's configuration or its checkpoint describes them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,7 +14,16 @@ from vdatrain.models import tensor_files, variants
 from vdatrain.models.layers.dpt import TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES
-from vdatrain.models.weights import PUBLISHED_ENCODER, LoadReport, Weights, fetch_encoder, load_weights, read_weights
+from vdatrain.models.weights import (
+    PUBLISHED_ENCODER,
+    LoadReport,
+    Weights,
+    check_fit,
+    fetch_encoder,
+    load_weights,
+    make_weights,
+    read_weights,
+)
 
 
 def build_from_config(config: TrainConfig) -> nn.Module:
@@ -47,29 +57,54 @@ def initialise(model: nn.Module, config: TrainConfig) -> LoadReport | None:
     return load_weights(model, source)
 
 
-def load_model(path: Path) -> tuple[nn.Module, TrainConfig]:
-    """Build the model of a run's checkpoint with its averaged weights; raises DataError for any other file."""
+class LoadedRun(NamedTuple):
+    """The model of a run's checkpoint."""
+
+    model: nn.Module
+    """With the averaged weights, on the CPU."""
+    config: TrainConfig
+    """The run's options."""
+    step: int
+    """The step that the weights are of."""
+
+
+def load_model(path: Path) -> LoadedRun:
+    """Build the model of a run's checkpoint; raises DataError for any other file, before a model is built for it."""
     state = tensor_files.load(path)
     if "config" not in state:
         raise DataError(
             f"{path}: holds weights but no configuration; expected last.pt or best.pt of `vdatrain run`; bare weights "
             "are for `vdatrain infer` and `vdatrain eval`, with --encoder."
         )
+    step = state.get("step")
+    if not isinstance(state["config"], dict) or type(step) is not int or step < 0:
+        raise DataError(f"{path}: holds no configuration or step of a run, expected what `vdatrain run` wrote.")
     config = from_mapping(state["config"], where=str(path))
-    model = build_from_config(config)
-    load_averaged(model, state, where=str(path))
-    return model, config
+    return LoadedRun(whole_model(config, state, where=str(path)), config, step)
 
 
 def whole_model(config: TrainConfig, state: Mapping[str, Any], *, where: str) -> nn.Module:
-    """Build a run's model on the CPU, unsharded, with the averaged weights of the run's state."""
+    """Build a run's model on the CPU, unsharded, with the averaged weights of the run's state.
+
+    It takes memory only once the weights are known to fit; raises DataError if they do not.
+    """
+    weights = _averaged(state, where=where)
+    num_frames = max(PUBLISHED_FRAMES, config.frames)
+    for name, tensor in weights.tensors.items():
+        if name.endswith(".pe") and tensor.shape[1:2] != (num_frames,):
+            raise DataError(
+                f"{where}: {name} is {list(tensor.shape)}, expected {num_frames} frames as its configuration says; "
+                "it was changed, or is of two runs."
+            )
     with torch.device("meta"):
         model = build_from_config(config)
+    check_fit(model, weights)
     model.to_empty(device="cpu")
-    load_averaged(model, state, where=where)
+    load_weights(model, weights, may_miss=())
     return model
 
 
-def load_averaged(model: nn.Module, state: Mapping[str, Any], *, where: str) -> None:
-    """Copy all weights of a checkpoint, averaged ones where there are any, into a model; raises as `load_weights`."""
-    load_weights(model, Weights(where, "weights of a run", {**state["model"], **state["average"]}), may_miss=())
+def _averaged(state: Mapping[str, Any], *, where: str) -> Weights:
+    """Return all weights of a checkpoint, averaged ones where there are any."""
+    found = make_weights({part: state.get(part, {}) for part in ("model", "average")}, where=where)
+    return replace(found, kind="weights of a run", lacks=())

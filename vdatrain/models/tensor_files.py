@@ -2,6 +2,7 @@
 
 import lzma
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,12 +20,12 @@ from vdatrain.models.file_kinds import FileKind, check_file
 _MAX_DEPTH = 32  # containers within each other
 _MAX_ITEMS = 1_000_000  # of all containers together; a run's checkpoint has some 10,000
 _URL = ("http:/", "https:/", "s3:/", "gs:/", "hf:/")
-# All that readers of damaged files raise: each of these has been seen, of torch, zipfile, pickletools or safetensors.
-_DAMAGED = (
+READER_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError,
-    OSError, RuntimeError, TypeError, ValueError, UnpicklingError, lzma.LZMAError, struct.error, zipfile.BadZipFile,
-    zlib.error,
+    OSError, RuntimeError, SyntaxError, TypeError, ValueError, UnpicklingError, lzma.LZMAError, struct.error,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+"""All that readers of damaged files raise: each has been seen, of torch, zipfile, pickletools, numpy or safetensors."""
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -60,7 +61,7 @@ def load(path: Path) -> dict[str, Any]:
             value = _read(path, check_file(path, file), file)
     except PermissionError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); get the right to read it.") from error
-    except (SafetensorError, *_DAMAGED) as error:
+    except (SafetensorError, *READER_ERRORS) as error:
         raise DataError(
             f"{path}: is no whole checkpoint of tensors ({_first_line(error)}); it is cut or damaged, get it again."
         ) from error

@@ -34,6 +34,7 @@ _GROUPS = (("temporal", _TEMPORAL), ("encoder", "pretrained."), ("head", "head."
 _METRIC = re.compile(r"(?<![a-z])(?<!non[-_ ])(?<!not[-_ ])metric(?![a-z])", re.IGNORECASE)  # not "geometric"
 _METRIC_FOLDER = re.compile(r"metric[-_ ]video[-_ ]depth", re.IGNORECASE)  # a repository of the hub
 _NAMED = 3  # names a report gives of a group
+_NAME_SHOWN = 120  # characters of each
 
 
 @dataclass(frozen=True)
@@ -169,21 +170,31 @@ def load_weights(
     if may_miss is None:
         own: tuple[str, ...] = getattr(model, "own_prefixes", ())
         may_miss = () if any(name.startswith(own) for name in weights.tensors) else own
+    report = check_fit(model, weights, may_miss=may_miss)
+    taken = {name: weights.tensors[name] for name in report.matched}
+    model.load_state_dict({**model.state_dict(), **taken}, strict=True)
+    if isinstance(model, VideoDepth):
+        model.metric = weights.metric
+    return report
+
+
+def check_fit(model: nn.Module, weights: Weights, *, may_miss: Sequence[str] = ()) -> LoadReport:
+    """Return what `load_weights` would do, also for a model on the device `meta`; raises DataError as it does."""
     expected = model.state_dict()
     report = _compare(expected, weights)
     excused = (*may_miss, *weights.lacks)
-    lost = [name for name in report.missing if not name.startswith(excused)]
-    problems = {"missing": lost, "unexpected": report.unexpected, "of another shape": report.reshaped}
+    problems = {
+        "missing": [name for name in report.missing if not name.startswith(excused)],
+        "unexpected": report.unexpected,
+        "of another shape": report.reshaped,
+        "no floating-point numbers": [name for name in report.matched if not weights.tensors[name].is_floating_point()],
+    }
     found = [f"{kind}: {_by_group(names)}" for kind, names in problems.items() if names]
     if found:
         raise DataError(
             f"{weights.where}: does not fit this model: {weights.kind}, {'; '.join(found)}; is it of another encoder "
             "or variant?"
         )
-    taken = {name: weights.tensors[name] for name in report.matched}
-    model.load_state_dict({**expected, **taken}, strict=True)
-    if isinstance(model, VideoDepth):
-        model.metric = weights.metric
     return report
 
 
@@ -213,7 +224,7 @@ def _unwrap(value: Mapping[str, object]) -> dict[str, object]:
     """Return the content of the wrappers, or the mapping itself if it is bare, without wrappers of modules in names."""
     wrapped = [inner for name in _WRAPPERS if isinstance(inner := value.get(name), Mapping)]
     if not wrapped:
-        return {_plain(name): item for name, item in value.items()}
+        return {_plain(str(name)): item for name, item in value.items()}
     return {name: item for inner in wrapped for name, item in _unwrap(inner).items()}
 
 
@@ -228,7 +239,7 @@ def _renamed(name: str, start: str, new_start: str) -> str:
 def _by_group(names: Iterable[str], *, named: int = _NAMED) -> str:
     """Count names by group and give the first few of each."""
     groups: dict[str, list[str]] = {}
-    for name in names:
+    for name in (name[:_NAME_SHOWN] for name in names):
         group = next(group for group, start in _GROUPS if name.startswith(start))
         groups.setdefault(group, []).append(name)
     return ", ".join(_count(group, found, named=named) for group, found in sorted(groups.items())) or "none"

@@ -21,7 +21,8 @@ from vdatrain.data.loader import TrainLoader, open_shards_of
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision, choose_device, is_out_of_memory, oom_advice, peak_memory_bytes
 from vdatrain.distributed.ranks import Ranks, process_group
-from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate_clips, write_evaluation
+from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate_clips
+from vdatrain.evaluation.files import Protocol, write_evaluation
 from vdatrain.models import tensor_files
 from vdatrain.models.loading import whole_model
 from vdatrain.run_dir import log, owned
@@ -340,7 +341,14 @@ class _WindowCounter:
 def _evaluation_plan(state: TrainState, *, windows: int = 0) -> EvaluationPlan:
     config = state.config
     shape = WindowShape(config.frames, config.stride)
-    return EvaluationPlan(shape, size=config.size, windows=windows, workers=config.workers, ranks=state.ranks)
+    return EvaluationPlan(
+        shape,
+        size=config.size,
+        windows=windows,
+        workers=config.workers,
+        stall_timeout_s=config.stall_timeout,
+        ranks=state.ranks,
+    )
 
 
 def _evaluate_best(state: TrainState, clips: Sequence[Clip], callbacks: Sequence[Callback]) -> TrainResult:
@@ -356,6 +364,8 @@ def _evaluate_best(state: TrainState, clips: Sequence[Clip], callbacks: Sequence
     counter = _WindowCounter(callbacks, state.step, plan, clips)
     evaluation = evaluate_clips(model, clips, plan, precision=state.precision, on_window=counter)
     if state.ranks.is_first:
-        facts = {"step": best["step"], "split": state.config.eval_split, "config": state.config.to_json()}
-        write_evaluation(state.folder, evaluation, facts=facts)
+        config = state.config
+        protocol = Protocol(config.eval_split, config.size, config.frames, config.stride)
+        origin = {"step": best["step"], "config": config.to_json()}
+        write_evaluation(state.folder, evaluation, protocol=protocol, clips=clips, origin=origin)
     return TrainResult(state.folder, state.step, best_step=best["step"], evaluation=evaluation)

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vdatrain.evaluation.compare import AVERAGE, FinishedRun, compare, markdown_table
+from vdatrain.evaluation.compare import compare, markdown_table
+from vdatrain.evaluation.files import AVERAGE, EvaluatedModel, Protocol
 from vdatrain.evaluation.report import write_report
 
 HOSTILE = "<script>alert('x')|\"&"
 FIGURES = {"absrel": 0.1, "delta1": 0.9, "tae": None}
 TAGS = {
     *("meta", "title", "style", "h1", "h2", "p", "table", "tr", "th", "td", "b", "figure", "figcaption", "video"),
-    *("svg", "line", "text", "polyline", "span"),
+    *("svg", "line", "text", "polyline", "span", "html"),
 }
 
 
@@ -37,9 +38,9 @@ class Reader(html.parser.HTMLParser):
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> list[FinishedRun]:
+def runs(tmp_path: Path) -> list[EvaluatedModel]:
     """Two runs of variants, on data sets and in folders of which each name is hostile."""
-    found: list[FinishedRun] = []
+    found: list[EvaluatedModel] = []
     for number, variant in enumerate((HOSTILE, "conv")):
         folder = tmp_path / f"{number}{HOSTILE}"
         folder.mkdir()
@@ -48,28 +49,22 @@ def runs(tmp_path: Path) -> list[FinishedRun]:
             folder / f"gallery-{HOSTILE}.npz",
             frames=np.repeat(moving[..., None], 3, axis=-1), truth=moving, prediction=moving, known=moving > 0,
         )  # fmt: skip
-        config = {
-            "shards": "s",
-            "frames": 3,
-            "stride": 1,
-            "size": 28,
-            "eval_split": "val",
-            "variant": variant,
-            "encoder": HOSTILE,
-            "steps": 2,
-            "seed": 0,
-        }
+        facts = {"encoder": HOSTILE, "steps": 2, "step": 2, "seed": 0}
         figures = {HOSTILE: {**FIGURES, "absrel": 0.1 + number}, AVERAGE: {**FIGURES, "absrel": 0.1 + number}}
         log = (
             {"step": 1, "total": 0.5, "waiting": 0.1},
             {"step": 2, "total": 0.4, "waiting": 0.1},
-            {"step": 2, "evaluation": {"average": {**FIGURES, "loss": 0.3}}},
+            {"step": 2, "evaluation": {**FIGURES, "loss": 0.3}},
         )
-        found.append(FinishedRun(folder, config, 2, figures, log))
+        found.append(
+            EvaluatedModel(
+                folder, variant, facts, Protocol("val", 28, 3), {HOSTILE: "0"}, None, figures, str(number), log
+            )
+        )
     return found
 
 
-def test_names_from_outside_are_text_on_the_page(runs: list[FinishedRun], tmp_path: Path) -> None:
+def test_names_from_outside_are_text_on_the_page(runs: list[EvaluatedModel], tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(path, runs, compare(runs))
     reader = Reader()
@@ -81,7 +76,7 @@ def test_names_from_outside_are_text_on_the_page(runs: list[FinishedRun], tmp_pa
     assert (tmp_path / "comparison.png").is_file()
 
 
-def test_names_from_outside_cannot_break_a_markdown_table(runs: list[FinishedRun]) -> None:
+def test_names_from_outside_cannot_break_a_markdown_table(runs: list[EvaluatedModel]) -> None:
     lines = markdown_table(compare(runs)).splitlines()
     assert {line.count("|") for line in lines} == {7}
     assert "<" not in "".join(lines)
