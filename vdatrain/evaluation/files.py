@@ -138,9 +138,10 @@ def read_evaluation(folder: Path) -> EvaluatedModel:
     for name in rows.values:
         if problem := name_problem(name):
             rows.fail(name, f"is no name of a data set: it {problem}")
-    figures = {name: _row(rows.mapping(name)) for name in rows.values}
-    if not figures:
+    if not rows.values:
         document.fail("datasets", "is empty, expected at least one data set")
+    figures = {name: _row(rows.mapping(name)) for name in rows.values}
+    figures[AVERAGE] = _row(document.mapping("average"))
     config, weights = document.optional_mapping("config"), document.optional_mapping("weights")
     source = config or weights
     if source is None:
@@ -158,7 +159,7 @@ def read_evaluation(folder: Path) -> EvaluatedModel:
         protocol=_protocol(document, source),
         data={key: data.sha256(key) for key in data.values},
         shards=_shards_digest(folder),
-        figures={**figures, AVERAGE: _row(document.mapping("average"))},
+        figures=figures,
         identity=json.dumps([figures, own, step], sort_keys=True),
         log=_read_log(folder / LOG_FILE),
     )
