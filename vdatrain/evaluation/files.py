@@ -151,16 +151,17 @@ def read_evaluation(folder: Path) -> EvaluatedModel:
         "variant" if config else "name", at_most=MAX_NAME
     )
     step = document.integer("step", 0, 2**53) if config else 0
+    protocol = _protocol(document, source)
     data = document.optional_mapping("data") or Fields({}, where=str(where))
     return EvaluatedModel(
         folder=folder,
         name=name,
         facts={**_facts(source), **({"step": step} if config else {})},
-        protocol=_protocol(document, source),
+        protocol=protocol,
         data={key: data.sha256(key) for key in data.values},
         shards=_shards_digest(folder),
         figures=figures,
-        identity=json.dumps([figures, own, step], sort_keys=True),
+        identity=json.dumps([figures, own, step, protocol.options()], sort_keys=True),
         log=_read_log(folder / LOG_FILE),
     )
 
