@@ -37,7 +37,8 @@ def command(
 ) -> None:
     """Predict shards, disk space and time before anything is converted; with --budget also choose what fits."""
     limit = parse_bytes(budget, "--budget") if budget else None
-    raw = find_raw(dataset, raw=conversion.raw_of(dataset), options=conversion.settings().source)
+    source = conversion.settings().source
+    raw = find_raw(dataset, raw=conversion.raw_of(dataset), options=source, select=conversion.select)
     with frame_bar("probe", total=None) as bar:
 
         def report(event: ProgressEvent) -> None:

@@ -46,7 +46,9 @@ def plan(dataset: str, *, raw: str | Path, on_progress: OnProgress = ignore, **o
     """
     chosen = ConversionOptions(raw=str(raw), **options)
     settings, selection = chosen.settings(), chosen.selection()
-    found = find_raw(dataset, raw=str(raw), options=settings.source, on_listing=_listing(on_progress))
+    found = find_raw(
+        dataset, raw=str(raw), options=settings.source, select=selection.select, on_listing=_listing(on_progress)
+    )
     return found.plan(settings, selection)
 
 
@@ -250,7 +252,8 @@ def _within_budget(
         on_progress(ProgressEvent("notice", notice))
         return options.with_choice(*settings_of(stored, dataset=dataset))
     source = options.settings().source
-    raw = find_raw(dataset, raw=options.raw_of(dataset), options=source, on_listing=_listing(on_progress))
+    place = options.raw_of(dataset)
+    raw = find_raw(dataset, raw=place, options=source, select=options.select, on_listing=_listing(on_progress))
     choice = choose(raw, options, budget=limit, on_progress=on_progress)
     chosen = options.with_choice(choice.plan.settings, choice.selection)
     on_progress(ProgressEvent("chosen", facts={"options": chosen}))

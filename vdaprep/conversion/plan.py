@@ -1,5 +1,6 @@
 """Plan a conversion: list the raw data, cut clips, fill shards; no frame is read."""
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ def make_plan(dataset: str, *, raw: str | Path, settings: Settings, selection: S
 
     Raises DataError, saying what was looked for and how to get it, if there is nothing to convert.
     """
-    return find_raw(dataset, raw=raw, options=settings.source).plan(settings, selection)
+    return find_raw(dataset, raw=raw, options=settings.source, select=selection.select).plan(settings, selection)
 
 
 def find_raw(
@@ -118,10 +119,14 @@ def find_raw(
     *,
     raw: str | Path,
     options: SourceOptions,
+    select: Sequence[str] = (),
     on_listing: OnListing = lambda archive, done, size: None,
 ) -> RawData:
-    """List a raw tree, a path or URLs; raises DataError, saying how to get one, if it holds no trajectory."""
-    tree, found = _find(dataset, str(raw), options, on_listing)
+    """List a raw tree, a path or URLs; raises DataError, saying how to get one, if it holds no trajectory.
+
+    With `select`, globs of trajectories, archives whose places name others are not opened.
+    """
+    tree, found = _find(dataset, str(raw), options, select, on_listing)
     place = redact(str(raw)) if is_url(str(raw)) else str(tree.root)
     trajectories, unnamable = _namable(found.trajectories)
     return RawData(
@@ -151,7 +156,9 @@ def _first_file(trajectory: Trajectory) -> str:
     return str(trajectory.frames[0].rgb or trajectory.frames[0].depth)
 
 
-def _find(dataset: str, raw: str, options: SourceOptions, on_listing: OnListing) -> tuple[Tree, Found]:
+def _find(
+    dataset: str, raw: str, options: SourceOptions, select: Sequence[str], on_listing: OnListing
+) -> tuple[Tree, Found]:
     facts, source = _manifest.load(dataset), sources.load(dataset)
     taken = is_url(raw) or Path(raw).is_file() or (Path(raw).is_dir() and any(Path(raw).iterdir()))
     place = f"raw/{dataset}" if taken else raw
@@ -160,8 +167,10 @@ def _find(dataset: str, raw: str, options: SourceOptions, on_listing: OnListing)
         advice += f" or make a small sample: vdaprep sample {dataset} --out {place}"
     if not is_url(raw) and not Path(raw).exists():
         raise DataError(f"{redact(raw)}: there is no such folder; {advice}")
-    tree = open_tree(raw, on_listing)
+    tree = open_tree(raw, on_listing, functools.partial(sources.may_hold, dataset, tuple(select)))
     found = source.find_trajectories(tree, options)
+    if not found.trajectories and tree.unopened:
+        return _find(dataset, raw, options, (), on_listing)  # so that an error can say what there is
     if not found.trajectories:
         unreadable = "".join(f"; {problem.file} {problem.reason}" for problem in tree.problems[:3])
         others = "".join(f"; it looks like {name}" for name in _looks_like(tree))

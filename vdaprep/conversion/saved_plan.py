@@ -62,7 +62,7 @@ def prepare(
     Raises UsageError if that was made with other options; DataError if there is nothing to convert, and no such plan.
     """
     if output.size(PLAN_FILE) is None:
-        found = find_raw(dataset, raw=raw, options=settings.source, on_listing=on_listing)
+        found = find_raw(dataset, raw=raw, options=settings.source, select=selection.select, on_listing=on_listing)
         return Prepared(found.plan(settings, selection), found)
     where = output.place(PLAN_FILE)
     saved = parse_plan(output.read(PLAN_FILE), where=where, raw=raw, settings=settings)
@@ -70,7 +70,7 @@ def prepare(
         raise UsageError(f"{where}: is of {saved.dataset}, not of {dataset}; choose another --out.")
     compare_options(where, saved.options, replace(saved, options=_options(dataset, settings, selection)))
     try:
-        found = find_raw(dataset, raw=raw, options=settings.source, on_listing=on_listing)
+        found = find_raw(dataset, raw=raw, options=settings.source, select=selection.select, on_listing=on_listing)
     except (DataError, UsageError):  # nothing, or nothing of this camera: it may not be needed any more
         return Prepared(saved, None)
     return Prepared(bind(replace(saved, raw=found.raw), found.trajectories), found)

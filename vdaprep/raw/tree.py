@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from vdaprep.errors import DataError, FrameError
 from vdaprep.raw.archives.sniff import found_instead, is_tar_header, named_otherwise
-from vdaprep.raw.archives.spans import UNREADABLE, GzipSpan, Listing, Span
+from vdaprep.raw.archives.spans import HEADER_BYTES, UNREADABLE, GzipSpan, Listing, Span, name_end
 from vdaprep.raw.archives.targz import list_targz, open_gzip
 from vdaprep.raw.archives.tars import list_tar
 from vdaprep.raw.archives.zips import list_zip
@@ -67,7 +67,7 @@ class Tree:
 def open_tree(
     root: str | Path,
     on_listing: OnListing = lambda name, done, size: None,
-    wants: Callable[[str], bool] = lambda archive: True,
+    wants: Callable[[str, str], bool] = lambda archive, first: True,
 ) -> Tree:
     """List every file below `root`: a folder, an archive, or URLs of such, separated by commas.
 
@@ -78,7 +78,8 @@ def open_tree(
     Args:
         root: Path or URLs.
         on_listing: Receives progress.
-        wants: Tells by its path below the root, or its URL, whether an archive is worth opening.
+        wants: Tells whether an archive is worth opening by its path below the root, or its URL, and by the name of its
+            first member; that is empty unless it is a zip on this machine.
 
     Raises:
         DataError: `root` does not exist, or a server lists nothing there.
@@ -89,7 +90,7 @@ def open_tree(
     unopened: list[str] = []
     _add_loose(files, [item for item in loose if not _is_archive(item[1])], problems)
     for archive in _distinct(base, sorted(name for _, name in loose if _is_archive(name))):
-        if not wants(archive):
+        if not wants(archive, _first_member(_join(base, archive))):
             unopened.append(archive)
             continue
         shown = spelt(redact(archive))
@@ -113,6 +114,18 @@ def _distinct(base: Path, archives: list[str]) -> list[str]:
     for name in sorted(archives, key=lambda name: not is_url(name) and os.path.islink(_join(base, name))):  # noqa: PTH114
         first.setdefault(real[name], name)
     return sorted(first.values())
+
+
+def _first_member(name: str) -> str:
+    """Return what a local zip names first, from its first bytes; empty if it is none."""
+    if is_url(name):
+        return ""
+    try:
+        with open(name, "rb", buffering=0) as file:  # noqa: PTH123 - thousands of times, perhaps
+            start = file.read(1024)
+    except OSError:
+        return ""
+    return start[HEADER_BYTES : name_end(start)].decode("utf-8", "replace") if start[:4] == b"PK\3\4" else ""
 
 
 def _add_loose(files: Files, loose: list[tuple[str, str]], problems: list[Rejection]) -> None:

@@ -4,6 +4,7 @@ A module `NAME.py` here with a manifest `manifests/NAME.toml` is a data set; it 
 of it can be rendered if there is a `vdaprep/synthetic/layouts/NAME.py`, too.
 """
 
+import fnmatch
 import importlib
 import pkgutil
 from pathlib import Path
@@ -20,7 +21,12 @@ from vdaprep.sources._slots import Found
 
 @runtime_checkable
 class Source(Protocol):
-    """What a data set's module provides."""
+    """What a data set's module provides.
+
+    Where the places of archives tell what they hold, it also has `named_by_place(archive, first)`, which returns the
+    names of trajectories that an archive may hold by its path or URL, and by its first member where that is known;
+    None if that tells nothing.
+    """
 
     EXPECTED: str
     """What `find_trajectories` looks for, to complete the sentence "looked for ..."."""
@@ -53,6 +59,15 @@ def load(name: str) -> Source:
     if name not in names():
         raise UsageError(f"there is no data set {name!r}; known: {', '.join(names())}.")
     return cast(Source, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
+
+
+def may_hold(name: str, select: tuple[str, ...], archive: str, first: str) -> bool:
+    """Tell whether an archive of the data set `name` may hold a trajectory that globs take."""
+    named_by_place = getattr(load(name), "named_by_place", None)
+    if named_by_place is None or not select:
+        return True
+    trajectories = named_by_place(archive, first)
+    return trajectories is None or any(fnmatch.fnmatchcase(item, glob) for item in trajectories for glob in select)
 
 
 def has_sample(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -53,6 +54,12 @@ _LAYOUTS = {
     "v1": _Layout(version="1", levels="Easy|Hard", camera="left", depth="npy"),
     "v2": _Layout(version="2", levels="Data_easy|Data_hard", camera="lcam_front", depth="png"),
 }
+_LEVELS = "|".join(layout.levels for layout in _LAYOUTS.values())
+_PLACE = re.compile(
+    rf"(?:(?:^|/)(?P<env>[^/]+)/(?P<level>{_LEVELS})/|(?:^|/)(?P<flat_env>[^/]+)_(?P<flat_level>{_LEVELS})_)"
+    rf"(?:[^/]*?(?P<number>P\d{{3}})(?!\d))?[^/]*\.(?i:zip)$"
+)
+_INSIDE = re.compile(rf"(?:^|/)([^/]+)/({_LEVELS})/P\d{{3}}/")
 _UNIT = 0.1  # how far the length of a quaternion may be from 1
 _SKY_M = 1000.0  # the sky is huge but finite: about 10,000 m and more
 # Columns of a pose line: x forward, y right, z down to x right, y down, z forward.
@@ -63,6 +70,26 @@ def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
     """List trajectories `ENV/LEVEL/P000`, wherever below the root they begin; every frame that has a file is listed."""
     claims, others = gather(tree, functools.partial(_folder, top=tree.root.resolve().name))
     return Found(tuple(trajectory_of(item) for item in claims if item.has("rgb", "depth")), tuple(others))
+
+
+def named_by_place(archive: str, first: str) -> Sequence[str] | None:
+    """Return the names of the trajectories in `ENV/LEVEL/....zip` or `ENV_LEVEL_....zip`; None for other places.
+
+    Also None if `first`, the archive's first member where that is known, is of another env or level.
+    """
+    match = _PLACE.search(archive)
+    if match is None:
+        return None
+    env, level, number = match["env"] or match["flat_env"], match["level"] or match["flat_level"], match["number"]
+    inside = _INSIDE.search(first)
+    if first and (inside is None or inside.groups() != (env, level)):
+        return None
+    return [f"{env}/{level}/{number}"] if number else _numbered(env, level)
+
+
+@functools.lru_cache(maxsize=64)
+def _numbered(env: str, level: str) -> Sequence[str]:
+    return [f"{env}/{level}/P{number:03d}" for number in range(1000)]
 
 
 def _folder(path: str, *, top: str) -> Folder | None:

@@ -99,9 +99,14 @@ class ZipSpan:
 HEADER_BYTES = 30  # of a zip's local header, before the name
 
 
+def name_end(header: bytes) -> int:
+    """Return where the name in a zip's local header ends."""
+    return HEADER_BYTES + int.from_bytes(header[26:28], "little")
+
+
 def header_bytes(header: bytes) -> int:
     """Return the bytes of a zip's local header, the name and extra fields after it included."""
-    return HEADER_BYTES + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    return name_end(header) + int.from_bytes(header[28:30], "little")
 
 
 def _expect_frame_size(size: int) -> None:
