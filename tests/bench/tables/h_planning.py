@@ -56,7 +56,7 @@ def tables(rendered: Rendered, scratch: Path) -> Iterator[Table]:
 
 _CAPTION = (
     f"TartanAir of up to {TRAJECTORIES:,} trajectories, a zip of images and one of depth each, all files empty: "
-    "listing, finding trajectories, cutting clips, accounting for every file, in a process of its own; and the same with "
+    "listing, finding trajectories, cutting clips, accounting for every file, in a process of its own; the same with "
     "--select of one trajectory."
 )
 
