@@ -153,6 +153,9 @@ def show(parts: Iterable[RenderableType], *, to: Console = console) -> None:
     """
     for part in parts:
         if isinstance(part, Table):
+            if part.title:
+                to.print(part.title, style="italic")  # as part of the table it would be folded to the table's width
+                part.title = None
             part.width = _width(part, to)
             to.print(part, crop=False, soft_wrap=False, no_wrap=False)
         else:

@@ -35,6 +35,14 @@ def test_a_table_that_is_piped_is_not_broken(width: int) -> None:
     )
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_title_is_one_line(terminal: bool) -> None:
+    table = make_table("m", title=f"depth of {NAME}")
+    table.add_row("1")
+    first = re.sub(r"\x1b\[\d*m", "", _printed(table, width=30, terminal=terminal)).splitlines()[0]
+    assert first == f"depth of {SEEN}"
+
+
 @pytest.mark.parametrize("width", [10, 50, 300])
 def test_on_a_terminal_texts_fold_and_figures_do_not(width: int) -> None:
     table = make_table("name", "frames", "size")
