@@ -60,7 +60,7 @@ _EXTRAS = {
     "torch": "train", "timm": "train", "webdataset": "train", "tensorboard": "train", "safetensors": "train",
     "jinja2": "train",
     "matplotlib": "plot", "ray": "ray", "wandb": "wandb", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx",
-    "obstore": "cloud",
+    "PIL": "train", "obstore": "cloud",
 }  # fmt: skip
 """Which extra brings a module that not everybody needs."""
 

@@ -84,18 +84,32 @@ def test_verbose_and_quiet_stand_before_or_after_the_command(vdaprep) -> None:
     assert vdaprep("datasets", "-v", "-q").err == "vdaprep: --verbose and --quiet exclude each other.\n"
 
 
-def test_where_files_cannot_be_locked_one_sentence() -> None:
-    hidden = (
-        "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'fcntl' else f(n, *a)"
-    )
-    done = _after(hidden, "vdaprep", "datasets")
+@pytest.mark.parametrize(("program", "name"), [("vdaprep", "datasets"), ("vdatrain", "variants")])
+def test_on_a_system_without_file_locks_one_sentence(program: str, name: str) -> None:
+    """As on Windows, where these modules are missing."""
+    missing = "sys.modules.update(dict.fromkeys(('fcntl', 'resource', 'pwd', 'grp', 'termios')))"
+    done = _after(missing, program, name)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("vdaprep: runs on Linux and macOS")
+    assert done.stderr.startswith(f"{program}: runs on Linux and macOS; on Windows use")
 
 
-def test_without_an_extra_one_sentence(tmp_path: Path) -> None:
-    done = _after("sys.modules['torch'] = None", "vdatrain", "variants")
-    assert (done.returncode, done.stderr) == (
-        1,
-        "vdatrain: needs torch, which is not installed: pip install 'vdakit[train]'.\n",
-    )
+WITHOUT_TORCH = (
+    "run --shards shards", "plan", "eval --shards shards --checkpoint best.pt",
+    "infer film.mp4 --checkpoint best.pt --out depth.mp4", "export --checkpoint best.pt --out best.pth", "variants",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", WITHOUT_TORCH)
+def test_without_an_extra_one_sentence(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    missing = "sys.modules.update(dict.fromkeys(('torch', 'timm', 'webdataset', 'tensorboard', 'safetensors')))"
+    done = _after(missing, "vdatrain", *line.split())
+    sentence = "vdatrain: needs torch, which is not installed: pip install 'vdakit[train]'.\n"
+    assert (done.returncode, done.stderr) == (1, sentence)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_of_vdatrain_is_tried_without_torch() -> None:
+    """But compare, which reads what runs wrote."""
+    assert {line.split()[0] for line in WITHOUT_TORCH} | {"compare"} == {*command_files("vdatrain.cli")}
