@@ -10,10 +10,12 @@ from numpy import ndarray
 
 from vdaprep.errors import DataError
 from vdaprep.shards.metadata import DiffSpec
+from vdaprep.storage.limits import LimitError
 
 DEFAULT_FPS = Fraction(24)  # of images and shards, which do not say
 DEFAULT_DIFF = DiffSpec(scale=4, step=2)  # as `vdaprep convert` stores differences unless told otherwise
 _EXAMPLES = 3
+_LONGEST = 16  # of the long side, in short sides: five screens of 3:1
 _logger = logging.getLogger(__name__)
 
 
@@ -72,10 +74,15 @@ class Video:
 
 
 def checked(frames: Iterator[tuple[str, VideoFrame]], *, where: str) -> Iterator[VideoFrame]:
-    """Yield named frames; raises DataError at one of another size than the first, or if there is none."""
+    """Yield named frames; raises DataError at one of another size than the first, or if there is none.
+
+    Raises LimitError if the first is a strip.
+    """
     size: tuple[int, ...] | None = None
     for name, frame in frames:
         found = frame.rgb.shape
+        if size is None:
+            _check_shape(name, width=found[1], height=found[0])
         size = size or found
         if found != size:
             raise DataError(
@@ -85,6 +92,15 @@ def checked(frames: Iterator[tuple[str, VideoFrame]], *, where: str) -> Iterator
         yield frame
     if size is None:
         raise DataError(f"{where}: holds no frame of video that can be read.")
+
+
+def _check_shape(name: str, *, width: int, height: int) -> None:
+    """Refuse a strip: its short side becomes the model's size, and the long one would take memory without bound."""
+    if max(width, height) > _LONGEST * min(width, height):
+        raise LimitError(
+            name,
+            f"is {width}x{height} pixels; expected a long side of at most {_LONGEST} times the short one; crop it.",
+        )
 
 
 def some(names: Sequence[str]) -> str:

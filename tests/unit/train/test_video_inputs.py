@@ -428,6 +428,7 @@ REFUSED = [
     ("two endings of one number", images("1.png", "1.bmp", "2.png", "2.bmp"), "have one number, and so have 1 others"),
     ("two sizes", images("1.png", more=lambda f: Image.new("RGB", (20, 48)).save(f / "2.png")), "2.png: is 20x48"),
     ("two ways up", images("1.jpg", more=lambda f: save(f / "2.jpg", 0, exif=turned(6))), "2.jpg: is 32x48 pixels"),
+    ("a strip", holding("a.png", png_bomb(2000, 20)), "is 2000x20 pixels; expected a long side of at most 16 times"),
     ("nothing usable", images(more=lambda f: (f / "1.png").touch()), "holds no frame of video that can be read"),
     ("a huge PNG", holding("a.png", png_bomb(30000, 30000)), "has more than 67108864 pixels by its header"),
     ("a large PNG", holding("a.png", png_bomb(9000, 9000)), "is 9000x9000 pixels by its header, expected at most"),
