@@ -258,6 +258,38 @@ def test_a_server_without_ranges_is_told_of(server: Server) -> None:
     assert "range requests" in problem.reason
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize(
+    ("place", "path"),
+    [
+        ("env%20one/0.png", "env one/0.png"),
+        ("caf%C3%A9/0.png", "caf\u00e9/0.png"),
+        ("cafe%CC%81/0.png", "caf\u00e9/0.png"),
+        ("100%25/0%23.png", "100%/0#.png"),
+        ("a+b/0.png", "a+b/0.png"),
+        ("rgb%5C0.png", "rgb/0.png"),
+    ],
+)
+def test_loose_files_of_a_server_have_the_names_that_urls_stand_for(
+    place: str, path: str, ranges: bool, server: Server
+) -> None:
+    (server.folder / "data" / place).parent.mkdir(parents=True)  # this server's files have names as URLs have them
+    (server.folder / "data" / place).write_bytes(b"data")
+    tree = open_tree(f"{server.url}/data/")
+    server.ranges = ranges
+    assert (list(tree.files), tree.problems) == ([path], ())
+    with Reader(tree.root) as reader:
+        assert reader.read(tree.files[path]) == b"data"
+
+
+def test_a_name_of_a_server_that_leads_elsewhere_is_named(server: Server) -> None:
+    (server.folder / "data").mkdir()
+    (server.folder / "data" / "..%2F..%2Fevil.png").write_bytes(b"")
+    tree = open_tree(f"{server.url}/data/")
+    [problem] = tree.problems
+    assert (tree.files, "leads out" in problem.reason) == ({}, True)
+
+
 def test_a_gzip_on_a_server_is_told_of(server: Server) -> None:
     (server.folder / "a.tar.gz").write_bytes(b"\x1f\x8b" * 99)
     [problem] = open_tree(f"{server.url}/a.tar.gz").problems

@@ -133,7 +133,7 @@ def _add_loose(files: Files, loose: list[tuple[str, str]], problems: list[Reject
     names: list[str] = []
     for path, name in loose:
         shown = spelt(redact(name))
-        plain = path.isascii() and path.isprintable() and "\\" not in path
+        plain = not is_url(name) and path.isascii() and path.isprintable() and "\\" not in path
         kept, reason = (path, "") if plain else tree_path(path, is_member=False)
         ending = path.rpartition(".")[2].lower()
         if not reason and ending not in _COMMON and not is_of_system(path):

@@ -94,7 +94,7 @@ class HttpServer:
         try:
             if reply.status == 416:
                 return b""
-            if stop is not None and reply.status != 206:
+            if start and reply.status != 206:  # from the beginning, all of a file serves as well as its first bytes
                 raise OSError(
                     errno.ENOTSUP,
                     "the server sends no parts of files (no range requests); download it first",
