@@ -105,9 +105,13 @@ _DISAGREE = 0.05  # a median error between neighbours that no good data has
 _UNDECIDED = 0.005  # a median error, some frames apart, that leaves nothing to explain
 _BETTER = 0.5  # another hypothesis fits clearly better with at most this share of the error
 _AS_GIVEN = "as given"
+_FOCAL_SCALES = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 4 / 3, 3 / 2, 2.0, 3.0, 4.0)
+_WIDTH_SCALES = (810 / 1920, 1620 / 1920, 960 / 810, 1920 / 1620, 1920 / 810, 3 / 4, 4 / 3)  # MVS-Synth's copies too
 _RAW_WIDTHS = (640, 1024, 1242, 1280, 1920)
 _UNITS = (1e-3, 1e-2, 0.1, 0.2, 0.256, 0.3048, 1 / 0.3048, 5.0, 10.0, 100.0, 1000.0)  # also of TUM's and KITTI's PNGs
-_MEDIANS_M = (0.5, 2.0, 8.0, 32.0)  # which depth may have if what is given is disparity of an unknown scale
+_DISPARITIES: list[float] = np.geomspace(0.1, 3000, 31).tolist()  # metres that 1 is: in 1/m, of the nearest, in pixels
+_FAR_DISAGREE = 0.1  # a median error some frames apart that no good data has
+_STILL = "as if the camera only turned"
 _LOOKING_BACK = np.diag([1.0, -1.0, -1.0, 1.0])  # axes of OpenGL's cameras: y up, z backward
 
 Hypothesis = Callable[[View], View]
@@ -116,25 +120,36 @@ Hypothesis = Callable[[View], View]
 
 def hypotheses(width: int) -> dict[str, Hypothesis]:
     """Say what may be wrong with views `width` pixels wide; the keys begin a sentence that ends in "clearly better"."""
-    scales = {1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 4 / 3, 3 / 2, 2, 3, 4, *(width / raw for raw in _RAW_WIDTHS)}
+    scales = {*_FOCAL_SCALES, *(width / raw for raw in _RAW_WIDTHS)}
     return {
         "the poses look like world-to-camera: inverted, they fit": _inverted,
         "the poses look like OpenGL's: with their y and z axes turned, they fit": _looking_ahead,
         **{
-            f"the intrinsics look unscaled: times {scale:.4g}, they fit": _scaled(float(scale))
+            f"the intrinsics look unscaled: times {scale:.4g}, they fit": _scaled(scale)
             for scale in sorted(scales)
             if abs(math.log(scale)) > 0.1
+        },
+        **{
+            f"the focal lengths look like those of another image size: times {scale:.4g}, they fit": _zoomed(
+                scale, scale
+            )
+            for scale in _FOCAL_SCALES
+        },
+        **{
+            f"f_x looks like that of another image size: times {scale:.4g}, it fits": _zoomed(scale, 1.0)
+            for scale in _WIDTH_SCALES
         },
         **{
             f"depth and poses look to be in different units: depth times {unit:.4g}, they fit": _in_unit(unit)
             for unit in _UNITS
         },
+        "depth looks like the distance from the camera's centre: made depth along z, it fits": _along_z,
         "images and depth look mirrored: turned back left to right, they fit": _mirrored(columns=True, rows=False),
         "images and depth look upside down: mirrored top to bottom, they fit": _mirrored(columns=False, rows=True),
         "images and depth look upside down: turned by 180 degrees, they fit": _mirrored(columns=True, rows=True),
         **{
-            f"depth looks like disparity: inverted, with a median of {median_m:g} m, it fits": _of_disparity(median_m)
-            for median_m in _MEDIANS_M
+            f"depth looks like disparity: {scale:.3g} divided by it fits": _of_disparity(scale)
+            for scale in _DISPARITIES
         },
     }
 
@@ -149,6 +164,22 @@ def _looking_ahead(view: View) -> View:
 
 def _scaled(scale: float) -> Hypothesis:
     return lambda view: replace(view, intrinsics=scale_intrinsics(view.intrinsics, x=scale, y=scale))
+
+
+def _zoomed(x: float, y: float) -> Hypothesis:
+    return lambda view: replace(view, intrinsics=view.intrinsics * [x, y, 1, 1])
+
+
+def _along_z(view: View) -> View:
+    height, width = view.depth_m.shape
+    fx, fy, cx, cy = view.intrinsics
+    rows, columns = np.ogrid[:height, :width]
+    lengths = np.sqrt(1 + np.square((columns - cx) / fx) + np.square((rows - cy) / fy))
+    return replace(view, depth_m=(view.depth_m / lengths).astype(np.float32))
+
+
+def _standing(view: View) -> View:
+    return replace(view, camera_to_world=np.block([[view.camera_to_world[:3, :3], np.zeros((3, 1))], [0, 0, 0, 1]]))
 
 
 def _in_unit(unit: float) -> Hypothesis:
@@ -166,11 +197,10 @@ def _mirrored(*, columns: bool, rows: bool) -> Hypothesis:
     return change
 
 
-def _of_disparity(median_m: float) -> Hypothesis:
+def _of_disparity(scale: float) -> Hypothesis:
     def change(view: View) -> View:
         known = np.isfinite(view.depth_m)
-        scale = np.float32(median_m) * np.median(view.depth_m[known]) if known.any() else np.float32(1)
-        return replace(view, depth_m=np.divide(scale, view.depth_m, out=view.depth_m.copy(), where=known))
+        return replace(view, depth_m=np.divide(np.float32(scale), view.depth_m, out=view.depth_m.copy(), where=known))
 
     return change
 
@@ -192,16 +222,17 @@ class Agreement:
         """Measure two views that follow one another."""
         self._near.append(warp(before, after, points=self._points))
 
-    def add_distant(self, first: View, last: View) -> None:
-        """Measure two views between which the camera has moved."""
+    def add_distant(self, first: View, last: View, *, others: Mapping[str, tuple[View, View]] | None = None) -> None:
+        """Measure two views between which the camera has moved; `others` are more hypotheses, as their views."""
         given = warp(first, last, points=self._points)
         self._given.append(given)
         if given.error > _UNDECIDED:
             tried = {
                 name: warp(change(first), change(last), points=self._points)
-                for name, change in self._hypotheses.items()
+                for name, change in {_STILL: _standing, **self._hypotheses}.items()
             }
-            self._others.append({_AS_GIVEN: given, **tried})
+            more = {name: warp(*pair, points=self._points) for name, pair in (others or {}).items()}
+            self._others.append({_AS_GIVEN: given, **tried, **more})
 
     @property
     def has_distant(self) -> bool:
@@ -219,13 +250,27 @@ class Agreement:
             return
         error = median_fit(self._near).error
         given = median_fit(self._given) if self._given else Fit(0.0, 0.0)
-        fits = {name: median_fit([fits[name] for fits in self._others]) for name in (self._others or [{}])[0]}
-        errors = {name: fit.error for name, fit in fits.items() if fit.share >= fits[_AS_GIVEN].share / 2}
-        best = min(errors, key=lambda name: errors[name], default=_AS_GIVEN)
-        if given.error > _UNDECIDED and best != _AS_GIVEN and errors[best] < _BETTER * fits[_AS_GIVEN].error:
-            yield f"{best} clearly better ({_off(errors[best])} instead of {_off(fits[_AS_GIVEN].error)})"
-        elif error > _DISAGREE:
-            yield f"depth, poses and intrinsics do not agree: {_off(error)}, expected under {_DISAGREE:.0%}"
+        better = self._better() if given.error > _UNDECIDED else None
+        if better is not None:
+            yield better
+        elif error > _DISAGREE or given.error > _FAR_DISAGREE:
+            off, apart = (error, "frame to frame") if error > _DISAGREE else (given.error, "some frames on")
+            bound = _DISAGREE if error > _DISAGREE else _FAR_DISAGREE
+            yield f"depth, poses and intrinsics do not agree: {_off(off)} {apart}, expected under {bound:.0%}"
+
+    def _better(self) -> str | None:
+        """Return the hypothesis that fits clearly better than what is given, and than a camera that only turned.
+
+        The latter fits tolerably where motion is small, and so does all that makes motion small beside depth.
+        """
+        names = {name for fits in self._others for name in fits}
+        fits = {name: median_fit([fits[name] for fits in self._others if name in fits]) for name in sorted(names)}
+        given, still = fits[_AS_GIVEN], fits.pop(_STILL)
+        errors = {name: fit.error for name, fit in fits.items() if fit.share >= given.share / 2}
+        best = min(errors, key=lambda name: errors[name])
+        if best == _AS_GIVEN or errors[best] > min(_BETTER * given.error, _BETTER * still.error, _DISAGREE):
+            return None
+        return f"{best} clearly better ({_off(errors[best])} instead of {_off(given.error)})"
 
 
 def _off(error: float) -> str:
