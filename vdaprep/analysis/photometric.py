@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from vdaprep.analysis.warping import View, Warped, warp_points
+from vdaprep.analysis.warping import View, Warped, frames_away, warp_points
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 Grey = Float32[np.ndarray, "h w"]
@@ -69,8 +69,7 @@ class Likeness:
         for text, turn in _TURNS.items():
             yield text, None if greys is None else _alike((turn(greys[0]), turn(greys[1])), points, same)
         for offset in _OFFSETS if given < _UNLIKE else (-1, 1):
-            frames = f"{abs(offset)} frames {'earlier' if offset < 0 else 'later'}"
-            text = f"images and depth maps look shifted: with images of {frames}, depth maps fit"
+            text = f"images and depth maps look shifted: with images {frames_away(offset)}, depth maps fit"
             yield text, _alike(_greys(seen, offset), points, same)
 
     def misfits(self) -> Iterator[str]:
@@ -91,10 +90,10 @@ class Likeness:
             )
 
     def _left(self, text: str) -> float:
-        """Return how much of what lacks to 1 is left under a hypothesis; 1 unless all pairs are more alike under it."""
+        """Return how much of what lacks to 1 is left under a hypothesis; 1 unless most pairs gain by it, none loses."""
         shares = [(1 - found[text]) / (1 - found[""]) for found in self._found if text in found]
         alike = [found for found in self._found if text not in found and found[""] >= _ALIKE]
-        return 1.0 if alike or max(shares) >= 1 else float(np.median(shares))
+        return 1.0 if alike or max(shares) >= 1 or 2 * len(shares) <= len(self._found) else float(np.median(shares))
 
 
 def _greys(seen: Sighting, offset: int) -> tuple[Grey, Grey] | None:

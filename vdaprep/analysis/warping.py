@@ -110,7 +110,7 @@ _WIDTH_SCALES = (810 / 1920, 1620 / 1920, 960 / 810, 1920 / 1620, 1920 / 810, 3 
 _RAW_WIDTHS = (640, 1024, 1242, 1280, 1920)
 _UNITS = (1e-3, 1e-2, 0.1, 0.2, 0.256, 0.3048, 1 / 0.3048, 5.0, 10.0, 100.0, 1000.0)  # also of TUM's and KITTI's PNGs
 _DISPARITIES: list[float] = np.geomspace(0.1, 3000, 31).tolist()  # metres that 1 is: in 1/m, of the nearest, in pixels
-_FAR_DISAGREE = 0.1  # a median error some frames apart that no good data has
+_FAR_DISAGREE = 0.25  # a median error some frames apart that no good data has, not even among leaves
 _STILL = "as if the camera only turned"
 _LOOKING_BACK = np.diag([1.0, -1.0, -1.0, 1.0])  # axes of OpenGL's cameras: y up, z backward
 
@@ -253,7 +253,7 @@ class Agreement:
         better = self._better() if given.error > _UNDECIDED else None
         if better is not None:
             yield better
-        elif error > _DISAGREE or given.error > _FAR_DISAGREE:
+        elif error > _DISAGREE or _FAR_DISAGREE < given.error < math.inf:
             off, apart = (error, "frame to frame") if error > _DISAGREE else (given.error, "some frames on")
             bound = _DISAGREE if error > _DISAGREE else _FAR_DISAGREE
             yield f"depth, poses and intrinsics do not agree: {_off(off)} {apart}, expected under {bound:.0%}"
@@ -271,6 +271,12 @@ class Agreement:
         if best == _AS_GIVEN or errors[best] > min(_BETTER * given.error, _BETTER * still.error, _DISAGREE):
             return None
         return f"{best} clearly better ({_off(errors[best])} instead of {_off(given.error)})"
+
+
+def frames_away(offset: int) -> str:
+    """Say how many frames earlier or later something is."""
+    count = "a frame" if abs(offset) == 1 else f"{abs(offset)} frames"
+    return f"{count} {'earlier' if offset < 0 else 'later'}"
 
 
 def _off(error: float) -> str:

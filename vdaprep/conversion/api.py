@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vdaprep.analysis.picture import Picture, look
 from vdaprep.analysis.verify import count_frames
 from vdaprep.conversion.account import Account, take_account
 from vdaprep.conversion.budget import choose
@@ -23,12 +24,15 @@ from vdaprep.raw.archives.targz import made_seek_points
 from vdaprep.raw.tree import OnListing
 from vdaprep.shards.names import FINISHED_FILES
 from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, totals
+from vdaprep.sources import _manifest
 from vdaprep.storage.output import OutputDir, open_output
 from vdaprep.storage.urls import is_url
 from vdaprep.units import parse_bytes
 from vdaprep.workers.local import LocalExecutor
 from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
 from vdaprep.workers.tasks import Executor
+
+_MANY = 100  # trajectories that take some ten seconds to look at
 
 
 def plan(dataset: str, *, raw: str | Path, on_progress: OnProgress = ignore, **options: Any) -> ConversionPlan:
@@ -145,6 +149,8 @@ class ConversionResult:
     """Inputs that could not be used."""
     account: Account | None = None
     """What became of every file of the raw data; None if that is gone."""
+    pictures: tuple[Picture, ...] = ()
+    """What each trajectory looks like as a whole; none of a part, or where that was left out."""
 
 
 def convert_dataset(
@@ -201,7 +207,10 @@ def convert_dataset(
                 record = finish_parts(ready.plan, output=output, on_progress=on_progress)
             else:
                 record = _convert_all(ready.plan, consumer, output=output, executor=executor, on_progress=on_progress)
-            result = ConversionResult(output.place(), None, len(record.shards), record.totals, record.rejected)
+            pictures = _pictures(record, output, on_progress) if run.check else ()
+            result = ConversionResult(
+                output.place(), None, len(record.shards), record.totals, record.rejected, pictures=pictures
+            )
     if ready.found is not None:
         result = replace(result, account=take_account(ready.found, ready.plan))
     on_progress(ProgressEvent("done", facts={"result": result}))
@@ -226,6 +235,14 @@ def _convert_all(
     record = convert_and_consume(plan, consumer, output=output, executor=executor, on_progress=on_progress)
     on_progress(ProgressEvent("notice", consumer.summary()))
     return record
+
+
+def _pictures(record: DatasetRecord, output: OutputDir, on_progress: OnProgress) -> tuple[Picture, ...]:
+    tars = [output.path(f"{shard.split}/{shard.name}") for shard in record.shards if shard.frames]
+    count = sum(map(len, record.splits.values()))
+    if count >= _MANY:
+        on_progress(ProgressEvent("notice", f"looking at {count} trajectories as a whole; --no-check leaves that out"))
+    return tuple(look(record.dataset, tars, takes_unit=_manifest.load(record.dataset).takes_depth_unit))
 
 
 def _result_of_part(part: Part, records: list[ShardRecord], output: OutputDir) -> ConversionResult:

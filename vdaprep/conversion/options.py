@@ -217,6 +217,8 @@ class RunOptions:
     """Delete raw data as soon as all shards made of it were read back and found whole."""
     consume_unused: bool = False
     """With --consume: delete also archives that hold more than what is converted."""
+    check: bool = True
+    """Look at each trajectory as a whole in the end, and name those that look wrong."""
     strict: bool = False
     """Exit 1 if any frame was rejected."""
     break_lock: bool = False

@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn
 from vdaprep.cli import output
 from vdaprep.cli.options import command_words
 from vdaprep.cli.output import Every
+from vdaprep.cli.views.picture import finding_lines, picture_lines
 from vdaprep.conversion.account import grouped
 from vdaprep.conversion.api import ConversionResult
 from vdaprep.conversion.consume import Consumption
@@ -80,6 +82,8 @@ class TextReporter:
             output.console.print(line)
         for line in grouped(result.rejected):
             output.errors.print(f"rejected: {line}")
+        for line in finding_lines(result.pictures):
+            output.errors.print(line)
 
     def confirm_deletion(self, consumption: Consumption, *, yes: bool) -> None:
         """Show what --consume may delete and what is kept, and ask, unless `yes` was said.
@@ -246,6 +250,7 @@ def summary_lines(result: ConversionResult, throughput: Throughput) -> Iterator[
         yield f"{beyond} depth pixels were farther than the depth code reaches; stored as sky."
     if result.account is not None:
         yield from result.account.lines()
+    yield from picture_lines(result.pictures)
     if part:
         yield "After the last part: the same command with --finish instead of --part."
 
@@ -261,6 +266,7 @@ def summary_json(result: ConversionResult, throughput: Throughput) -> dict[str, 
         **result.totals,
         "rejected": len(result.rejected),
         "account": None if result.account is None else result.account.to_json(),
+        "trajectories": [asdict(one) for one in result.pictures],
         "seconds": round(seconds, 3),
         "new_frames": throughput.work.frames,
         "bytes_in": throughput.work.bytes_in,

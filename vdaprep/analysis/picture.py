@@ -15,16 +15,16 @@ from jaxtyping import Float32
 
 from vdaprep.analysis.geometry import view_of
 from vdaprep.analysis.photometric import Likeness, Sighting
-from vdaprep.analysis.warping import Agreement, View
+from vdaprep.analysis.warping import Agreement, View, frames_away
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import Clip, StoredFrame, read_record
-from vdaprep.sources import _manifest
 from vdaprep.storage.paths import StoragePath
 
 _PLACES = 3
 _APART = 8  # frames between the views of a pair
 _SHIFTS = 4  # frames by which poses may be shifted
 _POINTS = 5000  # pixels of a view that are warped
+_COUNTED = 100_000  # pixels of a frame that shares are of, about
 _MIDDLE = 0.24  # how far a principal point may be from the middle, as a share of the image
 _MUCH = 0.05  # a share of pixels beyond the depth code that is worth a word
 _NEARLY_ALL = 0.95
@@ -76,11 +76,21 @@ class Picture:
 
 
 def look(
-    dataset: str, tars: Iterable[StoragePath], *, on_trajectory: Callable[[], None] = lambda: None
+    dataset: str, tars: Iterable[StoragePath], *, takes_unit: bool, on_trajectory: Callable[[], None] = lambda: None
 ) -> list[Picture]:
     """Look at three places of each trajectory of a data set's shards, and compare the trajectories with each other.
 
-    Raises ShardError if a shard cannot be read.
+    Args:
+        dataset: Name of the data set.
+        tars: Its shards.
+        takes_unit: Whether users may say what a unit of its depth is.
+        on_trajectory: Called after each trajectory.
+
+    Returns:
+        A picture of each trajectory, by name.
+
+    Raises:
+        ShardError: A shard cannot be read.
     """
     found: defaultdict[str, _Shown] = defaultdict(_Shown)
     for tar in tars:
@@ -93,7 +103,7 @@ def look(
     pictures: list[Picture] = []
     for name, shown in sorted(found.items()):
         if shown.clips:
-            pictures.append(_Look(dataset, name, shown).picture())
+            pictures.append(_Look(name, shown, takes_unit=takes_unit).picture())
             on_trajectory()
     return [replace(one, findings=(*one.findings, *_beside(one, pictures))) for one in pictures]
 
@@ -109,9 +119,9 @@ class _Shown:
 class _Look:
     """Looks at the places of one trajectory."""
 
-    def __init__(self, dataset: str, name: str, shown: _Shown) -> None:
-        self._dataset = dataset
+    def __init__(self, name: str, shown: _Shown, *, takes_unit: bool) -> None:
         self._name = name
+        self._takes_unit = takes_unit
         self._shown = shown
         self._metas = [clip.meta for clip in shown.clips]
         self._depths: list[Float32[np.ndarray, "h w"]] = []
@@ -158,7 +168,7 @@ class _Look:
         halfway = (first + last) // 2  # images that are farther apart differ by more than what they show
         wanted = sorted({first, min(first + 1, last), halfway, last})
         depths = {index: _frame(clip, index).depth_m() for index in wanted}
-        self._depths += depths.values()
+        self._depths += (_thinned(depth_m) for depth_m in depths.values())
         views = {index: view_of(meta, index, depth_m) for index, depth_m in depths.items()}
         begin, after, middle, end = (views[index] for index in (first, min(first + 1, last), halfway, last))
         if begin is None or after is None or middle is None or end is None or first == last:
@@ -169,13 +179,12 @@ class _Look:
         self._likeness.add(_sighting(clip, (begin, first), (middle, halfway)))
 
     def _findings(self, seen: Picture) -> Iterator[str]:
-        facts = _manifest.load(self._dataset)
         if all(meta.disparity_max == 0 for meta in self._metas):
-            yield f"has no known depth: {_how_unknown(seen)}; {_unit(seen, takes_unit=facts.takes_depth_unit)}"
+            yield f"has no known depth: {_how_unknown(seen)}; {_unit(seen, takes_unit=self._takes_unit)}"
         elif seen.far > _MUCH or _is_deep(seen):
             beyond = f"{seen.far:.0%} of its pixels are farther than the depth code reaches"
             deep = beyond if seen.far > _MUCH else f"its known depth is {seen.median_m or 0:.3g} m in the median"
-            yield f"{deep}; {_unit(seen, takes_unit=facts.takes_depth_unit)}"
+            yield f"{deep}; {_unit(seen, takes_unit=self._takes_unit)}"
         elif seen.near > _MUCH:
             yield (
                 f"{seen.near:.0%} of its pixels are nearer than the depth code reaches: if its depth is disparity, or "
@@ -198,6 +207,12 @@ class _Look:
             yield from self._likeness.misfits()
 
 
+def _thinned(depth_m: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "_h _w"]:
+    """Return every so many-th pixel, so that shares of large frames take little memory."""
+    step = max(1, math.isqrt(depth_m.size // _COUNTED))
+    return depth_m[step // 2 :: step, step // 2 :: step].copy()
+
+
 def _frame(clip: Clip, index: int) -> StoredFrame:
     return next(iter(clip.frames(index, 1)))
 
@@ -208,8 +223,7 @@ def _shifted(meta: ClipMeta, first: tuple[View, int], last: tuple[View, int]) ->
     found: dict[str, tuple[View, View]] = {}
     for offset in (*range(-_SHIFTS, 0), *range(1, _SHIFTS + 1)):
         if first[1] + offset >= 0 and last[1] + offset < meta.num_frames:
-            frames = f"{abs(offset)} frames {'earlier' if offset < 0 else 'later'}"
-            found[f"poses look shifted: with those of {frames}, depth maps fit"] = (
+            found[f"poses look shifted: with those {frames_away(offset)}, depth maps fit"] = (
                 replace(first[0], camera_to_world=poses[first[1] + offset]),
                 replace(last[0], camera_to_world=poses[last[1] + offset]),
             )
