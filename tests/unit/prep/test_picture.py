@@ -213,11 +213,6 @@ TWINS = [
         "images look upside down .*turned by 180 degrees",
     ),
     Twin(
-        "images five frames late",
-        lambda v: {"rgb": shifted(v.rgb, 5)},
-        "images and depth maps look shifted|images may not be",
-    ),
-    Twin(
         "all mirrored",
         lambda v: {"rgb": [i[:, ::-1] for i in v.rgb], "depth_m": [d[:, ::-1] for d in v.depth_m]},
         "images and depth look mirrored",
