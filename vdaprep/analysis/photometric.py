@@ -20,6 +20,7 @@ _PLAIN = 6.0  # standard deviation of grey levels below which there is nothing t
 _UNLIKE = 0.85  # a correlation that is worth a look at images farther away
 _ALIKE = 0.975  # a correlation that leaves nothing to explain
 _BETTER = 0.65  # another hypothesis is clearly better with at most this share of what lacks to 1, and all pairs agree
+_GAIN = 0.05  # a difference of correlations that is no chance
 _APART = 0.2  # a correlation that images of the same place exceed
 _OFFSETS = (-1, 1, -2, 2, -3, 3, -4, 4, -5, 5)  # frames by which images may be shifted
 _BLUR = 1.5  # pixels: what JPEG and a nearest neighbour in depth do is no difference
@@ -80,8 +81,8 @@ class Likeness:
         texts = set(self._found[0]).union(*self._found) - {""}
         left = {text: self._left(text) for text in sorted(texts)}
         best = min(left, key=lambda text: left[text], default="")
-        if best and left[best] < _BETTER:
-            there = float(np.median([found[best] for found in self._found if best in found]))
+        there = float(np.median([found[best] for found in self._found if best in found])) if best else given
+        if there > given + _GAIN and left[best] < _BETTER:
             yield f"{best} clearly better (grey levels correlate by {there:.2f} instead of {given:.2f})"
         elif given < _APART:
             yield (
