@@ -240,7 +240,7 @@ CPU_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 # -------------------------------------------------------------------------------------------------- from files and text
 
 
-def from_mapping(values: Mapping[str, Any], *, where: str) -> TrainConfig:
+def from_mapping(values: Mapping[str, Any] | object, *, where: str) -> TrainConfig:
     """Build a configuration from options by name.
 
     Args:
@@ -250,6 +250,8 @@ def from_mapping(values: Mapping[str, Any], *, where: str) -> TrainConfig:
     Raises:
         UsageError: an unknown name, a value of the wrong type or one that cannot be.
     """
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{where}: holds {shown(values)} where options by name were expected.")
     checked: dict[str, Any] = {}
     for name, value in values.items():
         if name not in _KINDS:
@@ -318,7 +320,7 @@ def _checked(name: str, value: Any, *, where: str) -> Any:
         raise UsageError(f"{where}: {name} is {found}, expected {kinds[0].__name__}.")
     choices = _choices(_KINDS[name])
     if choices and value not in choices:
-        raise UsageError(f"{option_name(name)} {value}: expected one of {', '.join(choices)}.")
+        raise UsageError(f"{where}: {option_name(name)} {value[:60]}: expected one of {', '.join(choices)}.")
     return value
 
 
@@ -334,7 +336,7 @@ def option_name(field_name: str) -> str:
 
 def _expect(condition: bool, config: TrainConfig, name: str, expected: str) -> None:
     if not condition:
-        raise UsageError(f"{option_name(name)} {getattr(config, name)}: expected {expected}.")
+        raise UsageError(f"{option_name(name)} {str(getattr(config, name))[:60]}: expected {expected}.")
 
 
 # ----------------------------------------------------------------------------------------------------- learning rates

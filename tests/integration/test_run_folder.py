@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import Run
 from tests.integration.conftest import end_of, start
@@ -183,6 +184,34 @@ def drop(*names: str) -> Callable[[Path], object]:
     return change
 
 
+def put(**values: object) -> Callable[[Path], object]:
+    """Return what gives parts of last.pt other contents."""
+
+    def change(folder: Path) -> None:
+        state = tensor_files.load(folder / "last.pt")
+        torch.save({**state, **values}, folder / "last.pt")
+
+    return change
+
+
+def put_option(name: str, value: object) -> Callable[[Path], object]:
+    """Return what gives an option in last.pt another value."""
+
+    def change(folder: Path) -> None:
+        state = tensor_files.load(folder / "last.pt")
+        put(config={**state["config"], name: value})(folder)
+        for earlier in folder.glob("step-*.pt"):
+            earlier.unlink()
+
+    return change
+
+
+def cycle() -> list[object]:
+    found: list[object] = []
+    found.append(found)
+    return found
+
+
 MIXED = {
     **{
         f"config.json says another {name}": (edit(name, value), f"changes {option_name(name)} ")
@@ -194,13 +223,22 @@ MIXED = {
     },
     "bare weights as last.pt": (drop("optimiser", "step"), "holds no state that a run can go on from"),
     "a last.pt without options": (drop("config"), "holds no state that a run can go on from (config missing)"),
+    "a list of options": (put(config=["seed", 1]), "holds a list of 2 where options by name were expected"),
+    "a step that is text": (put(step="three"), "holds no state that a run can go on from (step, position, evaluated,"),
+    "a position that is a tensor": (put(position=torch.ones(3)), "holds no state that a run can go on from"),
+    "an optimiser of something else": (put(optimiser={"state": {}}), "holds no state that this run can go on from"),
+    "figures of something else": (put(meter=[1, 2]), "holds no state that this run can go on from (Type"),
+    "an encoder in itself": (put_option("encoder", cycle()), "begin the run anew elsewhere"),
+    "an encoder without end": (put_option("encoder", "x" * 10**6), "last.pt"),
+    "an encoder that is a tensor": (put_option("encoder", torch.ones(10)), "last.pt"),
+    "a million frames": (put_option("frames", 10**6), "--frames 1000000: expected at most 1000"),
     "a number as config.json": (overwrite("3"), "config.json: holds JSON's 3, expected a JSON object"),
     "a list": (overwrite("[1, 2]"), "config.json: holds a JSON list"),
     "no options": (overwrite('{"data": "x"}'), "config is missing, expected an object"),
-    "options of another type": (overwrite('{"data": "x", "config": "conv"}'), "config is conv, expected an object"),
+    "options of another type": (overwrite('{"data": "x", "config": "conv"}'), "config is \"conv\", expected an object"),
     "deep nesting": (overwrite("[" * 100_000 + "]" * 100_000), "config.json: is nested deeper"),
-    "an unknown option": (edit("colour", "red"), "there is no option colour"),
-    "a value of another type": (edit("seed", "seven"), "seed is seven, expected int"),
+    "an unknown option": (edit("colour", "red"), 'there is no option "colour"'),
+    "a value of another type": (edit("seed", "seven"), 'seed is "seven", expected int'),
     "a value that cannot be": (edit("frames", -1), "--frames -1: expected at least 1"),
     "a number beyond all bounds": (edit("lr", 10**400), "a whole number of 1329 bits, which is no finite number"),
     "no checksum of data": (overwrite('{"config": {}, "data": 7}'), "data is 7, expected text"),

@@ -156,7 +156,7 @@ class Clip:
                 f"first={first}, count={count}, stride={stride} asks for others."
             )
         meta = self.meta
-        rgb, planes, diff = window_shapes(meta, len(frames))
+        rgb, planes, diff = window_shapes(meta, len(frames), where=self.where)
         steps = None if diff is None else np.empty(diff, np.float32)
         window = WindowArrays(np.empty(rgb, np.uint8), np.empty(planes, np.uint8), steps)
         valid = read_window(self, frames, out=window)
@@ -269,13 +269,15 @@ class WindowArrays:
     """In steps of `meta.diff.step` grey levels; None without. int8 suffices at stride 1, int16 up to stride 258."""
 
 
-def window_shapes(meta: ClipMeta, num_frames: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]:
-    """Return the shapes of WindowArrays' rgb, depth_planes and differences for so many frames of a clip.
+def window_shapes(
+    meta: ClipMeta, num_frames: int, *, where: str
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]:
+    """Return the shapes of WindowArrays' rgb, depth_planes and differences for so many frames of a clip, `where`.
 
     Raises ShardError for a window of more than MAX_WINDOW_BYTES.
     """
     size = (meta.height, meta.width)
-    with contract(f"trajectory {meta.trajectory} of {meta.dataset}"):
+    with contract(where):
         check_window(_PIXEL_BYTES * num_frames * meta.height * meta.width)
     diff = None if meta.diff is None else (num_frames, 3, *meta.diff.size_of(*size))
     return (num_frames, *size, 3), (num_frames, 2, *size), diff

@@ -66,7 +66,7 @@ def read_window(clip: Clip, window: Window, *, pin: bool = False) -> Sample:
     """
     meta = clip.meta
     frames = window.frame_numbers
-    shapes = window_shapes(meta, len(frames))
+    shapes = window_shapes(meta, len(frames), where=clip.where)
     rgb = _buffer(shapes[0], torch.uint8, pin=pin)
     planes = _buffer(shapes[1], torch.uint8, pin=pin)
     dtype = torch.int8 if window.shape.stride == 1 else torch.int16

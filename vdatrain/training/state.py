@@ -120,7 +120,10 @@ def load_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks
     model = build_from_config(config)
     load_weights(model, Weights(name, "weights of a run", state["model"]), may_miss=())
     run = _make_run(config, folder, precision, model=model, ranks=ranks)
-    _take_over(run, state)
+    try:
+        _take_over(run, state)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(f"{name}: holds no state that this run can go on from ({type(error).__name__}).") from error
     run.resumed = True
     run.last_step = run.step if Path(name).name == LAST_FILE else None
     if ranks.is_first:
@@ -157,6 +160,9 @@ def _check_is_of(config: TrainConfig, path: Path, state: Mapping[str, Any]) -> N
     missing = sorted({"model", "average", "optimiser", "scaler", "meter", *_PROGRESS, "config"} - state.keys())
     if missing:
         raise DataError(f"{path}: holds no state that a run can go on from ({', '.join(missing)} missing).")
+    numbers = [state[name] for name in _PROGRESS]
+    if not all(isinstance(value, int) for value in numbers[:3]) or not isinstance(numbers[3], float):
+        raise DataError(f"{path}: holds no state that a run can go on from ({', '.join(_PROGRESS)} are no numbers).")
     differences = from_mapping(state["config"], where=str(path)).differences(config)
     if differences:
         raise DataError(

@@ -145,7 +145,7 @@ def test_an_address_that_cannot_be_is_said_without_its_secrets(url: str) -> None
     ("values", "sentence"),
     [
         ({}, "here: --shards is missing"),
-        ({"shards": "s", "speed": 1}, "here: there is no option speed; known: shards, variant"),
+        ({"shards": "s", "speed": 1}, 'here: there is no option "speed"; known: shards, variant'),
         ({"shards": ["https://user:word@host"]}, "here: shards is list, expected str"),
         ({"shards": "s", "shard_model": True, "compile": True}, "--shard-model does not go together with --compile"),
         ({"shards": "s", "frames": True}, "here: frames is true, expected int"),
