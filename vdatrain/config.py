@@ -320,7 +320,7 @@ def _checked(name: str, value: Any, *, where: str) -> Any:
         raise UsageError(f"{where}: {name} is {found}, expected {kinds[0].__name__}.")
     choices = _choices(_KINDS[name])
     if choices and value not in choices:
-        raise UsageError(f"{where}: {option_name(name)} {value[:60]}: expected one of {', '.join(choices)}.")
+        raise UsageError(f"{where}: {option_name(name)} {str(value)[:60]}: expected one of {', '.join(choices)}.")
     return value
 
 

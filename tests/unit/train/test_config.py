@@ -15,7 +15,7 @@ import vdatrain
 from tests.golden.test_golden import RUN
 from vdaprep.cli.group import typer_command
 from vdaprep.cli.options import field_help
-from vdaprep.errors import DataError, UsageError
+from vdaprep.errors import UsageError
 from vdaprep.shards.dataset import open_shards
 from vdaprep.storage.urls import redact
 from vdatrain.config import (
@@ -136,7 +136,7 @@ def test_the_test_above_would_notice() -> None:
 
 @pytest.mark.parametrize("url", ["http://user:word@host:port/x?word", "http://user:word@127.0.0.1:99999/x?word"])
 def test_an_address_that_cannot_be_is_said_without_its_secrets(url: str) -> None:
-    with pytest.raises(DataError, match="^http://(host|127.0.0.1):.*: cannot be read") as caught:
+    with pytest.raises(UsageError, match="^http://(host|127.0.0.1):.*: is no URL ") as caught:
         open_shards(url)
     assert "word" not in str(caught.value)
 
