@@ -1,11 +1,14 @@
 """Encode clips of raw frames as members of a shard."""
 
+import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32
 
+from vdaprep.analysis.warping import Hypothesis, View, fits_of
 from vdaprep.conversion.clips import PlannedClip
 from vdaprep.conversion.options import Encoding
 from vdaprep.errors import FrameError
@@ -19,6 +22,7 @@ from vdaprep.shards.records import Rejection
 from vdaprep.shards.writer import EncodedClip
 from vdaprep.sources import Source
 
+_log = logging.getLogger("vdaprep")
 _FRAMES_AHEAD = 3  # a slow file now and then holds nothing up; some 20 MiB of the largest frames
 
 
@@ -163,8 +167,43 @@ class ClipEncoder:
 
     def _cameras_of(self, trajectory: Trajectory) -> Cameras:
         if self._cameras is None or self._cameras[0] is not trajectory:
-            self._cameras = trajectory, self._source.read_cameras(trajectory, self._reader, self._options)
+            cameras = self._source.read_cameras(trajectory, self._reader, self._options)
+            if cameras.candidates:
+                cameras = self._with_best_intrinsics(cameras, trajectory)
+            self._cameras = trajectory, cameras
         return self._cameras[1]
+
+    def _with_best_intrinsics(self, cameras: Cameras, trajectory: Trajectory) -> Cameras:
+        """Take those of the candidates for intrinsics that depth and poses fit best, and say so."""
+        views = [self._view_or_none(trajectory, index, cameras) for index in _spread(len(trajectory.frames))]
+        pairs = [(one, other) for one, other in itertools.pairwise(views) if one is not None and other is not None]
+        if not pairs:
+            return cameras
+        fits = fits_of(pairs, {name: _with_f_x(factor) for name, factor in cameras.candidates.items()})
+        best = min(fits, key=lambda name: fits[name].error)
+        errors = ", ".join(f"{name}: {fit.error:.2%}" for name, fit in fits.items())
+        _log.warning("%s: intrinsics of an old copy; %s fits best (warp errors: %s).", trajectory.name, best, errors)
+        factors = (cameras.candidates[best], 1.0, 1.0, 1.0)
+        return replace(cameras, intrinsics=cameras.intrinsics * factors, candidates={})
+
+    def _view_or_none(self, trajectory: Trajectory, index: int, cameras: Cameras) -> View | None:
+        files = trajectory.frames[index]
+        try:
+            depth_m = self._source.read_depth(files, self._reader)
+            frame = make_frame(files, self._source.read_rgb(files, self._reader), depth_m, cameras, index)
+        except FrameError:
+            return None
+        return None if frame.camera_to_world is None else View(frame.depth_m, frame.intrinsics, frame.camera_to_world)
+
+
+def _spread(count: int) -> list[int]:
+    """Return four frames of `count`, a twentieth of them apart, from the middle on."""
+    step = max(1, min(count // 20, 5))
+    return [index for index in range(count // 2, count // 2 + 4 * step, step) if index < count] or [0]
+
+
+def _with_f_x(factor: float) -> Hypothesis:
+    return lambda view: replace(view, intrinsics=view.intrinsics * (factor, 1.0, 1.0, 1.0))
 
 
 def _size(frame: Frame) -> tuple[int, int]:

@@ -107,11 +107,16 @@ class SourceOptions:
     """Metres of a unit of integer depth, for data sets that do not define it."""
 
 
+_MAX_PIXELS = 1e6  # of a focal length, and of a principal point from the corner
+_MAX_METRES = 1e8  # of a position
+
+
 @dataclass(frozen=True)
 class Cameras:
     """The cameras of a trajectory of N frames, in raw pixels and metres, OpenCV axes.
 
-    A pose that is not finite or not rigid becomes a problem of its frame, whichever source it is from.
+    A pose that is not finite or not rigid, and intrinsics that are no camera's, become a problem of their frame,
+    whichever source they are from.
     """
 
     intrinsics: Float64[np.ndarray, "n 4"]
@@ -124,13 +129,20 @@ class Cameras:
     """Width and height of the images that the intrinsics are for; None: whatever size the images have."""
     pose_file: Location | None = None
     """Where the poses were read, to be named in a problem."""
+    said: bool = False
+    """Whether the user said the intrinsics: their principal point may be anywhere."""
+    candidates: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Factors of fx one of which is meant, by their names; which, depth and poses tell. Empty: fx is as it is."""
 
     def __post_init__(self) -> None:
-        if self.camera_to_world is None:
-            return
-        where = "" if self.pose_file is None else f" in {self.pose_file}"
-        reason = f"has no usable pose: its matrix{where} is not a rotation and a translation"
-        bad = dict.fromkeys(np.flatnonzero(~are_rigid(self.camera_to_world)).tolist(), reason)
+        positive = (self.intrinsics[:, :2] > 0).all(axis=1)
+        usable = positive & (np.abs(self.intrinsics) < _MAX_PIXELS).all(axis=1)
+        bad = dict.fromkeys(np.flatnonzero(~usable).tolist(), "has no usable intrinsics: they are no camera's")
+        if self.camera_to_world is not None:
+            where = "" if self.pose_file is None else f" in {self.pose_file}"
+            reason = f"has no usable pose: its matrix{where} is not a rotation and a translation"
+            far = ~(np.abs(self.camera_to_world[:, :3, 3]) < _MAX_METRES).all(axis=1)
+            bad |= dict.fromkeys(np.flatnonzero(~are_rigid(self.camera_to_world) | far).tolist(), reason)
         object.__setattr__(self, "problems", bad | dict(self.problems))
 
 
@@ -166,8 +178,22 @@ def make_frame(
     intrinsics = cameras.intrinsics[index]
     if cameras.size is not None and cameras.size != (width, height):
         intrinsics = _intrinsics_of_copy(intrinsics, cameras.size, (width, height), files)
+    if not cameras.said:
+        _expect_in_the_middle(intrinsics, (width, height), files)
     pose = None if cameras.camera_to_world is None else cameras.camera_to_world[index]
     return Frame(files.frame_id, rgb, depth_m, intrinsics, pose)
+
+
+def _expect_in_the_middle(intrinsics: Float64[np.ndarray, "4"], size: tuple[int, int], files: FrameFiles) -> None:
+    """Refuse intrinsics whose principal point lies outside the middle half of the image: they are of another size."""
+    cx, cy = intrinsics[2:]
+    width, height = size
+    if not (width / 4 <= cx + 0.5 <= width * 3 / 4 and height / 4 <= cy + 0.5 <= height * 3 / 4):
+        raise FrameError(
+            str(files.rgb),
+            f"is {width}x{height} pixels, but the principal point of its intrinsics is at {cx:g}, {cy:g}: they look "
+            "to be of another image size; say what this camera is with --intrinsics fx,fy,cx,cy",
+        )
 
 
 def _intrinsics_of_copy(

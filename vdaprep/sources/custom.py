@@ -80,7 +80,8 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
     else:
         intrinsics = _read_intrinsics(trajectory, reader, problems)
     poses = _read_poses(trajectory, reader, problems)
-    return Cameras(intrinsics, poses, problems, pose_file=trajectory.shared.get("camera_to_world"))
+    pose_file = trajectory.shared.get("camera_to_world")
+    return Cameras(intrinsics, poses, problems, pose_file=pose_file, said=options.intrinsics is not None)
 
 
 def _read_intrinsics(trajectory: Trajectory, reader: Reader, problems: dict[int, str]) -> Float64[np.ndarray, "n 4"]:

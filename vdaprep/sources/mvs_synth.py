@@ -33,6 +33,7 @@ _KINDS = {"images": ("rgb", "png"), "depths": ("depth", "exr"), "poses": ("pose"
 _FRAMES = {kind: re.compile(rf"({DIGITS})\.(?i:{ending})$") for kind, ending in _KINDS.values()}
 INTRINSICS = ("f_x", "f_y", "c_x", "c_y")
 _MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])  # the world's y
+_NEAR_PX = 2.0  # how far a principal point may be from the middle of images that it is of
 _HUGE = 1e9  # no length and no focal length comes near
 
 _log = logging.getLogger("vdaprep")
@@ -78,9 +79,19 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
             poses[index] = _read_pose(camera, location)
         except FrameError as error:
             problems[index] = f"has no usable camera: {error}"
-    if options.intrinsics is None:
-        _repair_principal_point(intrinsics, trajectory, reader)
-    return Cameras(intrinsics, poses, problems)
+    if options.intrinsics is not None:
+        return Cameras(intrinsics, poses, problems, said=True)
+    if _centre_old_copy(intrinsics, trajectory, reader):
+        return Cameras(intrinsics, poses, problems, candidates=_OF_OLD_COPY)
+    return Cameras(intrinsics, poses, problems, size=_known_size(intrinsics))
+
+
+def _known_size(intrinsics: Float64[np.ndarray, "n 4"]) -> tuple[int, int] | None:
+    """Return the size of images that the manifest has and the principal points are in the middle of."""
+    for width, height in (version["size"] for version in _manifest.load("mvs-synth").versions):
+        if not (np.abs(intrinsics[:, 2:] - (width / 2, height / 2)) > _NEAR_PX).any():  # nan is not far off
+            return width, height
+    return None
 
 
 def _parse_camera(data: bytes, location: Location) -> dict[str, Any]:
@@ -142,13 +153,27 @@ def extrinsic_from_pose(camera_to_world: Float64[np.ndarray, "4 4"]) -> Float64[
     return extrinsic
 
 
-def _repair_principal_point(intrinsics: Float64[np.ndarray, "n 4"], trajectory: Trajectory, reader: Reader) -> None:
-    """Mend, in place, c_x of old GTAV_540 archives, which is that of images 810 pixels wide; theirs have 960."""
-    old = np.abs(intrinsics[:, 2] - 405) < 2
-    if not old.any() or _image_width(trajectory, reader) != 960:
-        return
-    intrinsics[old, 2] *= 960 / 810
-    _log.warning("%s: c_x is near 405 in images 960 pixels wide; multiplied by 960/810.", trajectory.name)
+_OF_OLD_COPY = {"f_x as given": 1.0, "f_x times 810/1920": 810 / 1920, "f_x times 2 x 810/1920": 2 * 810 / 1920}
+
+
+def _centre_old_copy(intrinsics: Float64[np.ndarray, "n 4"], trajectory: Trajectory, reader: Reader) -> bool:
+    """Tell whether this is an old copy of GTAV_540; its c_x is put, in place, into the middle of its images.
+
+    They are 810 or 960 pixels wide, c_x is the middle of 810 or of 960 pixels, whatever the images are, and f_x is of
+    1920, 960 or 810 pixels.
+    """
+    old = np.abs(intrinsics[:, 2] - 405) < _NEAR_PX
+    if not (old | (np.abs(intrinsics[:, 2] - 480) < _NEAR_PX)).any():
+        return False
+    width = _image_width(trajectory, reader)
+    if width not in (810, 960) or (width == 960 and not old.any()):
+        return False
+    if width == 960:
+        intrinsics[old, 2] *= 960 / 810
+        _log.warning("%s: c_x is near 405 in images 960 pixels wide; multiplied by 960/810.", trajectory.name)
+    else:
+        intrinsics[~old, 2] *= 810 / 960
+    return True
 
 
 def _image_width(trajectory: Trajectory, reader: Reader) -> int | None:

@@ -109,7 +109,8 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
     intrinsics = np.tile(np.asarray(options.intrinsics or known, np.float64), (count, 1))
     poses, problems = _read_poses(trajectory, reader)
     pose_file = trajectory.shared.get("pose")
-    return Cameras(intrinsics, poses, problems, size=None if options.intrinsics else size, pose_file=pose_file)
+    said = options.intrinsics is not None
+    return Cameras(intrinsics, poses, problems, size=None if said else size, pose_file=pose_file, said=said)
 
 
 def own_camera(layout: str) -> tuple[tuple[float, ...], tuple[int, int]]:

@@ -45,6 +45,7 @@ TEXT_ARCHIVES = {V2: "vkitti_2.0.3_textgt.tar.gz", V1: "vkitti_1.3.1_extrinsicsg
 _TABLES = {"intrinsic.txt": "intrinsic", "extrinsic.txt": "extrinsic"}
 _COLUMNS = {"intrinsic": 4, "extrinsic": 16}
 SKY_CM = 65535
+_NEAR_PX = 2.0  # intrinsics that are as near as this to the manifest's are of images of its size
 
 
 def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
@@ -89,16 +90,19 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
     camera = options.camera if trajectory.layout == V2 else None
     poses, problems = _read_poses(trajectory, reader, camera)
     count, size = len(trajectory.frames), None
+    version = _manifest.load("vkitti").version(trajectory.layout)
+    known = np.array(version["intrinsics"])
     if options.intrinsics is not None:
         intrinsics = np.tile(np.array(options.intrinsics, np.float64), (count, 1))
     elif trajectory.layout == V1:
-        version = _manifest.load("vkitti").version(V1)
-        intrinsics = np.tile(np.array(version["intrinsics"]), (count, 1))
-        size = version["size"][0], version["size"][1]
+        intrinsics = np.tile(known, (count, 1))
     else:
         intrinsics, missing = _read_intrinsics(trajectory, reader, camera)
         problems |= missing
-    return Cameras(intrinsics, poses, problems, size=size, pose_file=trajectory.shared.get("extrinsic"))
+    if options.intrinsics is None and not (np.abs(intrinsics - known) > _NEAR_PX).any():  # nan is not far off
+        size = version["size"][0], version["size"][1]
+    pose_file, said = trajectory.shared.get("extrinsic"), options.intrinsics is not None
+    return Cameras(intrinsics, poses, problems, size=size, pose_file=pose_file, said=said)
 
 
 def _read_intrinsics(

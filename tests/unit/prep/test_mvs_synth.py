@@ -379,17 +379,18 @@ def test_the_bits_of_half_floats_go_through_the_command_line(vdaprep, tmp_path: 
 
 
 def test_bad_frames_are_listed_and_the_rest_is_converted(vdaprep, tmp_path: Path) -> None:
-    write(tmp_path, count=9)
-    folder = tmp_path / "GTAV_540" / "0000"
-    edit(tmp_path, 1, f_y=...)
-    edit(tmp_path, 2, extrinsic=np.eye(3).tolist())
+    raw = tmp_path / "raw"
+    write(raw, count=9)
+    folder = raw / "GTAV_540" / "0000"
+    edit(raw, 1, f_y=...)
+    edit(raw, 2, extrinsic=np.eye(3).tolist())
     depths = [folder / "depths" / f"{number:04d}.exr" for number in range(9)]
     depths[3].write_bytes(depths[3].read_bytes()[:-5])
     depths[4].write_bytes(an_exr({"Z": slope()}))
     depths[5].unlink()
     (folder / "images" / "0006.png").unlink()
     depths[7].write_bytes(an_exr({"Y": np.full((48, 64), 1.2345678, np.float32)}))
-    result = vdaprep("convert", "mvs-synth", "--raw", tmp_path, "--out", tmp_path / "out", "--workers", 1)
+    result = vdaprep("convert", "mvs-synth", "--raw", raw, "--out", tmp_path / "out", "--workers", 1)
     assert result.code == 0
     lines = [line for line in result.err.splitlines() if line.startswith("rejected: ")]
     expected = [

@@ -57,6 +57,9 @@ BAD_POSES = {
     "nothing": (MATRIX * 0, "0 0 0 0 0 0 0"),
     "scaled": (MATRIX * (2, 2, 2, 1), "1 2 3 0 0 0 2"),
     "huge": (MATRIX * (1e200, 1, 1, 1), "0 0 0 1e200 0 0 1e200"),
+    "far away": (MATRIX + np.array([[0, 0, 0, 1e300], *[[0] * 4] * 3]), "0 1e300 0 0 0 0 1"),
+    "farther": (MATRIX + np.array([[0, 0, 0, -1e12], *[[0] * 4] * 3]), "0 0 -1e12 0 0 0 1"),
+    "sheared": (MATRIX + np.eye(4, k=1) * 0.5, "0 0 0 0 0 0 1.5"),
     "tiny": (MATRIX * (1e-320, 1, 1, 1), "0 0 0 1e-200 0 0 0"),
 }
 
