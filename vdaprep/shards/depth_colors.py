@@ -16,6 +16,7 @@ _SMALLEST = 0.3
 _INK = (40, 40, 40)
 _BAR, _TICK, _LINE = 14, 5, 20  # pixels: heights of the colour bar, of its ticks, and of a line of text
 _MARGIN = 6
+_ROUND_ENOUGH = 4  # round depths on a colour bar, without which others are shown
 _ROOM = 14  # pixels between the texts of two ticks
 
 
@@ -88,7 +89,7 @@ def depth_legend(width: int, *, disparity_min: float, disparity_max: float) -> U
             left = min(max(at - _width_of(text) // 2, 0), width - _width_of(text))
             write_text(strip, text, left=left, base=_BAR + _TICK + _LINE - 6)
     else:
-        write_text(strip, "no depth is known", left=_MARGIN, base=_BAR)
+        write_text(strip, "depth range unknown", left=_MARGIN, base=_BAR)
     base = strip.shape[0] - 6
     left = _MARGIN
     for name, swatch in (("sky", None), ("unknown", True)):
@@ -127,7 +128,7 @@ def _depths_to_show(disparity_min: float, disparity_max: float) -> Sequence[floa
     inside = [step * 10.0**power for step in steps for power in powers if near < step * 10.0**power < far]
     ends = [near, far] if disparity_min > 0 else [near]
     even = [1 / value for value in np.linspace(disparity_min, disparity_max, 6)[1:-1].tolist()]
-    return [*ends, *inside, *even]
+    return [*ends, *inside, *(even if len(inside) < _ROUND_ENOUGH else [])]
 
 
 def _width_of(text: str, scale: float = _TEXT) -> int:

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +62,24 @@ class Gallery:
     frames: UInt8[np.ndarray, "t h w 3"]
     """RGB."""
     truth: UInt8[np.ndarray, "t h w"]
-    """Disparity, 0 to 255 over the clip's range; 0 where it is unknown."""
+    """Disparity, 1 to 255 over the clip's range; 0 for sky, and where it is unknown."""
     prediction: UInt8[np.ndarray, "t h w"]
     """On the same scale, fitted to the truth by least squares over the window's pixels that metrics are taken of."""
     known: Bool[np.ndarray, "t h w"]
     """Where the truth is known."""
+    disparity_range: Float64[np.ndarray, "2"] = field(default_factory=lambda: np.zeros(2))
+    """Least and greatest 1/m of the clip, of 0 and 255; zeros of a gallery that does not say."""
 
     def stills(self, count: int = STILLS_PER_WINDOW) -> "Gallery":
         """Return at most `count` of the frames, spread evenly."""
         chosen = spread_evenly(len(self.frames), count)
-        return Gallery(self.frames[chosen], self.truth[chosen], self.prediction[chosen], self.known[chosen])
+        return replace(
+            self,
+            frames=self.frames[chosen],
+            truth=self.truth[chosen],
+            prediction=self.prediction[chosen],
+            known=self.known[chosen],
+        )
 
 
 @dataclass(frozen=True)
@@ -295,9 +303,10 @@ def _picture(prediction: Float[Tensor, "1 t h w"], batch: Batch, sample: Sample,
     frames = F.interpolate(sample.rgb.permute(0, 3, 1, 2).float(), (height, width), mode="bilinear", antialias=True)
     return Gallery(
         frames=_bytes(frames.permute(0, 2, 3, 1)),
-        truth=_bytes(255 * truth[0]),
+        truth=_bytes(torch.where(truth[0] > 0, (255 * truth[0]).clamp(min=1), 0)),
         prediction=_bytes(255 * aligned[0]),
         known=batch.mask[0].cpu().numpy(),
+        disparity_range=np.array([sample.disparity_min, sample.disparity_max], np.float64),
     )
 
 

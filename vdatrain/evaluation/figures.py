@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from vdaprep.shards.depth_colors import hatch, near_is_bright
+from vdaprep.shards.depth_colors import SKY_RGB, depth_legend, hatch, near_is_bright
 from vdatrain.evaluation.evaluate import Gallery
 
 ERROR_RANGE = 0.25  # share of the clip's disparity range at which the error's colours end
@@ -23,8 +23,15 @@ def comparison_sheet(gallery: Gallery) -> UInt8[np.ndarray, "h w 3"]:
     titles = ("frame", "prediction, fitted", "truth", f"error, 0 to {ERROR_RANGE:.0%}")
     rows = [np.concatenate([_label(title, width) for title in titles], axis=1)]
     rows += [np.concatenate(_row(gallery, frame), axis=1) for frame in range(len(gallery.frames))]
-    rows.append(_scales(width))
+    rows.append(_scales(gallery))
     return np.concatenate(rows)
+
+
+def true_colours(truth: UInt8[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Colour the truth of a gallery: near is bright, sky blue, hatched where it is unknown."""
+    colours = near_is_bright(truth)
+    colours[truth == 0] = SKY_RGB
+    return hatch(colours, ~known)
 
 
 def error_colours(
@@ -41,20 +48,20 @@ def _row(gallery: Gallery, frame: int) -> list[UInt8[np.ndarray, "h w 3"]]:
     return [
         gallery.frames[frame],
         near_is_bright(prediction),
-        hatch(near_is_bright(truth), ~known),
+        true_colours(truth, known),
         error_colours(prediction, truth, known),
     ]
 
 
-def _scales(width: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Return what is below the frames: what is hatched, far to near twice, no error to the largest one shown."""
+def _scales(gallery: Gallery) -> UInt8[np.ndarray, "h w 3"]:
+    """Return what is below the frames: the colours of depth, and those of the error."""
+    width = gallery.frames.shape[2]
+    low, high = gallery.disparity_range.tolist()
+    legend = depth_legend(2 * width, disparity_min=low, disparity_max=high)
     ramp = np.tile(np.linspace(0, 255, width).round().astype(np.uint8), (_SCALE_HEIGHT, 1))
-    blank = np.full((*ramp.shape, 3), 255, np.uint8)
-    swatch = hatch(blank, np.broadcast_to(np.arange(width) < _SCALE_HEIGHT * 2, ramp.shape))
-    depth, error = near_is_bright(ramp), _mapped(ramp, cv2.COLORMAP_VIRIDIS)
-    far_to_near, errors = _ends("far", "near", width), _ends("0%", f"{ERROR_RANGE:.0%}", width)
-    rows = ([swatch, depth, depth, error], [_label("truth unknown", width), far_to_near, far_to_near, errors])
-    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
+    error = np.concatenate([_mapped(ramp, cv2.COLORMAP_VIRIDIS), _ends("0%", f"{ERROR_RANGE:.0%}", width)])
+    left, below = np.full((len(legend), width, 3), 255, np.uint8), len(legend) - len(error)
+    return np.concatenate([left, legend, np.pad(error, ((0, below), (0, 0), (0, 0)), constant_values=255)], axis=1)
 
 
 def _ends(left: str, right: str, width: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -15,7 +15,7 @@ import json
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ MAX_NAME = 200
 """Characters of what tables call a model."""
 
 _GREATEST = 1e9  # of a metric: no depth that is evaluated gives as much
+_MAX_DISPARITY = 1e12  # 1/m
 _MAX_LOG_BYTES = 256 << 20
 
 
@@ -244,7 +245,10 @@ def read_gallery(path: Path) -> Gallery:
             if size > MAX_WINDOW_BYTES:
                 raise LimitError("", f"has {size} bytes unpacked, expected at most {MAX_WINDOW_BYTES}")
         with np.load(path, allow_pickle=False) as arrays:
-            gallery = Gallery(**{field.name: arrays[field.name] for field in fields(Gallery)})
+            names = [
+                field.name for field in fields(Gallery) if field.name in arrays or field.default_factory is MISSING
+            ]
+            gallery = Gallery(**{name: arrays[name] for name in names})
         _check_gallery(gallery)
     except (*READER_ERRORS, LimitError) as error:
         raise DataError(f"{path}: is no gallery that vdatrain wrote ({shown(str(error), at_most=120)}).") from error
@@ -255,7 +259,11 @@ def _check_gallery(gallery: Gallery) -> None:
     """Raise ValueError or LimitError unless the pictures are of one size and of their types."""
     t, height, width = gallery.truth.shape
     check_pixels(width, height)
-    expected = {"frames": ((t, height, width, 3), np.uint8), "known": ((t, height, width), np.bool_)}
+    expected = {
+        "frames": ((t, height, width, 3), np.uint8),
+        "known": ((t, height, width), np.bool_),
+        "disparity_range": ((2,), np.float64),
+    }
     for field in fields(Gallery):
         shape, kind = expected.get(field.name, ((t, height, width), np.uint8))
         found: np.ndarray = getattr(gallery, field.name)
@@ -263,3 +271,6 @@ def _check_gallery(gallery: Gallery) -> None:
             raise ValueError(
                 f"{field.name} is {found.dtype} {list(found.shape)}, expected {np.dtype(kind)} {list(shape)}"
             )
+    low, high = gallery.disparity_range.tolist()
+    if not 0 <= low <= high < _MAX_DISPARITY:
+        raise ValueError(f"disparity_range is {low:g} to {high:g} 1/m")

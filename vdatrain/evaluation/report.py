@@ -18,10 +18,11 @@ import jinja2
 import numpy as np
 from jaxtyping import UInt8
 
+from vdaprep.shards.depth_colors import depth_legend, near_is_bright
 from vdaprep.storage.atomic import new_file, write_text
 from vdatrain.evaluation.compare import Row, heading, verdict
 from vdatrain.evaluation.evaluate import Gallery
-from vdatrain.evaluation.figures import ERROR_RANGE, error_colours, near_is_bright
+from vdatrain.evaluation.figures import ERROR_RANGE, error_colours, true_colours
 from vdatrain.evaluation.files import AVERAGE, EvaluatedModel, read_gallery
 
 _COLOURS = ("#3366cc", "#dd4b39", "#109618", "#990099", "#ff9900", "#0099c6")
@@ -96,7 +97,7 @@ def _side_by_side(galleries: Mapping[str, Gallery]) -> tuple[UInt8[np.ndarray, "
     for t in range(len(first.frames)):
         top = [
             first.frames[t],
-            near_is_bright(first.truth[t]),
+            true_colours(first.truth[t], first.known[t]),
             *(near_is_bright(galleries[name].prediction[t]) for name in names),
         ]
         blank = np.full_like(first.frames[t], 255)
@@ -105,8 +106,15 @@ def _side_by_side(galleries: Mapping[str, Gallery]) -> tuple[UInt8[np.ndarray, "
             np.concatenate([_caption(title, _scaled(a).shape[1]), _scaled(a), _scaled(b)])
             for title, a, b in zip(titles, top, below, strict=True)
         ]
-        sheets.append(np.concatenate(columns, axis=1))
+        sheet = np.concatenate(columns, axis=1)
+        sheets.append(np.concatenate([sheet, _legend(first, sheet.shape[1])]))
     return np.stack(sheets), f"{', '.join(titles)}; below, the error, brightest at {ERROR_RANGE:.0%} of the range"
+
+
+def _legend(gallery: Gallery, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    low, high = gallery.disparity_range.tolist()
+    legend = depth_legend(width, disparity_min=low, disparity_max=high)
+    return np.concatenate([legend, np.full((len(legend) % 2, width, 3), 255, np.uint8)])  # H.264 wants even sides
 
 
 def _error(gallery: Gallery, t: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from vdaprep.errors import UsageError
+from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.dataset import open_shards
 from vdatrain.cli.progress import LiveView
 from vdatrain.config import TrainConfig
@@ -21,6 +22,7 @@ from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision
 from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, Gallery, evaluate_clips
 from vdatrain.evaluation.figures import comparison_sheet
+from vdatrain.evaluation.files import read_gallery
 from vdatrain.objectives.metrics import ClipMetrics
 from vdatrain.training.trackers import TrackerError, Tracking, start_tracking
 
@@ -273,6 +275,27 @@ def test_a_sheet_has_a_row_a_frame_and_four_columns() -> None:
     error = cells[0, 0, 3].astype(int).sum(-1)
     assert error[0] > error[middle] + 100  # 128 against 0, and against itself
     assert (cells[0, 0, 3, 0] == cells[0, 0, 3, -1]).all()  # both beyond the scale's end
+
+
+def test_a_sheet_tells_sky_and_metres_where_the_gallery_says_them() -> None:
+    plain = gallery()
+    ranged = replace(plain, disparity_range=np.array([1 / 80, 2.0]))
+    height, width = plain.truth.shape[1:]
+    assert (comparison_sheet(plain)[26, 2 * width] == (135, 180, 235)).all()  # disparity 0 that is known
+    bar = comparison_sheet(ranged)[26 + 2 * height :, width : 3 * width]
+    assert len(np.unique(bar[:10].reshape(-1, 3), axis=0)) > 40
+
+
+def test_a_gallery_of_before_there_was_a_range_can_be_read(tmp_path: Path) -> None:
+    old = asdict(gallery())
+    del old["disparity_range"]
+    np.savez_compressed(tmp_path / "gallery-old.npz", **old)
+    found = read_gallery(tmp_path / "gallery-old.npz")
+    assert np.array_equal(found.truth, gallery().truth)
+    assert not found.disparity_range.any()
+    np.savez_compressed(tmp_path / "gallery-bad.npz", **old, disparity_range=np.array([0, np.nan]))
+    with pytest.raises(DataError, match="is no gallery that vdatrain wrote"):
+        read_gallery(tmp_path / "gallery-bad.npz")
 
 
 def test_stills_are_spread_over_the_window() -> None:
