@@ -114,7 +114,11 @@ def test_nothing_prints_but_one_module() -> None:
 
 def _prints(function: str) -> bool:
     words = {"print", "sys.stdout.write", "sys.stderr.write", "json.dumps", "json.dump", "Console", "TextColumn"}
-    return function in words or function.startswith(("typer.echo", "typer.secho", "typer.confirm", "click.", "rich."))
+    return (
+        function in words
+        or function.startswith(("typer.echo", "typer.secho", "typer.confirm", "click.", "rich."))
+        or function.endswith(".status")
+    )
 
 
 def test_a_sum_without_an_end_shows_no_question_mark(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,18 +154,13 @@ def lines(toy_shards: Path) -> dict[str, str]:
         "datasets": "vdaprep datasets",
         "datasets --json": "vdaprep datasets --json",
         "inspect": f"vdaprep inspect {shard}",
-        "inspect --json": f"vdaprep inspect {shard} --json",
         "stats --json": f"vdaprep stats {toy_shards} --json",
         "verify": f"vdaprep verify {toy_shards}",
-        "verify --json": f"vdaprep verify {toy_shards} --json",
         "sample": "vdaprep sample tartanair --trajectories 1 --frames 1 --size 40x30 --out {out}",
     }
 
 
-NAMES_OF_LINES = (
-    "--version", "--help", "datasets", "datasets --json", "inspect", "inspect --json", "stats --json", "verify",
-    "verify --json", "sample",
-)  # fmt: skip
+NAMES_OF_LINES = ("--version", "--help", "datasets", "inspect", "stats --json", "verify", "sample")
 
 
 def shell(line: str, tmp_path: Path, **environment: str) -> tuple[int, str, str]:

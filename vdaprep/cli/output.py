@@ -289,3 +289,16 @@ def frame_bar(label: str, *, total: int | None, unit: str = "frames") -> Generat
     columns = (LabelColumn(), BarColumn(), LabelColumn("note"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=is_quiet() or not console.is_terminal) as progress:
         yield FrameBar(progress, label=label, total=total, unit=unit)
+
+
+@contextmanager
+def current_work() -> Generator[Callable[[str], None]]:
+    """Yield what shows on stderr what is being done: on a terminal until the next call, elsewhere now and then."""
+    if is_quiet():
+        yield lambda sentence: None
+    elif errors.is_terminal:
+        with errors.status("") as status:
+            yield lambda sentence: status.update(Text(visible(sentence)))
+    else:
+        due = Every(LINE_S)
+        yield lambda sentence: errors.print(sentence) if due.is_due() else None
