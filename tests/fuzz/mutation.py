@@ -82,13 +82,13 @@ def _apply_values(seed: Any, changes: Sequence[tuple[int, str, Any]]) -> Any:
         places = list(_places(top))
         holder, key = places[number % len(places)]
         if kind == "put" or holder is top:
-            holder[key] = weird
+            holder[key] = copy.deepcopy(weird)
         elif kind == "drop":
             del holder[key]
         elif kind == "double" and isinstance(holder, list):
             holder.append(holder[key])
         elif isinstance(holder, dict):
-            holder["../up" if kind == "rename" else "more"] = weird
+            holder["../up" if kind == "rename" else "more"] = copy.deepcopy(weird)
     return top[0]
 
 

@@ -39,6 +39,7 @@ MAX_TEXT_LENGTH = 10_000
 # Control characters, ends of lines, surrogates, marks that turn the order of what is shown.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_NUMBERS = {int, float}
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -415,8 +416,9 @@ def _check_values(value: object, *, where: str) -> None:
         below: list[Collection[object]] = []
         for items in level:
             kinds = set(map(type, items))
-            if not kinds.isdisjoint((int, float)):
-                _check_numbers(items, where=where)
+            if not kinds.isdisjoint(_NUMBERS):
+                numbers = items if kinds <= _NUMBERS else [item for item in items if type(item) in _NUMBERS]
+                _check_numbers(cast("Collection[float]", numbers), where=where)
             if not kinds.isdisjoint((dict, list)):
                 below += [_items(cast(Any, item)) for item in items if isinstance(item, dict | list)]
         level = below
@@ -428,8 +430,7 @@ def _items(container: "dict[str, object] | list[object]") -> Collection[object]:
     return container.values() if isinstance(container, dict) else container
 
 
-def _check_numbers(items: Collection[object], *, where: str) -> None:
-    numbers = [item for item in items if isinstance(item, int | float)]
+def _check_numbers(numbers: Collection[float], *, where: str) -> None:
     try:
         if all(map(math.isfinite, numbers)):
             return
