@@ -5,12 +5,11 @@ world is left-handed; mirroring the world's y makes it right-handed and leaves r
 """
 
 import functools
-import json
 import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -23,6 +22,8 @@ from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.shards.cameras import is_rigid
 from vdaprep.sources import _manifest
 from vdaprep.sources._slots import DIGITS, Claims, Folder, Found, gather, trajectory_of
+from vdaprep.storage.documents import DocumentError, parse_json
+from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES, LimitError
 
 EXPECTED = (
     "GTAV_{540,720,1080}/0000/{images/0000.png,depths/0000.exr,poses/0000.json}, in folders or in GTAV_540.tar.gz"
@@ -96,12 +97,9 @@ def _known_size(intrinsics: Float64[np.ndarray, "n 4"]) -> tuple[int, int] | Non
 
 def _parse_camera(data: bytes, location: Location) -> dict[str, Any]:
     try:
-        camera: object = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FrameError(str(location), f"is not JSON ({error})") from error
-    if not isinstance(camera, dict):
-        raise FrameError(str(location), f"holds a JSON {type(camera).__name__}, expected an object")
-    return cast(dict[str, Any], camera)
+        return dict(parse_json(data, where=str(location), limit=MAX_SMALL_DOCUMENT_BYTES).values)
+    except (DocumentError, LimitError) as error:
+        raise FrameError(str(location), error.reason.rstrip(".")) from error
 
 
 def _read_intrinsics(camera: Mapping[str, Any], location: Location) -> Float64[np.ndarray, "4"]:

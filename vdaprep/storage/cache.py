@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vdaprep.errors import ShardError, UsageError
+from vdaprep.storage.documents import DocumentError, parse_json
+from vdaprep.storage.limits import LimitError
 from vdaprep.storage.locks import locked, try_lock
 from vdaprep.storage.paths import StoragePath, read_range, stream
 from vdaprep.units import format_bytes, parse_bytes
@@ -30,6 +32,7 @@ _OWN = re.compile(r"^vdatrain-([0-9a-f]{64})\.(?:entry|part|tar)$")
 _log = logging.getLogger(__name__)
 
 _ACCOUNTS = "vdatrain-cache.lock"  # locked while room is made
+_MAX_ENTRY_BYTES = 1 << 12
 _TOUCH_S = 5.0  # last uses are known to within this
 _TRIES = 3  # admissions before a shard that others keep driving out is read where it lies
 
@@ -264,10 +267,12 @@ def _path_of(folder: Path, sha256: str, suffix: str) -> Path:
 
 def _read_facts(folder: Path, sha256: str) -> _Facts:
     """Read what is noted of a shard; facts that fit none where nothing is, or a process died while it wrote."""
+    path = _path_of(folder, sha256, "entry")
     try:
-        value = json.loads(_path_of(folder, sha256, "entry").read_bytes())
-        return _Facts(int(value["bytes"]), int(value["mtime_ns"]))
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        with path.open("rb") as file:
+            facts = parse_json(file.read(_MAX_ENTRY_BYTES + 1), where=str(path), limit=_MAX_ENTRY_BYTES)
+        return _Facts(facts.integer("bytes", 0, 2**63), facts.integer("mtime_ns", 0, 2**63))
+    except (FileNotFoundError, DocumentError, LimitError):
         return _Facts(0)
 
 

@@ -418,7 +418,7 @@ def _check_values(value: object, *, where: str) -> None:
             kinds = set(map(type, items))
             if not kinds.isdisjoint(_NUMBERS):
                 numbers = items if kinds <= _NUMBERS else [item for item in items if type(item) in _NUMBERS]
-                _check_numbers(cast("Collection[float]", numbers), where=where)
+                _check_numbers(cast("Collection[float | int]", numbers), where=where)
             if not kinds.isdisjoint((dict, list)):
                 below += [_items(cast(Any, item)) for item in items if isinstance(item, dict | list)]
         level = below
@@ -430,7 +430,7 @@ def _items(container: "dict[str, object] | list[object]") -> Collection[object]:
     return container.values() if isinstance(container, dict) else container
 
 
-def _check_numbers(numbers: Collection[float], *, where: str) -> None:
+def _check_numbers(numbers: Collection[float | int], *, where: str) -> None:
     try:
         if all(map(math.isfinite, numbers)):
             return

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from vdaprep.errors import OutputError, UsageError
 from vdaprep.storage import remote
 from vdaprep.storage.atomic import as_sentence
+from vdaprep.storage.documents import DocumentError, parse_json
+from vdaprep.storage.limits import LimitError
 
 if TYPE_CHECKING:
     from vdaprep.storage.stores.objects import ObjectStore
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
+_MAX_LOCK_BYTES = 1 << 14
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # how file systems say that they have none
 
 
@@ -197,9 +200,10 @@ def held_sentence(place: str, content: bytes, *, what: str = "another vdaprep") 
 def holder(content: bytes) -> str:
     """Say who wrote the content of a lock, and when."""
     try:
-        value = json.loads(content)
-        return f"process {value['pid']} of {value['owner']} on {value['host']}, since {value['time']}"
-    except (ValueError, TypeError, KeyError):
+        facts = parse_json(content, where="the lock", limit=_MAX_LOCK_BYTES)
+        owner, host, since = (facts.text(name) for name in ("owner", "host", "time"))
+        return f"process {facts.integer('pid', 0, 2**63)} of {owner} on {host}, since {since}"
+    except (DocumentError, LimitError):
         return "its lock does not say by whom"
 
 

@@ -176,13 +176,13 @@ EYE = np.diag([1.0, -1.0, 1.0, 1.0])
 BAD_CAMERAS = {
     "f_x": (..., "lacks f_x, expected f_x, f_y, c_x, c_y and extrinsic"),
     "c_y": ("wide", "c_y is not a number"),
-    "c_x": (float("nan"), "c_x is not finite"),
+    "c_x": (float("nan"), "is not valid JSON .NaN is no number of JSON"),
     "f_y": (-3, "f_x, f_y are 60, -3, expected positive numbers"),
     "extrinsic": (..., "lacks extrinsic, expected"),
     "3x3": (EYE[:3, :3].tolist(), "extrinsic is 3x3, expected 4x4 numbers"),
     "a number": (7, "extrinsic is one number, expected 4x4 numbers"),
     "ragged": ([[1, 2], [3]], "extrinsic is not 4x4 numbers"),
-    "infinite": (np.full((4, 4), np.inf).tolist(), "extrinsic is not finite"),
+    "infinite": (np.full((4, 4), np.inf).tolist(), "is not valid JSON .Infinity is no number of JSON"),
     "too large": ((EYE * 10**200).tolist(), "extrinsic is not finite"),
     "scaled": ((EYE * 2).tolist(), "extrinsic is no rotation and translation"),
     "flat": (np.zeros((4, 4)).tolist(), "extrinsic is no rotation and translation"),
@@ -206,10 +206,10 @@ def test_a_bad_camera_is_a_problem_of_its_frame(kind: str, tmp_path: Path) -> No
     ("data", "sentence"),
     [
         (None, "has no camera: poses/0001.json is missing"),
-        (b'{"f_x": 1', "0001.json: is not JSON"),
-        (b"\xff\xfe{", "0001.json: is not JSON"),
-        (b"[" * 100_000, "0001.json: is not JSON"),
-        (b"[1, 2]", "0001.json: holds a JSON list, expected an object"),
+        (b'{"f_x": 1', "0001.json: is not valid JSON"),
+        (b"\xff\xfe{", "0001.json: is UTF-16, expected text in UTF-8"),
+        (b"[" * 100_000, "0001.json: is nested deeper than 32 levels"),
+        (b"[1, 2]", "0001.json: holds a JSON list, expected a JSON object"),
     ],
 )
 def test_a_camera_file_that_is_none(data: bytes | None, sentence: str, tmp_path: Path) -> None:

@@ -195,6 +195,8 @@ def test_urls_within_sentences_are_redacted() -> None:
     [
         ("teapot://pot/a", r"^teapot://pot/a: cannot be read or written; expected a folder, or a URL like https://"),
         ("s3://key:S3CRET@bucket/a", r"^s3://bucket/a: has a user or a query in its URL, which s3:// knows nothing of"),
+        ("http://host:99999999/a?token=S3CRET", r"^http://host:99999999/a: is no URL \("),
+        ("https://[::1/a", r"^https://\[::1/a: is no URL \(Invalid IPv6 URL\)"),
         ("s3://bucket/a?token=S3CRET", r"^s3://bucket/a: has a user or a query in its URL"),
     ],
 )
