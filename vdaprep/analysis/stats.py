@@ -46,6 +46,8 @@ class DatasetStats:
     `depth_counts` counts known pixels by DEPTH_EDGES_M; `differences` are mean absolute differences of frames in grey
     levels; `translations_m` and `rotations_deg` those of the camera between neighbouring frames; `near_m` and `far_m`
     the ends of clips' disparity ranges, as depth. `frames_read` says of how many frames pixels were looked at.
+    `without_depth` counts, by trajectory, clips of which no depth is known; `clamped_far` pixels of all frames whose
+    depth was beyond the code's far end, as far as records count them.
     """
 
     dataset: str
@@ -65,6 +67,8 @@ class DatasetStats:
     rotations_deg: list[float] = field(default_factory=list[float])
     near_m: list[float] = field(default_factory=list[float])
     far_m: list[float] = field(default_factory=list[float])
+    without_depth: Counter[str] = field(default_factory=Counter[str])
+    clamped_far: int = 0
 
     def percentiles_m(self) -> dict[int, float]:
         """Return percentiles of known depth; none if there is none."""
@@ -92,14 +96,23 @@ class DatasetStats:
             "depth_percentiles_m": {str(p): metres for p, metres in self.percentiles_m().items()},
             "unknown": self.unknown / self.pixels,
             "sky": self.sky / self.pixels,
+            "without_depth": dict(self.without_depth),
+            "clamped_far": self.clamped_far,
             **spreads,
         }
 
 
-def gather(tars: Iterable[StoragePath], *, read_all: bool, on_frame: Callable[[], None]) -> list[DatasetStats]:
+def gather(
+    tars: Iterable[StoragePath],
+    *,
+    read_all: bool,
+    on_frame: Callable[[], None],
+    on_total: Callable[[int], None] = lambda frames: None,
+) -> list[DatasetStats]:
     """Look at shards, data set by data set; raises ShardError if one cannot be read, or if they hold no frame.
 
-    Unless `read_all`, CAP frames of a data set are read at most, at equal distances.
+    Unless `read_all`, CAP frames of a data set are read at most, at equal distances. `on_total` is called with the
+    number of frames before the first is read, `on_frame` after each.
     """
     records = [(tar, read_record(tar)) for tar in tars]
     found: defaultdict[str, list[tuple[StoragePath, ShardRecord]]] = defaultdict(list)
@@ -108,7 +121,10 @@ def gather(tars: Iterable[StoragePath], *, read_all: bool, on_frame: Callable[[]
             found[Clip("", tar, record.clips[0]).meta.dataset].append((tar, record))
     if not found:
         raise ShardError(f"{records[0][0]}: holds no clip; convert says why.")
-    return [_of_dataset(name, found[name], None if read_all else CAP, on_frame) for name in sorted(found)]
+    cap = None if read_all else CAP
+    counts = (sum(record.num_frames for _, record in found[name]) for name in found)
+    on_total(sum(count if cap is None else min(count, cap) for count in counts))
+    return [_of_dataset(name, found[name], cap, on_frame) for name in sorted(found)]
 
 
 def _of_dataset(
@@ -118,6 +134,7 @@ def _of_dataset(
     for _, record in records:
         stats.frames += record.num_frames
         stats.bytes += record.tar_bytes
+        stats.clamped_far += sum(record.clamped_far.values())
         stats.bytes_by_kind.update({kind: size for kind, (_, size) in record.kinds.items()})
         stats.clip_lengths += [clip.frames for clip in record.clips]
     stats.bytes_by_kind["tar"] = stats.bytes - sum(stats.bytes_by_kind.values())
@@ -149,6 +166,8 @@ def _add_clip(stats: DatasetStats, meta: ClipMeta) -> None:
     if meta.disparity_max > 0:
         stats.near_m.append(1 / meta.disparity_max)
         stats.far_m.append(1 / meta.disparity_min)
+    else:
+        stats.without_depth[meta.trajectory] += 1
     if meta.camera_to_world is not None:
         translations_m, rotations_deg = motion(np.array(meta.camera_to_world))
         stats.translations_m += translations_m.tolist()

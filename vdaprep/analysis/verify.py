@@ -36,6 +36,8 @@ class VerifyReport:
     """Bytes of the shards."""
     findings: tuple[Finding, ...]
     """What is wrong: file and sentence; empty if nothing is."""
+    doubts: tuple[str, ...] = ()
+    """What a deep look found that breaks no rule but makes data useless: trajectories of which no depth is known."""
 
     @property
     def whole(self) -> bool:
@@ -90,7 +92,20 @@ def verify(path: Paths, *, deep: bool = False, on_frames: OnFrames = lambda coun
         frames=sum(record.num_frames for record in records),
         bytes=sum(record.tar_bytes for record in records),
         findings=tuple(dict.fromkeys(findings)),
+        doubts=tuple(_doubts(checked)),
     )
+
+
+def _doubts(checked: Sequence[CheckedShard]) -> Iterator[str]:
+    clips: defaultdict[str, list[bool]] = defaultdict(list)
+    for clip in (clip for shard in checked for clip in shard.clips):
+        clips[clip.trajectory].append(clip.has_depth)
+    for name, known in sorted(clips.items()):
+        if not any(known):
+            yield (
+                f"{name}: no depth is known in any of its {len(known)} clips, all of it is sky or unknown; look at its "
+                "raw depth maps, which should be in metres"
+            )
 
 
 def check_folder(folder: StoragePath, *, deep: bool, on_frames: OnFrames) -> tuple[list[CheckedShard], list[Finding]]:

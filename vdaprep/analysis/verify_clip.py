@@ -23,7 +23,10 @@ from vdaprep.storage.paths import StoragePath
 
 @dataclass(frozen=True)
 class CheckedClip:
-    """What is kept of a clip that was found whole; `kinds` maps a kind to (members, bytes)."""
+    """What is kept of a clip that was found whole; `kinds` maps a kind to (members, bytes).
+
+    `has_depth` tells whether the depth of any of its pixels is known.
+    """
 
     key: str
     dataset: str
@@ -31,6 +34,7 @@ class CheckedClip:
     trajectory: str
     frame_ids: tuple[int, ...]
     kinds: Mapping[str, tuple[int, int]]
+    has_depth: bool
 
 
 def check_clip(reading: reader.TarPass, entry: ClipEntry, *, options: Mapping[str, Any]) -> CheckedClip:
@@ -54,7 +58,8 @@ def check_clip(reading: reader.TarPass, entry: ClipEntry, *, options: Mapping[st
     content.check_range(where=f"{reading.tar}: {member_name(entry.key, None, 'json')}")
     counts = {"json": 1, **dict.fromkeys(kinds, entry.frames)}
     found = {kind: (counts[kind], sizes[kind]) for kind in counts}
-    return CheckedClip(entry.key, meta.dataset, meta.split, meta.trajectory, meta.frame_ids, found)
+    has_depth = meta.disparity_max > 0
+    return CheckedClip(entry.key, meta.dataset, meta.split, meta.trajectory, meta.frame_ids, found, has_depth)
 
 
 def _check_meta(reading: reader.TarPass, entry: ClipEntry, options: Mapping[str, Any]) -> tuple[ClipMeta, int]:

@@ -264,6 +264,11 @@ class FrameBar:
         self._done, self._began, self._due = 0, time.monotonic(), Every(LINE_S)
         self._task = progress.add_task(label, total=total, note=self._note())
 
+    def expect(self, total: int) -> None:
+        """Set how many frames there are, as soon as that is known."""
+        self._total = total
+        self._progress.update(self._task, total=total, note=self._note())
+
     def advance(self, frames: int = 1) -> None:
         """Count frames that are done."""
         self._done += frames

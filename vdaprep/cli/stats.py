@@ -28,7 +28,7 @@ def command(
     if plot is not None:
         check_output(plot)
     with frame_bar("read", total=None) as bar:
-        found = gather(find_shards(paths), read_all=read_all, on_frame=bar.advance)
+        found = gather(find_shards(paths), read_all=read_all, on_frame=bar.advance, on_total=bar.expect)
     if as_json:
         print_json([item.to_json() for item in found])
     else:

@@ -7,7 +7,7 @@ import typer
 
 from vdaprep.analysis import geometry as warping
 from vdaprep.analysis.verify import VerifyReport, count_frames, verify
-from vdaprep.cli.output import console, frame_bar, print_json, show
+from vdaprep.cli.output import console, errors, frame_bar, print_json, show
 from vdaprep.errors import VdakitError
 from vdaprep.shards.dataset import find_shards
 from vdaprep.units import format_bytes
@@ -37,6 +37,7 @@ def command(
         print_json({**report.to_json(), "whole": not findings, **trajectories})
     else:
         show(str(item) for item in (*measured, *report.findings))
+        show(report.doubts, to=errors)
         if not findings:
             console.print(_summary(report, deep=deep))
     if findings:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import json
 import struct
 import subprocess
 import sys
@@ -248,6 +249,22 @@ def test_depth_beyond_the_code_is_counted(vdaprep: Run, tmp_path: Path) -> None:
     assert vdaprep("repair", "custom", "--raw", raw, "--out", tmp_path, "--workers", "1").code == 0
     assert read_record(folder / "train/shard-0001.tar") == older
     assert vdaprep("verify", tmp_path).code == 0
+
+
+def test_statistics_say_loudly_that_no_depth_is_known(vdaprep: Run, tmp_path: Path) -> None:
+    files = {f"rgb/00000{i}.png": PNG for i in range(3)} | {
+        f"depth/00000{i}.npy": npy(metres() * 1e4) for i in range(3)
+    }
+    raw = video(tmp_path / "raw", files)
+    outcome = vdaprep("convert", "custom", "--raw", raw, "--out", tmp_path, "--workers", "1")
+    assert "looks wrong: raw: has no known depth: 0% of its pixels are unknown, 100% are sky" in outcome.err
+    assert "--depth-unit 0.001 for PNGs, or multiply the npy files by 0.001" in outcome.err
+    said = vdaprep("stats", tmp_path)
+    assert "custom: 1 of 1 clips that were read have NO KNOWN DEPTH" in said.out
+    assert "custom: 2,304 depth pixels were beyond the depth code's far end; stored as sky" in said.out
+    [found] = json.loads(vdaprep("stats", tmp_path, "--json").out)
+    assert (found["without_depth"], found["clamped_far"]) == ({"raw": 1}, 2304)
+    assert "raw: no depth is known in any of its 1 clips" in vdaprep("verify", tmp_path, "--deep").err
 
 
 def exr_bytes(values: np.ndarray, *, data: tuple[int, int, int, int], display: tuple[int, int, int, int]) -> bytes:

@@ -25,6 +25,21 @@ def renderables(found: Sequence[DatasetStats]) -> Iterator[RenderableType]:
     read, frames = sum(stats.frames_read for stats in found), sum(stats.frames for stats in found)
     some = "" if read == frames else ", evenly spread; --all reads all"
     yield f"depth and differences are of {read:,} of {frames:,} frames{some}; motion is that of their clips"
+    for stats in found:
+        yield from _warnings(stats)
+
+
+def _warnings(stats: DatasetStats) -> Iterator[str]:
+    """Say what makes depth useless or is lost, though the figures may look harmless."""
+    if clips := stats.without_depth.total():
+        first = next(iter(stats.without_depth))
+        yield (
+            f"{stats.dataset}: {clips:,} of {sum(stats.sizes.values()):,} clips that were read have NO KNOWN DEPTH: "
+            f"all of it is sky or unknown (the first is of {first}); look at the raw depth maps, whose unit should be "
+            "metres"
+        )
+    if stats.clamped_far:
+        yield f"{stats.dataset}: {stats.clamped_far:,} depth pixels were beyond the depth code's far end; stored as sky"
 
 
 def _sections(stats: DatasetStats) -> Iterator[list[tuple[str, str]]]:
