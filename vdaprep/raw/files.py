@@ -1,11 +1,12 @@
-"""The files of a raw tree, wherever each lies, as a mapping that takes some 80 bytes a file.
+"""The files of a raw tree, wherever each lies, as a mapping that takes some 40 bytes a file.
 
 A data set of a million frames has two million files: as strings and objects they would take gigabytes. So names are
-kept as text, spans as columns of numbers, and Locations are made when they are asked for.
+kept packed, spans as columns of numbers, and Locations are made when they are asked for.
 """
 
 import re
 import unicodedata
+import zlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, Sequence
@@ -145,11 +146,11 @@ class Chunk:
 
 
 def _join(names: Sequence[str]) -> bytes:
-    return "\n".join(names).encode("utf-8", "surrogatepass")
+    return zlib.compress("\n".join(names).encode("utf-8", "surrogatepass"), 1)
 
 
 def _split(data: bytes) -> list[str]:
-    return data.decode("utf-8", "surrogatepass").split("\n")
+    return zlib.decompress(data).decode("utf-8", "surrogatepass").split("\n")
 
 
 class Files(Mapping[str, Location]):
@@ -160,7 +161,7 @@ class Files(Mapping[str, Location]):
         self._firsts: list[int] = []
         self._rows = 0
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None
-        self._decoded: dict[int, list[str]] = {}
+        self._decoded: dict[int, tuple[list[str], list[str]]] = {}  # names and paths, by the chunk's first row
 
     def add(self, container: str, names: Sequence[str], paths: Sequence[str], spans: Sequence[Span] | None) -> None:
         """Add the files of an archive, or files outside archives, whose container is empty and whose spans are None."""
@@ -176,21 +177,26 @@ class Files(Mapping[str, Location]):
     def forget_index(self) -> None:
         """Forget how paths are found, as chunks have changed."""
         self._sorted = None
+        self._decoded.clear()
 
     def at(self, row: int) -> Location:
         """Return the Location of a row."""
         chunk = self.chunk_of(row)
-        names = self._decoded.get(chunk.first)
-        if names is None:
-            names = self._decoded[chunk.first] = chunk.names()
-            if len(self._decoded) > _DECODED:
-                del self._decoded[next(iter(self._decoded))]
-        return _located(chunk, names[row - chunk.first], row)
+        return _located(chunk, self._decode(chunk)[0][row - chunk.first], row)
 
     def path_at(self, row: int) -> str:
         """Return the path of a row."""
         chunk = self.chunk_of(row)
-        return chunk.paths()[row - chunk.first]
+        return self._decode(chunk)[1][row - chunk.first]
+
+    def _decode(self, chunk: Chunk) -> tuple[list[str], list[str]]:
+        """Return names and paths of a chunk, which are kept for the next call."""
+        found = self._decoded.get(chunk.first)
+        if found is None:
+            found = self._decoded[chunk.first] = chunk.names(), chunk.paths()
+            if len(self._decoded) > _DECODED:
+                del self._decoded[next(iter(self._decoded))]
+        return found
 
     def chunk_of(self, row: int) -> Chunk:
         """Return the chunk that holds a row."""
