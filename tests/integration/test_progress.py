@@ -133,13 +133,16 @@ def test_a_log_gets_a_line_now_and_then_and_a_summary(
     convert = ("convert", "tartanair", "--raw", raw.root, *OPTIONS)
     quick = vdaprep(*convert, "--out", tmp_path / "quick")
     assert quick.err == ""
-    first, second, third, account = quick.out.splitlines()
+    first, second, third, account, *pictures = quick.out.splitlines()
     assert first.startswith(f"{tmp_path}/quick/tartanair: 24 frames in 4 clips, 4 shards, ")
     assert second.startswith("of that depth.zst ")
     assert second.endswith("; 0 inputs rejected")
     assert third.startswith("24 frames in 0:")
     assert "MB/s in" in third
     assert account == "51 files found: 51 used, 0 not recognised"
+    assert [line.split(": ")[0] for line in pictures] == [
+        f"abandonedfactory/Easy/{name}" for name in ("P000", "P001", "P011")
+    ]
     monkeypatch.setattr(output, "LINE_S", 0.0)
     slow = vdaprep(*convert, "--out", tmp_path / "slow")
     lines = slow.err.splitlines()

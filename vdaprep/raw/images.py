@@ -15,7 +15,7 @@ from vdaprep.raw.frames import RgbImage
 from vdaprep.raw.tree import Location
 from vdaprep.storage.limits import LimitError, check_pixels
 
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # not the ff 00 and ff d0 to ff d7 of coded data
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd7])")  # not ff 00 and what has no length: 01, d0 to d7
 _JPEG_END = 0xD9
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # headers with the size, one for each kind of coding
 _JPEG_METADATA = 0xE1  # Exif or XMP

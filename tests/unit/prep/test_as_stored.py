@@ -342,9 +342,11 @@ class Refused(NamedTuple):
 BUDGET = "pixels by its header, expected at most 67108864 pixels a frame; make it smaller, or leave it out"
 CMYK = b"\xff\xd8\xff\xc0\x00\x14\x08\x00\x18\x00\x20\x04" + bytes(12) + b"\xff\xd9"
 EXR_CUT = exr.encode_exr(np.ones((4, 4), np.float16)).replace(b"displayWindow", b"displayWindxx")
+BARE = resized_jpeg(32000, 32000).replace(b"\xff\xc0", b"\xff\x01\xff\xc0", 1)
 REFUSED = [
     Refused("jpeg-huge", "jpeg", resized_jpeg(32000, 32000), f"is 32000x32000 {BUDGET}"),
     Refused("jpeg-wide", "jpeg", resized_jpeg(65535, 1025), f"is 65535x1025 {BUDGET}"),
+    Refused("jpeg-huge-behind-a-bare-marker", "jpeg", BARE, f"is 32000x32000 {BUDGET}"),
     Refused("jpeg-no-height", "jpeg", resized_jpeg(32, 0), "is 32x0 pixels by its header"),
     Refused("jpeg-cmyk", "jpeg", CMYK, r"is a JPEG of 4 colours \(4 is CMYK\), expected grey or RGB"),
     Refused("jpeg-header-cut", "jpeg", b"\xff\xd8\xff\xc0\x00\x04\x08\x00\xff\xd9", "is 0x0 pixels by its header"),
