@@ -21,6 +21,8 @@ from vdaprep.workers import signals
 from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
 from vdaprep.workers.tasks import Deaths, Done, Failed, Result, Task, Tick, Work, outcome
 
+_RUN_AGAIN = 79  # exit code of a process that came to make processes itself
+
 
 @dataclass(frozen=True)
 class LocalExecutor:
@@ -28,6 +30,10 @@ class LocalExecutor:
 
     workers: int
     """Number of processes; with one, tasks run in this process."""
+
+    def __post_init__(self) -> None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):  # it is still importing the main script
+            os._exit(_RUN_AGAIN)
 
     def run(
         self, work: Work[Task, Result], tasks: Sequence[Task], on_progress: OnProgress = ignore
@@ -135,8 +141,13 @@ class _Worker(Generic[Task, Result]):
         return ended.result
 
     def cause_of_death(self) -> str:
-        """Name what ended the process: an exit code, or a signal."""
+        """Name what ended the process: an exit code, a signal; raises WorkerError if it ran the main script again."""
         code = next((process.exitcode for process in self._context.started), None)
+        if code == _RUN_AGAIN:
+            raise WorkerError(
+                "every process that encodes imports the script that is run, and there comes to this very call again: "
+                'put what the script does below `if __name__ == "__main__":`, or use workers=1.'
+            ) from None
         if code is None or code >= 0:
             return f"exit code {code}"
         name = signal.Signals(-code).name

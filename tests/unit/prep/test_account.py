@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Outcome, Run, write_raw
+from tests.unit.prep.consuming import pack
 from vdaprep import sources
 from vdaprep.conversion.account import EXAMPLES, grouped
 from vdaprep.raw.frames import SourceOptions
@@ -322,3 +323,45 @@ def test_many_rejections_are_few_sentences() -> None:
     assert lines[1:4] == [f"b.zip: x/{i:05d}.png: is cut short after {i} bytes" for i in range(3)]
     assert lines[4:] == ["b.zip: 497 more like these, for example b.zip: x/00003.png", "c/0.png: is 3x4 pixels"]
     assert grouped([]) == []
+
+
+# ------------------------------------------------------------------------------------------------------------- consume
+
+ACCOUNTED: dict[str, tuple[dict[str, bytes], str, str, str]] = {
+    "nothing more": ({}, "", "deleted", "deleted"),
+    "flow": ({f"{NAME}/flow/000000_000001_flow.npy": b"x"}, "this run does not use", "kept", "deleted"),
+    "frames of another camera": ({f"{NAME}/image_right/0_right.png": b"x"}, "this run does not use", "kept", "deleted"),
+    "tables of another camera": ({f"{NAME}/pose_right.txt": b"x"}, "", "deleted", "deleted"),
+    "a readme": ({"README.md": b"x"}, "", "deleted", "deleted"),
+    "a frame of another form": ({f"{IMAGE}/frame1.png": b"x"}, "nothing recognises", "kept", "kept"),
+    "notes": ({"notes.csv": b"x"}, "nothing recognises", "kept", "kept"),
+    "a text": ({f"{NAME}/times.txt": b"x"}, "nothing recognises", "kept", "kept"),
+    "a json": ({f"{NAME}/camera.json": b"{}"}, "nothing recognises", "kept", "kept"),
+    "another video": ({"extra/video.mp4": b"x"}, "nothing recognises", "kept", "kept"),
+    "another archive": ({"inner.zip": b"PK"}, "kept: ", "kept", "kept"),
+    "an image twice": ({f"{IMAGE}/0000000_left.png": b"x"}, "is a second rgb file", "kept", "kept"),
+}
+
+
+@pytest.mark.parametrize("unused", [False, True])
+@pytest.mark.parametrize("name", ACCOUNTED)
+def test_nothing_is_consumed_that_is_not_accounted_for(name: str, unused: bool, vdaprep: Run, tmp_path: Path) -> None:
+    more, sentence, *expected = ACCOUNTED[name]
+    raw = pack(write_raw(tmp_path / "made", lengths={NAME: 2}).root, tmp_path / "raw", more=more)
+    options = ["--consume", "--yes", *(["--consume-unused"] if unused else [])]
+    found = vdaprep("convert", "tartanair", "--raw", raw, "--out", tmp_path / "out", "--workers", "1", *options)
+    assert found.code == 0, found.err
+    there = (raw / "abandonedfactory/Easy/image_left.zip").exists()
+    assert ("kept" if there else "deleted") == expected[unused]
+    assert sentence in found.err or not there
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 100_000, b"more", b"PK\3\4"])
+def test_an_archive_with_bytes_of_no_member_is_not_consumed(tail: bytes, vdaprep: Run, tmp_path: Path) -> None:
+    raw = pack(write_raw(tmp_path / "made", lengths={NAME: 2}).root, tmp_path / "raw")
+    archive = raw / "abandonedfactory/Easy/image_left.zip"
+    archive.write_bytes(archive.read_bytes() + tail)
+    options = ("--consume", "--yes", "--consume-unused")
+    assert vdaprep("convert", "tartanair", "--raw", raw, "--out", tmp_path / "out", *options).code == 0
+    assert archive.exists()
+    assert not (raw / "abandonedfactory/Easy/depth_left.zip").exists()

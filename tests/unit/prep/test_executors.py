@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.conftest import write_raw
 from vdaprep.errors import DataError, WorkerError
 from vdaprep.workers.local import LocalExecutor
 from vdaprep.workers.progress import Amount, ProgressEvent
@@ -199,3 +200,23 @@ def _is_alive(pid: int) -> bool:
 
 def test_amounts_add_up() -> None:
     assert Amount(1, 2, 3) + Amount(bytes_in=1) - Amount(frames=1) == Amount(0, 3, 3)
+
+
+CALLS = {
+    "convert": "vdaprep.convert(vdaprep.plan('tartanair', raw={raw!r}, **options), out={out!r}, workers=2)",
+    "an executor": "list(LocalExecutor(2).run(print, [1, 2]))",
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_script_that_every_process_runs_again_is_told_the_cause(name: str, tmp_path: Path) -> None:
+    raw = write_raw(tmp_path / "raw", lengths={"abandonedfactory/Easy/P000": 8}).root
+    call = CALLS[name].format(raw=str(raw), out=str(tmp_path / "out"))
+    text = "import vdaprep\nfrom vdaprep.workers.local import LocalExecutor\n"
+    text += f"options = {{'clip_frames': 2, 'frames_per_shard': 2}}\n{call}\n"
+    (tmp_path / "script.py").write_text(text)
+    found = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert found.stderr.count("Traceback") == 1  # of the script itself
+    assert "WorkerError: every process that encodes imports the script that is run" in found.stderr
+    assert 'below `if __name__ == "__main__":`' in found.stderr
