@@ -339,3 +339,34 @@ def test_a_run_adds_nothing_to_a_data_set(place: str, toy_shards: Path, tmp_path
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert str(tmp_path / place) in result.err
     assert sorted(shards.rglob("*")) == before
+
+
+# ------------------------------------------------------------------------------------------- what cannot be written
+
+
+def folder_at(name: str) -> Callable[[Path], object]:
+    """Return what puts a folder where a run wants to write a file."""
+    return lambda folder: (folder / name / "mine").mkdir(parents=True)
+
+
+UNWRITABLE = {
+    "a full disk for the log": (lambda folder: (folder / "log.jsonl").symlink_to("/dev/full"), "log.jsonl: cannot be"),
+    "log.jsonl": (folder_at("log.jsonl"), "log.jsonl: cannot be written"),
+    "last.pt": (folder_at("last.pt"), "next.pt: the system refuses it (Is a directory)"),
+    "next.pt": (folder_at("next.pt"), "next.pt: cannot be written"),
+    "best.pt": (folder_at("best.pt"), "best.pt: cannot be written"),
+    "evaluation.json": (folder_at("evaluation.json"), "evaluation.json: cannot be written"),
+    "an earlier checkpoint": (folder_at("step-000000.pt"), "step-000000.pt: the system refuses it (Is a directory)"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), UNWRITABLE.values(), ids=UNWRITABLE)
+def test_what_a_run_cannot_write_is_a_sentence(
+    spoil: Callable[[Path], object], sentence: str, toy_shards: Path, tmp_path: Path, vdatrain: Run
+) -> None:
+    (tmp_path / "run").mkdir()
+    spoil(tmp_path / "run")
+    result = vdatrain("run", "--shards", toy_shards, "--out", tmp_path / "run", *OPTIONS)
+    assert result.code == 1
+    assert sentence in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err
