@@ -186,7 +186,7 @@ WINDOWS: dict[str, tuple[Callable[[], Stranger], str]] = {
         lambda: Stranger(
             meta={**Stranger().meta, "width": 8192, "height": 8192},
             members={name: BIG if "depth" in name else data for name, data in Stranger().members.items()},
-        ), "asks for 960 MiB of frames at once, expected at most 512 MiB"),
+        ), "asks for 996 MiB of frames at once, expected at most 512 MiB"),
     "40000 pixels": (lambda: _meta(width=40_000, height=40_000), "is 40000x40000 pixels"),
     "a clip of a petabyte": (lambda: Stranger(entry={"bytes": 10**15}), "clips[0].bytes is 1000000000000000"),
     "a data set above": (lambda: Stranger(dataset={"dataset": "x/../../../../escaped/y"}), "leads to another folder"),

@@ -24,7 +24,7 @@ from vdaprep.shards.names import FRAME_KINDS, member_name, record_name
 from vdaprep.shards.records import ClipEntry, ShardRecord
 from vdaprep.shards.tar import split_members
 from vdaprep.storage.cache import CachedTar
-from vdaprep.storage.limits import check_window
+from vdaprep.storage.limits import MAX_CLIP_BYTES, MAX_WINDOW_BYTES, check_window
 from vdaprep.storage.paths import PIECE_BYTES, StoragePath, is_file, opened, read_bytes, read_range, size_of
 
 _PIXEL_BYTES = 5  # of a decoded window: three colours, two bytes of a depth code
@@ -156,7 +156,7 @@ class Clip:
                 f"first={first}, count={count}, stride={stride} asks for others."
             )
         meta = self.meta
-        rgb, planes, diff = window_shapes(meta, len(frames), where=self.where)
+        rgb, planes, diff = window_shapes(meta, len(frames), where=self.where, limit=MAX_CLIP_BYTES)
         steps = None if diff is None else np.empty(diff, np.float32)
         window = WindowArrays(np.empty(rgb, np.uint8), np.empty(planes, np.uint8), steps)
         valid = read_window(self, frames, out=window)
@@ -270,16 +270,16 @@ class WindowArrays:
 
 
 def window_shapes(
-    meta: ClipMeta, num_frames: int, *, where: str
+    meta: ClipMeta, num_frames: int, *, where: str, limit: int = MAX_WINDOW_BYTES
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]:
     """Return the shapes of WindowArrays' rgb, depth_planes and differences for so many frames of a clip, `where`.
 
-    Raises ShardError for a window of more than MAX_WINDOW_BYTES.
+    Raises ShardError for a window of more than `limit` bytes.
     """
     size = (meta.height, meta.width)
-    with contract(where):
-        check_window(_PIXEL_BYTES * num_frames * meta.height * meta.width)
     diff = None if meta.diff is None else (num_frames, 3, *meta.diff.size_of(*size))
+    with contract(where):
+        check_window(_PIXEL_BYTES * num_frames * math.prod(size) + math.prod(diff or (0,)), limit=limit)
     return (num_frames, *size, 3), (num_frames, 2, *size), diff
 
 

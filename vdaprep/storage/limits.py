@@ -8,6 +8,8 @@ MAX_FRAME_BYTES = 2**28
 """Bytes of a frame's file, or of its members in a shard, before they are decoded."""
 MAX_WINDOW_BYTES = 2**29
 """Bytes of the decoded frames of a window: 48 frames of 1920x1080 pixels."""
+MAX_CLIP_BYTES = 2**30
+"""Bytes of the decoded frames that `Clip.read` returns: a clip of 64 frames of 1920x1080 pixels has 660 MB."""
 MAX_DOCUMENT_BYTES = 48 << 20
 """Bytes of a JSON document: `dataset.json` of 100,000 shards has 30 MB."""
 MAX_SMALL_DOCUMENT_BYTES = 4 << 20
@@ -47,12 +49,12 @@ def check_pixels(width: int, height: int, *, where: str = "") -> None:
         )
 
 
-def check_window(size: int, *, where: str = "") -> None:
-    """Refuse to decode a window of frames that takes more than MAX_WINDOW_BYTES; raises LimitError naming `where`."""
-    if size > MAX_WINDOW_BYTES:
+def check_window(size: int, *, where: str = "", limit: int = MAX_WINDOW_BYTES) -> None:
+    """Refuse to decode a window of frames that takes more than `limit` bytes; raises LimitError naming `where`."""
+    if size > limit:
         raise LimitError(
             where,
-            f"asks for {size >> 20} MiB of frames at once, expected at most {MAX_WINDOW_BYTES >> 20} MiB; "
+            f"asks for {size >> 20} MiB of frames at once, expected at most {limit >> 20} MiB; "
             "read fewer frames at once, or convert with a smaller --short-side.",
         )
 
