@@ -128,6 +128,8 @@ CASES: dict[str, tuple[Callable[[], Stranger], str, str]] = {
     "a key above": (lambda: Stranger(entry={"key": "../../x"}), "is no key", ""),
     "options of other types": (
         lambda: Stranger(record={"options": {**OPTIONS, "clip_frames": "many"}}), "options.clip_frames is", ""),
+    "options that are null": (
+        lambda: Stranger(record={"options": {**OPTIONS, "clip_frames": None}}), "was made with other options", ALL),
     "counts of other types": (lambda: Stranger(record={"kinds": {"json": [1.5, "x"]}}), "kinds.json holds 1.5", ""),
     "a list of records": (lambda: Stranger(record={"clips": {"0": 1}}), "clips is an object of 1, expected a list", ""),
     "totals of other types": (lambda: Stranger(dataset={"totals": [1]}), "totals is a list of 1", ALL),

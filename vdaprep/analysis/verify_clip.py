@@ -108,7 +108,7 @@ def _meta_problems(
             ids == tuple(range(ids[0], ids[0] + stride * len(ids), stride)),
             "its frame numbers do not follow one another.",
         ),
-        (len(ids) <= options.get("clip_frames", len(ids)), f"has {len(ids)} frames, more than clip_frames allows."),
+        (len(ids) <= (options.get("clip_frames") or len(ids)), f"has {len(ids)} frames, more than clip_frames allows."),
         (min(meta.height, meta.width) <= short_side, f"{meta.width}x{meta.height} is larger than short_side allows."),
         (meta.depth.to_json() == options.get("depth"), "its depth code is not the one of the options."),
         (diff == options.get("diff"), "its differences are not those of the options."),

@@ -10,6 +10,7 @@ from jaxtyping import Float32
 from vdaprep.errors import FrameError
 from vdaprep.raw.images import check_size
 from vdaprep.raw.tree import Location
+from vdaprep.storage.documents import shown
 
 _MAGIC = b"\x93NUMPY"
 _LENGTH_BYTES = {1: 2, 2: 4, 3: 4}  # of the header's length, by version
@@ -75,4 +76,4 @@ def _name(dtype: str) -> str:
     try:
         return str(np.dtype(dtype))
     except (TypeError, ValueError):
-        return dtype
+        return shown(dtype)
