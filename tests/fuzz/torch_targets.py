@@ -17,7 +17,8 @@ from safetensors.torch import save as save_safetensors
 from tests.fuzz import targets as base
 from tests.fuzz.mutation import as_json, spoilt, spoilt_values
 from vdatrain import config, run_dir
-from vdatrain.evaluation import compare, evaluate
+from vdatrain.evaluation import compare, files
+from vdatrain.evaluation.evaluate import Gallery
 from vdatrain.evaluation.report import write_report
 from vdatrain.inference.video_reader import open_video
 from vdatrain.models import weights
@@ -69,17 +70,20 @@ def _facts() -> dict[str, Any]:
 
 
 def _log() -> list[bytes]:
-    return [b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": null}\n{"step": 2, "evaluation": {"absrel": 0.1}}\n']
+    evaluation = b'{"step": 2, "evaluation": {"average": {"absrel": 0.1, "loss": null}}}'
+    return [b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": null}\n' + evaluation + b"\n"]
 
 
 def _evaluation() -> dict[str, Any]:
     row = {"absrel": 0.1, "delta1": 0.9, "rmse": 1.0, "tae": None, "tae_compared": None, "loss": 0.3}
-    return {"datasets": {"toy": row}, "average": row, "windows": {"toy": 2}, "step": 3, **_facts()}
+    protocol = {"split": "val", "size": 28, "frames": 3, "stride": 1}
+    facts = {"config": _facts()["config"], "protocol": protocol, "data": {"toy": "ab" * 32}}
+    return {"datasets": {"toy": row}, "average": row, "step": 3, **facts}
 
 
 def _compare(path: Path) -> None:
     (path.parent / "log.jsonl").write_bytes(_log()[0])
-    run = compare.read_run(path.parent)
+    run = files.read_evaluation(path.parent)
     rows = compare.compare([run])
     compare.markdown_table(rows)
     compare.verdict(rows)
@@ -90,7 +94,8 @@ def _gallery() -> list[bytes]:
     from dataclasses import fields
 
     file = io.BytesIO()
-    arrays: dict[str, Any] = {item.name: np.zeros((2, 4, 6), np.uint8) for item in fields(evaluate.Gallery)}
+    arrays: dict[str, Any] = {item.name: np.zeros((2, 4, 6), np.uint8) for item in fields(Gallery)}
+    arrays |= {"frames": np.zeros((2, 4, 6, 3), np.uint8), "known": np.ones((2, 4, 6), np.bool_)}
     np.savez_compressed(file, **arrays)
     return [file.getvalue()]
 
@@ -131,7 +136,7 @@ TARGETS: Mapping[str, Callable[[], base.Target]] = {
     "config.toml": lambda: _file("config.toml", _TOML, _from_toml),
     "log.jsonl": lambda: _file("log.jsonl", _log(), lambda path: run_dir.forget_log_after(path.parent, 1, evaluated=1)),
     "evaluation.json": lambda: _json("evaluation.json", _evaluation(), _compare),
-    "gallery": lambda: _file("gallery-toy.npz", _gallery(), lambda path: asdict(evaluate.read_gallery(path))),
+    "gallery": lambda: _file("gallery-toy.npz", _gallery(), lambda path: asdict(files.read_gallery(path))),
     "video .mp4": lambda: _file("video.mp4", [_film(".mp4")], _watch),
     "video .avi": lambda: _file("video.avi", [_film(".avi")], _watch),
     "image folder": lambda: base.Target(_pictures(), _watch_folder),
