@@ -83,8 +83,8 @@ def train(
         The best weights and their evaluation, or why the run stopped early.
 
     Raises:
-        UsageError: another process trains in `out`, it is or lies in the folder of a data set, or it holds a run and `resume` is not given, or options that do not
-            fit the run, the ranks or the shards.
+        UsageError: another process trains in `out`, it is or lies in the folder of a data set, it holds a run and
+            `resume` is not given, or there are options that do not fit the run, the ranks or the shards.
         DataError: shards or a checkpoint cannot be read, or the shards are not those that the run began with.
         OutputError: `out` cannot be written.
         VdakitError: out of memory, or MAX_SKIPPED steps in a row had no finite gradient.
