@@ -112,7 +112,7 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     damaged: list[str] = []
     for path in candidates(folder):
         try:
-            content = tensor_files.load(path)
+            content = _whole_state(path)
         except DataError as error:
             damaged.append(str(error))
             continue
@@ -122,6 +122,18 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     if damaged:
         raise DataError(f"{damaged[0].rstrip('.')}, nor is any before it; begin the run anew elsewhere.")
     return None
+
+
+def _whole_state(path: Path) -> dict[str, Any]:
+    """Read a state; raises DataError for one that is damaged, and for weights alone, such as best.pt renamed."""
+    content = tensor_files.load(path)
+    numbers = ("step", "position", "evaluated")
+    parts = ("model", "average", "optimiser", "scaler", "meter", "config")
+    lost = [name for name in parts if not isinstance(content.get(name), dict)]
+    lost += [name for name in numbers if type(content.get(name)) is not int]
+    if lost or not isinstance(content.get("best"), int | float):
+        raise DataError(f"{path}: is no whole state of a run, it lacks {', '.join(lost) or 'best'}.")
+    return content
 
 
 def _earlier_files(folder: Path) -> list[Path]:

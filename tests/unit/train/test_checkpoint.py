@@ -15,7 +15,7 @@ import torch
 from vdaprep.errors import DataError, OutputError
 from vdatrain.distributed import fsdp
 from vdatrain.models import tensor_files
-from vdatrain.training.checkpoint import CheckpointManager, candidates
+from vdatrain.training.checkpoint import CheckpointManager, candidates, load_newest
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -180,3 +180,20 @@ def test_a_disk_that_is_full_is_said_at_the_next_step(tmp_path: Path, monkeypatc
                 keeper.check()
         keeper.check()
     assert tensor_files.load(tmp_path / "last.pt")["step"] == 1
+
+
+STATE = {
+    **{name: {} for name in ("model", "average", "optimiser", "scaler", "meter", "config")},
+    **dict.fromkeys(("step", "position", "evaluated"), 0),
+    "best": float("inf"),
+}
+
+
+@pytest.mark.parametrize("name", STATE)
+def test_what_is_no_state_of_a_run_is_not_resumed_from(name: str, tmp_path: Path) -> None:
+    """Such as best.pt or published weights under the name last.pt."""
+    tensor_files.save(tmp_path / "last.pt", STATE)
+    assert load_newest(tmp_path) is not None
+    tensor_files.save(tmp_path / "last.pt", {**STATE, name: "text"})
+    with pytest.raises(DataError, match=f"last.pt: is no whole state of a run, it lacks {name}, nor is any before it"):
+        load_newest(tmp_path)
