@@ -110,7 +110,7 @@ _WIDTH_SCALES = (810 / 1920, 1620 / 1920, 960 / 810, 1920 / 1620, 1920 / 810, 3 
 _RAW_WIDTHS = (640, 1024, 1242, 1280, 1920)
 _UNITS = (1e-3, 1e-2, 0.1, 0.2, 0.256, 0.3048, 1 / 0.3048, 5.0, 10.0, 100.0, 1000.0)  # also of TUM's and KITTI's PNGs
 _DISPARITIES: list[float] = np.geomspace(0.1, 3000, 31).tolist()  # metres that 1 is: in 1/m, of the nearest, in pixels
-_FAR_DISAGREE = 0.25  # a median error some frames apart that no good data has, not even among leaves
+_FAR_DISAGREE = 0.3  # a median error some frames apart that no good data has, not even among leaves
 _STILL = "as if the camera only turned"
 _LOOKING_BACK = np.diag([1.0, -1.0, -1.0, 1.0])  # axes of OpenGL's cameras: y up, z backward
 
