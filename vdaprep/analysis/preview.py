@@ -1,5 +1,6 @@
 """A clip to look at, frames with their depth and differences: a contact sheet, or a video."""
 
+import io
 from pathlib import Path
 
 import cv2
@@ -55,7 +56,9 @@ def _write_sheet(clip: Clip, path: Path) -> None:
 
 
 def _write_video(clip: Clip, path: Path) -> None:
-    with iio.imopen(path, "w", plugin="pyav") as video:  # pyright: ignore[reportUnknownMemberType] - partly typed
+    """Draw all frames, each below its number; encoded in memory, so that a full disk is met by our own writing."""
+    data = io.BytesIO()
+    with iio.imopen(data, "w", plugin="pyav", extension=".mp4") as video:  # pyright: ignore[reportUnknownMemberType] - partly typed
         video.init_video_stream("libx264", fps=_FRAMES_PER_SECOND)
         for frame in clip.frames():
             pictures = [_fit_video(picture) for picture in _pictures(frame)]
@@ -63,6 +66,7 @@ def _write_video(clip: Clip, path: Path) -> None:
             picture = _framed(_side_by_side(columns), clip, note=f", {_title(frame)}")
             height, width = picture.shape[:2]
             video.write_frame(_bordered(picture, bottom=height % 2, right=width % 2))  # even sides, as H.264 wants
+    path.write_bytes(data.getvalue())
 
 
 def _title(frame: StoredFrame) -> str:
