@@ -104,7 +104,9 @@ def _sample(
 _DISAGREE = 0.05  # a median error between neighbours that no good data has
 _UNDECIDED = 0.005  # a median error, some frames apart, that leaves nothing to explain
 _BETTER = 0.5  # another hypothesis fits clearly better with at most this share of the error
+_BY_CHANCE = 5.0  # disparity is tried with a scale of its own, and one of so many fits tolerably: it has to fit better
 _AS_GIVEN = "as given"
+_AS_DISPARITY = "depth looks like disparity"
 _FOCAL_SCALES = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 4 / 3, 3 / 2, 2.0, 3.0, 4.0)
 _WIDTH_SCALES = (810 / 1920, 1620 / 1920, 960 / 810, 1920 / 1620, 1920 / 810, 3 / 4, 4 / 3)  # MVS-Synth's copies too
 _RAW_WIDTHS = (640, 1024, 1242, 1280, 1920)
@@ -148,7 +150,7 @@ def hypotheses(width: int) -> dict[str, Hypothesis]:
         "images and depth look upside down: mirrored top to bottom, they fit": _mirrored(columns=False, rows=True),
         "images and depth look upside down: turned by 180 degrees, they fit": _mirrored(columns=True, rows=True),
         **{
-            f"depth looks like disparity: {scale:.3g} divided by it fits": _of_disparity(scale)
+            f"{_AS_DISPARITY}: {scale:.3g} divided by it fits": _of_disparity(scale)
             for scale in _DISPARITIES
         },
     }
@@ -266,11 +268,15 @@ class Agreement:
         names = {name for fits in self._others for name in fits}
         fits = {name: median_fit([fits[name] for fits in self._others if name in fits]) for name in sorted(names)}
         given, still = fits[_AS_GIVEN], fits.pop(_STILL)
-        errors = {name: fit.error for name, fit in fits.items() if fit.share >= given.share / 2}
+        errors = {
+            name: fit.error * (_BY_CHANCE if name.startswith(_AS_DISPARITY) else 1)
+            for name, fit in fits.items()
+            if fit.share >= given.share / 2
+        }
         best = min(errors, key=lambda name: errors[name])
         if best == _AS_GIVEN or errors[best] > min(_BETTER * given.error, _BETTER * still.error, _DISAGREE):
             return None
-        return f"{best} clearly better ({_off(errors[best])} instead of {_off(given.error)})"
+        return f"{best} clearly better ({_off(fits[best].error)} instead of {_off(given.error)})"
 
 
 def frames_away(offset: int) -> str:

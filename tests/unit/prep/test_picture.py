@@ -115,9 +115,9 @@ TWINS = [
         "its principal point is at 25% and 25%",
     ),
     Twin(
-        "intrinsics of twice the size",
-        lambda v: {"intrinsics": v.intrinsics * 2},
-        "the intrinsics look unscaled: times 0.5",
+        "intrinsics of a size a third larger",
+        lambda v: {"intrinsics": v.intrinsics * (4 / 3)},
+        "the intrinsics look unscaled: times 0.75",
     ),
     Twin(
         "focal lengths of another size",

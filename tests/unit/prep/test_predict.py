@@ -101,6 +101,8 @@ def test_frames_after_a_gap_have_differences_that_weigh_nothing(tmp_path: Path, 
         (tree.root / str(image.relative_to(tree.root)).replace("image_left", "depth_left")).with_name(
             image.stem + "_depth.npy"
         ).unlink()
+    poses = next(tree.root.rglob("pose_left.txt"))  # one row for each number up to the highest that is left
+    poses.write_text("\n".join(poses.read_text().splitlines()[:47]))
     plan = make_plan("tartanair", raw=tree.root, settings=Settings(), selection=Selection())
     assert len(plan.shards[0].clips) == 16
     said = forecast(plan, probes=8).bytes_by_kind
