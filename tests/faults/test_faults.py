@@ -146,13 +146,13 @@ def test_a_signal_while_raw_data_is_listed(
     number: signal.Signals, raw, vdaprep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handlers = {item: signal.getsignal(item) for item in SIGNALS}
-    walk = tree._walk  # noqa: SLF001
+    walk = tree.walk
 
     def interrupted(*given: object) -> object:
         os.kill(os.getpid(), number)
         return walk(*given)
 
-    monkeypatch.setattr(tree, "_walk", interrupted)
+    monkeypatch.setattr(tree, "walk", interrupted)
     result = vdaprep("convert", "tartanair", "--raw", raw.root, "--out", tmp_path / "out")
     assert result.code == SIGNALS[number]
     assert result.err == "vdaprep: stopped; run the same command again to go on: what is finished is kept.\n"

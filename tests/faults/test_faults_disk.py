@@ -21,7 +21,9 @@ def stopped_for_space(run: Run, out: Path, *reasons: str) -> None:
     last = said.splitlines()[-1]
     assert last.startswith(f"vdaprep: {out}")
     assert any(
-        f"cannot be written ({reason}); free some space and run the same command again" in last for reason in reasons
+        f"cannot be written ({reason}); {remedy}" in last
+        for reason in reasons
+        for remedy in ("free some space and run the same command again", "allow larger files there (ulimit -f)")
     )
     assert "Traceback" not in said
     assert leftovers(out) == []

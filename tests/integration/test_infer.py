@@ -33,7 +33,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         model = lively(variant)
         config = TrainConfig(shards="none", variant=variant, encoder="tiny", size=28).to_json()
         paths[variant] = folder / f"{variant}.pt"
-        torch.save({"model": model.state_dict(), "average": {}, "config": config}, paths[variant])
+        torch.save({"model": model.state_dict(), "average": {}, "config": config, "step": 3}, paths[variant])
     bare = torch.load(paths["basic"], weights_only=True)["model"]
     paths["bare"] = folder / "bare.pth"
     torch.save(bare, paths["bare"])

@@ -149,10 +149,7 @@ def hypotheses(width: int) -> dict[str, Hypothesis]:
         "images and depth look mirrored: turned back left to right, they fit": _mirrored(columns=True, rows=False),
         "images and depth look upside down: mirrored top to bottom, they fit": _mirrored(columns=False, rows=True),
         "images and depth look upside down: turned by 180 degrees, they fit": _mirrored(columns=True, rows=True),
-        **{
-            f"{_AS_DISPARITY}: {scale:.3g} divided by it fits": _of_disparity(scale)
-            for scale in _DISPARITIES
-        },
+        **{f"{_AS_DISPARITY}: {scale:.3g} divided by it fits": _of_disparity(scale) for scale in _DISPARITIES},
     }
 
 

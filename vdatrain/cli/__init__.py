@@ -34,7 +34,7 @@ def _sleep_at_barriers() -> None:
 
     libgomp, which torch brings, spins for milliseconds at each of a step's thousands of barriers, and where another
     process has the other thread's core that time is lost: beside two busy loops on two cores a step of the tiny encoder
-    took 5.2 s, and takes 1.1 s asleep; with the cores nearly free, 0.63 and 0.46 s. It is read as torch is imported.
+    took 5.2 s, and takes 1.1 s asleep; with the least seen, 0.63 and 0.46 s. It is read as torch is imported.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["OMP_WAIT_POLICY"] = "passive"

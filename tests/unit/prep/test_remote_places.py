@@ -121,7 +121,7 @@ def test_other_damage_is_found_as_on_a_disk(far: str, bucket: Bucket, vdaprep: R
         (f"{SECOND}.json", whole[f"{SECOND}.json"][:-1], "not valid JSON"),
         (f"{SECOND}.json", whole["tartanair/val/shard-0001.json"], "is the record of shard-0001.tar"),
         ("tartanair/dataset.json", whole["tartanair/dataset.json"] + b"\n", "dataset.json: is not canonical JSON"),
-        ("tartanair/plan.json", b"{}", "plan.json: schema version None"),
+        ("tartanair/plan.json", b"{}", "plan.json: schema version null"),
     ):
         bucket.put(f"deep/{key}", data)
         result = vdaprep("verify", f"{far}/tartanair")
