@@ -231,7 +231,8 @@ def elsewhere(method: str, file: StoragePath) -> Any:
     process = context.Process(target=_read_elsewhere, args=(pickle.loads(pickle.dumps(file)), results))
     process.start()
     process.join(120)
-    assert process.exitcode == 0
+    # What was read, not how the process ended: on a busy machine obstore's own threads sometimes abort it at its exit.
+    assert not results.empty(), process.exitcode
     return results.get()
 
 
