@@ -153,6 +153,7 @@ class Measured:
 
 _CHILD = """
 import contextlib, importlib, io, json, sys, traceback
+from tests.memory import peak_kib
 program, commands, found = sys.argv[1], json.loads(sys.argv[2]), []
 cli = importlib.import_module(program + ".cli")
 for arguments in commands:
@@ -167,8 +168,7 @@ for arguments in commands:
             code = 99
             traceback.print_exc()
     found.append((code, out.buffer.getvalue().decode("utf-8", "replace")))
-status = open("/proc/self/status").read()  # getrusage's figure begins with that of the process that started this one
-print(json.dumps([found, int(status.partition("VmHWM:")[2].split()[0])]))
+print(json.dumps([found, peak_kib()]))
 """
 
 

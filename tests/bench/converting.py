@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.bench.rendered import DATASET
+from tests.memory import peak_kib
 from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import make_plan
@@ -64,17 +65,10 @@ def main(raw: str, out: str, workers: str, shard_frames: str) -> None:
         seconds=seconds,
         processor_s=busy + of_workers.ru_utime + of_workers.ru_stime,
         frames=record.totals["frames"],
-        own_kib=_peak_kib(),
+        own_kib=peak_kib(),
         worker_kib=of_workers.ru_maxrss,
     )
     sys.stdout.write(json.dumps(asdict(conversion)))
-
-
-def _peak_kib() -> int:
-    """Return the most memory that this program had; getrusage counts the parent's, which forked it, too."""
-    status = Path("/proc/self/status").read_text("ascii")
-    [peak] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(peak)
 
 
 if __name__ == "__main__":

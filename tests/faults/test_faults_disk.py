@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.disks import small_disk
 from tests.faults.faults import TRIES, Clean, Run, expect_only_unfinished, files, finish, finished, leftovers
 from vdaprep import cli
 from vdaprep.storage.range_reader import LocalFile
@@ -50,20 +51,12 @@ def test_files_that_may_not_grow(workers: int, clean: Clean, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_disk_that_fills_up(clean: Clean, tmp_path: Path) -> None:
     """On a file system of its own where one can be mounted; the test above needs none."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    room = sum(map(len, clean.files.values())) * 6 // 10
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"nothing can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
+    with small_disk(tmp_path / "disk", size=sum(map(len, clean.files.values())) * 6 // 10) as disk:
         for workers in (2, 1):
             stopped_for_space(Run(clean.raw, disk / "out", workers=workers), disk / "out", "No space left on device")
             assert 2 <= len(finished(disk / "out")) < len(clean.files) // 2
         subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
         finish(clean, clean.raw, disk / "out")
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.slow

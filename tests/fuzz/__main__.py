@@ -30,6 +30,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 
 from tests.fuzz.targets import Target, targets
+from tests.memory import peak_kib
 from vdaprep.errors import VdakitError
 
 LONGEST_S = 10
@@ -126,10 +127,10 @@ class _Run:
             return
         self._last.write_bytes(pickle.dumps(value))
         self.counts["inputs"] += 1
-        before = _peak_kib()
+        before = peak_kib()
         problem = self._problem(value)
-        if _peak_kib() > max(before, MOST_KIB):
-            problem = f"needs {_peak_kib() >> 10} MiB"
+        if peak_kib() > max(before, MOST_KIB):
+            problem = f"needs {peak_kib() >> 10} MiB"
         if problem and problem not in self.faults:
             self.faults[problem] = _keep(f"{self._name}-{len(self.faults)}", self._last)
 
@@ -168,7 +169,7 @@ def _child(name: str, seconds: float, seed: int) -> None:
             break
         seeded(seed * 10**6 + batch)(options(given(run._target.inputs)(run.check)))()
     shown = [f"{problem} (seed {seed}, {kept})" for problem, kept in run.faults.items()]
-    sys.stdout.write(json.dumps({**run.counts, "peak_kib": _peak_kib(), "faults": shown}))
+    sys.stdout.write(json.dumps({**run.counts, "peak_kib": peak_kib(), "faults": shown}))
     sys.stdout.flush()
     os._exit(0)  # whatever a library's threads think of it
 
@@ -204,10 +205,6 @@ def _alarm() -> Generator[None]:
 
 def _hang(number: int, frame: object) -> None:
     raise _HangError(f"took longer than {LONGEST_S} s")
-
-
-def _peak_kib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

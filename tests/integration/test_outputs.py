@@ -2,13 +2,13 @@
 
 import resource
 import shutil
-import subprocess
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import RawTree, tree_bytes
+from tests.disks import full_disk
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "shard_v1"
 PNG, MP4, NPZ, HTML, WEIGHTS = ".png", ".mp4", ".npz", ".html", ".safetensors"
@@ -112,17 +112,8 @@ def test_what_cannot_be_written_is_said_before_the_work(
 
 @pytest.fixture
 def full(tmp_path: Path) -> Generator[Path]:
-    """A file system without room."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"nothing can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        (disk / "filling").write_bytes(bytes(65536))
+    with full_disk(tmp_path / "disk") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize("name", WRITERS)

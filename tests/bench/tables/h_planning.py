@@ -20,19 +20,20 @@ _END = struct.Struct("<4s4H2IH")
 _DATE, _VERSION, _MODE = 33, 20, 0o100644 << 16
 
 _PLAN = """
-import json, sys, resource, time
+import json, sys, time
+from tests.memory import peak_kib
 from vdaprep.conversion.account import take_account
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import find_raw
 from vdaprep.raw.frames import SourceOptions
-at_first = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+at_first = peak_kib()
 select = tuple(sys.argv[2:])
 before = time.process_time()
 raw = find_raw("tartanair", raw=sys.argv[1], options=SourceOptions(), select=select)
 plan = raw.plan(Settings(), Selection(select=select))
 account = take_account(raw, plan)
 assert account.not_recognised == 0
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = peak_kib()
 print(json.dumps([plan.num_frames, time.process_time() - before, peak / 1024, at_first / 1024, len(raw.archives)]))
 """
 

@@ -347,14 +347,14 @@ def test_a_damaged_list_of_seek_points_leaves_nothing_open(tmp_path: Path, gzipp
 
 MEASURE = """
 import random, sys
+from tests.memory import peak_kib
 from vdaprep.raw.tree import Reader, open_tree
 tree = open_tree(sys.argv[1])
 members = list(tree.files.values())
 random.Random(1).shuffle(members)
 with Reader(tree.root) as reader:
     total = sum(len(reader.read(member)) for member in members)
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(total, int(peak.split()[1]) // 1024)
+print(total, peak_kib() >> 10)
 """
 
 

@@ -416,16 +416,16 @@ def test_a_refused_frame_is_named_and_strict_fails(vdaprep: Run, tmp_path: Path,
 
 
 MEASURE = """
-import resource
+from tests.memory import peak_kib
 from tests.unit.prep.test_as_stored import FrameError, HERE, LARGE, PARSERS
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kib()
 for case in LARGE:
     try:
         PARSERS[case.kind](case.data, HERE)
         print("taken:", case.name)
     except FrameError:
         pass
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak_kib() - before)
 """
 LARGE = [case for case in REFUSED if "huge" in case.name or "lies" in case.name]
 

@@ -4,12 +4,12 @@ import errno
 import os
 import resource
 import stat
-import subprocess
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
+from tests.disks import full_disk
 from vdaprep.errors import OutputError, UsageError
 from vdaprep.storage.atomic import check_output, check_output_folder, new_file, write_text
 
@@ -170,17 +170,8 @@ def test_what_the_system_refuses_while_writing(number: int, remedy: str, at: Pat
 
 @pytest.fixture
 def full(tmp_path: Path) -> Generator[Path]:
-    """A file system without room."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"nothing can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        (disk / "filling").write_bytes(bytes(65536))
+    with full_disk(tmp_path / "disk") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_full_disk(full: Path) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Run, write_raw
+from tests.memory import forget_peak, peak_kib
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import make_plan
 from vdaprep.conversion.saved_plan import parse_plan, plan_bytes
@@ -82,10 +82,11 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_plan_that_lies_is_refused(name: str, plan: dict[str, Any]) -> None:
     changed = copy.deepcopy(plan)
     BAD[name](changed)
-    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    forget_peak()
+    before, begun = peak_kib(), time.process_time()
     with pytest.raises(ShardError, match=r"^plan\.json: "):
         parse_plan(sealed_json(changed), where="plan.json", raw="raw", settings=SETTINGS)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10  # KiB
+    assert peak_kib() - before < 256 << 10
     assert time.process_time() - begun < 5
 
 

@@ -21,6 +21,7 @@ import pytest
 import torch
 from safetensors.torch import save as safetensors_bytes
 
+from tests.memory import peak_kib
 from vdaprep.errors import DataError
 from vdatrain.models import tensor_files
 
@@ -294,7 +295,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], int]
 def load_all(folder: str, names: Sequence[str]) -> None:
     from safetensors.torch import load_file  # noqa: F401 - its memory is not that of a file
 
-    before = peak_bytes()
+    before = peak_kib()
     found: dict[str, str] = {}
     for name in names:
         try:
@@ -302,13 +303,7 @@ def load_all(folder: str, names: Sequence[str]) -> None:
             found[name] = "loaded"
         except DataError as error:
             found[name] = str(error)
-    sys.stdout.write(json.dumps({"said": found, "bytes": peak_bytes() - before}))
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has had; getrusage counts its parent's before exec, too."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return 1024 * int(line.split()[1])
+    sys.stdout.write(json.dumps({"said": found, "bytes": (peak_kib() - before) << 10}))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -453,14 +453,15 @@ def test_what_is_too_large_takes_no_memory(tmp_path: Path) -> None:
     makers = (holding("a.png", png_bomb(30000, 30000)), holding("a.mjpeg", 3 * jpeg_bomb()), in_a_film)
     paths = [str(make(tmp_path)) for make in makers]
     program = (
-        "import sys, resource\n"
+        "import sys\n"
+        "from tests.memory import peak_kib\n"
         "from vdaprep.errors import VdakitError\n"
         "from vdatrain.inference.video_reader import open_video\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak_kib()\n"
         "for path in sys.argv[1:]:\n"
         "    try: list(open_video(path).frames())\n"
         "    except VdakitError: print('refused')\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+        "print(peak_kib() - before)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, check=True)
     *refused, kilobytes = done.stdout.split()
