@@ -169,9 +169,7 @@ def survey(prepared: Prepared, *, take_unused: bool = False) -> Consumption:
     for use in (*_archives(uses, found.files), *_loose(uses)):
         states = (_states(found.raw, names) for names in use.names)
         item = RawItem(use.name, frozenset(use.trajectories), *states, unused=use.unused)
-        reason = _problem(item, problems, use.names[0]) or (
-            _not_accounted(use, found, unknown) if use.is_archive else ""
-        )
+        reason = _problem(item, problems, use.names[0]) or _not_accounted(use, found, unknown)
         if len(item.files) < len(use.names[0]):
             reason = reason or "a link leads there, or it is no plain file"
         if item.unused and not take_unused:

@@ -174,7 +174,7 @@ def parse_plan(data: bytes, *, where: str, raw: str, settings: Settings) -> Conv
             settings=settings,
             options=dict(options.values),
             shards=tuple(clips.of_shard(item) for item in document.mappings("shards", at_most=MAX_PLANNED_FRAMES)),
-            splits={name: splits.path_names(name, at_most=MAX_PLANNED_FRAMES) for name in splits.names()},
+            splits={name: splits.path_names(name, at_most=MAX_PLANNED_FRAMES) for name in splits.names("a split")},
             rejected=tuple(
                 Rejection(item.text("file"), item.text("reason"))
                 for item in document.mappings("rejected", at_most=MAX_PLANNED_FRAMES)

@@ -287,11 +287,6 @@ class Numbered(MutableMapping[int, Location]):
         self._rows = array("q")  # in the Files; below 0 they count in `_others`
         self._others: list[Location] = []
 
-    @property
-    def numbers(self) -> Sequence[int]:
-        """The numbers, ascending."""
-        return self._numbers
-
     def __setitem__(self, number: int, location: Location) -> None:
         row = location.row
         if row < 0 or self._files is None:

@@ -1,5 +1,6 @@
 """Types of raw data: trajectories, cameras, frames; and scaling of frames."""
 
+import functools
 import operator
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -81,7 +82,7 @@ class Trajectory:
     unused: tuple[Location, ...] = ()
     """All such files, and copies of what is shared."""
 
-    @property
+    @functools.cached_property
     def frame_ids(self) -> Sequence[int]:
         """The frames' numbers, ascending."""
         frames = self.frames

@@ -234,7 +234,7 @@ class DatasetRecord:
                 dataset=document.name("dataset"),
                 source=_source(document.mapping("source")),
                 options=_options(document),
-                splits={name: splits.path_names(name, at_most=_MAX_ENTRIES) for name in splits.names()},
+                splits={name: splits.path_names(name, at_most=_MAX_ENTRIES) for name in splits.names("a split")},
                 totals=document.mapping("totals").values,
                 shards=tuple(_summary(item) for item in document.mappings("shards", at_most=_MAX_ENTRIES)),
                 rejected=_rejections(document),
@@ -290,10 +290,8 @@ def _counts(fields: Fields | None) -> dict[str, int]:
     """Return numbers by the names of trajectories."""
     if fields is None:
         return {}
-    for name in fields.values:
-        if problem := path_problem(name):
-            fields.fail(name, f"is the name of a field, expected that of a trajectory: it {problem}")
-    return {name: fields.integer(name, 1, MAX_TAR_BYTES) for name in fields.values}
+    names = fields.names("a trajectory", problem_of=path_problem)
+    return {name: fields.integer(name, 1, MAX_TAR_BYTES) for name in names}
 
 
 def _rejections(document: Document) -> tuple[Rejection, ...]:

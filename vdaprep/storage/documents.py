@@ -78,6 +78,25 @@ def path_problem(text: str) -> str | None:
     return f"has {size} bytes, more than {MAX_PATH_BYTES}" if size > MAX_PATH_BYTES else None
 
 
+def stand_in(head: bytes) -> str:
+    """Tell by a file's first bytes what came instead of it; empty if they are not known to be anything of that kind.
+
+    Returns:
+        `nothing` (an empty file), `zeros`, `web page`, `XML` or `git-lfs pointer`.
+    """
+    if not head.strip(b"\0"):
+        return "zeros" if head else "nothing"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return next((kind for kind, beginnings in _STAND_INS.items() if text.startswith(beginnings)), "")
+
+
+_STAND_INS = {
+    "web page": (b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--"),
+    "XML": (b"<?xml", b"<!doctype"),
+    "git-lfs pointer": (b"version https://git-lfs",),
+}
+
+
 # ------------------------------------------------------------------------------------------------------------- fields
 
 
@@ -195,11 +214,11 @@ class Fields:
                 self.fail(key, f"holds {shown(name)}, expected names: it {problem}")
         return self.list(key, at_most=at_most)
 
-    def names(self) -> "list[str]":
-        """Return the names of all fields, where these are names as `name` takes them."""
+    def names(self, of: str, *, problem_of: Callable[[str], str | None] = name_problem) -> "list[str]":
+        """Return the names of all fields, each `of` something; `problem_of` says what keeps a text from being one."""
         for key in self.values:
-            if problem := name_problem(key):
-                self.fail(key, f"is the name of a field, expected a name: it {problem}")
+            if problem := problem_of(key):
+                self.fail(key, f"is no name of {of}: it {problem}")
         return list(self.values)
 
     def list(self, key: str, *, at_most: int) -> "list[Any]":

@@ -118,7 +118,7 @@ def _expect_same_data(models: Sequence[EvaluatedModel]) -> None:
     has_clips = all(model.data for model in models)
     found = [model.data if has_clips else {"all shards": model.shards or "unknown"} for model in models]
     for model, data in zip(models[1:], found[1:], strict=True):
-        if data == found[0] and "unknown" not in data.values() and _datasets(model) == _datasets(models[0]):
+        if data == found[0] and "unknown" not in data.values() and model.figures.keys() == models[0].figures.keys():
             continue
         differ = sorted(name for name in {*found[0], *data} if found[0].get(name) != data.get(name))
         raise UsageError(
@@ -126,10 +126,6 @@ def _expect_same_data(models: Sequence[EvaluatedModel]) -> None:
             f"({', '.join(differ) or 'of which one does not say what it was'}); evaluate one on the shards of the "
             "other: vdatrain eval --shards DIR --out FOLDER."
         )
-
-
-def _datasets(model: EvaluatedModel) -> set[str]:
-    return {*model.figures}
 
 
 def _rows(dataset: str, by_variant: Mapping[str, Sequence[EvaluatedModel]]) -> Iterator[Row]:

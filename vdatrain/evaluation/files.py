@@ -24,7 +24,7 @@ import numpy as np
 from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.reader import Clip
 from vdaprep.storage.atomic import check_output_folder, new_file, write_text
-from vdaprep.storage.documents import DocumentError, Fields, name_problem, parse_json, shown
+from vdaprep.storage.documents import DocumentError, Fields, parse_json, shown
 from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES, MAX_WINDOW_BYTES, LimitError, check_pixels
 from vdatrain.config import CHANGEABLE
 from vdatrain.evaluation.evaluate import Evaluation, Gallery
@@ -136,12 +136,9 @@ def read_evaluation(folder: Path) -> EvaluatedModel:
     where = folder / EVALUATION_FILE
     document = _read(where, missing="a run writes it when it ends, if the shards have a held-out split")
     rows = document.mapping("datasets")
-    for name in rows.values:
-        if problem := name_problem(name):
-            rows.fail(name, f"is no name of a data set: it {problem}")
     if not rows.values:
         document.fail("datasets", "is empty, expected at least one data set")
-    figures = {name: _row(rows.mapping(name)) for name in rows.values}
+    figures = {name: _row(rows.mapping(name)) for name in rows.names("a data set")}
     figures[AVERAGE] = _row(document.mapping("average"))
     config, weights = document.optional_mapping("config"), document.optional_mapping("weights")
     source = config or weights

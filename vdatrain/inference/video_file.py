@@ -18,6 +18,7 @@ from av.video.frame import VideoFrame as DecodedFrame
 from av.video.stream import VideoStream
 
 from vdaprep.errors import DataError
+from vdaprep.storage.documents import stand_in
 from vdaprep.storage.limits import MAX_FRAME_PIXELS, LimitError, check_pixels
 from vdatrain.inference.presentation import Clock, Turn, believable_shape, shown_width, square_pixels
 from vdatrain.inference.video import DEFAULT_FPS, Remarks, Video, VideoFrame, checked, some
@@ -29,6 +30,14 @@ _ONE_FRAME_A_PACKET = ("h264", "hevc")  # codecs whose every packet is a picture
 _STILLS = ("mjpeg", "png", "bmp", "webp", "gif")  # codecs of cover pictures that are not marked as such
 _PROMISING = ("mov", "matroska", "avi", "flv", "asf")  # containers whose header states the length
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ISO/IEC 23091-2
+_NOTHING, _WEB_PAGE = "it is empty, or nothing but zeros; get it again", "it is a web page; get the file itself"
+_STAND_INS = {
+    "nothing": _NOTHING,
+    "zeros": _NOTHING,
+    "web page": _WEB_PAGE,
+    "XML": _WEB_PAGE,
+    "git-lfs pointer": "it is a git-lfs pointer; get the file itself with git lfs pull",
+}
 _BUFFER = 1 << 20  # bytes of a read
 _HEAD = 1024  # bytes that are enough to tell what a file is
 # Nothing but the file itself is opened, whatever a playlist in it says; larger pictures are not even probed.
@@ -83,14 +92,9 @@ def _what_it_is(path: Path) -> str:
             head = file.read(_HEAD)
     except OSError:
         return ""
-    start = head.lstrip().lower()
-    if not head.strip(b"\0"):
-        return "it is empty, or nothing but zeros; get it again"
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        return "it is a web page; get the file itself"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a git-lfs pointer; get the file itself with git lfs pull"
-    if start.startswith((b"#extm3u", b"ffconcat")):
+    if found := _STAND_INS.get(stand_in(head)):
+        return found
+    if head.lstrip().lower().startswith((b"#extm3u", b"ffconcat")):
         return "it is a list of other files; give one of them"
     if head[4:8] == b"ftyp":
         return "it has no index that can be read, as of a recording or download that was cut off; get it again"

@@ -21,12 +21,20 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from vdaprep.errors import DataError
+from vdaprep.storage.documents import stand_in
 
 EXPECTED = "expected weights as .pth, .pt or .safetensors"
 
 _HEAD = 1024  # bytes that are enough to tell what a file is
-_LFS = b"version https://git-lfs"
-_WEB_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<script", b"<!--")
+_NOT_WHOLE = "it was not downloaded or written whole; get it again"
+_WEB_PAGE = "a web page: the link leads to a page about the file, or asks to log in; download the file itself"
+_STAND_INS = {
+    "nothing": f"empty: {_NOT_WHOLE}",
+    "zeros": f"filled with zeros: {_NOT_WHOLE}",
+    "web page": _WEB_PAGE,
+    "XML": _WEB_PAGE,
+    "git-lfs pointer": "a pointer of git-lfs and not the file itself; fetch that with `git lfs pull`",
+}
 _UNPACK = "unpack it, and give the file of weights in it"
 _STARTS: Sequence[tuple[int, bytes, str]] = (  # where, which bytes, what they begin
     (0, b"\x1f\x8b", f"compressed with gzip; {_UNPACK}"),
@@ -102,13 +110,8 @@ def _refuse(path: Path, found: str) -> NoReturn:
 
 def _what(path: Path, head: bytes, size: int) -> str:
     """Say what a file is that holds no tensors, and what to do."""
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if not head.strip(b"\0"):
-        return f"{'filled with zeros' if head else 'empty'}: it was not downloaded or written whole; get it again"
-    if text.startswith(_LFS):
-        return "a pointer of git-lfs and not the file itself; fetch that with `git lfs pull`"
-    if text[:16].lower().startswith(_WEB_PAGES):
-        return "a web page: the link leads to a page about the file, or asks to log in; download the file itself"
+    if found := _STAND_INS.get(stand_in(head)):
+        return found
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
         return f"text that begins with {head[:40].decode('ascii')!r}; download the file itself"
     return _what_binary(path, head, size)

@@ -35,6 +35,11 @@ _log = logging.getLogger(__name__)
 LAST_FILE, BEST_FILE = "last.pt", "best.pt"
 _NEXT_FILE = "next.pt"
 _EARLIER = re.compile(r"step-(\d+)\.pt")
+_PARTS = {
+    "model": dict, "average": dict, "optimiser": dict, "scaler": dict, "meter": dict, "config": dict,
+    "step": int, "position": int, "evaluated": int, "best": float,
+}  # fmt: skip
+"""What a run needs to go on, and of which type."""
 _BEST_PARTS = ("model", "average", "step", "config", "versions")  # what is needed to use it, not to go on with it
 
 
@@ -127,12 +132,9 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def _whole_state(path: Path) -> dict[str, Any]:
     """Read a state; raises DataError for one that is damaged, and for weights alone, such as best.pt renamed."""
     content = tensor_files.load(path)
-    numbers = ("step", "position", "evaluated")
-    parts = ("model", "average", "optimiser", "scaler", "meter", "config")
-    lost = [name for name in parts if not isinstance(content.get(name), dict)]
-    lost += [name for name in numbers if type(content.get(name)) is not int]
-    if lost or not isinstance(content.get("best"), int | float):
-        raise DataError(f"{path}: is no whole state of a run, it lacks {', '.join(lost) or 'best'}.")
+    lost = [name for name, kind in _PARTS.items() if type(content.get(name)) is not kind]
+    if lost:
+        raise DataError(f"{path}: is no whole state of a run, it lacks {', '.join(lost)}.")
     return content
 
 

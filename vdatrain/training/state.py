@@ -31,8 +31,6 @@ from vdatrain.training.optim import AveragedWeights, make_optimiser, parameter_g
 
 _log = logging.getLogger(__name__)
 
-_PROGRESS = ("step", "position", "evaluated", "best")  # of a TrainState and of a checkpoint
-
 
 @dataclass
 class TrainState:
@@ -157,12 +155,6 @@ def _find_checkpoint(config: TrainConfig, folder: Path) -> tuple[str, dict[str, 
 
 def _check_is_of(config: TrainConfig, path: Path, state: Mapping[str, Any]) -> None:
     """Raise DataError if a checkpoint is none of a run with this configuration."""
-    missing = sorted({"model", "average", "optimiser", "scaler", "meter", *_PROGRESS, "config"} - state.keys())
-    if missing:
-        raise DataError(f"{path}: holds no state that a run can go on from ({', '.join(missing)} missing).")
-    numbers = [state[name] for name in _PROGRESS]
-    if not all(isinstance(value, int) for value in numbers[:3]) or not isinstance(numbers[3], float):
-        raise DataError(f"{path}: holds no state that a run can go on from ({', '.join(_PROGRESS)} are no numbers).")
     differences = from_mapping(state["config"], where=str(path)).differences(config)
     if differences:
         raise DataError(
@@ -252,7 +244,8 @@ def _take_over(run: TrainState, state: Mapping[str, Any]) -> None:
     run.monitor.load_state_dict(state["meter"])
     if run.average is not None:
         run.average.load_state_dict(state["average"])
-    run.step, run.position, run.evaluated, run.best = (state[name] for name in _PROGRESS)
+    run.step, run.position = state["step"], state["position"]
+    run.evaluated, run.best = state["evaluated"], state["best"]
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import re
 import tarfile
 
+from vdaprep.storage.documents import stand_in
+
 _PACKED = {
     "xz": rb"\xfd7zXZ\x00", "bzip2": rb"BZh[1-9]1AY&SY", "zstd": rb"\x28\xb5\x2f\xfd",
     "7-Zip": rb"7z\xbc\xaf\x27\x1c", "RAR": rb"Rar!\x1a\x07", "lz4": rb"\x04\x22\x4d\x18", "compress": rb"\x1f\x9d",
@@ -58,17 +60,21 @@ def packed(kind: str, name: str) -> str:
     return f"packed by {kind}, which cannot be read in place; unpack it: {_UNPACK[kind].format(_quoted(name))}"
 
 
+_STAND_INS = {
+    "nothing": "it is empty",
+    "zeros": "holds nothing but zeros: it was not downloaded",
+    "web page": "it is a web page, which a server sent instead of the file",
+    "XML": "it is a message of a server, not the file",
+    "git-lfs pointer": "it is a pointer of git-lfs, not the file: git lfs pull gets that",
+}
+
+
 def found_instead(start: bytes, name: str) -> str:
     """Say what a file that is no archive begins as; empty if its first bytes say nothing."""
-    if not start.strip(b"\0"):
-        return "holds nothing but zeros: it was not downloaded" if start else "it is empty"
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "it is a web page, which a server sent instead of the file"
-    if text.startswith(b"version https://git-lfs"):
-        return "it is a pointer of git-lfs, not the file: git lfs pull gets that"
-    if text.startswith((b"<?xml", b"<error", b"{")):
-        return "it is a message of a server, not the file"
+    if found := _STAND_INS.get(stand_in(start)):
+        return found
+    if start.lstrip().lower().startswith((b"<error", b"{")):
+        return _STAND_INS["XML"]
     kind = next((kind for kind, pattern in _BEGINNINGS if pattern.match(start)), "")
     return f"it is {packed(kind, name)}" if kind else ""
 
