@@ -79,7 +79,12 @@ def open_video_file(path: Path) -> Video:
 def _opened(path: Path) -> Generator[InputContainer]:
     """Open a file by its content; raises DataError for what FFmpeg refuses, also while the block runs."""
     try:
-        with path.open("rb") as file, av.open(_Nameless(file), options=_OPTIONS, buffer_size=_BUFFER) as container:
+        with (
+            path.open("rb") as file,
+            av.open(  # titles and the like, of which none is used, are often in no Unicode
+                _Nameless(file), options=_OPTIONS, buffer_size=_BUFFER, metadata_errors="replace"
+            ) as container,
+        ):
             yield cast("InputContainer", container)
     except (FFmpegError, OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read as a video ({_what_it_is(path) or _reason(error)}).") from error

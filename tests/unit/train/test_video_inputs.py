@@ -78,6 +78,17 @@ def under_cover(name: str) -> Callable[[Path], Path]:
     return make
 
 
+def titled_in_no_unicode(folder: Path) -> Path:
+    def prepare(stream: VideoStream) -> None:
+        stream.metadata["handler_name"] = "handler of the film"
+
+    path = write_video(folder / "a.mp4", TENTHS, prepare=prepare)
+    data = path.read_bytes()
+    assert b"handler of" in data
+    path.write_bytes(data.replace(b"handler of", b"h\xffndler\x8eof"))
+    return path
+
+
 def two_films(folder: Path) -> Path:
     small = write_video(folder / "small.mp4", TENTHS, size=(16, 24))
     return copy_streams(folder / "two.mkv", [small, write_video(folder / "large.mp4", TENTHS)])
@@ -156,6 +167,7 @@ def transparent(stream: VideoStream) -> None:
 SQUARE = cv2.resize(UPRIGHT, (64, 32), interpolation=cv2.INTER_CUBIC)
 FILMS = [
     Case("plain", film("a.mp4"), first=UPRIGHT, seconds=TENTHS, numbers=[*range(8)]),
+    Case("a title that is no Unicode", titled_in_no_unicode, first=UPRIGHT, seconds=TENTHS),
     Case("matrix: a quarter", laid(0, 1, -1, 0), first=np.rot90(UPRIGHT, -1)),
     Case("matrix: half a turn", laid(-1, 0, 0, -1), first=np.rot90(UPRIGHT, 2)),
     Case("matrix: three quarters", laid(0, -1, 1, 0), first=np.rot90(UPRIGHT)),
