@@ -15,7 +15,7 @@ A clip's members, in this order, so that any window of frames is one contiguous 
 JSON is canonical: sorted keys, no spaces, ASCII, no nan or infinity. Both records hold a checksum of themselves.
 
 names, canonical, metadata, records   names of files and members; JSON; a clip's metadata; records
-depth_codes, codec, cameras           depth to 16-bit codes; arrays to bytes and back; poses and intrinsics
+depth_codes, codec, cameras           depth to 16-bit codes; frames to bytes and back; poses and intrinsics
 tar, writer, reader                   USTAR both ways; clips to a shard; a shard to frames
 dataset                               folders and URLs to collections of clips
 """

@@ -1,0 +1,35 @@
+"""Frames to the bytes of members and back; every encoder stands next to its decoder.
+
+zstd          compression, of a size that is known before anything is allocated
+depth         codes of depth (`shards.depth_codes`)
+differences   differences of neighbouring frames
+jpeg          frames
+"""
+
+from vdaprep.shards.codec.depth import (
+    codes_of_planes,
+    decode_depth,
+    encode_depth,
+    pack_codes,
+    unpack_codes,
+    unpack_planes,
+)
+from vdaprep.shards.codec.differences import decode_diff, encode_diff, shrink
+from vdaprep.shards.codec.jpeg import decode_rgb, encode_rgb, jpeg_size
+from vdaprep.shards.codec.zstd import ZSTD_LEVEL
+
+__all__ = [
+    "ZSTD_LEVEL",
+    "codes_of_planes",
+    "decode_depth",
+    "decode_diff",
+    "decode_rgb",
+    "encode_depth",
+    "encode_diff",
+    "encode_rgb",
+    "jpeg_size",
+    "pack_codes",
+    "shrink",
+    "unpack_codes",
+    "unpack_planes",
+]
