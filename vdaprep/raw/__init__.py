@@ -1,6 +1,14 @@
-"""Raw downloads, read in place: folders, archives and URLs, and the formats of the files in them.
+"""Raw downloads, read in place: folders, archives and URLs, and their files' formats.
 
-`tree` lists all files of a data set wherever they lie and reads them, `containers` knows zip and tar, `targz` and
-`targz_index` tar.gz; `deflate` is decompression by ISA-L; `png`, `images` (JPEG), `exr` and `arrays` (.npy, tables of
-text) decode files; `frames` has the types of trajectories, cameras and frames; `prefetch` reads ahead in a thread.
+tree      all files of a data set, wherever they lie; reading one of them
+files     where files lie: locations by path and by frame number
+walking   the files below a folder
+archives  zip, tar and tar.gz
+merging   files of several archives under one path
+prefetch  reading ahead in a thread
+images    JPEG, and what holds for every image
+png, exr  these
+arrays    .npy, tables of text
+deflate   decompression by ISA-L
+frames    trajectories, cameras and frames
 """

@@ -9,5 +9,4 @@ transforms  crop, flip and colour jitter
 batch       decoding and augmentation on the device
 prefetch    ordered map over threads, copies in a stream of their own
 loader      TrainLoader, EvalLoader
-index       the clips of a split
 """

@@ -3,6 +3,7 @@
 evaluate   windows of a split: metrics, losses, pictures
 long       whole trajectories
 figures    pictures of predictions and their errors
+files      evaluations as files, written and read
 compare    tables of finished runs
 report     a comparison as an HTML page
 """

@@ -5,5 +5,6 @@ variants       one module each
 weights        weights of any origin into a model
 loading        models as a run's configuration or checkpoint describes them
 tensor_files   files of tensors
+file_kinds     what a file of weights is that is not one, or of another model
 flops          operations of a frame
 """

@@ -1,1 +1,4 @@
-"""Object stores: `objects` asks them, `remote_output` is the folder in one that a conversion writes into."""
+"""Object stores: S3, and Google's and Azure's.
+
+objects        reading, listing, conditional writing
+remote_output  the folder in a store that a conversion writes into"""

@@ -1,0 +1,41 @@
+"""What docstrings promise: a package's lists its modules."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+INITS = sorted(file for package in ("vdaprep", "vdatrain") for file in (ROOT / package).rglob("__init__.py"))
+ROW = re.compile(r"^(\w+(?:, \w+)*) {2,}\S", re.MULTILINE)
+"""`name, name   what they are`: names, then two spaces or more."""
+
+
+def docstring(file: Path) -> str:
+    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+
+
+def listed(text: str) -> list[str]:
+    """Return the names at the beginning of rows of a package's docstring."""
+    return [name for names in ROW.findall(text) for name in names.split(", ")]
+
+
+def entries(folder: Path) -> list[str]:
+    """Return the modules and packages in a folder, and not `__init__` and the like."""
+    return sorted(
+        item.stem for item in folder.iterdir() if (item.suffix == ".py" or item.is_dir()) and item.stem[:2] != "__"
+    )
+
+
+@pytest.mark.parametrize("init", INITS, ids=lambda file: ".".join(file.relative_to(ROOT).parent.parts))
+def test_a_package_lists_its_modules(init: Path) -> None:
+    """All but folders whose modules are found by listing them, to which a file is added and nothing else."""
+    text = docstring(init)
+    if "found by listing" not in text:
+        assert sorted(listed(text)) == entries(init.parent)
+
+
+def test_the_test_above_would_notice() -> None:
+    text = "A package.\n\na, b   two\nc      one\n    KEY.json   no module\nplain words, a sentence\n"
+    assert listed(text) == ["a", "b", "c"]
