@@ -129,6 +129,8 @@ def find_raw(
     tree, found = _find(dataset, str(raw), options, select, on_listing)
     place = redact(str(raw)) if is_url(str(raw)) else str(tree.root)
     trajectories, unnamable = _namable(found.trajectories)
+    if not trajectories:
+        raise DataError(f"{place}: no trajectory can be converted: {unnamable[0].file} {unnamable[0].reason}.")
     return RawData(
         dataset=dataset,
         raw=place,
@@ -143,17 +145,26 @@ def find_raw(
 
 def _namable(found: Sequence[Trajectory]) -> tuple[tuple[Trajectory, ...], list[Rejection]]:
     """Leave out, as problems, the trajectories whose names no shard can hold."""
-    problems = {item.name: problem for item in found if (problem := path_problem(item.name))}
-    rejected = [
-        Rejection(_first_file(item), f"is of a trajectory whose name {problems[item.name]}; rename its folder")
-        for item in found
-        if item.name in problems
-    ]
+    problems = {item.name: problem for item in found if (problem := _name_problem(item.name))}
+    rejected: list[Rejection] = []
+    for item in found:
+        if item.name in problems:
+            first = _first_file(item)
+            advice = "unpack it and rename the folder" if first.container else "rename its folder"
+            reason = f"is of a trajectory whose name {problems[item.name]}; {advice}"
+            rejected.append(Rejection(str(first), reason))
     return tuple(item for item in found if item.name not in problems), rejected
 
 
-def _first_file(trajectory: Trajectory) -> str:
-    return str(trajectory.frames[0].rgb or trajectory.frames[0].depth)
+def _name_problem(name: str) -> str | None:
+    # A tree's paths have no backslashes but those of bytes that are spelt out.
+    return "is not UTF-8" if "\\x" in name else path_problem(name)
+
+
+def _first_file(trajectory: Trajectory) -> Location:
+    location = trajectory.frames[0].rgb or trajectory.frames[0].depth
+    assert location is not None  # a frame has at least one file
+    return location
 
 
 def _find(

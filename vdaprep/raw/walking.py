@@ -1,6 +1,7 @@
 """List the files of a folder, links followed, each real folder once."""
 
 import os
+import stat
 from collections.abc import Iterator
 
 _OF_SYSTEMS = ("._", ".DS_Store")  # what macOS puts beside files
@@ -56,14 +57,22 @@ class _Walk:
         folders: list[str] = []
         for entry in entries:
             name = before + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(name)
-            elif not entry.is_symlink():
+            if entry.is_file(follow_symlinks=False):
                 self._names.append(name)
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(name)
             elif not os.path.exists(entry.path):  # noqa: PTH110 - a million times, perhaps
                 self._problems.append((name, f"is a link that leads nowhere ({os.readlink(entry.path)})"))  # noqa: PTH115
             elif entry.is_dir():
                 self._links.append(name)
-            else:
+            elif entry.is_file():
                 self._names.append(name)
+            else:
+                self._problems.append((name, f"is {_kind(entry)}, not a file; left out"))
         return folders
+
+
+def _kind(entry: "os.DirEntry[str]") -> str:
+    """Name what is neither file nor folder: to open a pipe may take for ever, to read a device, too."""
+    mode = entry.stat().st_mode
+    return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"

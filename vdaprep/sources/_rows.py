@@ -7,6 +7,7 @@ header) are none, as for `numpy.loadtxt`. Lines end in `\n`, `\r\n`, `\r` or `\r
 import functools
 import logging
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from vdaprep.errors import FrameError, VdakitError
 from vdaprep.raw.tree import Location
 from vdaprep.storage.documents import read_text_lines
 
+_BEGINS_AS_NUMBER = re.compile(r"[-+\[({,;'\"]*(?:\.?\d|(?:nan|inf|infinity)\W*$)", re.IGNORECASE)
 _WHOLE = 64  # rows that no header, footer or repetition adds to a table
 
 _log = logging.getLogger("vdaprep")
@@ -55,17 +57,9 @@ def read_rows(data: bytes, location: Location) -> list[Row]:
 
 
 def without_header(rows: Sequence[Row]) -> Sequence[Row]:
-    """Drop a first row of which no word is a number."""
-    is_header = bool(rows) and all(not _is_number(word) for word in rows[0].words)
+    """Drop a first row of words, none of which is a number or begins as one does, such as `1,5` and `0.5;0.5`."""
+    is_header = bool(rows) and not any(map(_BEGINS_AS_NUMBER.match, rows[0].words))
     return rows[1:] if is_header else rows
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def rows_of_frames(count: int, frame_ids: Sequence[int], location: Location) -> Sequence[int]:

@@ -237,13 +237,6 @@ def test_what_is_appended_to_a_zip_replaces_what_it_holds(tmp_path: Path) -> Non
         assert reader.read(tree.files["a.png"]) == b"new"
 
 
-def test_a_pipe_is_no_frame_and_blocks_nobody(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.png")
-    tree = open_tree(tmp_path)
-    with Reader(tree.root) as reader, pytest.raises(FrameError, match="a.png: cannot be read .is not a regular file"):
-        reader.read(tree.files["a.png"])
-
-
 def test_a_folder_that_cannot_be_listed_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shut").mkdir()
     listed = os.scandir

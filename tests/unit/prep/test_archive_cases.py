@@ -170,6 +170,7 @@ UNREAD: dict[str, tuple[str, bytes, str]] = {
     "part": ("a.zip.part", ZIP[:500], "is a download that was not finished"),
     "crdownload": ("a.tar.gz.crdownload", GZ[:50], "is a download that was not finished"),
     "a second download": ("a.zip.1", ZIP, "rename it to end in .zip"),
+    "a download with a query": ("a.zip?download=1&x=2", ZIP, "rename it to end in .zip"),
     "page": ("a.zip", b"<!DOCTYPE html><html>no</html>" * 99, "it is a web page, which a server sent instead"),
     "page with white space": ("a.tar.gz", b"\n\n <HTML><body>", "it is a web page"),
     "git-lfs": ("a.tar", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n", "git lfs pull"),

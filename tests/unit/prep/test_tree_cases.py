@@ -1,6 +1,8 @@
 """Trees as people have them: archives with the same paths inside, links, odd names, places that tell what they hold."""
 
+import contextlib
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from tests.conftest import Run
 from tests.unit.prep.test_archive_cases import zip_bytes
 from tests.unit.prep.test_archive_tars import tar_bytes
 from vdaprep.conversion.plan import find_raw
+from vdaprep.errors import DataError
 from vdaprep.raw import tree as tree_module
 from vdaprep.raw.files import Files, Location, Numbered
 from vdaprep.raw.frames import Frames, SourceOptions
@@ -214,6 +217,33 @@ def test_links_are_followed_once(case: str, tmp_path: Path) -> None:
     assert all(item.reason.startswith("is a link that leads nowhere (") for item in tree.problems)
 
 
+# ------------------------------------------------------------------------------------------------- no files, no folders
+
+
+def _bind(place: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as end, contextlib.chdir(place.parent):  # its address is short
+        end.bind(place.name)
+
+
+NO_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "pipe": (os.mkfifo, "a pipe"),
+    "socket": (_bind, "a socket"),
+    "link to a device": (lambda place: place.symlink_to("/dev/zero"), "a device"),
+}
+
+
+@pytest.mark.parametrize("name", ["rgb/0.png", "a.zip", "a.tar.gz", "intrinsics.txt"])
+@pytest.mark.parametrize("case", NO_FILES)
+def test_what_is_neither_file_nor_folder_is_named_and_never_opened(case: str, name: str, tmp_path: Path) -> None:
+    make, kind = NO_FILES[case]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    make(tmp_path / name)
+    (tmp_path / "1.png").write_bytes(b"")
+    tree = open_tree(tmp_path)
+    assert list(tree.files) == ["1.png"]
+    assert [(item.file, item.reason) for item in tree.problems] == [(name, f"is {kind}, not a file; left out")]
+
+
 # -------------------------------------------------------------------------------------------------------------- names
 
 NAMES = {
@@ -243,6 +273,27 @@ def test_a_name_with_control_characters_is_named(tmp_path: Path) -> None:
     (tmp_path / "a\n\x1b[1m.png").write_bytes(b"")
     [problem] = open_tree(tmp_path).problems
     assert (problem.file, problem.reason) == (r"a\x0a\x1b[1m.png", "has control characters in its name; left out")
+
+
+UNNAMABLE = {
+    b"v\xe9": r"v\xe9/rgb/0.png is of a trajectory whose name is not UTF-8; rename its folder",
+    "a\u202egnp".encode(): "is of a trajectory whose name holds the character U+202E, which no name may have; rename",
+}
+
+
+@pytest.mark.parametrize("name", UNNAMABLE)
+def test_a_trajectory_whose_name_no_shard_can_hold_is_named(name: bytes, tmp_path: Path) -> None:
+    place = os.path.join(os.fsencode(tmp_path), name, b"rgb")  # noqa: PTH118 - bytes
+    os.makedirs(place)  # noqa: PTH103
+    with open(os.path.join(place, b"0.png"), "wb"):  # noqa: PTH118, PTH123
+        pass
+    with pytest.raises(DataError) as caught:
+        find_raw("custom", raw=tmp_path, options=SourceOptions())
+    assert UNNAMABLE[name] in str(caught.value)
+    (tmp_path / "good" / "rgb").mkdir(parents=True)
+    (tmp_path / "good" / "rgb" / "0.png").write_bytes(b"")
+    [problem] = find_raw("custom", raw=tmp_path, options=SourceOptions()).problems
+    assert UNNAMABLE[name] in f"{problem.file} {problem.reason}"
 
 
 def test_an_archive_that_may_not_be_read_is_not_to_be_got_again(tmp_path: Path, monkeypatch) -> None:

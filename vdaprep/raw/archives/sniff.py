@@ -31,7 +31,7 @@ _UNFINISHED = re.compile(
     rf".+\.{_ARCHIVE}(?:\.(?:part|partial|crdownload|download|opdownload|aria2|tmp|filepart|incomplete|!ut))"
     r"|.+\.(?:crdownload|opdownload|aria2)", re.IGNORECASE
 )  # fmt: skip
-_REPEATED = re.compile(rf".+\.{_ARCHIVE}(?:\.\d| ?\(\d+\)|~|\.bak|\.old|\.orig)", re.IGNORECASE)
+_REPEATED = re.compile(rf".+\.{_ARCHIVE}(?:\.\d| ?\(\d+\)|[~?&].*|\.bak|\.old|\.orig)", re.IGNORECASE)
 _HEADER = 512
 
 
@@ -51,7 +51,7 @@ def named_otherwise(name: str) -> str:
         whole = _quoted(match["whole"])
         return f"is a piece of a split archive, which is not read; join the pieces: cat {whole}.* > {whole}"
     if _REPEATED.fullmatch(name):
-        return "has the name of a second copy of an archive and is not read; rename it to end in .zip, .tar or .tar.gz"
+        return "has an archive's name with more behind it and is not read; rename it to end in .zip, .tar or .tar.gz"
     return ""
 
 
