@@ -13,7 +13,7 @@ STALL, DIE, CRAWL = "never answers", "breaks off in the middle", "sends a byte n
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """`faults` are what to do first with a file, by its name: one of the above, or a status; the last is repeated."""
+    """`faults` are what to do first with a file, by name or path: the above, or a status; the last is repeated."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -30,8 +30,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.delay_s = 0.0
         self.ended = threading.Event()
 
-    def fault(self, name: str) -> int | str | None:
-        faults = self.faults.get(name, [None])
+    def fault(self, path: Path) -> int | str | None:
+        faults = self.faults.get(str(path.relative_to(self.folder)), self.faults.get(path.name, [None]))
         return faults.pop(0) if len(faults) > 1 else faults[0]
 
     def handle_error(self, *_: object) -> None:
@@ -64,7 +64,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         self.server.asked[f"{path.name} whole" if asked is None else path.name] += 1
         time.sleep(self.server.delay_s)
-        fault = self.server.fault(path.name)
+        fault = self.server.fault(path)
         if self.server.token and query != f"token={self.server.token}":
             self.reply(403, b"")
         elif isinstance(fault, int):

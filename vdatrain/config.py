@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
-from vdaprep.errors import UsageError
+from vdaprep.errors import DataError, UsageError
 from vdaprep.storage.documents import DocumentError, parse_json, parse_toml, shown
 from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES, LimitError
 from vdaprep.storage.urls import redact
@@ -260,6 +260,22 @@ def from_mapping(values: Mapping[str, Any] | object, *, where: str) -> TrainConf
     if not checked.get("shards"):
         raise UsageError(f"{where}: --shards is missing: the folder, or its URL, that `vdaprep convert` wrote.")
     return TrainConfig(**checked)
+
+
+def from_stored(values: Mapping[str, Any] | object, *, where: str) -> TrainConfig:
+    """Build the configuration that a run's file holds; arguments and return value as of `from_mapping`.
+
+    Raises:
+        DataError: what `from_mapping` refuses. It is the file's fault: nobody gave these options in a command.
+    """
+    try:
+        return from_mapping(values, where=where)
+    except UsageError as error:
+        found = str(error).removeprefix(f"{where}: ").rstrip(".")
+        raise DataError(
+            f"{where}: holds options that no run has ({found}); the file was changed, or another version wrote it: get "
+            "the unchanged one, or begin the run anew elsewhere."
+        ) from error
 
 
 def from_file(path: Path) -> dict[str, Any]:

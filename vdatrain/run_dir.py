@@ -17,7 +17,7 @@ from vdaprep.storage import locks
 from vdaprep.storage.atomic import as_sentence, write_text
 from vdaprep.storage.documents import DocumentError, parse_json
 from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES, LimitError
-from vdatrain.config import MAX_STEPS, TrainConfig, from_mapping
+from vdatrain.config import MAX_STEPS, TrainConfig, from_stored
 from vdatrain.distributed.launch import spans_machines
 
 _PACKAGES = ("vdakit", "numpy", "timm", "webdataset", "opencv-python-headless", "zstandard")
@@ -112,7 +112,7 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
 
 def stored_config(folder: Path) -> TrainConfig:
     """Return the configuration of the run in a folder; raises DataError if there is none."""
-    return from_mapping(read_facts(folder)["config"], where=str(folder / CONFIG_FILE))
+    return from_stored(read_facts(folder)["config"], where=str(folder / CONFIG_FILE))
 
 
 def log(folder: Path, step: int, figures: Mapping[str, Any]) -> None:

@@ -144,6 +144,36 @@ def test_what_cannot_be_exported(vdatrain, tmp_path: Path, monkeypatch: pytest.M
     refused(vdatrain(*bare), 1, "holds weights but no configuration")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "found"),
+    [
+        ("colour", "red", 'there is no option "colour"; known: '),
+        ("frames", "many", 'frames is "many", expected int'),
+        ("frames", 10**6, "--frames 1000000: expected at most 1000"),
+        ("encoder", "vitz", "vitz"),
+        ("shards", "", "--shards is missing"),
+        ("mix", "tartanair=-1", "--mix tartanair=-1: "),
+    ],
+)
+@pytest.mark.parametrize("command", ["eval", "export", "infer"])
+def test_options_that_no_run_has_are_the_checkpoints_fault(
+    command: str, option: str, value: object, found: str, toy_shards: Path, vdatrain, tmp_path: Path
+) -> None:
+    """Not the command's, which is right: exit 1 and the name of the file."""
+    path, out = trained("basic", tmp_path), tmp_path / "out"
+    state = tensor_files.load(path)
+    tensor_files.save(path, {**state, "config": {**state["config"], option: value}})
+    [shard] = toy_shards.rglob("val/*.tar")
+    words = {
+        "eval": ("--shards", toy_shards, "--out", out),
+        "export": ("--out", out.with_suffix(".pth")),
+        "infer": (shard, "--out", out.with_suffix(".npz")),
+    }
+    result = vdatrain(command, *words[command], "--checkpoint", path)
+    refused(result, 1, f"{path}: holds options that no run has (", found, "get the unchanged one")
+    assert {item.name for item in tmp_path.iterdir()} == {"best.pt"}
+
+
 def test_a_run_reports_what_it_began_with(toy_shards: Path, vdatrain, tmp_path: Path) -> None:
     trained("basic", tmp_path)
     small = ("--encoder", "tiny", "--frames", 3, "--size", 28, "--steps", 1, "--workers", 0, "--batch", 1)

@@ -1,13 +1,14 @@
 """`vdatrain` on shards behind URLs, by range and through a cache: as from the folder."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.conftest import refused
-from tests.serving import STALL, Server, serve
+from tests.serving import CRAWL, STALL, Server, serve
 from vdaprep.storage import retry
 from vdaprep.storage.retry import RetryPolicy
 
@@ -140,3 +141,24 @@ def test_a_server_that_stalls_while_training_ends_the_run(
     result = vdatrain("run", "--shards", f"{server.url}/tartanair", "--out", tmp_path / "run", *cache, *SMALL)
     name = "shard-0001.tar: cannot be read for clip tartanair-"
     refused(result, 1, name, "the server does not answer", "it was asked 2 times")
+
+
+@pytest.mark.parametrize("command", ["run", "eval", "eval --long", "infer"])
+def test_a_server_that_sends_a_byte_now_and_then_ends_an_evaluation(
+    command: str, server: Server, local: Path, vdatrain, tmp_path: Path
+) -> None:
+    """It always answers in time, so only the time that reading a whole window takes can tell."""
+    tar, shards = "tartanair/val/shard-0001.tar", f"{server.url}/tartanair"
+    server.faults[tar] = [CRAWL]  # of the one byte that is asked of each tar for the index, nobody notices it
+    words = {
+        "run": ("--shards", shards, "--out", tmp_path / "run", *SMALL),
+        "eval": ("--shards", shards, "--checkpoint", local / "best.pt", "--out", tmp_path / "out"),
+        "infer": (f"{server.url}/{tar}", "--checkpoint", local / "best.pt", "--out", tmp_path / "out.npz"),
+    }
+    name, *more = command.split()
+    began = time.monotonic()
+    result = vdatrain(name, *words[name], *more, "--stall-timeout", 2)
+    assert time.monotonic() - began < 60
+    refused(result, 1, f"{tar}: reading clip tartanair-", "has not ended after 2 s", "--stall-timeout")
+    assert not any(tmp_path.rglob("evaluation.json"))
+    assert not any(tmp_path.glob("out*"))

@@ -169,12 +169,18 @@ def _difference(first: Row, other: Row) -> str:
     changes: list[str] = []
     for metric, sign in METRICS.items():
         a, b = first.cells[metric], other.cells[metric]
-        if a is None or b is None or not a.mean:
-            continue
-        change = b.mean / a.mean - 1
-        word = "better" if change * sign > 0 else "worse"
-        changes.append(f"{_TITLES.get(metric, metric)} {abs(change):.1%} {word}")
+        if a is not None and b is not None and (a.mean or not b.mean):
+            changes.append(f"{_TITLES.get(metric, metric)} {_change(a.mean, b.mean, sign=sign)}")
     return f"{other.variant} against {first.variant}: {', '.join(changes) or 'nothing in common'}."
+
+
+def _change(before: float, after: float, *, sign: int) -> str:
+    """Say what a figure is beside one before, where `sign` times it should be high."""
+    if before == after:
+        return "equal"
+    change = after / before - 1
+    word = "better" if change * sign > 0 else "worse"
+    return f"{abs(change):.1%} {word}" if abs(change) >= 0.0005 else f"less than 0.1% {word}"
 
 
 # ------------------------------------------------------------------------------------------------------------- tables

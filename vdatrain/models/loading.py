@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vdaprep.errors import DataError
-from vdatrain.config import TrainConfig, from_mapping
+from vdatrain.config import TrainConfig, from_stored
 from vdatrain.models import tensor_files, variants
 from vdatrain.models.layers.dpt import TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder
@@ -79,7 +79,7 @@ def load_model(path: Path) -> LoadedRun:
     step = state.get("step")
     if not isinstance(state["config"], dict) or type(step) is not int or step < 0:
         raise DataError(f"{path}: holds no configuration or step of a run, expected what `vdatrain run` wrote.")
-    config = from_mapping(state["config"], where=str(path))
+    config = from_stored(state["config"], where=str(path))
     return LoadedRun(whole_model(config, state, where=str(path)), config, step)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.dataset import open_shards
 from vdaprep.storage.urls import redact
-from vdatrain.config import PRESETS, TrainConfig, from_mapping
+from vdatrain.config import PRESETS, TrainConfig, from_stored
 from vdatrain.data.sampler import DistributedPositions
 from vdatrain.device import Precision
 from vdatrain.distributed import fsdp
@@ -155,7 +155,7 @@ def _find_checkpoint(config: TrainConfig, folder: Path) -> tuple[str, dict[str, 
 
 def _check_is_of(config: TrainConfig, path: Path, state: Mapping[str, Any]) -> None:
     """Raise DataError if a checkpoint is none of a run with this configuration."""
-    differences = from_mapping(state["config"], where=str(path)).differences(config)
+    differences = from_stored(state["config"], where=str(path)).differences(config)
     if differences:
         raise DataError(
             f"{path}: is of another run than {path.with_name(CONFIG_FILE).name} beside it, which changes "

@@ -1,12 +1,13 @@
 """The page and the tables of a comparison, made of names that come from outside."""
 
 import html.parser
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vdatrain.evaluation.compare import compare, markdown_table
+from vdatrain.evaluation.compare import compare, markdown_table, verdict
 from vdatrain.evaluation.files import AVERAGE, EvaluatedModel, Protocol
 from vdatrain.evaluation.report import write_report
 
@@ -80,3 +81,32 @@ def test_names_from_outside_cannot_break_a_markdown_table(runs: list[EvaluatedMo
     lines = markdown_table(compare(runs)).splitlines()
     assert {line.count("|") for line in lines} == {7}
     assert "<" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("metric", "first", "second", "said"),
+    [
+        ("absrel", 0.1, 0.1, "absrel equal"),
+        ("absrel", 0.1, 0.12, "absrel 20.0% worse"),
+        ("absrel", 0.1, 0.05, "absrel 50.0% better"),
+        ("absrel", 0.1, 0.10001, "absrel less than 0.1% worse"),
+        ("absrel", 0.1, 0.09999, "absrel less than 0.1% better"),
+        ("absrel", 0.0, 0.0, "absrel equal"),
+        ("absrel", 0.0, 0.1, "nothing in common"),
+        ("absrel", None, 0.1, "nothing in common"),
+        ("delta1", 0.8, 0.8, "delta1 equal"),
+        ("delta1", 0.8, 0.6, "delta1 25.0% worse"),
+        ("delta1", 0.8, 1.0, "delta1 25.0% better"),
+        ("tae", 2.0, 2.0, "TAE equal"),
+        ("tae", 2.0, 2.0001, "TAE less than 0.1% worse"),
+    ],
+)
+def test_the_verdict_calls_equal_what_is(
+    metric: str, first: float | None, second: float | None, said: str, runs: list[EvaluatedModel]
+) -> None:
+    none = dict.fromkeys(FIGURES)
+    models = [
+        replace(run, name=name, figures={data: {**none, metric: value} for data in run.figures})
+        for run, name, value in zip(runs, ("a", "b"), (first, second), strict=True)
+    ]
+    assert verdict(compare(models)).startswith(f"b against a: {said}. With a single run")
