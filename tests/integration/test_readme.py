@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from vdaprep.cli.group import command_files
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [(program, name) for program in ("vdaprep", "vdatrain") for name in command_files(f"{program}.cli")]
+OPTION = re.compile(r"--[a-z][a-z-]*")
 
 
 def test_top_level_holds_nothing_else() -> None:
@@ -44,6 +48,14 @@ def test_the_python_examples_run(raw, tmp_path: Path, monkeypatch, capsys) -> No
     assert len(examples) == 3
     assert printed.startswith("(3, 48, 64, 3) float32")
     assert printed.count(" m\n") == 2
+
+
+def test_every_option_exists(vdaprep, vdatrain) -> None:
+    """Those of other programs, `torchrun` and the like, aside."""
+    others = {"--torch-backend", "--nproc-per-node", "--logdir", "--install-completion"}
+    helps = [(vdaprep if program == "vdaprep" else vdatrain)(name, "-h").out for program, name in COMMANDS]
+    known = {option for text in helps for option in OPTION.findall(text)} | others
+    assert set(OPTION.findall(README)) - known == set()
 
 
 def test_links_lead_somewhere() -> None:

@@ -33,7 +33,14 @@ def command(
         str | None, typer.Option(help="Save and stop after 11h30m, 90m or 3600 (seconds).", metavar="TIME")
     ] = None,
 ) -> None:
-    """Train a variant; weights, log and the final evaluation are written to the folder of the run."""
+    """Train a variant; weights, log and the final evaluation are written to the folder of the run.
+
+    On all GPUs of a machine: torchrun --nproc-per-node 8 -m vdatrain run ...; --batch is then of each GPU.
+
+    On two machines, on each: torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 --master-addr HOST --master-port 29500
+    -m vdatrain run ..., with --node-rank 1 on the other. Only the first rank writes, so let --out be on a disk that all
+    share; the shards have to be the same on each, --cache is each machine's own.
+    """
     from vdaprep.units import parse_duration
     from vdatrain.cli.progress import LiveView
     from vdatrain.distributed.ranks import process_group
