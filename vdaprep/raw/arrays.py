@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from vdaprep.errors import FrameError
-from vdaprep.raw.images import check_size
+from vdaprep.raw.images import check_size, wrong_kind
 from vdaprep.raw.tree import Location
 from vdaprep.storage.documents import shown
 
@@ -29,6 +29,8 @@ def parse_npy(data: bytes, location: Location) -> Float32[np.ndarray, "h w"]:
     Finite numbers beyond float32 become its largest. Raises FrameError for anything else.
     """
     start = _header_end(data)
+    if start is None and not data.startswith(_MAGIC):
+        raise wrong_kind("a whole .npy", data, location)
     if start is None:
         raise FrameError(str(location), f"is not a whole .npy ({len(data)} bytes that begin with {data[:8]!r})")
     try:

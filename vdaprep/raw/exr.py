@@ -17,7 +17,7 @@ from jaxtyping import Float, Float16
 
 from vdaprep.errors import FrameError
 from vdaprep.raw.deflate import InflateError, Inflater
-from vdaprep.raw.images import check_size
+from vdaprep.raw.images import check_size, wrong_kind
 from vdaprep.raw.tree import Location
 from vdaprep.storage.range_reader import MAX_FILE_BYTES
 
@@ -88,7 +88,7 @@ class _Header:
 
 
 def parse_exr(data: bytes, location: Location) -> Float[np.ndarray, "h w"]:
-    """Decode the channel Y of an EXR, or R where the channels are colours, as float16 or float32.
+    """Decode the channel Y of an EXR, or R where there are colours which are equal, as float16 or float32.
 
     Pixels of the image that are not stored are nan. Raises FrameError if it has other channels or is cut short. Damage
     inside a block is noticed where its compression has checksums (Adler-32 in ZIP and ZIPS); PIZ and the others have
@@ -99,9 +99,12 @@ def parse_exr(data: bytes, location: Location) -> Float[np.ndarray, "h w"]:
     _check_blocks(data, header, location)
     try:
         file = _openexr.File(io.BytesIO(data), separate_channels=True)
-        pixels = file.channels()[channel].pixels
+        channels = {name: found.pixels for name, found in file.channels().items()}
     except (RuntimeError, ValueError) as error:
         raise FrameError(str(location), "the EXR cannot be decoded") from error
+    pixels = channels[channel]
+    if not all(np.array_equal(pixels, channels[name], equal_nan=True) for name in channels if name in "GB"):
+        raise FrameError(str(location), f"has colours, R unlike G or B, expected {_EXPECTED}, or three that are equal")
     return np.ascontiguousarray(pixels if header.data == header.display else _displayed(pixels, header))
 
 
@@ -152,7 +155,7 @@ def _note_channels(found: str, taken: str) -> None:
 
 def _parse_header(data: bytes, location: Location) -> _Header:
     if data[:4] != _MAGIC:
-        raise FrameError(str(location), "is not an EXR")
+        raise wrong_kind("an EXR", data, location)
     if int.from_bytes(data[4:8], "little") & _NOT_SCAN_LINES:
         raise FrameError(str(location), "is an EXR of tiles, deep pixels or several parts, expected scan lines")
     try:

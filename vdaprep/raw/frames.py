@@ -186,9 +186,19 @@ def make_frame(
 
 
 def _expect_in_the_middle(intrinsics: Float64[np.ndarray, "4"], size: tuple[int, int], files: FrameFiles) -> None:
-    """Refuse intrinsics whose principal point lies outside the middle half of the image: they are of another size."""
-    cx, cy = intrinsics[2:]
+    """Refuse intrinsics that are of another size, or of none.
+
+    Their principal point lies outside the middle half of the image, or their focal length is below a tenth of its long
+    side: wider than 157 degrees, which no pinhole camera is, so it is given in another unit than pixels.
+    """
+    fx, fy, cx, cy = intrinsics
     width, height = size
+    if min(fx, fy) < max(width, height) / 10:
+        raise FrameError(
+            str(files.rgb),
+            f"is {width}x{height} pixels, but its focal lengths are {fx:g}, {fy:g}: they look to be of another image "
+            "size or in another unit than pixels; say what this camera is with --intrinsics fx,fy,cx,cy",
+        )
     if not (width / 4 <= cx + 0.5 <= width * 3 / 4 and height / 4 <= cy + 0.5 <= height * 3 / 4):
         raise FrameError(
             str(files.rgb),

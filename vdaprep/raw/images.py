@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from vdaprep.errors import FrameError
+from vdaprep.raw.archives.sniff import found_instead
 from vdaprep.raw.frames import RgbImage
 from vdaprep.raw.tree import Location
 from vdaprep.storage.limits import LimitError, check_pixels
@@ -31,7 +32,7 @@ def parse_jpeg(data: bytes, location: Location) -> RgbImage:
     Exif or XMP by which other readers would turn the image is cut out of the bytes; the coded pixels stay.
     """
     if data[:2] != b"\xff\xd8":
-        raise FrameError(str(location), "is not a JPEG")
+        raise wrong_kind("a JPEG", data, location)
     segments = list(_segments(data))
     if not segments or segments[-1][0] != _JPEG_END:  # cv2 would fill what is missing with grey
         raise FrameError(str(location), f"the JPEG is cut short after {len(data)} bytes")
@@ -90,6 +91,27 @@ def _is_upright(tiff: bytes) -> bool:
         if tag == _ORIENTATION and (kind, count, int.from_bytes(entry[8:10], order)) != (_SHORT, 1, 1):
             return False
     return True
+
+
+def wrong_kind(expected: str, data: bytes, location: Location) -> FrameError:
+    """Return the error for a file that does not begin as `expected` does, with what it is, as far as that is known."""
+    head = data[:512]
+    other = next((name for name, start in _OTHER_KINDS.items() if start.match(head)), "")
+    found = f"it is {other}: rename or convert it" if other else found_instead(head, location.member.rpartition("/")[2])
+    return FrameError(str(location), f"is not {expected}{f' ({found})' if found else ''}")
+
+
+_OTHER_KINDS = {
+    name: re.compile(start, re.DOTALL)
+    for name, start in {
+        "a JPEG": rb"\xff\xd8\xff", "a PNG": rb"\x89PNG\r\n", "a WebP": rb"RIFF....WEBP", "a GIF": rb"GIF8[79]a",
+        "a TIFF": rb"II[*+]\0|MM\0[*+]", "a BMP": rb"BM....\0\0\0\0", "an EXR": rb"\x76\x2f\x31\x01",
+        "a HEIC or AVIF": rb"....ftyp(?:hei|mif|avif|avis)", "a JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+        "a JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ", "a Radiance HDR": rb"#\?(?:RADIANCE|RGBE)",
+        "a PFM": rb"P[Ff]\s", "a PGM or PPM": rb"P[1-6]\s", "a .npy": rb"\x93NUMPY", "a zip or .npz": rb"PK\x03\x04",
+        "a gzip": rb"\x1f\x8b", "a pickle": rb"\x80[\x02-\x05]", "an HDF5": rb"\x89HDF",
+    }.items()
+}  # fmt: skip
 
 
 def check_size(width: int, height: int, location: Location) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Float32, UInt8, UInt16
 
 from vdaprep.errors import FrameError
 from vdaprep.raw.deflate import InflateError, Inflater, adler32
-from vdaprep.raw.images import check_size, decode_image
+from vdaprep.raw.images import check_size, decode_image, wrong_kind
 from vdaprep.raw.tree import Location
 from vdaprep.shards.canonical import crc32
 from vdaprep.storage.range_reader import MAX_FILE_BYTES
@@ -70,7 +70,7 @@ def parse_png_floats(data: bytes, location: Location) -> Float32[np.ndarray, "h 
 def png_size(data: bytes, location: Location) -> tuple[int, int]:
     """Return (width, height) from a PNG's header; raises FrameError if it is none."""
     if data[:8] != _SIGNATURE or len(data) < 24:
-        raise FrameError(str(location), "is not a PNG")
+        raise wrong_kind("a PNG", data, location)
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
@@ -86,7 +86,7 @@ def _encode(image: UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w"]) -> by
 def _stored(data: bytes, location: Location) -> bytes:
     """Return a PNG of the same pixels whose stream is not compressed; raises FrameError if anything is damaged."""
     if data[:8] != _SIGNATURE:
-        raise FrameError(str(location), "is not a PNG")
+        raise wrong_kind("a PNG", data, location)
     chunks = [chunk for chunk in _chunks(data, location) if not chunk[0][0] & _ANCILLARY]
     size = _stream_bytes(chunks, location)
     parts: list[bytes | memoryview] = [_SIGNATURE]

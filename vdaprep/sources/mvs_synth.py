@@ -123,9 +123,11 @@ def _numbers(camera: Mapping[str, Any], key: str, shape: tuple[int, ...], locati
     if key not in camera:
         raise FrameError(str(location), f"lacks {key}, expected {', '.join(INTRINSICS)} and extrinsic")
     expected = "x".join(map(str, shape)) + " numbers" if shape else "a number"
+    if not _holds_numbers(camera[key]):
+        raise FrameError(str(location), f"{key} is not {expected}")
     try:
         values = np.array(camera[key], np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (ValueError, OverflowError) as error:
         raise FrameError(str(location), f"{key} is not {expected}") from error
     if values.shape != shape:
         found = "x".join(map(str, values.shape)) or "one number"
@@ -133,6 +135,11 @@ def _numbers(camera: Mapping[str, Any], key: str, shape: tuple[int, ...], locati
     if not (np.abs(values) < _HUGE).all():
         raise FrameError(str(location), f"{key} is not finite")
     return values
+
+
+def _holds_numbers(value: Any) -> bool:
+    """Tell whether JSON is a number, or lists of such: numpy would take true and texts for numbers, too."""
+    return all(map(_holds_numbers, value)) if isinstance(value, list) else type(value) in (int, float)
 
 
 def pose_from_extrinsic(extrinsic: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 4"]:

@@ -404,7 +404,12 @@ def read_text_lines(data: bytes, *, where: str, limit: int = MAX_DOCUMENT_BYTES)
 
 
 def decode_text(data: bytes, *, where: str) -> str:
-    """Decode UTF-8, a byte order mark removed; raises DocumentError for other encodings and for bytes of zero."""
+    """Decode UTF-8, a byte order mark removed; raises DocumentError for other encodings and for bytes of zero.
+
+    Also for what came instead of a file: a web page, a message of a server, a pointer of git-lfs.
+    """
+    if instead := _INSTEAD.get(stand_in(data[:512])):
+        raise DocumentError(where, f"is {instead}.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -413,6 +418,13 @@ def decode_text(data: bytes, *, where: str) -> str:
     if "\0" in text:
         raise DocumentError(where, "holds bytes of zero, expected text; it was not written or downloaded whole.")
     return text
+
+
+_INSTEAD = {
+    "web page": "a web page, which a server sent instead of the file; get it again",
+    "XML": "a message of a server, not the file; get it again",
+    "git-lfs pointer": "a pointer of git-lfs, not the file: git lfs pull gets that",
+}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

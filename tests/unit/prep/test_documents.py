@@ -43,7 +43,9 @@ BAD_JSON: dict[str, tuple[bytes, str]] = {
     "UTF-16": ('{"a": 1}'.encode("utf-16"), "is UTF-16, expected text in UTF-8"),
     "latin-1": ('{"a": "é"}'.encode("latin-1"), "is not UTF-8 \\(byte 7\\)"),
     "zeros": (bytes(512), "holds bytes of zero"),
-    "a page": (b"<!DOCTYPE html><html></html>", "is not valid JSON"),
+    "a page": (b"<!DOCTYPE html><html></html>", "is a web page, which a server sent instead of the file; get it again"),
+    "a message": (b"<?xml version='1.0'?><Error/>", "is a message of a server, not the file"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\nsize 3\n", "is a pointer of git-lfs, not the file"),
     "many lists": (b'{"a": [' + b"[]," * (2**22 + 1) + b"0]}", "holds more than 4194304 lists"),
     "after the end": (b'{"a": 1} {"b": 2}', "is not valid JSON"),
 }

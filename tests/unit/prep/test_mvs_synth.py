@@ -177,6 +177,10 @@ BAD_CAMERAS = {
     "f_x": (..., "lacks f_x, expected f_x, f_y, c_x, c_y and extrinsic"),
     "c_y": ("wide", "c_y is not a number"),
     "c_x": (float("nan"), "is not valid JSON .NaN is no number of JSON"),
+    "f_x ": (True, "f_x is not a number"),
+    " f_x": ("60", "f_x is not a number"),
+    "with true": ([[True, 0, 0, 0], *EYE[1:].tolist()], "extrinsic is not 4x4 numbers"),
+    "with text": ([["1", 0, 0, 0], *EYE[1:].tolist()], "extrinsic is not 4x4 numbers"),
     "f_y": (-3, "f_x, f_y are 60, -3, expected positive numbers"),
     "extrinsic": (..., "lacks extrinsic, expected"),
     "3x3": (EYE[:3, :3].tolist(), "extrinsic is 3x3, expected 4x4 numbers"),
@@ -195,7 +199,7 @@ BAD_CAMERAS = {
 def test_a_bad_camera_is_a_problem_of_its_frame(kind: str, tmp_path: Path) -> None:
     write(tmp_path)
     value, sentence = BAD_CAMERAS[kind]
-    edit(tmp_path, 1, **{kind if "_" in kind else "extrinsic": value})
+    edit(tmp_path, 1, **{kind.strip() if "_" in kind else "extrinsic": value})
     problems = cameras_of(tmp_path).problems
     assert list(problems) == [1]
     with pytest.raises(ValueError, match=f"has no usable camera: GTAV_540/0000/poses/0001.json: {sentence}"):
@@ -274,7 +278,7 @@ def test_other_spellings_of_depth_are_read_with_one_note(
     kind: str, names: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     exr._note_channels.cache_clear()
-    data = an_exr({name: slope(kind) * (1 if name in "YR" else 2) for name in names})
+    data = an_exr({name: slope(kind) * (2 if name == "A" else 1) for name in names})
     with caplog.at_level(logging.WARNING, logger="vdaprep"):
         for _ in range(3):
             values = exr.parse_exr(data, HERE)
@@ -286,6 +290,13 @@ def test_other_spellings_of_depth_are_read_with_one_note(
     else:
         [note] = notes
         assert f"depth is taken from {names[0]}; a frame whose values are no half floats is rejected" in note
+
+
+@pytest.mark.parametrize("other", ["G", "B"])
+def test_colours_that_differ_are_no_depth(other: str) -> None:
+    data = an_exr({name: slope() * (2 if name == other else 1) for name in "RGB"})
+    with pytest.raises(FrameError, match="has colours, R unlike G or B, expected one channel Y of half floats, or thr"):
+        exr.parse_exr(data, HERE)
 
 
 @pytest.mark.parametrize(
