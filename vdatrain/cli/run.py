@@ -37,9 +37,9 @@ def command(
 
     On all GPUs of a machine: torchrun --nproc-per-node 8 -m vdatrain run ...; --batch is then of each GPU.
 
-    On two machines, on each: torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 --master-addr HOST --master-port 29500
-    -m vdatrain run ..., with --node-rank 1 on the other. Only the first rank writes, so let --out be on a disk that all
-    share; the shards have to be the same on each, --cache is each machine's own.
+    On two machines, on each: torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 --master-addr HOST --master-port
+    29500 -m vdatrain run ..., with --node-rank 1 on the other. Only the first rank writes, so let --out be on a disk
+    that all share; the shards have to be the same on each, --cache is each machine's own.
     """
     from vdaprep.units import parse_duration
     from vdatrain.cli.progress import LiveView
