@@ -1,13 +1,15 @@
-"""What docstrings promise: a package's lists its modules."""
+"""What docstrings promise: a package's lists its modules, a dataclass says what each of its fields is."""
 
 import ast
+import itertools
 import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-INITS = sorted(file for package in ("vdaprep", "vdatrain") for file in (ROOT / package).rglob("__init__.py"))
+MODULES = sorted(file for package in ("vdaprep", "vdatrain") for file in (ROOT / package).rglob("*.py"))
+INITS = [file for file in MODULES if file.name == "__init__.py"]
 ROW = re.compile(r"^(\w+(?:, \w+)*) {2,}\S", re.MULTILINE)
 """`name, name   what they are`: names, then two spaces or more."""
 
@@ -36,6 +38,30 @@ def test_a_package_lists_its_modules(init: Path) -> None:
         assert sorted(listed(text)) == entries(init.parent)
 
 
-def test_the_test_above_would_notice() -> None:
+def unexplained(tree: ast.Module) -> list[str]:
+    """Return the fields of dataclasses and named tuples that no string follows; names with `_` aside."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and any(
+            word in ast.unparse(item)
+            for item in (*node.decorator_list, *node.bases)
+            for word in ("dataclass", "NamedTuple")
+        ):
+            for field, after in itertools.zip_longest(node.body, node.body[1:]):
+                if isinstance(field, ast.AnnAssign) and not (
+                    isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                ):
+                    found.append(f"{node.name}.{ast.unparse(field.target)}")
+    return [name for name in found if not re.search(r"(^|\.)_", name)]
+
+
+def test_every_field_is_explained() -> None:
+    found = {str(file.relative_to(ROOT)): unexplained(ast.parse(file.read_text(encoding="utf-8"))) for file in MODULES}
+    assert {file: names for file, names in found.items() if names} == {}
+
+
+def test_the_tests_above_would_notice() -> None:
     text = "A package.\n\na, b   two\nc      one\n    KEY.json   no module\nplain words, a sentence\n"
     assert listed(text) == ["a", "b", "c"]
+    fields = '@dataclass(frozen=True)\nclass A:\n    x: int\n    """Its x."""\n    y: int = 0\n    _z: int = 0\n'
+    assert unexplained(ast.parse(fields)) == ["A.y"]

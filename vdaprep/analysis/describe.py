@@ -22,12 +22,19 @@ class KindFacts:
     """Count, bytes, shape, type and range of values of one kind of member."""
 
     unit: str
+    """What the values are in: m, steps or nothing."""
     count: int = 0
+    """Members."""
     bytes: int = 0
+    """Of all of them."""
     shape: str = ""
+    """Of each as an array, for example 540x960x3; `various` if they differ."""
     dtype: str = ""
+    """Of the array."""
     minimum: float | None = None
+    """The least value; nan and infinity count for none."""
     maximum: float | None = None
+    """The greatest value."""
 
     def add(self, size: int, values: np.ndarray | None) -> None:
         """Count a member of `size` bytes that decodes to `values`; nan and infinity count for no range."""
@@ -53,13 +60,18 @@ def _kinds() -> dict[str, KindFacts]:
 
 @dataclass
 class DepthHistogram:
-    """Pixels of one clip by depth: `counts[i]` lie in `edges_m[i]` to `edges_m[i + 1]`, which are even in log depth."""
+    """Pixels of one clip by depth."""
 
     clip: str
+    """The clip's key."""
     edges_m: list[float] = field(default_factory=list[float])
+    """Edges of the bins, even in log depth: one more than bins."""
     counts: list[int] = field(default_factory=list[int])
+    """Pixels from an edge to the next."""
     unknown: int = 0
+    """Pixels whose depth is not known."""
     sky: int = 0
+    """Pixels that are sky."""
 
     def add(self, depth_m: np.ndarray, meta: ClipMeta) -> None:
         """Count the pixels of a frame of the clip `meta`."""
@@ -76,17 +88,26 @@ class DepthHistogram:
 
 @dataclass
 class ShardReport:
-    """The facts about a shard; `clips` holds the metadata of those that were read, frames and poses left out."""
+    """The facts about a shard."""
 
     shard: str
+    """Where the tar lies."""
     bytes: int
+    """Of the tar."""
     sha256: str
+    """Of the tar, equal to its record's."""
     frames: int
+    """Of all clips."""
     clips: list[dict[str, Any]]
+    """Metadata of the clips that were read, frames and poses left out."""
     kinds: dict[str, KindFacts]
+    """What was found of each kind of member."""
     depth: DepthHistogram
+    """Depth of one clip."""
     rejected: int
+    """Frames that could not be used."""
     clamped_near: int
+    """Pixels nearer than the depth code reaches."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as JSON has them."""

@@ -18,18 +18,22 @@ _BLACK = 12  # grey levels: JPEG does not keep zeros
 
 @dataclass(frozen=True, eq=False)
 class DecodedFrame:
-    """A frame of a clip: its number, its stored bytes, whether it is black, its depth, and how it was seen.
-
-    `stride` is what the numbers of the trajectory's frames go up by.
-    """
+    """A frame of a clip, and its depth decoded."""
 
     number: int
+    """The frame's number in its trajectory."""
     stride: int
+    """What the numbers of the trajectory's frames go up by."""
     rgb: bytes
+    """The stored JPEG."""
     depth: bytes
+    """The stored depth code."""
     is_black: bool
+    """Whether the image is black, noise aside."""
     depth_m: Float32[np.ndarray, "h w"]
+    """Metres along z; nan unknown, inf sky."""
     view: View | None
+    """How it was seen; None without a pose."""
 
     def follows(self, other: "DecodedFrame") -> bool:
         """Tell whether it comes right after another frame, and has its size."""
@@ -103,18 +107,22 @@ _FAR_EVERY = 4
 
 @dataclass(frozen=True)
 class TrajectoryGeometry:
-    """What was measured of a trajectory; `error` and `share` are medians over neighbouring frames, None without any.
-
-    `error` is also None, and `share` 0, if no pixel falls onto the next frame.
-    """
+    """What was measured of a trajectory; `error` and `share` are None without neighbouring frames."""
 
     dataset: str
+    """The data set's name."""
     trajectory: str
+    """The trajectory's name."""
     frames: int
+    """Frames in the shards."""
     has_poses: bool
+    """Whether they have poses."""
     error: float | None
+    """Median relative error of depth between neighbours; None if no pixel falls onto the next frame."""
     share: float | None
+    """Share of the known pixels that were compared; None without neighbours."""
     findings: tuple[str, ...]
+    """What cannot be as it should, as sentences."""
 
     def __str__(self) -> str:
         if not self.has_poses:

@@ -34,14 +34,14 @@ _TURNS: dict[str, Callable[[Grey], Grey]] = {
 
 @dataclass(frozen=True, eq=False)
 class Sighting:
-    """Two views of a trajectory whose camera has moved between them, and how to get the images about each of them.
-
-    `image` returns that of the first (False) or the last view (True), an offset in frames away; None if there is none.
-    """
+    """Two views of a trajectory between which the camera has moved, and the images near them."""
 
     first: View
+    """The first view."""
     last: View
+    """The last view."""
     image: Callable[[bool, int], Rgb | None]
+    """Returns the image an offset in frames from the first (False) or last view (True); None if there is none."""
 
 
 class Likeness:

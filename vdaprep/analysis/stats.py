@@ -25,10 +25,15 @@ class Spread:
     """How a number is spread over frames or clips; None in its place where there is nothing to measure."""
 
     p5: float
+    """5th percentile."""
     median: float
+    """Median."""
     p95: float
+    """95th percentile."""
     maximum: float
+    """Maximum."""
     mean: float
+    """Mean."""
 
     @staticmethod
     def of(values: Sequence[float]) -> "Spread | None":
@@ -41,34 +46,46 @@ class Spread:
 
 @dataclass
 class DatasetStats:
-    """What was found of a data set. Counts of shards, clips, frames and bytes are of all, all else of what was read.
-
-    `depth_counts` counts known pixels by DEPTH_EDGES_M; `differences` are mean absolute differences of frames in grey
-    levels; `translations_m` and `rotations_deg` those of the camera between neighbouring frames; `near_m` and `far_m`
-    the ends of clips' disparity ranges, as depth. `frames_read` says of how many frames pixels were looked at.
-    `without_depth` counts, by trajectory, clips of which no depth is known; `clamped_far` pixels of all frames whose
-    depth was beyond the code's far end, as far as records count them.
-    """
+    """What was found of a data set; without "all of them": of the frames that were read."""
 
     dataset: str
+    """The data set's name."""
     shards: int = 0
+    """Shards, all of them."""
     frames: int = 0
+    """Frames, all of them."""
     bytes: int = 0
+    """Bytes of the tars, all of them."""
     bytes_by_kind: Counter[str] = field(default_factory=Counter[str])
+    """Bytes of each kind of member."""
     clip_lengths: list[int] = field(default_factory=list[int])
+    """Frames of each clip."""
     sizes: Counter[str] = field(default_factory=Counter[str])
+    """Clips by the width and height of their frames."""
     frames_read: int = 0
+    """Frames whose pixels were looked at."""
     depth_counts: Int64[np.ndarray, "4096"] = field(default_factory=lambda: np.zeros(4096, np.int64))
+    """Known pixels by DEPTH_EDGES_M."""
     unknown: int = 0
+    """Pixels whose depth is not known."""
     sky: int = 0
+    """Pixels that are sky."""
     pixels: int = 0
+    """All pixels looked at."""
     differences: list[float] = field(default_factory=list[float])
+    """Mean absolute differences of frames, in grey levels."""
     translations_m: list[float] = field(default_factory=list[float])
+    """How far the camera moved from each frame to the next."""
     rotations_deg: list[float] = field(default_factory=list[float])
+    """How far it turned."""
     near_m: list[float] = field(default_factory=list[float])
+    """Near ends of the clips' disparity ranges, as depth."""
     far_m: list[float] = field(default_factory=list[float])
+    """Far ends of them."""
     without_depth: Counter[str] = field(default_factory=Counter[str])
+    """Clips without any known depth, by trajectory."""
     clamped_far: int = 0
+    """Pixels beyond the depth code's far end, as far as records count them."""
 
     def percentiles_m(self) -> dict[int, float]:
         """Return percentiles of known depth; none if there is none."""

@@ -23,18 +23,22 @@ from vdaprep.storage.paths import StoragePath
 
 @dataclass(frozen=True)
 class CheckedClip:
-    """What is kept of a clip that was found whole; `kinds` maps a kind to (members, bytes).
-
-    `has_depth` tells whether the depth of any of its pixels is known.
-    """
+    """What is kept of a clip that was found whole."""
 
     key: str
+    """The clip's key."""
     dataset: str
+    """The data set's name."""
     split: str
+    """The split's name."""
     trajectory: str
+    """The trajectory's name."""
     frame_ids: tuple[int, ...]
+    """Numbers of its frames."""
     kinds: Mapping[str, tuple[int, int]]
+    """Members and bytes of each kind."""
     has_depth: bool
+    """Whether the depth of any pixel is known."""
 
 
 def check_clip(reading: reader.TarPass, entry: ClipEntry, *, options: Mapping[str, Any]) -> CheckedClip:

@@ -33,13 +33,18 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckedShard:
-    """A shard that was looked at; `record` is None if there is no readable one, `clips` is empty unless deep."""
+    """A shard that was looked at."""
 
     tar: StoragePath
+    """Where it lies."""
     record: ShardRecord | None
+    """Its record; None if there is no readable one."""
     record_sha256: str
+    """Of the record's bytes."""
     clips: tuple[CheckedClip, ...]
+    """What was found of each clip; empty unless deep."""
     findings: tuple[Finding, ...]
+    """What is wrong."""
 
     @property
     def name(self) -> str:

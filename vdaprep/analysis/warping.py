@@ -14,19 +14,24 @@ POINTS = 20_000  # pixels of a view that are warped, about
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a camera saw: metres along z (nan unknown, inf sky), fx, fy, cx, cy in pixels, and its pose."""
+    """What a camera saw, and from where."""
 
     depth_m: Float32[np.ndarray, "h w"]
+    """Metres along z; nan unknown, inf sky."""
     intrinsics: Float64[np.ndarray, "4"]
+    """fx, fy, cx, cy in pixels."""
     camera_to_world: Float64[np.ndarray, "4 4"]
+    """The pose: metres, OpenCV axes."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How well a view falls onto another: median relative error of depth (inf: nothing met), share of known pixels."""
+    """How well a view falls onto another."""
 
     error: float
+    """Median relative error of depth; inf where no pixels meet."""
     share: float
+    """Share of the known pixels that meet known ones."""
 
 
 @dataclass(frozen=True, eq=False)

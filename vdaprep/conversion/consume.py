@@ -37,8 +37,11 @@ class FileState:
     path: str
     """Below the root."""
     size: int
+    """Bytes."""
     mtime_ns: int
+    """Time of its last change."""
     inode: int
+    """Number of the file on its disk."""
 
 
 def state_of(root: Path, path: str) -> FileState | None:

@@ -142,7 +142,9 @@ class ShardTask:
     plan: ConversionPlan
     """The plan, without its shards."""
     output: OutputDir
+    """Where it is written."""
     shard: PlannedShard
+    """The clips that it is to hold."""
 
     def __str__(self) -> str:
         return self.output.place(self.shard.name)

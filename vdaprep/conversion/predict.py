@@ -32,9 +32,13 @@ class SplitForecast:
     """Predicted counts of a split."""
 
     trajectories: int
+    """Trajectories."""
     frames: int
+    """Frames."""
     clips: int
+    """Clips."""
     shards: int
+    """Shards."""
     bytes: int
     """Of its tars and records."""
 

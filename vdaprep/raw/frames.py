@@ -22,8 +22,11 @@ class FrameFiles:
     """The files of one frame; None where the raw tree has no such file."""
 
     frame_id: int
+    """The frame's number."""
     rgb: Location | None
+    """Its image."""
     depth: Location | None
+    """Its depth map."""
 
 
 class Frames(Sequence[FrameFiles]):
@@ -71,12 +74,16 @@ class Frames(Sequence[FrameFiles]):
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One camera's path: frames in order of their numbers, and the files they share (poses, intrinsics)."""
+    """One camera's path: its frames, and the files that these share."""
 
     name: str
+    """Its name in the data set, as ENV/LEVEL/P000."""
     layout: str
+    """How its files are named: a version or size, as the source calls it."""
     frames: Sequence[FrameFiles]
+    """Its frames, in order of their numbers."""
     shared: Mapping[str, Location] = field(default_factory=dict[str, Location])
+    """Files of all frames, such as poses and intrinsics, by what they are."""
     problems: tuple[Rejection, ...] = ()
     """Files that claim a place which another one has."""
     unused: tuple[Location, ...] = ()
@@ -152,18 +159,25 @@ class RgbImage:
     """A decoded frame, and its own JPEG bytes if the source is a JPEG that can be passed on."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
+    """RGB, 8 bits."""
     jpeg: bytes | None = None
+    """The source's own bytes, where they are a JPEG that can be stored as it is."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One usable frame: depth in metres along z (nan unknown, inf sky), intrinsics fx, fy, cx, cy in its own pixels."""
+    """One usable frame: image, depth and camera."""
 
     frame_id: int
+    """The frame's number."""
     rgb: RgbImage
+    """Its image."""
     depth_m: Float32[np.ndarray, "h w"]
+    """Metres along z; nan unknown, inf sky."""
     intrinsics: Float64[np.ndarray, "4"]
+    """fx, fy, cx, cy in pixels of this size."""
     camera_to_world: Float64[np.ndarray, "4 4"] | None
+    """The pose: metres, OpenCV axes; None where the data set has none."""
 
 
 def make_frame(

@@ -50,14 +50,14 @@ class Archive:
 
 @dataclass(frozen=True)
 class Tree:
-    """All files below a root, by their path inside the data set, and what was left out, with the reasons.
-
-    `root` is the folder; of a URL only its name is used.
-    """
+    """All files below a root, and what was left out."""
 
     root: Path
+    """The folder; of a URL only the name is used."""
     files: Mapping[str, Location]
+    """Where each file lies, by its path inside the data set."""
     problems: tuple[Rejection, ...]
+    """What was left out, and why."""
     archives: Mapping[str, Archive] = field(default_factory=dict[str, Archive])
     """The archives that were listed, by their path below the root or URL."""
     unopened: tuple[str, ...] = ()

@@ -73,11 +73,14 @@ def header(name: str, size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Member:
-    """One member of a stretch of a tar: where its header begins in the stretch, and its bytes."""
+    """One member of a stretch of a tar."""
 
     name: str
+    """Its name."""
     offset: int
+    """Where its header begins in the stretch."""
     data: memoryview
+    """Its bytes."""
 
 
 def split_members(data: bytes, *, where: str) -> list[Member]:

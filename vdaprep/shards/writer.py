@@ -14,13 +14,18 @@ from vdaprep.storage.output import OutputDir, write_file
 
 @dataclass(frozen=True)
 class EncodedClip:
-    """A clip ready to be written: the members by frame, each (kind, bytes) in the order of the shard."""
+    """A clip ready to be written."""
 
     key: str
+    """The clip's key."""
     meta: ClipMeta
+    """Its metadata."""
     frames: tuple[tuple[tuple[str, bytes], ...], ...]
+    """The members of each frame as (kind, bytes), in the order of the shard."""
     clamped_near: int
+    """Pixels nearer than the depth code reaches."""
     clamped_far: int = 0
+    """Pixels farther than it reaches."""
 
 
 def write_clip(tar: TarWriter, clip: EncodedClip) -> tuple[ClipEntry, int]:

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -139,7 +139,9 @@ def _numbers(camera: Mapping[str, Any], key: str, shape: tuple[int, ...], locati
 
 def _holds_numbers(value: Any) -> bool:
     """Tell whether JSON is a number, or lists of such: numpy would take true and texts for numbers, too."""
-    return all(map(_holds_numbers, value)) if isinstance(value, list) else type(value) in (int, float)
+    if isinstance(value, list):
+        return all(map(_holds_numbers, cast("list[Any]", value)))
+    return type(value) in (int, float)
 
 
 def pose_from_extrinsic(extrinsic: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 4"]:

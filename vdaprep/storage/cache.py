@@ -63,18 +63,22 @@ def free_bytes(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class ShardCache:
-    """A folder that holds at most `size` bytes of whole shards and leaves `floor` bytes of its disk free.
+    """A folder of whole shards, whose size has a bound.
 
     A value: any number of processes and threads may use one like it at the same time. What else lies in the folder is
-    left alone and not counted. `wait_s`: longest wait for a process that locks an entry without getting anywhere.
-    `free`: as `free_bytes`.
+    left alone and not counted.
     """
 
     folder: Path
+    """Where the shards lie."""
     size: int
+    """Most bytes that they take."""
     floor: int
+    """Bytes of the disk that stay free."""
     wait_s: int | float = 300
+    """Longest wait for a process that locks an entry while nothing of it arrives."""
     free: Callable[[Path], int] = free_bytes
+    """Tells the bytes that may still be written, as `free_bytes`."""
 
     def prepare(self) -> None:
         """Make the folder, or bring what it holds within bounds; raises UsageError where it cannot be a cache."""
@@ -222,9 +226,13 @@ class CachedTar:
     """A shard that is read from a cache, which fetches it from `source` at its first use."""
 
     cache: ShardCache
+    """The cache."""
     source: StoragePath
+    """Where the shard is fetched from."""
     size: int
+    """Its bytes."""
     sha256: str
+    """Of its content, by its record."""
 
     def __str__(self) -> str:
         return str(self.source)

@@ -89,8 +89,11 @@ class LocalOutput:
     """
 
     folder: Path
+    """The folder."""
     min_free: int = 0
+    """Bytes of the disk that stay free."""
     writers: int = 1
+    """Processes that write at once."""
 
     def path(self, name: str = "") -> Path:
         """See OutputDir."""

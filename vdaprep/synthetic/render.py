@@ -18,16 +18,18 @@ Intrinsics = tuple[float, float, float, float]  # fx, fy, cx, cy in pixels, pixe
 
 @dataclass(frozen=True, eq=False)
 class RenderedFrame:
-    """What a camera sees: `depth_m` is along z (inf: sky), `solid` indexes `Scene.solids` (SKY: none).
-
-    camera_to_world is in metres, with OpenCV axes.
-    """
+    """What a camera sees."""
 
     rgb: UInt8[np.ndarray, "h w 3"]
+    """RGB, 8 bits."""
     depth_m: Float32[np.ndarray, "h w"]
+    """Metres along z; inf sky."""
     solid: Int64[np.ndarray, "h w"]
+    """Index in `Scene.solids` of what each pixel shows; SKY: none."""
     camera_to_world: Float64[np.ndarray, "4 4"]
+    """The pose: metres, OpenCV axes."""
     intrinsics: Intrinsics
+    """fx, fy, cx, cy in pixels."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,13 +26,18 @@ _DOS_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold: equ
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """How much to render: trajectories of `frames` frames of `width` x `height` pixels, scenes drawn from `seed`."""
+    """How much to render."""
 
     trajectories: int = 8
+    """Number of trajectories."""
     frames: int = 32
+    """Frames of each."""
     width: int = 320
+    """Pixels."""
     height: int = 240
+    """Pixels."""
     seed: int = 0
+    """What the scenes are drawn from."""
 
     def __post_init__(self) -> None:
         if min(self.trajectories, self.frames) < 1 or min(self.width, self.height) < 28:

@@ -18,8 +18,11 @@ class Wave:
     """Three sines of the frame number: `size * sin(rate * frame + phase)`."""
 
     size: Vec3 = (0.0, 0.0, 0.0)
+    """Amplitude."""
     rate_rad: Vec3 = (0.0, 0.0, 0.0)
+    """Radians a frame."""
     phase_rad: Vec3 = (0.0, 0.0, 0.0)
+    """Radians at frame 0."""
 
     def at(self, frames: Float[np.ndarray, " t"]) -> Float64[np.ndarray, "t 3"]:
         """Return the values at those frames."""
@@ -31,13 +34,19 @@ class Solid:
     """A box, or a ball (with those half axes), that may turn about the vertical and sway."""
 
     centre_m: Vec3
+    """Its centre, in the world."""
     half_m: Vec3
+    """Half its extent along each of its axes."""
     texture: Texture = Texture()
+    """What covers it."""
     is_ball: bool = False
+    """Whether it is a ball rather than a box."""
     yaw_rad: float = 0.0
+    """Turn about the vertical at frame 0."""
     spin_rad: float = 0.0
     """Yaw a frame."""
     sway_m: Wave = Wave()
+    """How it moves about its centre."""
 
     @property
     def moves(self) -> bool:
@@ -53,17 +62,20 @@ class Solid:
 
 @dataclass(frozen=True)
 class CameraPath:
-    """A smooth path, closed after `period_frames`: a place, a heading that turns steadily, swings about both.
-
-    `swing_rad` is yaw, pitch, roll; yaw is to the right, pitch up, roll clockwise.
-    """
+    """A smooth, closed path: a place, a heading that turns steadily, and swings about both."""
 
     centre_m: Vec3
+    """Place about which the camera sways."""
     period_frames: int
+    """Frames until the path closes."""
     sway_m: Wave = Wave()
+    """Movement about the centre."""
     swing_rad: Wave = Wave()
+    """Yaw, pitch and roll: to the right, up, clockwise."""
     heading_rad: float = 0.0
+    """Heading at frame 0."""
     turn_rad: float = 0.0
+    """Turn of the heading a frame."""
 
     def places(self, frames: Float[np.ndarray, " t"]) -> Float64[np.ndarray, "t 3"]:
         """Return where the camera is, in metres."""
@@ -82,14 +94,20 @@ class CameraPath:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A world: colours are RGB in 0 to 1, `sun` points to the sun, `haze_m` is where 63 % of the colour is haze."""
+    """A world; colours are RGB in 0 to 1."""
 
     solids: tuple[Solid, ...]
+    """What is there."""
     path: CameraPath
+    """The camera's path."""
     sun: Vec3
+    """Direction to the sun."""
     zenith: Vec3
+    """Colour of the sky above, RGB in 0 to 1."""
     horizon: Vec3
+    """Colour of the sky at the horizon, and of haze."""
     haze_m: float
+    """Distance at which 63 % of a colour is haze."""
 
 
 def rotation(

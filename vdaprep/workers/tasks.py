@@ -43,6 +43,7 @@ class Done(Generic[Result]):
     """The result of a task."""
 
     result: Result
+    """What the task returned."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Failed:
     """The error of a task."""
 
     error: BaseException
+    """What it raised."""
 
 
 def outcome(work: Work[Task, Result], task: Task, tick: Tick) -> Done[Result] | Failed:

@@ -87,6 +87,7 @@ class Item:
     """A window on its way through the buffer."""
 
     window: Window
+    """Which frames of which clip."""
     clip: Clip
     """A StreamedClip, unless nothing of it is to be shown."""
 

@@ -35,7 +35,9 @@ class OnnxShape:
     """The one window that an ONNX graph takes: `num_frames` frames of `size` x `size` pixels."""
 
     num_frames: int
+    """Frames."""
     size: int
+    """Pixels of a side."""
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.size < PATCH_SIZE or self.size % PATCH_SIZE:

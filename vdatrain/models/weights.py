@@ -46,6 +46,7 @@ class Weights:
     kind: str
     """What they are, for messages: "weights of a video model", "of an image model" or "of an encoder"."""
     tensors: Mapping[str, Tensor]
+    """The tensors, by name."""
     lacks: tuple[str, ...] = ()
     """The starts of names that weights of this kind never have."""
     metric: bool = False

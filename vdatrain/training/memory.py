@@ -98,10 +98,15 @@ class Inputs:
     """A batch of zeros, every pixel and difference valid."""
 
     frames: Tensor
+    """Images, as the model takes them."""
     differences: Tensor
+    """Differences of frames."""
     diff_valid: Tensor
+    """Which of them are valid."""
     disparity: Tensor
+    """The truth, normalised."""
     mask: Tensor
+    """Which of its pixels are known."""
 
     @classmethod
     def of(cls, config: TrainConfig, *, device: str = "cpu") -> "Inputs":

@@ -42,7 +42,9 @@ class TarSpan:
     """A member of a tar: `size` bytes at `offset`."""
 
     offset: int
+    """Where its bytes begin."""
     size: int
+    """Bytes."""
 
     def read(self, archive: Ranges) -> bytes:
         """Return the member's bytes, as `Span.read` says."""
@@ -55,21 +57,28 @@ class TarSpan:
 
 @dataclass(frozen=True, slots=True)
 class GzipSpan(TarSpan):
-    """A member of a tar.gz, `offset` counts in the tar; `index` is a file of seek points, or empty."""
+    """A member of a tar.gz; its offset counts in the tar."""
 
     index: str
+    """File of seek points; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ZipSpan:
-    """A member of a zip: `stored` bytes, which `method` turns into `size`, after the header that begins at `offset`."""
+    """A member of a zip."""
 
     offset: int
+    """Where its local header begins."""
     name_bytes: int
+    """Of its name, in the directory."""
     stored: int
+    """Bytes in the archive."""
     size: int
+    """Bytes that these decompress to."""
     method: int
+    """Number of the compression."""
     crc32: int
+    """Of the decompressed bytes."""
 
     def read(self, archive: Ranges) -> bytes:
         """Return the member's bytes, as `Span.read` says; usually with one read of the archive."""

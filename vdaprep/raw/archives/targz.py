@@ -60,9 +60,10 @@ def open_gzip(path: str, *, index: str) -> Ranges:
 
 @dataclass(frozen=True)
 class SeekPoints:
-    """The seek points that a process has made, to be sent to other machines, which lack its files."""
+    """The seek points that a process has made, for other machines, which lack its files."""
 
     indexes: Mapping[str, bytes]
+    """Content of the files of seek points, by their paths."""
 
     def __call__(self) -> None:
         """Let `open_gzip` find them in this process."""

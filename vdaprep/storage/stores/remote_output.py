@@ -26,9 +26,13 @@ class RemoteOutput:
     """
 
     folder: RemotePath
+    """The URL."""
     min_free: int = 0
+    """Bytes of the local disk that stay free."""
     writers: int = 1
+    """Processes that write at once."""
     break_lock: bool = False
+    """Whether to take the lock away from whoever has it."""
 
     def __post_init__(self) -> None:
         if self.folder.url.startswith(("http://", "https://")):
