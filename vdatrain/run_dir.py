@@ -18,7 +18,7 @@ from vdaprep.storage.atomic import as_sentence, write_text
 from vdaprep.storage.documents import DocumentError, parse_json
 from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES, LimitError
 from vdatrain.config import MAX_STEPS, TrainConfig, from_stored
-from vdatrain.distributed.launch import spans_machines
+from vdatrain.distributed.launch import is_restarted, spans_machines, torchrun_agent
 
 _PACKAGES = ("vdakit", "numpy", "timm", "webdataset", "opencv-python-headless", "zstandard")
 _PATIENCE_S = 10
@@ -106,8 +106,19 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write what a run is: `config`, the fingerprint of its `data`, `versions` and `git`."""
+    """Write what a run is: `config`, the fingerprint of its `data`, `versions`, `git` and torchrun's `agent`."""
     write_text(folder / CONFIG_FILE, json.dumps(facts, indent=2) + "\n")
+
+
+def is_own(folder: Path) -> bool:
+    """Whether the same agent of torchrun that has now started this process again began the run in a folder.
+
+    Its first processes were told to begin a run, and so are these; raises DataError if the run cannot be read.
+    """
+    if not is_restarted() or not (folder / CONFIG_FILE).exists():
+        return False
+    agent = torchrun_agent()
+    return agent is not None and read_facts(folder).get("agent") == agent
 
 
 def stored_config(folder: Path) -> TrainConfig:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -273,24 +274,55 @@ def test_ranks_leave_together_and_end_together(toy_shards: Path, tmp_path: Path,
     assert tensor_files.load(folder / "last.pt")["step"] >= saved
 
 
-@pytest.mark.slow
-def test_torchrun_ends_all_when_one_is_killed(toy_shards: Path, tmp_path: Path) -> None:
-    folder, said = tmp_path / "run", tmp_path / "said"
-    command = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", free_port())
-    argv = [str(part) for part in (*command, "-m", "vdatrain", *arguments(toy_shards, folder))]
+@contextmanager
+def torchrun(said: Path, *words: object) -> Iterator[subprocess.Popen[bytes]]:
+    """Start torchrun with two ranks; `words` are its options and what it runs, and go to `said` what they say."""
+    argv = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *map(str, words)]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with said.open("w") as file, subprocess.Popen(argv, env=variables, stdout=file, stderr=file) as agent:
         try:
-            wait_until(lambda: (folder / "last.pt").exists() or agent.poll() is not None)
-            ranks = workers_of(agent.pid)
-            assert sorted(ranks) == ["0", "1"]
-            os.kill(ranks["1"], signal.SIGKILL)
-            assert agent.wait(PATIENCE_S) == 1
+            yield agent
         finally:
             agent.terminate()
+
+
+@pytest.mark.slow
+def test_torchrun_ends_all_when_one_is_killed(toy_shards: Path, tmp_path: Path) -> None:
+    folder, said = tmp_path / "run", tmp_path / "said"
+    with torchrun(said, "--master-port", free_port(), "-m", "vdatrain", *arguments(toy_shards, folder)) as agent:
+        wait_until(lambda: (folder / "last.pt").exists() or agent.poll() is not None)
+        ranks = workers_of(agent.pid)
+        assert sorted(ranks) == ["0", "1"]
+        os.kill(ranks["1"], signal.SIGKILL)
+        assert agent.wait(PATIENCE_S) == 1
     [sentence] = [line for line in said.read_text().splitlines() if line.startswith("vdatrain: rank 1 (process ")]
     assert sentence.startswith(f"vdatrain: rank 1 (process {ranks['1']} on ")
     assert not any(Path(f"/proc/{number}").exists() for number in ranks.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("meeting", "killed"), [("static", "1"), ("standalone", "0")])
+def test_ranks_that_torchrun_starts_again_go_on_with_their_run(
+    meeting: str, killed: str, toy_shards: Path, tmp_path: Path
+) -> None:
+    """The same command, without --resume: neither the folder's lock nor the run in it is a stranger's."""
+    folder, said = tmp_path / "run", tmp_path / "said"
+    how = ("--standalone",) if meeting == "standalone" else ("--master-port", free_port())
+    with torchrun(said, *how, "--max-restarts", 1, "-m", "vdatrain", *arguments(toy_shards, folder)) as agent:
+        wait_until(lambda: has_gone_on(folder, 0) or agent.poll() is not None)
+        ranks = workers_of(agent.pid)
+        os.kill(ranks[killed], signal.SIGKILL)
+        wait_until(lambda: not any(Path(f"/proc/{number}").exists() for number in ranks.values()))
+        saved = tensor_files.load(folder / "last.pt")["step"]
+        wait_until(lambda: has_gone_on(folder, saved) or agent.poll() is not None)
+        assert agent.poll() is None, said.read_text()
+        again = workers_of(agent.pid)
+        assert not set(again.values()) & set(ranks.values())
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "total" in line]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) > saved > 0
+    assert sum("evaluation" in line for line in lines) == 1  # that of step 0
 
 
 def workers_of(agent: int) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The environment that a launcher such as torchrun sets for each process."""
 
 import os
+import socket
 from dataclasses import dataclass
 
 from vdaprep.errors import UsageError
@@ -54,6 +55,20 @@ def launched() -> Launch | None:
         raise UsageError(
             f"WORLD_SIZE={world}, RANK, LOCAL_RANK and MASTER_PORT have to be numbers ({error})."
         ) from error
+
+
+def torchrun_agent() -> str | None:
+    """Return what tells the agent of torchrun that started this process from others; None if none did.
+
+    The agent stays the same where it starts its processes again (`--max-restarts`).
+    """
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if name is None else f"{name}, process {os.getppid()} on {socket.gethostname()}"
+
+
+def is_restarted() -> bool:
+    """Whether torchrun started these processes again after one of them had failed."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def spans_machines() -> bool:

@@ -192,6 +192,8 @@ def _meet(launch: Launch) -> tuple[GroupRanks, Watchdog]:
     try:
         store, rank, world = next(iter(rendezvous("env://", timeout=_GATHERING)))
         store.set_timeout(_GATHERING)
+        # Those who restart the ranks may keep the store, with the addresses of the ranks before.
+        store = PrefixStore(f"vdatrain/ranks/{launch.attempt}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_PATIENCE)
         # A connection of its own: the other one may be waiting when there is something to say.

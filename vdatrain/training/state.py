@@ -19,6 +19,7 @@ from vdatrain.data.sampler import DistributedPositions
 from vdatrain.device import Precision
 from vdatrain.distributed import fsdp
 from vdatrain.distributed.fsdp import shard, spread_moments, whole
+from vdatrain.distributed.launch import torchrun_agent
 from vdatrain.distributed.ranks import Ranks
 from vdatrain.models.layers.encoder import Encoder
 from vdatrain.models.loading import build_from_config, initialise, whole_model
@@ -97,8 +98,8 @@ def new_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks:
     data = open_shards(config.shards).fingerprint  # before the model: a folder without shards is said at once
     run = _begin(config, folder, precision, ranks)
     if ranks.is_first:
-        facts = {"config": config.to_json(), "data": data, "versions": versions(), "git": git_state(Path())}
-        write_facts(folder, facts)
+        made_by = {"versions": versions(), "git": git_state(Path()), "agent": torchrun_agent()}
+        write_facts(folder, {"config": config.to_json(), "data": data, **made_by})
     return run
 
 

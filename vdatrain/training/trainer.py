@@ -25,7 +25,7 @@ from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate_cl
 from vdatrain.evaluation.files import Protocol, write_evaluation
 from vdatrain.models import tensor_files
 from vdatrain.models.loading import whole_model
-from vdatrain.run_dir import log, owned
+from vdatrain.run_dir import is_own, log, owned
 from vdatrain.training.callbacks import Callback
 from vdatrain.training.checkpoint import BEST_FILE, LAST_FILE, CheckpointManager
 from vdatrain.training.planner import Utilisation, utilisation
@@ -73,7 +73,8 @@ def train(
     Args:
         config: the options; where the run is resumed, as it began but for what is `CHANGEABLE`.
         out: folder of the run, which only the first rank reads and writes.
-        resume: go on from the newest checkpoint in `out` that is whole, or from the beginning if there is none yet.
+        resume: go on from the newest checkpoint in `out` that is whole, or from the beginning if there is none yet;
+            processes that torchrun started again (`--max-restarts`) go on so with the run that they began.
         callbacks: called while the run trains.
         stop: when to stop early, for a time limit.
         ranks: the processes that train together, if they have met already; otherwise those that a launcher such as
@@ -98,6 +99,7 @@ def train(
         if ranks.is_first:
             check_output_folder(Path(out), inputs=_datasets_in(config.shards))
             stack.enter_context(owned(Path(out)))
+        resume = ranks.broadcast_from_rank0(resume or (ranks.is_first and is_own(Path(out))))
         state = (load_state if resume else new_state)(config, Path(out), precision=precision, ranks=ranks)
         if ranks.is_first:
             callbacks = (*callbacks, stack.enter_context(start_tracking(config, state.folder, step=state.step)))

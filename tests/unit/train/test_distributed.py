@@ -1,6 +1,7 @@
 """The ranks of a training from the inside: who they are, that they hear of each other, what they share."""
 
 import math
+import os
 import socket
 import threading
 import time
@@ -19,12 +20,12 @@ from vdatrain.config import TrainConfig
 from vdatrain.data.sampler import partition
 from vdatrain.device import Precision
 from vdatrain.distributed.fsdp import spread_moments
-from vdatrain.distributed.launch import is_main_process, launched
+from vdatrain.distributed.launch import is_main_process, launched, torchrun_agent
 from vdatrain.distributed.ranks import Ranks, process_group
 from vdatrain.distributed.watchdog import Heartbeat, Watchdog
 from vdatrain.models import variants
 from vdatrain.objectives.losses import video_loss
-from vdatrain.run_dir import read_facts
+from vdatrain.run_dir import is_own, read_facts, write_facts
 from vdatrain.training import state, step, trainer
 
 LAUNCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
@@ -254,6 +255,36 @@ def test_a_run_that_is_not_on_this_machine_is_missed_there(environment: pytest.M
     environment.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(DataError, match=f"holds no run to resume on {socket.gethostname()}, where rank 0 is now; give"):
         read_facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("began", "now", "restarts", "is_its_own"),
+    [
+        ("one", "one", 0, False),  # --resume was not given
+        ("one", "one", 1, True),
+        ("one", "one", 2, True),
+        ("one", "other", 1, False),
+        (None, "one", 1, False),
+        ("one", None, 1, False),
+        ("nothing", "one", 1, False),
+    ],
+)
+def test_a_run_is_gone_on_with_by_ranks_that_its_own_launcher_starts_again(
+    began: str | None, now: str | None, restarts: int, is_its_own: bool, monkeypatch, tmp_path: Path
+) -> None:
+    for name, value in (("TORCHELASTIC_RUN_ID", began), ("TORCHELASTIC_RESTART_COUNT", None)):
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    if began != "nothing":
+        write_facts(tmp_path, {"config": {}, "data": "", "agent": torchrun_agent()})
+    if now:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", now)
+    else:
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+    assert is_own(tmp_path) is is_its_own
+    if began == now:
+        monkeypatch.setattr(os, "getppid", lambda: 1)  # the same name, as "none" is most often, and another process
+        assert not is_own(tmp_path)
 
 
 @pytest.mark.parametrize("variant", variants.names())
