@@ -52,7 +52,7 @@ def test_the_python_examples_run(raw, tmp_path: Path, monkeypatch, capsys) -> No
 
 def test_every_option_exists(vdaprep, vdatrain) -> None:
     """Those of other programs, `torchrun` and the like, aside."""
-    others = {"--torch-backend", "--nproc-per-node", "--logdir", "--install-completion"}
+    others = {"--torch-backend", "--nproc-per-node", "--max-restarts", "--logdir", "--install-completion"}
     helps = [(vdaprep if program == "vdaprep" else vdatrain)(name, "-h").out for program, name in COMMANDS]
     known = {option for text in helps for option in OPTION.findall(text)} | others
     assert set(OPTION.findall(README)) - known == set()
