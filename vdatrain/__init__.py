@@ -1,4 +1,4 @@
-"""Train and evaluate Video Depth Anything variants on shards, and predict the disparity of videos.
+"""Train and evaluate Video Depth Anything's variants on shards; disparity of videos.
 
     loader = vdatrain.train_loader("shards", frames=16, size=252, batch=2)
     model = vdatrain.build_model("conv", encoder="vits")

@@ -1,4 +1,4 @@
-"""What decides a training run: `TrainConfig`, its defaults without a GPU, and the presets of learning rates."""
+"""What decides a training run: `TrainConfig`, its defaults without a GPU, the presets."""
 
 import dataclasses
 import math
@@ -187,7 +187,7 @@ class TrainConfig:
         return changed
 
     def differences(self, other: "TrainConfig") -> list[str]:
-        """Return what `other` has otherwise although a run keeps it for good, each as `--seed 0 to 1`."""
+        """Return what `other` changes that a run keeps for good, each as `--seed 0 to 1`."""
         mine, theirs = self.options(), other.options()
         return [
             f"{option_name(name)} {value} to {theirs[name]}"
@@ -200,7 +200,7 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options by name, as they may be kept and shown: `shards` without a URL's user or query."""
+        """Return the options by name, without the user and query of the URL in `shards`."""
         return {**self.options(), "shards": redact(self.shards)}
 
 
@@ -263,7 +263,7 @@ def from_mapping(values: Mapping[str, Any] | object, *, where: str) -> TrainConf
 
 
 def from_stored(values: Mapping[str, Any] | object, *, where: str) -> TrainConfig:
-    """Build the configuration that a run's file holds; arguments and return value as of `from_mapping`.
+    """Build the configuration that a run's file holds; otherwise as `from_mapping`.
 
     Raises:
         DataError: what `from_mapping` refuses. It is the file's fault: nobody gave these options in a command.
@@ -325,7 +325,7 @@ def _number(text: str) -> float:
 
 
 def _checked(name: str, value: Any, *, where: str) -> Any:
-    """Return the value of an option if its type is right; whole numbers become floats where those are expected."""
+    """Return an option's value if its type is right, whole numbers as floats where expected."""
     kinds = [type(None) if kind is None else kind for kind in get_args(_KINDS[name]) or (_KINDS[name],)]
     if _choices(_KINDS[name]):
         kinds = [str]
@@ -368,7 +368,7 @@ class Preset:
     """Start of names and their rate, looked up in this order; 0 freezes the part. The last start is empty."""
 
     def rate_of(self, name: str, *, lr: float | None) -> float:
-        """Return the rate of a parameter; `lr` replaces the greatest one and scales the others along."""
+        """Return a parameter's rate; `lr` replaces the greatest and scales the others along."""
         rate = next(rate for start, rate in self.rates if name.startswith(start))
         greatest = max(rate for _, rate in self.rates)
         return rate if lr is None else rate * lr / greatest

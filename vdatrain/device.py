@@ -63,7 +63,7 @@ def choose_device(name: str | None, *, alone: bool = True) -> torch.device:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most that tensors took on a GPU so far, or the most that this process took in memory, as on a CPU."""
+    """Return the most that tensors took on a GPU, or, on a CPU, this process in memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -79,7 +79,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def oom_advice(config: TrainConfig, *, step: int, device: torch.device) -> VdakitError:
-    """Return the sentence to end with: what was asked for and what of it can be less, the cheapest first."""
+    """Return the sentence to end with: what was asked for, and what can be less."""
     where = _size_of(device) if device.type == "cuda" else "memory"
     return VdakitError(
         f"out of {where} in step {step} with --batch {config.batch} --frames {config.frames} --size {config.size}: "

@@ -1,4 +1,4 @@
-"""The folder of a run: config.json, log.jsonl, and the versions and work tree that it was computed with."""
+"""A run's folder: config.json, log.jsonl, and the versions it was computed with."""
 
 import json
 import math
@@ -25,7 +25,7 @@ _PATIENCE_S = 10
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of CUDA where torch has it, and of the packages that figures depend on."""
+    """Return the versions of Python, CUDA and the packages that figures depend on."""
     import torch  # takes seconds, and --help does without
 
     found = {"python": platform.python_version(), "platform": platform.platform(), "torch": str(torch.__version__)}
@@ -34,7 +34,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict[str, str | bool] | None:
-    """Return the commit of the work tree that `folder` lies in and whether it was changed; None outside of any."""
+    """Return the work tree's commit and whether it was changed; None outside of any."""
     commit = _git(folder, "rev-parse", "HEAD")
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     if commit is None or changes is None:
@@ -71,7 +71,7 @@ _KEPT = "the run goes on from its last checkpoint with --resume"
 
 
 def owned(folder: Path) -> AbstractContextManager[None]:
-    """Return the only right to train in a folder, for the time of a block; it ends with its process, however that ends.
+    """Return the only right to train in a folder while a block or its process lasts.
 
     Raises UsageError, saying which process trains there since when, and OutputError if nothing can be written there.
     """
@@ -85,7 +85,7 @@ def owned(folder: Path) -> AbstractContextManager[None]:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Return what `write_facts` wrote; raises DataError if there is no run, or none that can be read."""
+    """Return what `write_facts` wrote; raises DataError if there is no readable run."""
     path = folder / CONFIG_FILE
     try:
         facts = parse_json(path.read_bytes(), where=str(path), limit=MAX_SMALL_DOCUMENT_BYTES)
@@ -127,7 +127,7 @@ def stored_config(folder: Path) -> TrainConfig:
 
 
 def log(folder: Path, step: int, figures: Mapping[str, Any]) -> None:
-    """Append a line to the run's log; a figure that is not finite becomes null, since JSON has no nan."""
+    """Append a line to the run's log; figures that are not finite become null."""
     line = {name: _or_null(value) for name, value in {"step": step, **figures}.items()}
     path = folder / LOG_FILE
     with as_sentence(path, kept=_KEPT), path.open("a", encoding="utf-8") as file:
@@ -143,7 +143,7 @@ def flush_log(folder: Path) -> None:
 
 
 def forget_log_after(folder: Path, step: int, *, evaluated: int) -> None:
-    """Drop the lines that a resumed run is about to repeat: later steps and evaluations, and one that was cut short."""
+    """Drop the log's lines that a resumed run is about to repeat, and one cut short."""
     path = folder / LOG_FILE
     kept: list[str] = []
     for line in _lines(path):

@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _sleep_at_barriers() -> None:
-    """Let torch's threads on the CPU sleep while they wait for each other, unless the environment says how they wait.
+    """Let torch's CPU threads sleep while they wait, unless the environment says how.
 
     libgomp, which torch brings, spins for milliseconds at each of a step's thousands of barriers, and where another
     process has the other thread's core that time is lost: beside two busy loops on two cores a step of the tiny encoder

@@ -16,7 +16,7 @@ def command(
     frames: Annotated[int | None, typer.Option(help="Of the .onnx window.", show_default="as trained")] = None,
     size: Annotated[int | None, typer.Option(help="Pixels of its sides, n x 14.", show_default="as trained")] = None,
 ) -> None:
-    """Write the averaged weights under the published names, or an ONNX graph; FILE.json says what it is."""
+    """Write averaged weights under the published names, or ONNX; FILE.json describes them."""
     from vdatrain.inference.export import export
 
     record = export(checkpoint, out, frames=frames, size=size)

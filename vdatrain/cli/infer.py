@@ -27,7 +27,7 @@ def command(
     ] = 300.0,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if frames could not be read.")] = False,
 ) -> None:
-    """Predict the disparity of a video of any length, up to scale and shift; depth in metres of metric weights."""
+    """Predict a video's disparity, up to scale and shift; of metric weights, depth in metres."""
     from vdatrain.device import peak_memory_bytes
     from vdatrain.inference.predictor import predict_to_file
     from vdatrain.inference.video_reader import open_video

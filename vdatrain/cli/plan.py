@@ -34,7 +34,7 @@ def command(
         typer.Option(help="Processes that --shard-model spreads over. [default: the GPUs here]", show_default=False),
     ] = None,
 ) -> None:
-    """Print what a training step takes in memory, part by part, what fits at most, and how long a step takes.
+    """Print what a training step takes in memory and time, and what fits at most.
 
     With --shard-model, the parts of the model that a rank keeps, and the blocks that are gathered while in use.
     """

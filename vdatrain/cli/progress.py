@@ -34,7 +34,7 @@ _SHOWN: Mapping[str, tuple[str, Callable[[int | float], str]]] = {
 
 
 class LiveView(Callback):
-    """A bar over the steps and below it the latest figures, evaluations as lines above; plain lines without a terminal.
+    """A bar over the steps with the latest figures, evaluations above it; else plain lines.
 
     While an evaluation is under way, a bar over its windows; without a terminal a line, if it takes long. The time left
     is that of the steps and evaluations so far, stretched.
@@ -120,7 +120,7 @@ class LiveView(Callback):
 
 
 def _grid(shown: Mapping[str, str]) -> Table:
-    """Lay titles out above their figures, in as many columns as there are figures, two rows of each at most."""
+    """Lay titles out above their figures, in two rows at most."""
     table = Table.grid(padding=(0, 2))
     items = list(shown.items())
     columns = -(-len(items) // 2)

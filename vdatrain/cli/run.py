@@ -33,7 +33,7 @@ def command(
         str | None, typer.Option(help="Save and stop after 11h30m, 90m or 3600 (seconds).", metavar="TIME")
     ] = None,
 ) -> None:
-    """Train a variant; weights, log and the final evaluation are written to the folder of the run.
+    """Train a variant; weights, log and final evaluation are written to the run's folder.
 
     On all GPUs of a machine: torchrun --nproc-per-node 8 -m vdatrain run ...; --batch is then of each GPU.
 

@@ -50,7 +50,9 @@ class Batch:
 def make_batch(
     samples: Sequence[Sample], views: Sequence[CropParams], *, device: torch.device, windows: int | None = None
 ) -> Batch:
-    """Show each sample as its view says; the views agree in height and width, the samples in the number of frames.
+    """Show each sample as its view says.
+
+    The views agree in height and width, the samples in the number of frames.
 
     After so many `windows` (None: all samples are) come single frames, which are shown as a batch of their own. Nothing
     waits for the device. To be called outside autocast.
@@ -80,12 +82,15 @@ def make_batch(
 
 
 def decode_depth(planes: UInt8[Tensor, "t 2 h w"], spec: DepthSpec) -> Float32[Tensor, "t h w"]:
-    """Return metres (nan: unknown, inf: sky), equal to `codec.decode_depth`; the depth that metrics are taken of."""
+    """Return metres (nan: unknown, inf: sky), equal to `codec.decode_depth`."""
     return _depth_table(spec, planes.device)[_decode_codes(planes)]
 
 
 def _decode_codes(planes: UInt8[Tensor, "t 2 h w"]) -> Int32[Tensor, "t h w"]:
-    """Undo byte planes, zigzag and prediction. A sum is cut to 16 bits before it can leave 32 ones."""
+    """Undo byte planes, zigzag and prediction.
+
+    A sum is cut to 16 bits before it can leave 32 ones.
+    """
     low, high = planes.to(torch.int32).unbind(1)
     zigzag = low | (high << 8)
     residual = (zigzag >> 1) ^ -(zigzag & 1)
@@ -101,7 +106,7 @@ def _depth_table(spec: DepthSpec, device: torch.device) -> Float32[Tensor, "6553
 def _show_disparity(
     sample: Sample, view: CropParams, device: torch.device
 ) -> tuple[Float32[Tensor, "t h w"], Bool[Tensor, "t h w"]]:
-    """Return the view's normalised disparity and where the depth is known. Each pixel is the nearest stored one."""
+    """Return the view's normalised disparity, by nearest pixels, and where depth is known."""
     planes = sample.depth_planes.to(device, non_blocking=True)
     # What lies below and to the right of the crop takes no part in the sums of what lies inside.
     codes = _decode_codes(planes[..., : view.top + view.crop_height, : view.left + view.crop_width])
@@ -115,7 +120,7 @@ def _show_disparity(
 
 
 def _nearest(start: int, length: int, count: int, device: torch.device) -> Int[Tensor, " count"]:
-    """Cut `length` pixels from `start` on into `count` equal parts; return the pixel that holds the centre of each."""
+    """Cut `length` pixels from `start` into `count` parts; return the pixel at each centre."""
     return start + (2 * torch.arange(count, device=device) + 1) * length // (2 * count)
 
 
@@ -149,7 +154,7 @@ def _show_differences(sample: Sample, view: CropParams, device: torch.device) ->
 def resample_differences(
     steps: Int[Tensor, "t 3 down across"], view: CropParams, *, stored: tuple[int, int], step: int
 ) -> Float32[Tensor, "t 3 dh dw"]:
-    """Return the view's differences in grey levels / 255, from those of the whole frame in steps of `step` grey levels.
+    """Return the view's differences in grey levels / 255, from steps of `step` grey levels.
 
     stored: height and width of the frame. The stored cells lie on a grid of the whole frame, which the crop cuts
     through: it is resampled from where the crop begins, as antialiased bilinear interpolation would, by one matrix for
@@ -172,7 +177,9 @@ def resample_differences(
 def _resampling(
     start: float, length: float, *, cells: int, count: int, device: torch.device
 ) -> Float32[Tensor, "{count} {cells}"]:
-    """Return the weights of `cells` in each of `count` parts of a stretch; start and length are fractions of the whole.
+    """Return the weights of `cells` in each of `count` parts of a stretch.
+
+    Its start and length are fractions of the whole.
 
     The weights are a triangle as wide as two parts, or as two cells if those are wider, and add up to 1.
     """

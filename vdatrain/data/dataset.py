@@ -17,7 +17,7 @@ from vdatrain.data.stream import check_state, stream_batches
 
 
 class ShardDataset(IterableDataset[Sample]):
-    """Endless windows of frames in the order in which `vdatrain run` trains on them, decoded, not augmented.
+    """Endless windows in the order that `vdatrain run` trains on, decoded, not augmented.
 
     For a plain `torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=n)`: its workers take turns, so that
     every position is read once and in order, for any number of them. Frames keep their stored size; `make_batch` and

@@ -1,4 +1,4 @@
-"""Loaders: batches on the device for training and evaluation, read by threads before they are asked for."""
+"""Loaders: batches on the device, read ahead by threads, for training and evaluation."""
 
 import contextlib
 import dataclasses
@@ -53,7 +53,7 @@ def train_loader(  # noqa: PLR0913 - the public face, all keywords
     shuffle_buffer: int = 64,
     cache: Path | str | None = None,
 ) -> "TrainLoader":
-    """Return the loader that `vdatrain run` trains on: endless, augmented batches in an order that the seed decides.
+    """Return the loader that `vdatrain run` trains on: endless, augmented, ordered by the seed.
 
     Args:
         shards: What `vdaprep convert` wrote: a folder, a URL, or URLs separated by commas.
@@ -131,7 +131,7 @@ class TrainLoader:
 
     @property
     def position(self) -> int:
-        """Global position of the next batch's first window: of all ranks, had they taken as many batches as this."""
+        """Global position of the next batch's first window, of all ranks alike."""
         return self._positions.start_after(self._taken)
 
     @property
@@ -140,7 +140,7 @@ class TrainLoader:
         return self._batches.waited
 
     def summary(self) -> dict[str, int]:
-        """Return the number of clips, of those shorter than a window, and of the windows of an epoch."""
+        """Return the numbers of clips, of those shorter than a window, and of an epoch's windows."""
         sampler = self._sampler
         return {
             "clips": len(self._clips),
@@ -171,7 +171,7 @@ class TrainLoader:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the order depends on: the position, and what has to be the same where it is loaded."""
+        """Return the position, and what has to be the same where it is loaded."""
         return {"position": self.position, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -230,13 +230,13 @@ class TrainLoader:
 
 
 def open_shards_of(config: TrainConfig) -> ShardCollection:
-    """Open the shards of a run, to be read through its cache if it has one; raises as `open_shards`."""
+    """Open a run's shards, through its cache if it has one; raises as `open_shards`."""
     cache = open_cache(config.cache, size=config.cache_size, free=config.cache_free)
     return open_shards(config.shards, cache=cache)
 
 
 def _expect_differences(config: TrainConfig, clips: ClipIndex) -> None:
-    """Raise DataError if the variant looks at differences and no data set has any; one that has suffices."""
+    """Raise DataError if the variant needs differences and no data set has any."""
     first_of_each = {str(clip.tar).rpartition("/")[0]: clip for clip in reversed(clips.first_of_shards())}.values()
     if not uses_differences(config.variant) or any(clip.meta.diff for clip in first_of_each):
         return
@@ -269,7 +269,7 @@ def eval_loader(  # noqa: PLR0913 - the public face, all keywords
     world_size: int = 1,
     device: torch.device | str = "cpu",
 ) -> "EvalLoader":
-    """Return the loader that models are evaluated on: every frame of a split, unaugmented, in order.
+    """Return the loader for evaluation: every frame of a split, unaugmented, in order.
 
     Args:
         shards: What `vdaprep convert` wrote: a folder, a URL, or URLs separated by commas.

@@ -1,4 +1,4 @@
-"""Prefetching: an ordered map over threads, and batches copied to the device ahead of their use."""
+"""Prefetching: an ordered map over threads, and batches copied to the device ahead of use."""
 
 import atexit
 import itertools
@@ -75,7 +75,7 @@ class _Done(Generic[Result]):
 
 
 class _Desk(Generic[Item, Result]):
-    """State of the threads and of their consumer; every change is made under one lock and announced."""
+    """State of threads and their consumer; each change is made under one lock and announced."""
 
     def __init__(self, work: Callable[[Item], Result], items: Iterator[Item], pace: Pace) -> None:
         self._work = work
@@ -190,7 +190,7 @@ class DevicePrefetcher:
         self.waited = 0.0
 
     def prepare(self) -> None:
-        """Begin to bring the next batch to the device, unless it is under way; raises what reading samples raises."""
+        """Begin to bring the next batch to the device, unless under way; raises as reading does."""
         if self._ready is not None:
             return
         before = time.perf_counter()

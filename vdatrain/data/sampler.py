@@ -88,7 +88,7 @@ class ClipWeight:
 
 
 def dataset_weights(clips: ClipIndex, mix: Mapping[str, float]) -> tuple[ClipWeight, ...]:
-    """Return the weights of clips by the name of their data set; 1 for a data set that the mix does not name.
+    """Return the weights of clips by data set; 1 for one that the mix does not name.
 
     Raises:
         UsageError: no clip is of a data set that the mix names.
@@ -258,7 +258,7 @@ def _shuffled_epoch(order: WindowSampler, epoch: int) -> Int32[np.ndarray, "n 2"
 
 
 def _chosen_windows(order: WindowSampler, rng: np.random.Generator) -> Int64[np.ndarray, "n 2"]:
-    """Return (clip, which of its windows) of all windows of an epoch, as often as they come, unshuffled."""
+    """Return (clip, which of its windows) of all windows of an epoch, repeated, unshuffled."""
     chosen: list[np.ndarray] = []
     first = 0
     for weight, counts in _windows_by_weight(order):
@@ -309,11 +309,11 @@ class DistributedPositions:
             )
 
     def start_after(self, batches: int) -> int:
-        """Return the position to resume from after so many batches: the whole state of a loader but for the seed."""
+        """Return the position to resume from after so many batches."""
         return self.start + batches * self.batch * self.world
 
     def of_images(self, per_clip: int) -> "DistributedPositions":
-        """Return the positions in an order of images, `per_clip` of them for each window of this one."""
+        """Return the positions in an order of images, `per_clip` for each window of this one."""
         return dataclasses.replace(self, batch=self.batch * per_clip, start=self.start * per_clip)
 
     def positions(self, *, total: int | None) -> Iterator[int]:

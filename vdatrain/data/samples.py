@@ -1,4 +1,4 @@
-"""A window of frames as tensors, unpacked by the reader of shards, into page-locked memory if asked."""
+"""A window of frames as tensors, in page-locked memory if asked."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ _NUMPY = {torch.uint8: np.uint8, torch.int8: np.int8, torch.int16: np.int16}
 
 @dataclass(frozen=True)
 class Sample:
-    """A window of T frames as it comes from the shard: unpacked, and left alone where the device is faster."""
+    """A window of T frames, unpacked; what the device does faster is left to it."""
 
     dataset: str
     """Name of the data set."""
@@ -58,7 +58,7 @@ class Sample:
 
 
 def read_window(clip: Clip, window: Window, *, pin: bool = False) -> Sample:
-    """Read a window with one read of its bytes and, unless the clip was read not long ago, one of its metadata.
+    """Read a window with one read of its bytes, and one of its metadata unless it is known.
 
     `pin` unpacks into page-locked memory, from which a GPU copies while the program goes on. Raises ShardError, naming
     the shard and the clip, where the tar cannot be read, its bytes differ from their checksum, or a member is missing

@@ -1,4 +1,4 @@
-"""Sequential streaming: whole shards read front to back, their windows shuffled in a buffer, through webdataset.
+"""Sequential streaming: shards front to back, windows shuffled in a buffer (webdataset).
 
 One request per shard instead of one per window: for object stores, servers and slow disks. An epoch has exactly the
 windows that an epoch of the full shuffle has, mix included, cut and augmented alike; only their order differs. Shards
@@ -102,7 +102,7 @@ def stream_sequential(  # noqa: PLR0913 - keywords
     pin: bool = False,
     faults: FaultPolicy = FaultPolicy(),  # noqa: B008 - it is frozen
 ) -> Generator[list[Sample]]:
-    """Yield a rank's batches in sequential order, as `stream_batches` does in that of the full shuffle.
+    """Yield a rank's batches in sequential order; otherwise as `stream_batches`.
 
     One thread streams the shards; `workers` threads decode. A window that cannot be read is left out where `skip_bad`
     allows it, and the next one takes its place.
@@ -141,7 +141,7 @@ def sequential_windows(
     buffer: int,
     stall_timeout_s: int | float = 0,
 ) -> Iterable[Item]:
-    """Return a webdataset.DataPipeline over the windows of a rank, each with the bytes of its clip.
+    """Return a webdataset.DataPipeline over a rank's windows, each with its clip's bytes.
 
     Where several workers of a torch DataLoader iterate it, they divide the rank's shards; `start` is that of one alone.
     """
@@ -172,7 +172,7 @@ def _stages(
 
 
 def _shards(clips: Sequence[Clip], sampler: WindowSampler) -> Iterator[tuple[Visit, ...]]:
-    """Yield the visits of shard after shard, of epoch after epoch; a shard without a window is left out."""
+    """Yield visits of shards, epoch after epoch; shards without a window are left out."""
     shard_of = shards_of(clips)
     for epoch in itertools.count():
         windows = sorted(sampler.epoch(epoch), key=lambda window: (window.clip, window.first, window.position))
@@ -185,7 +185,7 @@ def _shards(clips: Sequence[Clip], sampler: WindowSampler) -> Iterator[tuple[Vis
 
 
 def _split_by_rank(shards: Iterator[Sequence[Visit]], *, positions: DistributedPositions) -> Iterator[Sequence[Visit]]:
-    """As webdataset.split_by_node, for the ranks that are given and not those of the environment."""
+    """As webdataset.split_by_node, for the given ranks, not the environment's."""
     return itertools.islice(shards, positions.rank, None, positions.world)
 
 
@@ -235,7 +235,7 @@ class _Task:
 
 
 class _ShardReader:
-    """Reads clips; those of a tar behind a URL, in the order of the file, from one answer of the server."""
+    """Reads clips; those of a remote tar, in the file's order, from one answer of the server."""
 
     def __init__(self, clips: Sequence[Clip]) -> None:
         self._clips = clips
@@ -245,7 +245,7 @@ class _ShardReader:
         self._position = 0  # in the tar, of the buffer's first byte
 
     def __call__(self, task: _Task) -> tuple[tuple[Window, ...], Clip]:
-        """Return a clip's windows and the clip with its bytes, or with the error that reading them raised."""
+        """Return a clip's windows and the clip with its bytes, or with the error of reading them."""
         clip = self._clips[task.visit.clip]
         if not task.is_wanted:
             return task.visit.windows, clip

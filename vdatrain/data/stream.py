@@ -1,4 +1,4 @@
-"""Windows of frames read, decoded and put into batches by threads, in the order of a sampler."""
+"""Windows read, decoded and put into batches by threads, in the order of a sampler."""
 
 import dataclasses
 import functools
@@ -102,7 +102,7 @@ def collect(outcomes: Generator[Outcome], *, batch: int, faults: FaultPolicy) ->
 
 
 def attempt(clip: Clip, window: Window, *, pin: bool) -> Sample | VdakitError:
-    """Read a window as `read_window` does, or return why it cannot be read; raises VdakitError for lack of memory."""
+    """Read a window, or return why it cannot be read; raises VdakitError for lack of memory."""
     try:
         return read_window(clip, window, pin=pin)
     except VdakitError as error:
@@ -134,7 +134,7 @@ def _instead_of(window: Window, order: Sampler, *, attempt: int) -> Window:
 
 
 def _good_samples(outcomes: Iterator[Outcome], faults: FaultPolicy) -> Iterator[Sample]:
-    """Count what was skipped, in the order of the positions; raise the error that is one too many."""
+    """Count what was skipped, in order of positions; raise the error that is one too many."""
     skipped = 0
     for outcome in outcomes:
         for error in outcome.errors:
@@ -159,7 +159,7 @@ def stall_error(clip: Clip, faults: FaultPolicy) -> VdakitError:
 
 
 def check_state(state: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Raise DataError if the state of a loader or dataset has another value for any name in `here`."""
+    """Raise DataError if a loader's state has another value for any name in `here`."""
     for name, value in here.items():
         if state.get(name) != value:
             raise DataError(

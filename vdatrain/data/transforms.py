@@ -1,4 +1,4 @@
-"""Crop, resize, flip and colour jitter, sampled on the CPU from the seed and the sample's position."""
+"""Crop, resize, flip and colour jitter, drawn from the seed and the sample's position."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,9 @@ _WIDEST_AS = 1.777
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """A linear change of colours: `matrix @ rgb + offset`, rgb from 0 to 1; a difference of two frames takes no offset.
+    """A linear change of colours: `matrix @ rgb + offset`, rgb from 0 to 1.
+
+    A difference of two frames takes no offset.
 
     Each row of the matrix has the same sum, so that grey remains grey.
     """
@@ -36,7 +38,10 @@ UNCHANGED = ColorJitter()
 
 @dataclass(frozen=True)
 class CropParams:
-    """The view of a sample, the same for all its frames; UsageError unless its sides are multiples of PATCH_SIZE."""
+    """The view of a sample, the same for all its frames.
+
+    Raises UsageError unless its sides are multiples of PATCH_SIZE.
+    """
 
     top: int
     """First row of the crop, in pixels of the stored frame."""
@@ -94,7 +99,7 @@ class Augmentation:
 def sample_augmentations(
     samples: Sequence[Sample], target: tuple[int, int], *, augmentation: Augmentation, seed: int
 ) -> list[CropParams]:
-    """Draw a view of `target` (height, width) for each sample, from the seed and the sample's position alone."""
+    """Draw a view of `target` (height, width) for each sample, by seed and position alone."""
     return [
         sample_augmentation(
             sample.size, target, augmentation=augmentation, generator=sample_generator(seed, sample.window.position)
@@ -113,7 +118,7 @@ def sample_generator(seed: int, position: int) -> torch.Generator:
 def sample_augmentation(
     stored: tuple[int, int], target: tuple[int, int], *, augmentation: Augmentation, generator: torch.Generator
 ) -> CropParams:
-    """Draw a crop with the aspect ratio of `target`, a flip and a change of colours; sizes are (height, width)."""
+    """Draw a crop of the aspect of `target` (height, width), a flip and a change of colours."""
     draws = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
     scale = min(stored[0] / target[0], stored[1] / target[1]) * (1 - (1 - augmentation.least_crop) * draws[0])
     crop_height, crop_width = (
@@ -132,7 +137,7 @@ def sample_augmentation(
 
 
 def _colour(draws: Sequence[float], augmentation: Augmentation) -> ColorJitter:
-    """Brightness and contrast about mid grey, then saturation, then hue; from four draws from 0 to 1."""
+    """Brightness and contrast about mid grey, saturation, hue; from four draws from 0 to 1."""
     brightness, contrast, saturation = (
         1 + amount * (2 * draw - 1)
         for amount, draw in zip(
@@ -156,13 +161,13 @@ def _turn_hue(turns: float) -> Float64[np.ndarray, "3 3"]:
 
 
 def fit_view(stored: tuple[int, int], *, size: int) -> CropParams:
-    """Return the view of the whole frame that published Video Depth Anything takes; `stored` is (height, width)."""
+    """Return the view of the whole frame that published VDA takes, of `stored` (height, width)."""
     height, width = fit_size(stored, size=size)
     return CropParams(0, 0, stored[0], stored[1], height=height, width=width)
 
 
 def fit_size(stored: tuple[int, int], *, size: int) -> tuple[int, int]:
-    """Return (height, width), multiples of PATCH_SIZE, of about the frame's aspect ratio and `size` on the short side.
+    """Return (height, width): multiples of PATCH_SIZE, `size` the short one, about the aspect.
 
     As video_depth.py and util/transform.py of Video Depth Anything: the sides are scaled by one factor, so that the
     short one is `size`, and rounded to the nearest multiple, up where that is below `size`. A frame wider or taller
@@ -185,7 +190,7 @@ def _multiple(side: float, *, least: int) -> int:
 
 
 def view_intrinsics(view: CropParams, intrinsics: Float64[np.ndarray, "t 4"]) -> Float64[np.ndarray, "t 4"]:
-    """Turn fx, fy, cx, cy of the stored frame into those of the view; pixel centres at integers in both."""
+    """Turn a stored frame's fx, fy, cx, cy into the view's; pixel centres at integers."""
     fx, fy, cx, cy = intrinsics.T
     across, down = view.width / view.crop_width, view.height / view.crop_height
     cx = (cx - view.left + 0.5) * across - 0.5

@@ -13,7 +13,7 @@ from vdatrain.models.layers.encoder import Encoder
 
 
 def shard(model: nn.Module, *, world: int, device: torch.device) -> None:
-    """Shard every parameter over the ranks; those of a block are gathered only while it computes (FSDP2).
+    """Shard every parameter over the ranks; a block's are gathered while it computes (FSDP2).
 
     The weights have to be the same on all ranks. Names and modes do not change; gradients become means over the ranks.
     """
@@ -29,7 +29,7 @@ def shard(model: nn.Module, *, world: int, device: torch.device) -> None:
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the parts of a model whose weights are gathered together, a part inside another before that one."""
+    """Yield the parts of a model whose weights are gathered together, inner ones first."""
     for module in model.modules():
         if isinstance(module, Encoder):
             yield from module.blocks
@@ -40,7 +40,7 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def kept_bytes(tensor: Tensor, *, ranks: int) -> int:
-    """Return the bytes that the first of so many ranks keeps of a tensor, which is cut along its first axis.
+    """Return the bytes of a tensor, cut along its first axis, that the first rank keeps.
 
     The others keep as much, or less where the axis is shorter than all their parts: a row is never cut.
     """
@@ -70,7 +70,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def part_like(tensor: Tensor, example: Tensor) -> Tensor:
-    """Return a tensor that every rank has in full, sharded and laid out in memory as `example` is.
+    """Return a tensor that every rank has in full, sharded and laid out as `example`.
 
     A fused optimiser assumes, without a check, that weights and moments have the same layout.
     """

@@ -72,7 +72,7 @@ def is_restarted() -> bool:
 
 
 def spans_machines() -> bool:
-    """Whether these processes run on several machines, each with disks of its own, as far as the launcher says."""
+    """Whether these processes run on several machines, as far as the launcher says."""
     world = os.environ.get("WORLD_SIZE", "1")
     return os.environ.get("LOCAL_WORLD_SIZE", world) != world
 

@@ -44,7 +44,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes and reports: a run's folder is on the disks of its machine.
+        """Whether this process writes and reports; a run's folder is on its machine.
 
         The launcher may choose another machine for it when the run is resumed, so all should see the same disk.
         """
@@ -66,7 +66,7 @@ class Ranks:
         return wanted
 
     def broadcast_from_rank0(self, value: Any) -> Any:
-        """Return what the first rank has: numbers, strings, tensors on the host and containers of them."""
+        """Return what the first rank has: numbers, texts, host tensors, containers of them."""
         return value
 
     def gather(self, texts: Sequence[str]) -> list[list[str]]:
@@ -74,13 +74,16 @@ class Ranks:
         return [list(texts)]
 
     def wrap_ddp(self, model: nn.Module) -> nn.Module:
-        """Return what to call in place of a model so that every rank gets the mean of all ranks' gradients."""
+        """Return what to call in place of a model so that gradients are averaged over ranks."""
         return model
 
 
 @dataclass(frozen=True)
 class GroupRanks(Ranks):
-    """This process among others, over torch.distributed; all ranks have to call the same methods in the same order."""
+    """This process among others, over torch.distributed.
+
+    All ranks have to call the same methods in the same order.
+    """
 
     _asked: deque[tuple[dist.Work, Tensor]] = field(default_factory=deque)
 
@@ -109,7 +112,7 @@ class GroupRanks(Ranks):
         return bool(flag.item())
 
     def broadcast_from_rank0(self, value: Any) -> Any:
-        """Return what the first rank has: its structure is broadcast as bytes, then one tensor after the other."""
+        """Return what the first rank has: its structure as bytes, then tensor after tensor."""
         buffer = io.BytesIO()
         if self.is_first:
             torch.save(tree_map_only(Tensor, lambda tensor: tensor.to("meta"), value), buffer)
@@ -138,7 +141,7 @@ class GroupRanks(Ranks):
         return [json.loads(form.numpy().tobytes()) for form in forms]
 
     def wrap_ddp(self, model: nn.Module) -> nn.Module:
-        """Return the model as torch's DistributedDataParallel: every parameter that learns has a gradient each step."""
+        """Return the model as DistributedDataParallel; all that learns has a gradient each step."""
         with warnings.catch_warnings():  # newer versions call `broadcast_buffers` otherwise
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -155,7 +158,7 @@ class GroupRanks(Ranks):
 
 @contextmanager
 def process_group() -> Generator[Ranks]:
-    """Join the processes that this one was launched with for the time of the block, each on a GPU of its own.
+    """Join the processes launched with this one while the block runs, each on its own GPU.
 
     Once a rank is gone, or has ended with an error, all others end within half a minute: the process says why and exits
     with 1, wherever it waits. Raises UsageError if the GPUs do not suffice, VdakitError if not all ranks come.
@@ -217,7 +220,10 @@ def _part(ranks: GroupRanks, watch: Watchdog) -> None:
 
 
 def _part_early(watch: Watchdog, error: BaseException) -> None:
-    """Announce the error to the other ranks; first wait, if it may come from a lost rank, whether one is found."""
+    """Announce the error to the other ranks.
+
+    First wait, if it may come from a lost rank, whether one is found.
+    """
     if isinstance(error, RuntimeError):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it as soon as any rank is gone

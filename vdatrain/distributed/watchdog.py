@@ -28,7 +28,7 @@ class Heartbeat:
 
 
 class Watchdog:
-    """Writes this rank's heartbeat to the store and reads that of the next one, in threads of its own.
+    """Writes this rank's heartbeat to the store and reads the next one's, in threads.
 
     Every rank watches one other, so the work does not grow with their number. A rank that finds another one lost writes
     that to the store, which all read.
@@ -80,7 +80,7 @@ class Watchdog:
                 thread.join()
 
     def announce(self, sentence: str) -> None:
-        """Write why this rank ends, so that the others end too; returns when they have had time to read it."""
+        """Write why this rank ends, so that others end too; waits until they could read it."""
         self._leaving = True
         try:
             self._store.compare_set(_ENDED, "", f"rank {self._rank} on {socket.gethostname()} ended: {sentence}")
@@ -130,7 +130,7 @@ class Watchdog:
         return self._store.compare_set(_ENDED, "", lost).decode()
 
     def _guard(self) -> None:
-        """End this rank where the store does not answer at all, as when its machine has lost its power."""
+        """End this rank where the store does not answer at all, as when its machine is off."""
         while not self._over.wait(self._pulse.beat_s):
             silent_s = time.monotonic() - self._round_at
             if silent_s > self._pulse.silence_s and not self._leaving:
@@ -138,7 +138,7 @@ class Watchdog:
                 return
 
     def _say_farewell(self) -> None:
-        """If the store ends with this process, wait until the others have read it, but not for those who are gone."""
+        """If the store ends with this process, wait until the others that are left have read it."""
         if not self._hosts_store:
             return
         deadline = time.monotonic() + self._pulse.farewell_s

@@ -1,4 +1,4 @@
-"""Compare models that were evaluated: data set x model, with the spread over runs of the same variant."""
+"""Compare evaluated models: data set x model, and the spread over runs of a variant."""
 
 import html
 import itertools
@@ -70,7 +70,7 @@ def read_evaluations(folders: Sequence[Path]) -> list[EvaluatedModel]:
 
 
 def compare(models: Sequence[EvaluatedModel]) -> list[Row]:
-    """Return the rows of the comparison, the averages last; raises UsageError if the models cannot be compared.
+    """Return the comparison's rows, averages last; raises UsageError if models do not compare.
 
     They can if they were evaluated on the same clips, windows and sizes.
     """

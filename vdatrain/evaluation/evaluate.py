@@ -1,4 +1,4 @@
-"""Measure a model on the windows of a split: metrics by data set, their averages, and pictures."""
+"""Measure a model on a split's windows: metrics by data set, averages, pictures."""
 
 import math
 from collections import defaultdict
@@ -163,7 +163,7 @@ def plan_evaluation(
     workers: int = 2,
     stall_timeout_s: int | float = 300,
 ) -> EvaluationPlan:
-    """Return the plan to evaluate a predictor on all windows, of frames and stride as it was trained on where None."""
+    """Return the plan to evaluate on all windows, with frames and stride as trained where None."""
     shape = WindowShape(
         predictor.num_frames if frames is None else frames, predictor.stride if stride is None else stride
     )
@@ -259,7 +259,7 @@ def _summary(
 
 
 def _windows_to_show(datasets: Sequence[str]) -> frozenset[int]:
-    """Return the positions of some WINDOWS_SHOWN windows: as many of each data set, one at least, evenly spread."""
+    """Return some WINDOWS_SHOWN positions, evenly spread, as many of each data set."""
     positions: defaultdict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(datasets):
         positions[name].append(position)
@@ -270,7 +270,7 @@ def _windows_to_show(datasets: Sequence[str]) -> frozenset[int]:
 
 
 def _measure(disparity: Float[Tensor, "t h w"], sample: Sample, max_depth_m: float) -> ClipMetrics:
-    """Measure a prediction at the stored size, to which it is resized as published Video Depth Anything does."""
+    """Measure a prediction, resized to the stored size as published VDA does."""
     device = disparity.device
     full = F.interpolate(disparity[None].float(), sample.size, mode="bilinear", align_corners=True)[0]
     poses = sample.camera_to_world
@@ -284,7 +284,7 @@ def _measure(disparity: Float[Tensor, "t h w"], sample: Sample, max_depth_m: flo
 
 
 def mean_of(dataset: str, values: Sequence[ClipMetrics]) -> ClipMetrics:
-    """Return a data set's metrics from its clips'; raises DataError, naming it, as `mean_metrics` does."""
+    """Return a data set's metrics from its clips'; raises DataError as `mean_metrics`."""
     try:
         return mean_metrics(values)
     except DataError as error:
@@ -292,7 +292,7 @@ def mean_of(dataset: str, values: Sequence[ClipMetrics]) -> ClipMetrics:
 
 
 def _picture(prediction: Float[Tensor, "1 t h w"], batch: Batch, sample: Sample, max_depth_m: float) -> Gallery:
-    """Return a window as pictures, fitted over the pixels that `clip_metrics` fits over: no sky, nothing too far."""
+    """Return a window as pictures, fitted over the pixels that `clip_metrics` fits over."""
     truth = batch.disparity
     true_disparity = sample.disparity_min + truth * (sample.disparity_max - sample.disparity_min)  # 1/m
     fitted = batch.mask & (truth > 0) & (true_disparity > 1 / max_depth_m)

@@ -1,4 +1,4 @@
-"""Windows of held-out clips as one picture each: what was seen, predicted and true, and how far it is off."""
+"""Windows of held-out clips as pictures: frame, prediction, truth and error."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ _TEXT = (40, 40, 40)
 
 
 def comparison_sheet(gallery: Gallery) -> UInt8[np.ndarray, "h w 3"]:
-    """Return one row a frame: RGB, prediction, truth and error; hatched where the truth is unknown.
+    """Return one row a frame: RGB, prediction, truth, error; hatched without a truth.
 
     Prediction and truth share a scale, near is bright. The error is of disparity, its colours end at ERROR_RANGE of
     the clip's range; below the frames are both scales.
@@ -37,7 +37,7 @@ def true_colours(truth: UInt8[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]
 def error_colours(
     prediction: UInt8[np.ndarray, "h w"], truth: UInt8[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Colour the absolute difference, brightest from ERROR_RANGE of the true range on, hatched where unknown."""
+    """Colour the absolute difference, brightest from ERROR_RANGE of the true range on."""
     share = np.abs(prediction.astype(np.float32) - truth) / (255 * ERROR_RANGE)
     coloured = _mapped((255 * share).round().clip(0, 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
     return hatch(coloured, ~known)

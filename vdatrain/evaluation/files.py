@@ -1,4 +1,4 @@
-"""An evaluation as files: `evaluation.json` and one `gallery-DATASET.npz` a data set, written and read.
+"""An evaluation as files: `evaluation.json` and a `gallery-DATASET.npz` each.
 
     datasets, average    the metrics by name, of each data set and of all
     protocol             what was evaluated, see `Protocol`
@@ -88,7 +88,7 @@ class EvaluatedModel:
 
 
 def data_digests(clips: Iterable[Clip]) -> dict[str, str]:
-    """Return what tells the clips of each data set from others: SHA-256 of what the shards hold of them."""
+    """Return what tells the clips of each data set from others: a SHA-256 of them."""
     lines: defaultdict[str, list[str]] = defaultdict(list)
     for clip in clips:
         sums = " ".join(map(str, clip.entry.crc32))
@@ -100,7 +100,7 @@ def data_digests(clips: Iterable[Clip]) -> dict[str, str]:
 
 
 def check_evaluation_folder(folder: Path, *, inputs: Sequence[object], name: str | None = None) -> None:
-    """Raise UsageError or OutputError unless an evaluation can be written to a folder, which must not be a run's."""
+    """Raise UsageError or OutputError unless an evaluation can be written to a folder, no run's."""
     if name is not None and not 0 < len(name) <= MAX_NAME:
         raise UsageError(f"--name: has {len(name)} characters, expected 1 to {MAX_NAME}.")
     if (folder / CONFIG_FILE).exists():
@@ -132,7 +132,7 @@ def write_evaluation(
 
 
 def read_evaluation(folder: Path) -> EvaluatedModel:
-    """Read a folder's evaluation; raises DataError, or DocumentError, if it is missing, damaged or none."""
+    """Read a folder's evaluation; raises DataError or DocumentError if it has no good one."""
     where = folder / EVALUATION_FILE
     document = _read(where, missing="a run writes it when it ends, if the shards have a held-out split")
     rows = document.mapping("datasets")
@@ -193,7 +193,7 @@ def _facts(source: Fields) -> dict[str, str | int]:
 
 
 def _protocol(document: Fields, config: Fields) -> Protocol:
-    """Return what an evaluation says of itself, or the run's own options where it was written before it did."""
+    """Return what an evaluation says of itself; of an old one, the run's own options."""
     given = document.optional_mapping("protocol")
     found = given or config
     return Protocol(

@@ -29,7 +29,7 @@ class LongEvaluation:
     """How many trajectories each data set has."""
 
     def average(self) -> dict[str, float | None]:
-        """Return the mean of every figure over the data sets, each of equal weight; TAE over those that have it."""
+        """Return the mean of each figure over the data sets; TAE over those that have it."""
         return asdict(mean_metrics(self.metrics.values()))
 
     def to_json(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def evaluate_long(
     stall_timeout_s: int | float = 300,
     on_frame: Callable[[], None] = lambda: None,
 ) -> LongEvaluation:
-    """Evaluate a model on the trajectories that `clips` make up; one trajectory's maps are in memory at a time.
+    """Evaluate a model on the trajectories that `clips` form, one in memory at a time.
 
     Differences are taken as each trajectory's shard does. A read may take `stall_timeout_s` seconds; 0: no limit.
     Raises ShardError and VdakitError as the stream does, DataError if no trajectory of a data set has a pixel of known
@@ -85,7 +85,7 @@ class _Truth:
 def _frames_and_truth(
     samples: Iterator[tuple[int, Sample]], truth: list[_Truth], *, device: torch.device
 ) -> Iterator[VideoFrame]:
-    """Yield the frames of a trajectory, each read once, and append to `truth` what they are measured against."""
+    """Yield a trajectory's frames, each read once, and append to `truth` what they should be."""
     for number, sample in samples:
         depth_m = decode_depth(sample.depth_planes.to(device), sample.depth)[0]
         pose = None if sample.camera_to_world is None else sample.camera_to_world[0]

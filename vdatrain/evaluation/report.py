@@ -1,4 +1,4 @@
-"""One HTML page about a comparison: the table, the curves, the clips; nothing outside the file is needed.
+"""One HTML page about a comparison: table, curves, clips; it needs no other file.
 
 The page is the template `report.html`, which escapes every text: names of data sets, models and folders come from
 outside. Its policy for browsers (Content-Security-Policy) allows no script and nothing from elsewhere all the same.
@@ -89,7 +89,7 @@ def _clips(models: Sequence[EvaluatedModel]) -> dict[str, _Clip]:
 
 
 def _side_by_side(galleries: Mapping[str, Gallery]) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
-    """Draw the frames, the truth and each variant's prediction side by side, the error of each below it."""
+    """Draw frames, truth and each variant's prediction side by side, errors below."""
     names = sorted(galleries)
     first = galleries[names[0]]
     titles = ["frame", "truth", *names]
@@ -159,7 +159,7 @@ def _points(model: EvaluatedModel, *, key: str, at: str) -> list[tuple[float, fl
 
 
 def _chart(title: str, trained: Sequence[tuple[EvaluatedModel, str]], *, key: str, at: str) -> dict[str, Any] | None:
-    """Return a chart of a figure over the steps, the vertical axis from 0; None if no model has the figure."""
+    """Return a chart of a figure over the steps; None if no model has the figure."""
     curves = [(_points(model, key=key, at=at), colour) for model, colour in trained]
     points = [point for curve, _ in curves for point in curve]
     if not points:

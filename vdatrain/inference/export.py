@@ -48,7 +48,7 @@ class OnnxShape:
 
 
 def export(path: Path, out: Path, *, frames: int | None = None, size: int | None = None) -> Path:
-    """Write the averaged weights of a run's checkpoint as `.pth`, `.safetensors` or `.onnx`, and FILE.json beside it.
+    """Write a run's averaged weights as `.pth`, `.safetensors` or `.onnx`, and FILE.json.
 
     frames, size: of the window that an ONNX graph takes, as trained where None. Returns the path of the JSON.
 
@@ -71,7 +71,7 @@ def export(path: Path, out: Path, *, frames: int | None = None, size: int | None
 
 
 def published_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's weights under the published names, position tables over time cut to the published length.
+    """Return weights under the published names, time tables cut to the published length.
 
     The tables are functions of their length, so nothing is lost. A variant's own weights keep their names.
     """
@@ -133,7 +133,7 @@ def _write_safetensors(out: Path, model: nn.Module, config: TrainConfig, shape: 
 
 
 def _write_onnx(out: Path, model: nn.Module, config: TrainConfig, shape: OnnxShape) -> dict[str, Any]:
-    """Trace, compare with onnxruntime where that is installed, and write; returns what the JSON says of it."""
+    """Trace, compare with onnxruntime if it is there, and write; returns the JSON's part."""
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"--out {out}: needs {' and '.join(missing)}; pip install 'vdakit[onnx]'.")
@@ -192,7 +192,7 @@ def _trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> bytes:
 
 
 def _disagreement(model: nn.Module, graph: bytes, inputs: Mapping[str, Tensor]) -> float:
-    """Return the greatest difference of the graph's output from the model's, as a share of the greatest output."""
+    """Return the greatest difference from the model's output, as a share of the greatest."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])

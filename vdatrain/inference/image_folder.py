@@ -32,7 +32,7 @@ _DECIMAL = re.compile(r"[0-9]+\.[0-9]+")
 
 
 def open_folder(folder: Path) -> Video:
-    """Open a folder of images; raises DataError if it has none, or if which are the frames is not clear.
+    """Open a folder of images; raises DataError if it is not clear which are the frames.
 
     Numbers in names count as numbers: 2 comes before 10. What is no image is left out and named.
     """
@@ -42,7 +42,7 @@ def open_folder(folder: Path) -> Video:
 
 
 def open_image(path: Path) -> Video | None:
-    """Open one image as a video, also one that moves; None if it is no image that this module reads."""
+    """Open one image as a video, also one that moves; None if it is no image read here."""
     remarks = Remarks(str(path))
     found = _examine(path)
     if found is None or (found.count > 1 and found.format != "WEBP"):
@@ -61,7 +61,7 @@ def open_image(path: Path) -> Video | None:
 
 
 def _images_of(folder: Path, remarks: Remarks) -> list[Path]:
-    """Return the images of a folder by their endings; others are named, hidden files are not looked at."""
+    """Return a folder's images by their endings; others are named, hidden files ignored."""
     shown = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     folders = [path for path in shown if path.is_dir()]
     named = [path for path in shown if path not in folders and path.suffix.lower() in IMAGE_SUFFIXES]
@@ -136,14 +136,14 @@ def _in_order(paths: Sequence[Path], folder: Path, remarks: Remarks) -> list[Pat
 
 
 def _reads_otherwise(ordered: Sequence[Path]) -> bool:
-    """Tell whether names would stand in another order if numbers with a point were decimal fractions."""
+    """Tell whether names would be in another order with points as decimal points."""
     found = [_DECIMAL.findall(path.stem) for path in ordered]
     values = [[float(text) for text in texts] for texts in found]
     return values != sorted(values)
 
 
 def _numbers(paths: Sequence[Path], remarks: Remarks) -> list[int]:
-    """Number images in succession, leaving a number out where more than the usual step lies between two names."""
+    """Number images in succession, leaving one out at more than the usual step in names."""
     names = [_Name.of(path) for path in paths]
     alike = len({(name.texts, len(name.numbers)) for name in names}) == 1
     columns = list(zip(*(name.numbers for name in names), strict=True)) if alike else []
@@ -185,7 +185,10 @@ _SEVERAL = ("AVIF", "GIF", "PNG", "WEBP")  # formats whose further pictures are 
 
 
 def _examine(path: Path) -> _Header | None:
-    """Read an image's header; None if it is no image. Raises LimitError if it is too large, DataError if unreadable."""
+    """Read an image's header; None if it is no image.
+
+    Raises LimitError if it is too large, DataError if unreadable.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures, for which there is a limit of our own
@@ -209,7 +212,7 @@ def _examine(path: Path) -> _Header | None:
 
 
 def _usable(paths: Sequence[Path], remarks: Remarks) -> dict[Path, int]:
-    """Return the images that headers say can be frames, with their numbers; raises DataError if two sizes are there."""
+    """Return the images that can be frames, numbered; raises DataError for two sizes."""
     found: dict[Path, int] = {}
     first: tuple[Path, _Header] | None = None
     broken: list[str] = []
@@ -273,7 +276,7 @@ def _rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _read_animation(path: Path, remarks: Remarks) -> Iterator[tuple[str, VideoFrame]]:
-    """Yield the pictures of a moving WebP, which FFmpeg does not read, each after the time of those before."""
+    """Yield the pictures of a moving WebP, which FFmpeg does not read, with their times."""
     seconds = Fraction(0)
     with Image.open(path) as image:
         for number, picture in enumerate(ImageSequence.Iterator(image)):

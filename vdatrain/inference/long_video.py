@@ -1,4 +1,4 @@
-"""Videos of any length in windows of 32 frames, joined as published Video Depth Anything joins them.
+"""Videos of any length in windows of 32 frames, joined as published VDA does.
 
 Source: arXiv:2501.12375, section 3.3, and `infer_video_depth` in video_depth_anything/video_depth.py of
 DepthAnything/Video-Depth-Anything. A window begins with ten frames of the one before: the video's first frame, the one
@@ -53,7 +53,7 @@ def infer_windows(
 
 
 def cut_windows(frames: Iterable[_Frame]) -> Iterator[tuple[_Frame, ...]]:
-    """Yield windows of WINDOW_FRAMES frames: the key frames of the one before, then new ones; none without a frame.
+    """Yield windows of WINDOW_FRAMES frames: key frames of the one before, then new ones.
 
     The last frame fills what is missing. There is a window for every 22 frames that have begun, as in the published
     code, even if all its frames have been in the one before.
@@ -73,7 +73,7 @@ def cut_windows(frames: Iterable[_Frame]) -> Iterator[tuple[_Frame, ...]]:
 def join_windows(
     windows: Iterable[Float32[Tensor, "t h w"]], *, aligned: bool = True
 ) -> Iterator[Float32[Tensor, "h w"]]:
-    """Yield the maps of windows that `cut_windows` cut, each aligned with those before it; padding included."""
+    """Yield the maps of cut windows, aligned with those before; padding included."""
     reference: Tensor | None = None
     held: Tensor | None = None
     for window in windows:
@@ -92,7 +92,7 @@ def join_windows(
 
 
 def _align(window: Float32[Tensor, "t h w"], reference: Float32[Tensor, "k h w"]) -> Float32[Tensor, "t h w"]:
-    """Align a window with those before it by least-squares scale and shift between its first frames and theirs."""
+    """Align a window with those before it by scale and shift, least squares over shared frames."""
     repeated = window[:ALIGNED].flatten()
     scale, shift = fit_scale_shift(repeated, reference.flatten(), torch.ones_like(repeated, dtype=torch.bool))
     return (scale * window + shift).clamp(min=0)

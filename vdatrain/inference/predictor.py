@@ -37,7 +37,7 @@ PUBLISHED_SIZE = 518  # pixels of the short side that the published weights were
 
 @dataclass(frozen=True)
 class PreparedFrame:
-    """A frame resized and normalised for the model, on the CPU, and shrunk for its differences to neighbours."""
+    """A frame resized and normalised for the model, and shrunk for its differences."""
 
     number: int
     """The frame's number in the video; the difference of two frames is known if they are numbered in succession."""
@@ -75,7 +75,7 @@ class PredictedVideo:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained model that predicts the disparity of videos; `load_predictor` makes one of a checkpoint.
+    """A trained model that predicts the disparity of videos; made by `load_predictor`.
 
     Disparity is relative: 0 or more, greater is nearer, known up to one scale and one shift for the whole video. With
     metric weights it is 1/m.
@@ -156,7 +156,7 @@ class Predictor:
     def predict_frames(
         self, frames: Iterable[VideoFrame], *, stream: bool = False
     ) -> Generator[Float32[Tensor, "h w"]]:
-        """Yield the disparity of each frame at its size, on the device; two windows of frames are held at most.
+        """Yield each frame's disparity at its size, on the device, holding two windows.
 
         In windows that see their future and are aligned with one another, see `long_video`, or as `stream` does.
         """
@@ -166,7 +166,7 @@ class Predictor:
         return infer_windows(prepared, self.predict_window, aligned=not self.metric)
 
     def prepare(self, frame: VideoFrame) -> PreparedFrame:
-        """Resize a frame as published Video Depth Anything does: bicubic, to whole patches of about its aspect."""
+        """Resize a frame as published VDA does: bicubic, to whole patches of about its aspect."""
         view = fit_view((frame.rgb.shape[0], frame.rgb.shape[1]), size=self.size)
         unit = frame.rgb.astype(np.float32) / np.float32(255)
         resized = cv2.resize(unit, (view.width, view.height), interpolation=cv2.INTER_CUBIC)
@@ -199,7 +199,7 @@ class Predictor:
         return F.interpolate(disparity.float(), stored, mode="bilinear", align_corners=True)[0]
 
     def _difference(self, previous: PreparedFrame | None, current: PreparedFrame) -> tuple[np.ndarray, bool]:
-        """Return what a shard would hold as the difference of two frames, valid if they are successive."""
+        """Return two frames' difference as a shard has it, valid if they are successive."""
         valid = previous is not None and previous.number + 1 == current.number
         data = codec.encode_diff(current.shrunk, previous.shrunk if previous and valid else None, self.diff)
         height, width = current.stored
@@ -326,7 +326,7 @@ def predict_to_file(
     side_by_side: bool = False,
     on_frame: Callable[[], None] = lambda: None,
 ) -> WrittenVideo:
-    """Write a video's disparity to a file, of which `video_writer.check_output` says what it may be.
+    """Write a video's disparity to a file, of a kind in `video_writer.check_output`.
 
     Frames that cannot be read are left out.
 

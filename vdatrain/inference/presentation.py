@@ -16,7 +16,7 @@ _WIDEST_PIXEL = 8  # width over height, or height over width; a header that says
 
 @dataclass(frozen=True)
 class Turn:
-    """One of the eight ways to lay a picture: where its x axis and its y axis, which points down, come to lie."""
+    """One of the eight ways to lay a picture: where its x axis and its y axis point."""
 
     x: tuple[int, int] = (1, 0)
     """Direction of a stored row in the picture shown: right is (1, 0), down is (0, 1)."""
@@ -25,7 +25,7 @@ class Turn:
 
     @classmethod
     def of_display_matrix(cls, data: bytes) -> "Turn":
-        """Return the way nearest to a display matrix, which maps (x, y, 1), a row, to where it is shown.
+        """Return the way nearest to a display matrix, by which (x, y, 1), a row, is multiplied.
 
         Args:
             data: Nine 32-bit integers a, b, u, c, d, v, x, y, w, as in ISO/IEC 14496-12, 8.3.2, in the machine's order.
@@ -87,7 +87,7 @@ def believable_shape(pixel_shape: Fraction | None) -> Fraction:
 
 
 class Clock:
-    """Presentation times that grow from frame to frame, whatever the file says; counts those it had to change.
+    """Presentation times that grow from frame to frame; counts those it had to change.
 
     Args:
         frame_seconds: Time from a frame to the next where the file does not say.

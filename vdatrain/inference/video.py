@@ -32,7 +32,7 @@ class VideoFrame:
 
 
 class Remarks:
-    """What a user should know of a video: each sentence is logged once, however often the video is read."""
+    """What to know of a video: each sentence is logged once, however often it is read."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -74,7 +74,7 @@ class Video:
 
 
 def checked(frames: Iterator[tuple[str, VideoFrame]], *, where: str) -> Iterator[VideoFrame]:
-    """Yield named frames; raises DataError at one of another size than the first, or if there is none.
+    """Yield named frames; raises DataError if there are none, or of two sizes.
 
     Raises LimitError if the first is a strip.
     """
@@ -95,7 +95,7 @@ def checked(frames: Iterator[tuple[str, VideoFrame]], *, where: str) -> Iterator
 
 
 def _check_shape(name: str, *, width: int, height: int) -> None:
-    """Refuse a strip: its short side becomes the model's size, and the long one would take memory without bound."""
+    """Refuse a strip, whose long side would take memory without bound."""
     if max(width, height) > _LONGEST * min(width, height):
         raise LimitError(
             name,

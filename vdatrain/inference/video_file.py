@@ -1,4 +1,4 @@
-"""Frames of a video file, as a player shows them, with their times; damage costs the frames that it hits."""
+"""Frames of a video file as a player shows them, with times; damage costs single frames."""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -45,14 +45,14 @@ _OPTIONS = {"protocol_whitelist": "none", "max_pixels": str(MAX_FRAME_PIXELS)}
 
 
 class _Nameless:
-    """A file without its name, in which FFmpeg would see protocols (`a:b.mp4`) and patterns (`%d.png`)."""
+    """A file without its name, in which FFmpeg would see protocols and patterns (`%d.png`)."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
 
 def open_video_file(path: Path) -> Video:
-    """Open a video file; raises DataError if it is none, LimitError if its pictures are too large."""
+    """Open a video file; raises DataError if it is none, LimitError if it is too large."""
     remarks = Remarks(str(path))
     with _opened(path) as container:
         stream = _choose(container, path, remarks)
@@ -77,7 +77,7 @@ def open_video_file(path: Path) -> Video:
 
 @contextmanager
 def _opened(path: Path) -> Generator[InputContainer]:
-    """Open a file by its content; raises DataError for what FFmpeg refuses, also while the block runs."""
+    """Open a file by its content; raises DataError for what FFmpeg refuses in the block."""
     try:
         with (
             path.open("rb") as file,
@@ -204,7 +204,7 @@ def _read(path: Path, index: int, remarks: Remarks) -> Iterator[tuple[str, Video
 
 
 def _decode(container: InputContainer, stream: VideoStream, progress: _Progress) -> Iterator[DecodedFrame]:
-    """Yield frames in the order in which they are shown; what cannot be decoded is counted and passed over."""
+    """Yield frames in the order shown; what cannot be decoded is counted and left out."""
     for packet in _packets(container, progress):
         time_base = packet.time_base
         if packet.pts is not None and time_base:
@@ -274,7 +274,7 @@ def _frames(names: list[str]) -> str:
 def _compare_with_promise(
     container: InputContainer, stream: VideoStream, progress: _Progress, count: int, remarks: Remarks
 ) -> None:
-    """Say if the file ends before its header's end; frames that an edit list hides are packets all the same."""
+    """Say if the file ends before its header's end; frames that are hidden count."""
     if not any(name in container.format.name for name in _PROMISING):
         return
     short = _duration(container) - progress.end
@@ -295,7 +295,7 @@ def _compare_with_promise(
 
 
 class _Presenter:
-    """Makes of a decoded frame what is shown: RGB, square pixels, upright, of the first frame's size."""
+    """Makes what is shown of a decoded frame: RGB, square pixels, upright, of one size."""
 
     def __init__(self, pixel_shape: Fraction, remarks: Remarks) -> None:
         self._pixel_shape = pixel_shape

@@ -86,7 +86,7 @@ def _open_shard(tar: StoragePath, trajectory: str | None, stall_timeout_s: int |
 
 
 def by_trajectory(clips: Sequence[Clip], *, stall_timeout_s: int | float = 300) -> dict[tuple[str, str], list[Clip]]:
-    """Group clips by data set and trajectory, both sorted, the clips of each in the order of their frames."""
+    """Group clips by data set and trajectory, both sorted, in the order of frames."""
     found: defaultdict[tuple[str, str], list[tuple[int, Clip]]] = defaultdict(list)
     for clip, meta in zip(clips, _read_metas(clips, FaultPolicy(stall_timeout_s=stall_timeout_s)), strict=True):
         found[clip.dataset, meta.trajectory].append((meta.frame_ids[0], clip))
@@ -104,7 +104,7 @@ def _read_metas(clips: Sequence[Clip], faults: FaultPolicy) -> Iterator[ClipMeta
 
 
 def read_trajectory(clips: Sequence[Clip], *, stall_timeout_s: int | float = 300) -> Iterator[tuple[int, Sample]]:
-    """Yield each frame of the clips as a window of one, with its number; a number is left out where frames are.
+    """Yield each frame as a window of one, numbered; numbers of missing frames are left out.
 
     Frames are read ahead by a thread. Raises ShardError where one cannot be read, VdakitError where that takes longer
     than `stall_timeout_s` seconds; 0: no limit.

@@ -45,7 +45,7 @@ class Timeline:
     """Seconds of which the times are multiples, if they are."""
 
     def ticks(self) -> tuple[list[int], Fraction]:
-        """Return the times of a film's frames as multiples of a unit, which grow, and that unit in seconds."""
+        """Return a film's times as growing multiples of a unit, and the unit in seconds."""
         first = self.seconds[0] if self.seconds else Fraction(0)
         start = Fraction(0) if 0 <= first <= _LATEST_START else first
         shown = [time - start for time in self.seconds]
@@ -87,7 +87,7 @@ def _kind(path: Path) -> str:
 
 
 class DisparityFile:
-    """A temporary file of disparity maps, to be written as the output once the range of all of them is known.
+    """A temporary file of maps, written as the output once their whole range is known.
 
     It is made beside the output, takes two (for a video) or four bytes a pixel, and has no name: it disappears when it
     is closed or the program is killed.
@@ -128,7 +128,7 @@ class DisparityFile:
         return self._shape[0], self._shape[1]
 
     def append(self, disparity: Float32[np.ndarray, "h w"]) -> None:
-        """Add the next frame's map; raises DataError if it holds anything that is not finite, OutputError if full."""
+        """Add the next frame's map; raises DataError if it is not finite, OutputError if full."""
         lowest, highest = float(disparity.min()), float(disparity.max())
         if not np.isfinite(lowest + highest):
             raise DataError(f"frame {self.count}: the model gives nan or infinity; {self._remedy}.")
@@ -179,7 +179,7 @@ def depth_of(disparity: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*
 
 
 def _write_array(path: Path, maps: DisparityFile, timeline: Timeline) -> None:
-    """Write an `.npz` that holds `disparity` or `depth_m` [T,H,W], float32, and `seconds` [T], float64."""
+    """Write `.npz`: `disparity` or `depth_m` [T,H,W] float32, `seconds` [T] float64."""
     name = "depth_m" if maps.metric else "disparity"
     with new_file(path) as file, zipfile.ZipFile(file, "w") as archive:
         with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -193,7 +193,7 @@ def _write_array(path: Path, maps: DisparityFile, timeline: Timeline) -> None:
 
 
 def _write_folder(folder: Path, maps: DisparityFile, timeline: Timeline) -> None:
-    """Write one 16-bit PNG a frame, 65535 the nearest of the whole video; a JSON file says how to undo it."""
+    """Write a 16-bit PNG a frame, 65535 the nearest of all; a JSON file says how to undo it."""
     scale = maps.highest / _STEPS
     facts: dict[str, object] = {"disparity": "scale * value", "scale": scale, "frames": maps.count}
     if maps.metric:
@@ -225,7 +225,7 @@ def _pictures(
 
 
 def _write_video(path: Path, pictures: Iterator[UInt8[np.ndarray, "h w 3"]], timeline: Timeline) -> None:
-    """Write H.264, each picture at its time; sides are even: an odd one repeats its last row or column."""
+    """Write H.264, each picture at its time; an odd side repeats its last row or column."""
     ticks, unit = timeline.ticks()
     lasting = [*(after - before for before, after in pairwise(ticks)), max(1, round(1 / (timeline.fps * unit)))]
     try:

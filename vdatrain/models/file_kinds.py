@@ -1,4 +1,4 @@
-"""What a file that should hold tensors really is, told from its first bytes and its directory before it is read.
+"""What a file of tensors really is, told from its first bytes before it is read.
 
 A checkpoint of a stranger, or a download that went wrong, costs a sentence: web pages, git-lfs pointers, archives of
 something, pickles and empty files are named with what to do about each. Of files of tensors everything is bounded by
@@ -84,7 +84,7 @@ class FileKind(Enum):
 
 
 def check_file(path: Path, file: BinaryIO) -> FileKind:
-    """Tell the format of an open file by its content and check what reading it will take; leaves it at its beginning.
+    """Tell an open file's format by its content, and check what reading it will take.
 
     Raises DataError for anything that is no file of tensors or asks for more memory than it may, saying what it is;
     what is damaged raises as zipfile, pickletools and struct do.
@@ -162,7 +162,7 @@ def _contents(names: Sequence[str]) -> str:
 
 
 def _check_directory(path: Path, file: BinaryIO, size: int) -> None:
-    """Raise ValueError unless a zip archive ends with its directory, DataError if that is too large to be read.
+    """Raise ValueError unless a zip ends with its directory, DataError if that is too large.
 
     zipfile accepts an archive with something before it, torch would see another one there.
     """
@@ -208,7 +208,7 @@ def _check_program(path: Path, program: bytes) -> None:
 
 
 def _check_operations(path: Path, program: io.BytesIO) -> None:
-    """Raise DataError if a pickle names anything but what makes tensors, numbers and text, or never ends."""
+    """Raise DataError if a pickle names more than tensors, numbers and text, or never ends."""
     for number, (operation, argument, _) in enumerate(pickletools.genops(program)):
         if operation.name == "GLOBAL" and not _HARMLESS.fullmatch(str(argument)):
             called = str(argument)[:100].replace(" ", ".")

@@ -27,7 +27,7 @@ from vdatrain.models.weights import (
 
 
 def build_from_config(config: TrainConfig) -> nn.Module:
-    """Build a run's variant, initial weights drawn from its seed; `initialise` then loads what `init` names."""
+    """Build a run's variant with weights drawn from its seed; `initialise` loads others."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         max_frames = max(PUBLISHED_FRAMES, config.frames)
@@ -41,7 +41,7 @@ def build_from_config(config: TrainConfig) -> nn.Module:
 
 
 def initialise(model: nn.Module, config: TrainConfig) -> LoadReport | None:
-    """Load what `init` names: a file, DINOv2's encoder from the hub, or, returning None, nothing.
+    """Load what `init` names: a file, DINOv2's encoder, or, returning None, nothing.
 
     Raises DataError if it cannot be read or fetched, does not fit the model but for the variant's own parts, or has
     metric weights: near and far would swap.
@@ -69,7 +69,7 @@ class LoadedRun(NamedTuple):
 
 
 def load_model(path: Path) -> LoadedRun:
-    """Build the model of a run's checkpoint; raises DataError for any other file, before a model is built for it."""
+    """Build the model of a run's checkpoint; raises DataError for any other file."""
     state = tensor_files.load(path)
     if "config" not in state:
         raise DataError(

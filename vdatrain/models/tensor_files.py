@@ -29,7 +29,7 @@ READER_ERRORS = (
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors, numbers, strings and containers of them under a temporary name, flush, then rename.
+    """Write tensors, numbers, texts, containers of them; complete or not there.
 
     Raises OutputError if the disk does not take them; what stood under the name is then still there.
     """
@@ -91,7 +91,7 @@ def _refuse_missing(path: Path) -> NoReturn:
 
 
 class _Plain:
-    """Copies what a reader made into plain containers, so that nothing in it has methods or members of its own.
+    """Copies what a reader made into plain containers, without methods of their own.
 
     Containers may hold themselves, or each other many times: neither depth nor number of what is copied is unbounded.
     """

@@ -1,4 +1,4 @@
-"""Weights of any origin into a model: the names they come under, what must fit, what may be missing.
+"""Weights of any origin into a model: names, what must fit, what may be missing.
 
     Video Depth Anything    pretrained.*, head.*          complete; ours are these, and a variant's own beside them
     Depth Anything V2       pretrained.*, depth_head.*    an image model: no temporal modules, which start as no-ops
@@ -55,7 +55,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which weights were copied into a model and which were not, by the model's names; `str` prints a summary."""
+    """Which weights were copied into a model and which not; `str` prints a summary."""
 
     where: str
     """Where the weights come from."""
@@ -73,7 +73,7 @@ class LoadReport:
     """Position tables over time of another length; the model keeps the ones that it computed for its own length."""
 
     def __str__(self) -> str:
-        """Return a line each of what matched, is missing, is unexpected and has another shape, by group."""
+        """Return what matched, is missing, unexpected, of another shape, a line each, by group."""
         return "\n".join(
             [
                 f"{self.where}: {self.kind}",
@@ -86,7 +86,7 @@ class LoadReport:
 
 
 def read_weights(path: Path, *, metric: bool | None = None) -> Weights:
-    """Read a file of weights; raises DataError if it is missing, damaged, unsafe or holds no weights.
+    """Read a file of weights; raises DataError if it is missing, damaged, unsafe or none.
 
     metric: whether their output is depth in metres; None: as the name of the file says.
     """
@@ -101,13 +101,13 @@ def read_weights(path: Path, *, metric: bool | None = None) -> Weights:
 
 
 def is_named_metric(path: Path) -> bool:
-    """Say whether a file of weights, or what it is a link to, is named as metric ones are, or its folder is."""
+    """Say whether a file of weights, its link's target or its folder is named metric."""
     places = (path.absolute(), path.resolve())
     return any(_METRIC.search(place.name) or _METRIC_FOLDER.search(place.parent.name) for place in places)
 
 
 def make_weights(state: Mapping[str, object], *, where: str) -> Weights:
-    """Unwrap weights, rename them as ours and tell their kind; raises DataError for anything but tensors, or none."""
+    """Unwrap and rename weights and tell their kind; raises DataError if they are no tensors."""
     tensors = {name: value for name, value in _unwrap(state).items() if isinstance(value, Tensor)}
     others = [name for name, value in _unwrap(state).items() if not isinstance(value, Tensor)]
     if others or not tensors:
@@ -148,7 +148,9 @@ def fetch_encoder(encoder: str) -> Weights:
 def load_weights(
     model: nn.Module, weights: Weights | Path | str, *, may_miss: Sequence[str] | None = None
 ) -> LoadReport:
-    """Copy weights into a model by name and shape; all must fit, but for what their kind or the variant excuses.
+    """Copy weights into a model by name and shape.
+
+    All must fit, but for what their kind or the variant excuses.
 
     Position tables over time are functions of their length alone: one of another length is not copied, the model keeps
     its own.
@@ -180,7 +182,7 @@ def load_weights(
 
 
 def check_fit(model: nn.Module, weights: Weights, *, may_miss: Sequence[str] = ()) -> LoadReport:
-    """Return what `load_weights` would do, also for a model on the device `meta`; raises DataError as it does."""
+    """Return what `load_weights` would do, also on the device `meta`; raises as it does."""
     expected = model.state_dict()
     report = _compare(expected, weights)
     excused = (*may_miss, *weights.lacks)
@@ -217,12 +219,12 @@ def _compare(expected: Mapping[str, Tensor], weights: Weights) -> LoadReport:
 
 
 def _is_other_length(given: Tensor, expected: Tensor, *, name: str) -> bool:
-    """Say whether both are position tables over time, [1, frames, channels], that differ in frames alone."""
+    """Say whether both are position tables [1, frames, channels] of other frames alone."""
     return name.endswith(".pe") and given.shape[::2] == expected.shape[::2]
 
 
 def _unwrap(value: Mapping[str, object]) -> dict[str, object]:
-    """Return the content of the wrappers, or the mapping itself if it is bare, without wrappers of modules in names."""
+    """Return the content of the wrappers, or the bare mapping, names without wrappers'."""
     wrapped = [inner for name in _WRAPPERS if isinstance(inner := value.get(name), Mapping)]
     if not wrapped:
         return {_plain(str(name)): item for name, item in value.items()}

@@ -11,7 +11,7 @@ _NOISE_ULPS = 16
 def fit_scale_shift(
     prediction: Float[Tensor, "*batch n"], target: Float[Tensor, "*batch n"], mask: Bool[Tensor, "*batch n"]
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-    """Return the (scale, shift) that minimise the sum of `(scale * prediction + shift - target)**2` over the mask.
+    """Return the least-squares scale and shift from prediction to target over the mask.
 
     One fit for each entry of `batch` over its n values, differentiable, in the prediction's dtype, to which the target
     is cast: float32 to train, float64 to evaluate. Outside the mask both may be anything, nan included. It is

@@ -1,4 +1,4 @@
-"""The training loss of Video Depth Anything: a spatial term for each frame, a temporal term for each clip.
+"""Video Depth Anything's loss: a spatial term a frame, a temporal term a clip.
 
     total = spatial + 10 * temporal                    arXiv 2501.12375; loss/loss.py of its repository
     spatial = L1 + 0.5 * gradients over four scales    of the frames, each normalised by median and mean deviation
@@ -73,7 +73,7 @@ def spatial_loss(
     mask: Bool[Tensor, "b t h w"],
     mean: Callable[[Tensor], Tensor] = _alone,
 ) -> Float[Tensor, ""]:
-    """Return the scale- and shift-invariant L1 plus 0.5 x the gradients over four scales, frame by frame.
+    """Return scale- and shift-invariant L1 plus 0.5 x gradients over four scales, a frame.
 
     Source: `TrimmedProcrustesLoss` of loss/loss.py without trimming, after MiDaS, arXiv 1907.01341, section 5. A frame
     without a valid pixel takes no part; without any in the batch the loss is 0.
@@ -162,7 +162,10 @@ def _add_gradient_of_changes(
     pair_weight: Float[Tensor, ""],
     dim: int,
 ) -> None:
-    """Add to `gradient`, in place, that of pair_weight x the sum of |r[i + 1] - r[i]| along `dim` over valid pairs."""
+    """Add, in place, the gradient of pair_weight x the sum of |r[i + 1] - r[i]| along `dim`.
+
+    Over valid pairs.
+    """
     pairs = residual.shape[dim] - 1
     sign = residual.diff(dim=dim)
     sign *= weight.narrow(dim, 1, pairs)

@@ -1,4 +1,4 @@
-"""The published benchmark's metrics of Video Depth Anything: depth errors and temporal alignment error of a clip.
+"""The published benchmark's metrics: errors of depth, and temporal alignment error.
 
 Source: benchmark/eval/{eval,eval_tae,metric}.py of DepthAnything/Video-Depth-Anything, in float64 throughout. A pixel
 is evaluated where the true depth is known and between 1 mm and `max_depth_m`. The prediction, disparity up to scale
@@ -144,7 +144,7 @@ def _mean_over_frames(values: Float64[Tensor, "t h w"], mask: Bool[Tensor, "t h 
 def _temporal_alignment_error(
     depth_m: Float64[Tensor, "t h w"], intrinsics: Float64[Tensor, "t 4"], camera_to_world: Float64[Tensor, "t 4 4"]
 ) -> tuple[float | None, float]:
-    """Return TAE x 100 and the fraction of pixels compared, over all neighbouring frames and both directions.
+    """Return TAE x 100 over all neighbours, both ways, and the share of pixels compared.
 
     Each frame's predicted depth is warped into its neighbour by the poses and compared with the depth predicted there,
     whether the true depth is known or not. A pair without a pixel in common adds an error of 0, as published. Frames

@@ -42,7 +42,7 @@ class Callback:
         """
 
     def on_window(self, step: int, done: int, total: int) -> None:
-        """Called after each window of an evaluation, also of the last one, of the best weights on all windows.
+        """Called after each window of an evaluation, the last one's, of the best weights, too.
 
         Args:
             step: steps done.

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: what they hold, written in the background, the latest few of them kept.
+"""A run's checkpoints: what they hold; written in the background, the latest kept.
 
     file              content
     last.pt           the newest state, whole: what a run is resumed from
@@ -68,7 +68,7 @@ class CheckpointManager:
         self._thread.shutdown()
 
     def save(self, state: Mapping[str, Any], *, is_best: bool) -> None:
-        """Begin to write a state, which must not change any more; waits for, and raises as, the one before."""
+        """Begin to write a state, which must not change; waits for, and raises as, the last."""
         self.flush()
         self._writing = self._thread.submit(self._write, state, is_best)
 
@@ -110,7 +110,7 @@ def candidates(folder: Path) -> list[Path]:
 
 
 def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Read the newest checkpoint that is whole, with a warning of each that is not; None if there is none at all.
+    """Read the newest whole checkpoint, warning of others; None if there is none at all.
 
     Raises DataError if there are some and none is whole.
     """
@@ -130,7 +130,7 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _whole_state(path: Path) -> dict[str, Any]:
-    """Read a state; raises DataError for one that is damaged, and for weights alone, such as best.pt renamed."""
+    """Read a state; raises DataError for a damaged one, and for weights alone (best.pt)."""
     content = tensor_files.load(path)
     lost = [name for name, kind in _PARTS.items() if type(content.get(name)) is not kind]
     if lost:

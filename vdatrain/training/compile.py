@@ -12,7 +12,7 @@ from vdatrain.device import is_out_of_memory
 
 
 class CompiledForward:
-    """Calls a model; with `compiled`, through torch.compile until that fails, which is logged once.
+    """Calls a model, with `compiled` through torch.compile until that fails, logged once.
 
     The model itself, its parameters' names and its modes are left as they are. It may be wrapped for several ranks.
     """
@@ -33,7 +33,7 @@ class CompiledForward:
         return self._model(*inputs)
 
     def joining(self, wanted: bool) -> AbstractContextManager[object]:
-        """Return the context of a forward and backward pass: gradients are averaged over the ranks if `wanted`.
+        """Return the context of a pass: gradients are averaged over the ranks if `wanted`.
 
         Without it they are added up locally; those of a sharded model are averaged in every pass.
         """
@@ -64,7 +64,7 @@ class CompiledForward:
 
 
 def _failures() -> type[Exception]:
-    """Return the base of what torch.compile raises; its module takes a while to import, so only where it is needed."""
+    """Return the base of what torch.compile raises; importing it takes a while."""
     from torch._dynamo.exc import TorchDynamoException
 
     return TorchDynamoException

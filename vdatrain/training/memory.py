@@ -1,4 +1,4 @@
-"""The peak memory of a training step, part by part, and its arithmetic, found on fake tensors."""
+"""A training step's peak memory, part by part, and arithmetic, on fake tensors."""
 
 import gc
 import weakref
@@ -52,7 +52,7 @@ class Footprint:
 
 
 def footprint(config: TrainConfig, *, on_gpu: bool, ranks: int = 1) -> Footprint:
-    """Run a step forward and backward on fake tensors, which have shapes but no numbers, and count their bytes.
+    """Count the bytes of a step, run on fake tensors, which have shapes but no numbers.
 
     Not counted are workspaces inside kernels and the allocator's fragments; with `recompute` the peak is overestimated
     by a few per cent. The time that this takes does not depend on the batch.
@@ -134,7 +134,7 @@ def forward_backward(
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     begin: Callable[[str], None] = lambda part: None,
 ) -> None:
-    """Run a forward and a backward pass as a training step does; `begin` is called before the loss and the latter."""
+    """Run a pass as a training step does; `begin` is called before loss and backward."""
     with autocast():
         prediction = model(batch.frames, batch.differences, batch.diff_valid)
     begin(LOSS)
@@ -182,7 +182,7 @@ class Ledger(TorchDispatchMode):
 
     @contextmanager
     def watching(self, model: nn.Module) -> Generator[None]:
-        """Follow which part of a variant is running, and count gradients as such, while the block runs."""
+        """Follow which part of a variant runs, and count gradients as such, in the block."""
         parts = [(getattr(model, name), part) for name, part in MODULES.items() if getattr(model, name) is not None]
         hooks = [module.register_forward_pre_hook(lambda *_, part=part: self.begin(part)) for module, part in parts]
         hooks += [
@@ -260,7 +260,7 @@ def _like(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _autocast(precision: str, *, on_gpu: bool) -> Generator[None]:
-    """Choose types on the CPU as autocast does there, or as it does on a GPU, whose list is different."""
+    """Choose types on the CPU as autocast does there, or as it does on a GPU."""
     with Precision(torch.device("cpu"), precision).autocast(), _AsOnGpu() if on_gpu else nullcontext():
         yield
 

@@ -1,4 +1,4 @@
-"""Step statistics, accumulated on the device; too many steps in a row without a finite gradient end a run."""
+"""Step statistics on the device; many steps without finite gradients end a run."""
 
 import itertools
 import math
@@ -31,11 +31,11 @@ class StepMonitor:
         self.skipped = 0
 
     def add(self, figures: Float[Tensor, " figures"], keys: Iterable[str]) -> None:
-        """Take a step's FIGURES, on the device, and the keys of its clips, without waiting for the device."""
+        """Take a step's FIGURES and its clips' keys, without waiting for the device."""
         self._waiting.append((figures, tuple(keys)))
 
     def settle(self, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - it is frozen
-        """Wait for the device and copy all figures, averaged over the ranks, all of which have to call this.
+        """Wait for the device and copy all figures, averaged over ranks, which all call this.
 
         Raises VdakitError on every rank, with the clips of all of them, if MAX_SKIPPED steps in a row had no finite
         gradient.
@@ -54,7 +54,7 @@ class StepMonitor:
         self._waiting.clear()
 
     def take(self) -> dict[str, int | float]:
-        """Return the mean of each figure over the steps settled since the last call, and all steps skipped so far.
+        """Return each figure's mean over the steps settled since, and all steps skipped.
 
         Means are over finite values; nan where there is none.
         """

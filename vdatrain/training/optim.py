@@ -1,4 +1,4 @@
-"""The optimiser: parameter groups by name, the schedule of the learning rate, the averaged weights."""
+"""The optimiser: parameter groups by name, learning-rate schedule, averaged weights."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -48,7 +48,7 @@ def make_optimiser(groups: list[dict[str, object]], *, device: torch.device) -> 
 
 
 def rate_factor(step: int, *, warmup: int, steps: int) -> float:
-    """Return the fraction of the peak learning rate at a step from 0 on: a linear rise, then a cosine to 5 %."""
+    """Return the fraction of the peak rate at a step: a linear rise, then a cosine to 5 %."""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
@@ -87,7 +87,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, step: int, taken: Bool[Tensor, ""] | None = None) -> None:
-        """Move the average towards the model's weights, unless the step was not `taken`, a flag on the device."""
+        """Move the average towards the weights, unless the step was not `taken` (on the device)."""
         weight = 1 - min(self._decay, (1 + step) / (10 + step))
         weight = weight if taken is None else taken * weight
         current = dict(model.named_parameters())
@@ -114,6 +114,6 @@ class AveragedWeights:
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter], *, clip: float) -> Tensor:
-    """Clip the gradients to a total norm of `clip` (0: leave them) and return the norm before, on the device."""
+    """Clip gradients to a total norm of `clip` (0: leave them); return the norm before."""
     limit = clip if clip > 0 else math.inf
     return whole(nn.utils.clip_grad_norm_(list(parameters), limit))

@@ -1,4 +1,4 @@
-"""Whether a training step fits into a device's memory, how long it takes, and what to change where it does not fit."""
+"""Whether a training step fits a device's memory, its time, and what to change."""
 
 import os
 import time
@@ -151,7 +151,7 @@ def room_of(device: torch.device, *, ranks: int = 1) -> Room:
 
 
 def largest_batch(config: TrainConfig, room: Room, *, measure: Measure | None = None) -> int:
-    """Return the most windows at a time that fit, 0 if not even one does; above a hundred, to within 1 %."""
+    """Return the most windows that fit, 0 if none does; above a hundred, to within 1 %."""
     measure = measure or (lambda changed: footprint(changed, on_gpu=room.on_gpu, ranks=room.ranks))
 
     def takes(batch: int) -> int:
@@ -224,7 +224,7 @@ def changed_options(before: TrainConfig, after: TrainConfig) -> str:
 
 
 def attainable_flops(precision: Precision, *, side: int | None = None, rounds: int = 5) -> float:
-    """Return the operations per second of a product of two large square matrices, the best of some rounds."""
+    """Return the operations per second of a large matrix product, the best of some."""
     side = side or _MATRIX_SIDE[precision.device.type]
     left, right = (torch.randn(side, side, device=precision.device, dtype=TYPES[precision.name]) for _ in range(2))
     best = float("inf")
@@ -238,7 +238,7 @@ def attainable_flops(precision: Precision, *, side: int | None = None, rounds: i
 
 
 def measure_steps(config: TrainConfig, precision: Precision) -> Measured:
-    """Take some training steps on zeros, on a GPU; raises torch.OutOfMemoryError where they do not fit."""
+    """Take training steps on zeros, on a GPU; raises torch.OutOfMemoryError."""
     device = precision.device
     model = build_from_config(config).to(device).train()
     groups = parameter_groups(model, PRESETS[config.preset], lr=None, weight_decay=config.weight_decay)
@@ -279,7 +279,7 @@ class Utilisation:
 
 
 def utilisation(config: TrainConfig, precision: Precision) -> Utilisation:
-    """Count a step's operations on fake tensors and time matrix products on the device; takes seconds."""
+    """Count a step's operations, and time matrix products on the device; takes seconds."""
     windows = replace(config, recompute="none", accumulate=1)
     shown = [windows]
     if config.images_per_clip:

@@ -104,7 +104,7 @@ def new_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks:
 
 
 def load_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008 - frozen
-    """Resume a run from the newest checkpoint that is whole, or from its beginning if it has none yet.
+    """Resume from the newest whole checkpoint, or begin where there is none yet.
 
     Only the first rank reads and writes the folder; there may be fewer or more ranks than before. Raises DataError if
     there is no run, if the shards have changed, or if no checkpoint is whole and of this run; UsageError if `config`
@@ -131,7 +131,7 @@ def load_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks
 
 
 def _find_checkpoint(config: TrainConfig, folder: Path) -> tuple[str, dict[str, Any]] | None:
-    """Return the name and the content of the checkpoint to resume from; None: begin again. Raises as `load_state`."""
+    """Return name and content of the checkpoint to resume from; None: begin again."""
     facts = read_facts(folder)
     before = stored_config(folder)
     before.changed(config.options())
@@ -165,7 +165,7 @@ def _check_is_of(config: TrainConfig, path: Path, state: Mapping[str, Any]) -> N
 
 
 def _fingerprint_again(shards: str) -> str:
-    """Return the fingerprint of shards whose URL may be one that a run kept; raises DataError as `fingerprint`."""
+    """Return the fingerprint of shards whose URL a run may have kept; raises as `fingerprint`."""
     try:
         return open_shards(shards).fingerprint
     except DataError as error:
@@ -251,7 +251,7 @@ def _take_over(run: TrainState, state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def averaged_model(run: TrainState) -> Generator[nn.Module]:
-    """Yield the run's model with its averaged weights; where it is sharded, a copy that every rank holds whole."""
+    """Yield the run's model with averaged weights; if sharded, a whole copy on each rank."""
     if run.config.shard_model:
         average = run.average.state_dict() if run.average is not None else {}
         parts = {"model": run.model.state_dict(), "average": average}

@@ -12,7 +12,7 @@ from vdatrain.training.state import TrainState
 
 
 def train_step(state: TrainState, loader: TrainLoader) -> None:
-    """Take a step and count it: gradients of `accumulate` batches, clipped, applied where they are finite.
+    """Take a step: gradients of `accumulate` batches, clipped, applied where finite.
 
     An error before the weights are updated leaves the state as it was. The schedule counts all steps, so that a state
     always ends; a skipped step changes neither the weights nor the averages nor the optimiser's moments and counts.
@@ -36,7 +36,7 @@ def train_step(state: TrainState, loader: TrainLoader) -> None:
 
 
 def accumulate_gradient(state: TrainState, batch: Batch, *, joining: bool = False) -> Tensor:
-    """Run a batch forward and backward, adding to the gradients; returns its total, spatial and temporal loss.
+    """Run a batch, adding to gradients; returns its total, spatial and temporal loss.
 
     Single images add their spatial loss to the total; together they weigh as much as the windows. With `joining`, for
     the last batch of a step, the gradients added up so far become the mean over the ranks.
@@ -75,7 +75,7 @@ def _apply(state: TrainState) -> Tensor:
 
 
 def _seed(state: TrainState) -> None:
-    """Seed what a model draws, such as dropout, by seed, step and rank: there is no generator state to store."""
+    """Seed a model's draws, such as dropout, by seed, step and rank, without a stored state."""
     # The spawn key keeps these numbers apart from those of the order of windows and of the augmentation.
     sequence = np.random.SeedSequence([state.config.seed, state.step, state.ranks.rank], spawn_key=(2,))
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))

@@ -60,7 +60,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """An event file in the run's folder; a resumed run adds one that hides the steps it is about to repeat."""
+    """An event file in the run's folder; a resumed run's hides the steps it repeats."""
 
     name = "tensorboard"
     failures: tuple[type[Exception], ...] = ()
@@ -169,7 +169,7 @@ def _stored_id(folder: Path) -> str:
 
 
 class Tracking(Callback):
-    """The trackers of a run, on its first rank; one that fails is left out from then on, with one warning."""
+    """The trackers of a run, on its first rank; one that fails is left out, with a warning."""
 
     def __init__(self, trackers: Sequence[Tracker], *, warn: Callable[[str], None]) -> None:
         self._trackers = list(trackers)
@@ -238,7 +238,7 @@ def start_tracking(
 
 
 def evaluation_scalars(evaluation: Evaluation) -> dict[str, int | float]:
-    """Return every figure of an evaluation as `held_out_METRIC/DATASET`, but those that do not exist, as a TAE may."""
+    """Return an evaluation's figures as `held_out_METRIC/DATASET`, those that exist."""
     rows: dict[str, Mapping[str, int | float | None]] = {
         name: {**asdict(metrics), "loss": evaluation.losses[name]} for name, metrics in evaluation.metrics.items()
     }

@@ -107,7 +107,7 @@ def train(
 
 
 def _datasets_in(shards: str) -> list[Path]:
-    """Return the folders of the data sets on this machine's disks, to which a run must add nothing."""
+    """Return this machine's folders of data sets, to which a run must add nothing."""
     places = [place for place in as_paths(shards) if isinstance(place, Path)]
     return [file.parent for place in places for depth in ("", "*/") for file in place.glob(f"{depth}{DATASET_FILE}")]
 
@@ -115,7 +115,7 @@ def _datasets_in(shards: str) -> list[Path]:
 def train_state(
     state: TrainState, *, callbacks: Sequence[Callback] = (), stop: StopRequest | None = None
 ) -> TrainResult:
-    """Train from where `state` stands to the last step; arguments, return value and errors as of `train`."""
+    """Train from where `state` stands to the last step; otherwise as `train`."""
     stop = stop or StopRequest()
     devices = [state.precision.device] if state.precision.device.type == "cuda" else []
     with (
@@ -166,7 +166,7 @@ def open_loader(state: TrainState) -> TrainLoader:
 
 
 def _expect_the_same_shards(state: TrainState) -> None:
-    """Raise DataError if what lies under `shards` here is not what the first rank, on its machine, finds there."""
+    """Raise DataError if `shards` here are not what the first rank finds there."""
     if state.ranks.world == 1:
         return
     mine = open_shards(state.config.shards).fingerprint
@@ -260,7 +260,7 @@ class _Training:
             raise _StopHere
 
     def _save_and_stop(self) -> str:
-        """Save what is not saved yet; returns what asked to stop, or raises KeyboardInterrupt if Ctrl-C did."""
+        """Save what is not saved; returns what asked to stop, or raises KeyboardInterrupt."""
         if self._saved != (self.state.step, self.state.evaluated):
             self._save()
         self.checkpoints.flush()
@@ -269,7 +269,7 @@ class _Training:
         return self.stop.reason or "as another rank was asked to"
 
     def _report(self) -> None:
-        """Log the steps since the last line and pass them to the callbacks; frames a second are those of all ranks."""
+        """Log the steps since the last line and pass them on; frames/s are of all ranks."""
         state, config, interval = self.state, self.state.config, self._interval
         state.monitor.settle(state.ranks)
         seconds = time.perf_counter() - interval.began

@@ -1,4 +1,4 @@
-"""The temporal-difference branch: embeds differences between frames and adds them to the encoder's features."""
+"""The difference branch: embeds differences of frames, adds them to the encoder's features."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ def past_and_future(
 
 
 def check_cells(differences: Float[Tensor, "b t 3 dh dw"], grid: tuple[int, int]) -> None:
-    """Raise ValueError unless the differences have CELLS_PER_PATCH x CELLS_PER_PATCH cells for each patch of `grid`."""
+    """Raise ValueError unless each patch of `grid` has CELLS_PER_PATCH cells each way."""
     rows, columns = (CELLS_PER_PATCH * side for side in grid)
     if differences.shape[-2:] != (rows, columns):
         found = "x".join(str(side) for side in reversed(differences.shape[-2:]))
@@ -47,7 +47,10 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class DifferenceCNN(nn.Module):
-    """Three small convolutions from difference frames to one embedding a patch, 0.28 GFLOP a frame of 518x518."""
+    """Three convolutions from difference frames to an embedding a patch.
+
+    0.28 GFLOP a frame of 518x518.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +74,7 @@ class DifferenceCNN(nn.Module):
 
 
 class DifferenceBranch(nn.Module):
-    """Adds an embedding of differences to each tapped feature through a projection that starts at zero.
+    """Adds an embedding of differences to each tapped feature, by a projection first zero.
 
     With DifferenceCNN it costs 0.82 GFLOP a frame of 518x518 at 384 channels (vits), 1.71 at 1024 (vitl).
     """

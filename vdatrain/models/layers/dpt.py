@@ -66,7 +66,7 @@ def _resize(maps: Float[Tensor, "n c h w"], size: tuple[int, int]) -> Float[Tens
 
 
 class TemporalDPTHead(nn.Module):
-    """DPT (arXiv:2103.13413) with four temporal modules in its coarse half (arXiv:2501.12375, section 3.1).
+    """DPT (arXiv:2103.13413) with four temporal modules (arXiv:2501.12375, section 3.1).
 
     The coarse half (levels 3 and 4, all attention over time) runs on whole clips, the fine half (levels 1 and 2, up
     to the full size) frame by frame.
@@ -98,7 +98,10 @@ class TemporalDPTHead(nn.Module):
     def forward(
         self, features: Sequence[Float[Tensor, "n p c"]], grid: tuple[int, int], num_frames: int
     ) -> Float[Tensor, "n 1 h w"]:
-        """Return disparity >= 0, float32; n = clips x num_frames, p = rows x columns of `grid`, h and w its pixels."""
+        """Return disparity >= 0, float32.
+
+        n = clips x num_frames, p = rows x columns of `grid`, h and w its pixels.
+        """
         path = self._coarse(features, grid, num_frames)
         recompute = torch.is_grad_enabled() and self.recompute_fine
         chunk = FRAMES_PER_CHUNK if recompute or not torch.is_grad_enabled() else len(path)

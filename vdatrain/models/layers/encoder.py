@@ -90,14 +90,14 @@ def encoder_spec(name: str) -> EncoderSpec:
 
 
 def patch_grid(height: int, width: int) -> tuple[int, int]:
-    """Return the rows and columns of patches; raises ValueError if the frame does not split into whole patches."""
+    """Return the rows and columns of patches; raises ValueError if they are not whole."""
     if height < PATCH_SIZE or width < PATCH_SIZE or height % PATCH_SIZE or width % PATCH_SIZE:
         raise ValueError(f"frames are {width}x{height} pixels, expected multiples of {PATCH_SIZE}.")
     return height // PATCH_SIZE, width // PATCH_SIZE
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Suspend autocast on `device`; on those that have none (`meta`) there is nothing to suspend."""
+    """Suspend autocast on `device`, where it has any (`meta` has none)."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device_type=device.type, enabled=False)
@@ -142,7 +142,7 @@ class Encoder(nn.Module):
         return super().train(mode and not self.frozen)
 
     def forward(self, frames: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n p c"], ...]:
-        """Return the tapped blocks' patch tokens after the final norm, p = rows x columns of patches."""
+        """Return the tapped blocks' patch tokens after the final norm, p = rows x columns."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self._levels(frames)
 
@@ -160,7 +160,7 @@ class Encoder(nn.Module):
         return tuple(levels)
 
     def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 tokens c"]:
-        """Resample the position table to `grid` as `interpolate_pos_encoding` of facebookresearch/dinov2 does.
+        """Resample the position table as dinov2's `interpolate_pos_encoding` does.
 
         Bicubic resampling is separable; two small matrix products have a deterministic gradient on every device,
         `interpolate` itself has none on a GPU.

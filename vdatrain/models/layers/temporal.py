@@ -1,4 +1,4 @@
-"""The temporal module of Video Depth Anything: every position of a feature map attends to itself over time."""
+"""Video Depth Anything's temporal module: each position attends to itself over time."""
 
 import math
 from collections.abc import Generator
@@ -16,7 +16,7 @@ MAX_SEQUENCES = 65_535  # attention kernels number the batch in 16 bits of a CUD
 
 
 def sinusoids(num_frames: int, channels: int) -> Float[Tensor, "1 t c"]:
-    """Return the position table of arXiv:1706.03762, section 3.5: sines on even channels, cosines on odd ones."""
+    """Return the position table of arXiv:1706.03762, section 3.5: sine, cosine by turns."""
     frequencies = torch.exp(torch.arange(0, channels, 2) * (-math.log(10_000.0) / channels))
     angles = torch.arange(num_frames)[:, None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[None]
@@ -38,7 +38,7 @@ class _PositionEncoder(nn.Module):
 
 
 class _Memory:
-    """Keys and values of the latest frames, without their positions: those change as the oldest frame leaves."""
+    """Keys and values of the latest frames, without positions, which change as frames leave."""
 
     def __init__(self, num_frames: int) -> None:
         self._num_frames = num_frames
@@ -47,7 +47,7 @@ class _Memory:
     def extend(
         self, key: Float[Tensor, "s 1 c"], value: Float[Tensor, "s 1 c"]
     ) -> tuple[Float[Tensor, "s t c"], Float[Tensor, "s t c"]]:
-        """Add a frame; returns the keys and values that are kept, at most `num_frames`, that frame's last."""
+        """Add a frame; returns the kept keys and values, at most `num_frames`, its own last."""
         if self._kept is not None:
             pairs = zip(self._kept, (key, value), strict=True)
             key, value = (torch.cat(pair, dim=1)[:, -self._num_frames :] for pair in pairs)
@@ -163,20 +163,25 @@ class _TemporalTransformer(nn.Module):
 
 
 class TemporalModule(nn.Module):
-    """The motion module of AnimateDiff (arXiv:2307.04725) as Video Depth Anything (arXiv:2501.12375) uses it."""
+    """AnimateDiff's motion module (arXiv:2307.04725) as VDA (arXiv:2501.12375) uses it."""
 
     def __init__(self, channels: int, *, max_frames: int = PUBLISHED_FRAMES) -> None:
         super().__init__()
         self.temporal_transformer = _TemporalTransformer(channels, max_frames)
 
     def forward(self, maps: Float[Tensor, "n c h w"], num_frames: int) -> Float[Tensor, "n c h w"]:
-        """Mix the maps of each clip over time; n = clips x num_frames. Raises ValueError beyond max_frames."""
+        """Mix each clip's maps over time; n = clips x num_frames.
+
+        Raises ValueError beyond max_frames.
+        """
         return self.temporal_transformer(maps, num_frames)
 
 
 @contextmanager
 def remember_frames(model: nn.Module, *, num_frames: int = PUBLISHED_FRAMES) -> Generator[None]:
-    """While it lasts, each call of `model` shows it the next frame of one clip, alone (T = 1, B as in the call before).
+    """While it lasts, each call of `model` shows the next frame of one clip, alone.
+
+    T = 1, and B as in the call before.
 
     Temporal attention sees that frame and up to `num_frames - 1` before it, which take the first rows of the position
     table. Unlike in a window no frame sees one after it, so for the first `num_frames` frames it is the window's

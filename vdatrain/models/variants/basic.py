@@ -13,7 +13,7 @@ USES_DIFFERENCES = False
 
 
 class VideoDepth(nn.Module):
-    """Encoder and head under their published names, and between them, where a variant has one, its branch."""
+    """Encoder and head under their published names, and a variant's branch between them."""
 
     own_prefixes: tuple[str, ...] = ()
     """The variant's OWN_PREFIXES, which `variants.build` sets."""
@@ -34,7 +34,9 @@ class VideoDepth(nn.Module):
         differences: Float[Tensor, "b t 3 dh dw"] | None = None,
         diff_valid: Bool[Tensor, "b t"] | None = None,
     ) -> Float[Tensor, "b t h w"]:
-        """Predict disparity >= 0, float32: relative, or with metric weights in 1/m, of depth down to MIN_DEPTH_M.
+        """Predict disparity >= 0, float32.
+
+        Relative, or with metric weights in 1/m, of depth down to MIN_DEPTH_M.
 
         Args:
             frames: Normalised with ImageNet's mean and deviation; h and w are multiples of 14.

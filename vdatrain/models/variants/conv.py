@@ -1,4 +1,4 @@
-"""The published model plus a small CNN that embeds frame differences and adds them to the encoder's features."""
+"""The published model plus a small CNN that adds frame differences to the features."""
 
 from vdatrain.models.layers.difference import EMBED_DIM, DifferenceBranch, DifferenceCNN
 from vdatrain.models.layers.dpt import TemporalDPTHead

@@ -1,4 +1,4 @@
-"""The published model, its features attending to tokens of the frame's own differences through a gated residual."""
+"""The published model, its features attending to difference tokens by a gated residual."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ _LONGEST_WAVE = 100.0  # of positions, against the shortest of 2 pi patches
 
 
 class DifferenceTokens(nn.Module):
-    """One token for each 2x2 patches of the past difference, one for each of the future difference."""
+    """One token for each 2x2 patches of the past difference, and of the future one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class DifferenceTokens(nn.Module):
     def forward(
         self, differences: Float[Tensor, "b t 3 dh dw"], diff_valid: Bool[Tensor, "b t"]
     ) -> Float[Tensor, "n k e"]:
-        """Return the tokens of each frame, past ones first; n = b x t, cells beyond the edge count as still."""
+        """Return each frame's tokens, past ones first; n = b x t, cells beyond the edge are still."""
         pairs = past_and_future(differences * (255 / GREY_LEVELS_PER_UNIT), diff_valid).flatten(0, 1)
         cells = CELLS_PER_PATCH * _PATCHES_PER_TOKEN
         bottom, right = (-side % cells for side in pairs.shape[-2:])
@@ -49,7 +49,7 @@ class DifferenceTokens(nn.Module):
 
 
 class GatedCrossAttention(nn.Module):
-    """Adds to each feature what it reads in the frame's difference tokens, times a gate that starts at zero."""
+    """Adds to each feature what it reads in difference tokens, times a gate first zero."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -65,7 +65,10 @@ class GatedCrossAttention(nn.Module):
         tokens: Float[Tensor, "n k e"],
         places: tuple[Float[Tensor, "p e"], Float[Tensor, "k e"]],
     ) -> Float[Tensor, "n p c"]:
-        """Return the features changed; places: the positions of features and tokens, which draw near to near."""
+        """Return the changed features.
+
+        places: the positions of features and tokens, which draw near to near.
+        """
         query, key, value = self.to_q(features), self.to_k(tokens), self.to_v(tokens)
         placed = (query + places[0].to(query.dtype), key + places[1].to(key.dtype), value)
         split = [part.unflatten(-1, (_HEADS, -1)).transpose(1, 2) for part in placed]
@@ -74,7 +77,9 @@ class GatedCrossAttention(nn.Module):
 
 
 class CrossAttentionBranch(nn.Module):
-    """Cross-attention from each tapped level to the difference tokens of the same frame, 1.6 GFLOP at 518x518 (vits).
+    """Cross-attention from each tapped level to the frame's difference tokens.
+
+    1.6 GFLOP at 518x518 (vits).
 
     All tokens of a frame are in reach, so that a patch can tell its own motion from the camera's; other frames are
     not, so that the cost of a frame does not grow with the clip. Tokens of invalid differences say so and stay: where
@@ -106,7 +111,7 @@ class CrossAttentionBranch(nn.Module):
 
 
 def _places(rows: int, columns: int, *, step: int, device: torch.device) -> Float[Tensor, "places e"]:
-    """Return sines and cosines of the centres, in patches, of squares of step x step patches over rows x columns.
+    """Return sines and cosines of the centres, in patches, of squares of step x step patches.
 
     Every head gets both axes. The product of two places depends on their distance alone and is greatest at none.
     """

@@ -1,4 +1,4 @@
-"""The published model plus pooled frame differences, added to the encoder's features without a CNN."""
+"""The published model plus pooled frame differences, added to features without a CNN."""
 
 import torch
 from jaxtyping import Bool, Float
