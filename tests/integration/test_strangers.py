@@ -103,6 +103,12 @@ CASES: dict[str, tuple[Callable[[], Stranger], str, str]] = {
     "a pose beyond float64": (lambda: _meta(camera_to_world=[[[10**400] * 4] * 4] * 3), "no finite number", ""),
     "a pose in words": (lambda: _meta(camera_to_world=[[["1"] * 4] * 4] * 3), "expected 3x4x4 finite numbers", ""),
     "an infinite focal length": (lambda: _meta(intrinsics=[[1e999, 1, 1, 1]] * 3), "Infinity is no number", ""),
+    "a pose that squeezes": (lambda: _meta(camera_to_world=[[[0.5] * 4] * 4] * 3), "a pose that is not a rotation", ""),
+    "a pose of zeros": (lambda: _meta(camera_to_world=[[[0.0] * 4] * 4] * 3), "a pose that is not a rotation", ""),
+    "no focal length": (lambda: _meta(intrinsics=[[0.0, 30, 15.5, 11.5]] * 3), "that is not positive", ""),
+    "a focal length below 0": (lambda: _meta(intrinsics=[[30, -30, 15.5, 11.5]] * 3), "that is not positive", ""),
+    "a frame thrice": (lambda: _meta(frame_ids=[0, 0, 0]), "frame_ids do not ascend", ""),
+    "frames that descend": (lambda: _meta(frame_ids=[2, 1, 0]), "frame_ids do not ascend", ""),
     "one camera too few": (lambda: _meta(intrinsics=[[30.0, 30.0, 15.5, 11.5]] * 2), "expected 3x4", ""),
     "codes beyond 16 bits": (
         lambda: _meta(depth={"kind": "log", "relative_error": 1e-9, "near_m": 0.1, "far_m": 100.0}),

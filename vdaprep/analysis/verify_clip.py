@@ -12,7 +12,6 @@ from jaxtyping import UInt16
 
 from vdaprep.errors import ShardError
 from vdaprep.shards import codec, depth_codes, reader
-from vdaprep.shards.cameras import is_rigid
 from vdaprep.shards.canonical import canonical_json, parse_json
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import clip_key, clip_keys, member_name
@@ -116,8 +115,6 @@ def _meta_problems(
         (min(meta.height, meta.width) <= short_side, f"{meta.width}x{meta.height} is larger than short_side allows."),
         (meta.depth.to_json() == options.get("depth"), "its depth code is not the one of the options."),
         (diff == options.get("diff"), "its differences are not those of the options."),
-        (all(min(row[:2]) > 0 for row in meta.intrinsics), "a focal length is not positive."),
-        (all(map(is_rigid, np.array(meta.camera_to_world or ()))), "a pose is not a rotation and a translation."),
     ]
     yield from (problem for holds, problem in checks if not holds)
 

@@ -4,12 +4,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from vdaprep.errors import ShardError
+from vdaprep.shards.cameras import are_rigid
 from vdaprep.shards.canonical import SCHEMA_VERSION, canonical_json, check_version, contract, parse_json
 from vdaprep.shards.names import MAX_CLIP_FRAMES
 from vdaprep.storage.documents import Fields, name_problem, path_problem, shown
@@ -168,7 +170,14 @@ class ClipMeta:
             document.expect_only([item.name for item in dataclasses.fields(cls)])
             frame_ids = document.integers("frame_ids", 0, _MAX_NUMBER, at_most=MAX_CLIP_FRAMES)
             count = len(frame_ids)
+            intrinsics = document.numbers("intrinsics", (count, 4), at_most=_MAX_METRES)
             poses = document.optional_numbers("camera_to_world", (count, 4, 4), at_most=_MAX_METRES)
+            if any(later <= earlier for earlier, later in pairwise(frame_ids)):
+                document.fail("frame_ids", "do not ascend")
+            if not (intrinsics[:, :2] > 0).all():
+                document.fail("intrinsics", "holds a focal length that is not positive")
+            if poses is not None and not are_rigid(poses).all():
+                document.fail("camera_to_world", "holds a pose that is not a rotation and a translation")
             diff = document.optional_mapping("diff")
             return cls(
                 dataset=document.text("dataset"),
@@ -177,7 +186,7 @@ class ClipMeta:
                 frame_ids=frame_ids,
                 height=document.integer("height", 1, MAX_FRAME_PIXELS),
                 width=document.integer("width", 1, MAX_FRAME_PIXELS),
-                intrinsics=_rows(document.numbers("intrinsics", (count, 4), at_most=_MAX_METRES)),
+                intrinsics=_rows(intrinsics),
                 camera_to_world=None if poses is None else tuple(map(_rows, poses)),
                 depth=_depth_spec(document.mapping("depth")),
                 disparity_min=document.number("disparity_min", 0.0, _MAX_METRES),

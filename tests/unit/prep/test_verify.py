@@ -297,9 +297,9 @@ LIES: list[tuple[dict[str, object], str]] = [
     ({"depth": DepthSpec("linear", 0.0, unit_m=0.02)}, "its depth code is not the one of the options"),
     ({"diff": DiffSpec(2, 2)}, "its differences are not those of the options"),
     ({"diff_valid": (False, True, False)}, "says that a difference inside the clip is not valid"),
-    ({"camera_to_world": pose(-1.0)}, "a pose is not a rotation and a translation"),
-    ({"camera_to_world": pose(1.1)}, "a pose is not a rotation and a translation"),
-    ({"intrinsics": ((0.0, 1.0, 0.0, 0.0),) * 3}, "a focal length is not positive"),
+    ({"camera_to_world": pose(-1.0)}, "holds a pose that is not a rotation and a translation"),
+    ({"camera_to_world": pose(1.1)}, "holds a pose that is not a rotation and a translation"),
+    ({"intrinsics": ((0.0, 1.0, 0.0, 0.0),) * 3}, "intrinsics holds a focal length that is not positive"),
 ]
 
 
