@@ -57,6 +57,26 @@ def test_a_wrong_call_is_a_usage_error(program: str) -> None:
     assert (option.returncode, "No such option" in option.stderr) == (2, True)
 
 
+EMPTY = [
+    ("vdaprep", ["convert", "custom", "--raw", "raw", "--out", ""], "--out: what follows is empty; give a value"),
+    ("vdaprep", ["convert", "custom", "--raw=", "--out", "out"], "--raw=: what follows is empty; give a value"),
+    ("vdaprep", ["verify", ""], "verify: what follows is empty"),
+    ("vdaprep", ["sample", "custom", "--out", ""], "--out: what follows is empty"),
+    ("vdatrain", ["run", "--shards", "", "--out", "x"], "--shards: what follows is empty"),
+    ("vdatrain", ["infer", "video.mp4", "--checkpoint", "x.pt", "--out", ""], "--out: what follows is empty"),
+]
+
+
+@pytest.mark.parametrize(("program", "words", "sentence"), EMPTY)
+def test_a_variable_that_is_not_set_does_not_mean_the_current_folder(
+    program: str, words: list[str], sentence: str, request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = request.getfixturevalue(program)(*words)
+    assert (outcome.code, list(tmp_path.iterdir())) == (2, [])
+    assert sentence in outcome.err
+
+
 def test_a_shell_completes_commands_and_options() -> None:
     def completing(*arguments: str, **told: str) -> list[str]:
         program = Path(sys.executable).with_name("vdaprep")  # completion is of a program that is on the path

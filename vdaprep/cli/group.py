@@ -6,9 +6,11 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, cast, runtime_checkable
 
@@ -71,7 +73,10 @@ class LazyGroup(TyperGroup):
         self.commands = cast("dict[str, Any]", listed)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Import the command that the arguments begin with."""
+        """Import the command that the arguments begin with; raises UsageError if an argument is empty."""
+        for before, word in () if ctx.resilient_parsing else pairwise(args):
+            if not word or re.fullmatch("--[a-z-]+=", word):
+                raise UsageError(f"{word or before}: what follows is empty; give a value, or leave the option out.")
         name, command, rest = super().resolve_command(ctx, args)
         return name, None if command is None else typer_command(self.package, cast(str, name)), rest
 

@@ -185,9 +185,10 @@ def _check_apart(path: Path, inputs: Iterable[object]) -> None:
 def _is_same(path: Path, other: object) -> bool:
     """Tell whether two paths are one file or folder, through links and whatever the spelling."""
     try:
-        return path.samefile(Path(str(other)))
-    except (FileNotFoundError, NotADirectoryError):
+        state = os.stat(str(other))  # noqa: PTH116 - of a Path, an empty one would be the current folder
+    except (OSError, ValueError):  # whoever reads it says why it cannot be
         return False
+    return path.exists() and os.path.samestat(path.stat(), state)
 
 
 def _existing(path: Path) -> list[Path]:
