@@ -3,7 +3,9 @@
 zstd          compression, of a size that is known before anything is allocated
 depth         codes of depth (`shards.depth_codes`)
 differences   differences of neighbouring frames
-jpeg          frames
+jpeg          frames, each alone
+video_groups  frames in groups, as H.264 or AV1
+mp4           where the packets of a group lie
 """
 
 from vdaprep.shards.codec.depth import (
@@ -16,6 +18,7 @@ from vdaprep.shards.codec.depth import (
 )
 from vdaprep.shards.codec.differences import decode_diff, encode_diff, shrink
 from vdaprep.shards.codec.jpeg import decode_rgb, encode_rgb, jpeg_size
+from vdaprep.shards.codec.video_groups import decode_group, encode_group, encoder_version
 from vdaprep.shards.codec.zstd import ZSTD_LEVEL
 
 __all__ = [
@@ -23,10 +26,13 @@ __all__ = [
     "codes_of_planes",
     "decode_depth",
     "decode_diff",
+    "decode_group",
     "decode_rgb",
     "encode_depth",
     "encode_diff",
+    "encode_group",
     "encode_rgb",
+    "encoder_version",
     "jpeg_size",
     "pack_codes",
     "shrink",
