@@ -1,4 +1,4 @@
-"""Convert raw depth videos to WebDataset shards, check the shards and read them; needs no torch.
+"""Convert raw depth videos to WebDataset shards, check and read them; needs no torch.
 
     plan = vdaprep.plan("tartanair", raw="raw/tartanair", short_side=540)
     record = vdaprep.convert(plan, out="shards", workers=8, on_progress=print)

@@ -1,4 +1,4 @@
-"""`python -m vdaprep`, where the command is not on the path, or not of the interpreter that is meant."""
+"""`python -m vdaprep`, where the command is not on the path or of another interpreter."""
 
 from vdaprep.cli import main
 

@@ -1,4 +1,4 @@
-"""Everything that can go wrong for a user, as one tree of exceptions whose text is the sentence to show.
+"""What can go wrong for a user: a tree of exceptions whose text is the sentence to show.
 
 VdakitError              exit 1; anything below
 ├── UsageError           exit 2; options that cannot be, or that contradict what is there
@@ -13,7 +13,10 @@ VdakitError              exit 1; anything below
 
 
 class VdakitError(Exception):
-    """Base of all errors that are a user's to mend; `str(error)` is one sentence, `exit_code` the process's end."""
+    """Base of all errors that a user can mend: `str(error)` is one sentence.
+
+    `exit_code` is what the process ends with.
+    """
 
     exit_code = 1
 
@@ -29,7 +32,7 @@ class DataError(VdakitError):
 
 
 class FrameError(DataError):
-    """One frame cannot be used; `file` is the path inside the raw tree, `reason` what is wrong with it."""
+    """One frame cannot be used: `file` is its path in the raw tree, `reason` what is wrong."""
 
     def __init__(self, file: str, reason: str) -> None:
         super().__init__(f"{file}: {reason}")
@@ -66,11 +69,11 @@ _EXTRAS = {
 
 
 class MissingExtraError(VdakitError, ImportError):
-    """A package that only some functions need is not installed; the sentence says which extra brings it."""
+    """A package of some functions only is not installed; the sentence names its extra."""
 
     @classmethod
     def of(cls, subject: str, error: ModuleNotFoundError) -> "MissingExtraError | None":
-        """Return what to raise, a sentence that begins with `subject`; None if no extra brings the module."""
+        """Return what to raise, beginning with `subject`; None if no extra brings the module."""
         module = (error.name or "").partition(".")[0]
         if module not in _EXTRAS:
             return None

@@ -14,7 +14,7 @@ _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s?)?", re.ASC
 
 
 def parse_bytes(text: str, option: str) -> int:
-    """Return the bytes of a size like 5GB (10^9), 1.5 GiB (2^30) or 4096; raises UsageError, naming the option."""
+    """Return the bytes of 5GB (10^9), 1.5 GiB (2^30) or 4096; else UsageError naming the option."""
     found = _SIZE.fullmatch(text.strip().lower())
     if found is None or found[2] not in _UNITS:
         raise UsageError(f"{option} {text}: expected a size, for example 5GB, 500MB or 2GiB.")
@@ -31,7 +31,10 @@ def format_bytes(count: int | float) -> str:
 
 
 def parse_duration(text: str, option: str) -> int:
-    """Return the seconds of `11h30m`, `90m`, `45s` or `3600`; raises UsageError, naming the option, for others or 0."""
+    """Return the seconds of `11h30m`, `90m`, `45s`, `3600`; else UsageError naming the option.
+
+    0 is none of these.
+    """
     match = _DURATION.fullmatch(text.strip())
     hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
     total = 3600 * hours + 60 * minutes + seconds
@@ -41,6 +44,6 @@ def parse_duration(text: str, option: str) -> int:
 
 
 def spread_evenly(total: int, count: int) -> list[int]:
-    """Return the middles of `count` equal stretches of `range(total)`, in order; all positions if there are no more."""
+    """Return the middles of `count` equal stretches of `range(total)`; all if no more."""
     count = min(count, total)
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]

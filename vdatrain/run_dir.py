@@ -106,12 +106,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write what a run is: `config`, the fingerprint of its `data`, `versions`, `git` and torchrun's `agent`."""
+    """Write what a run is: `config`, fingerprint of its `data`, `versions`, `git`, `agent`."""
     write_text(folder / CONFIG_FILE, json.dumps(facts, indent=2) + "\n")
 
 
 def is_own(folder: Path) -> bool:
-    """Whether the same agent of torchrun that has now started this process again began the run in a folder.
+    """Whether the torchrun agent that started this process again began the run in a folder.
 
     Its first processes were told to begin a run, and so are these; raises DataError if the run cannot be read.
     """

@@ -1,4 +1,4 @@
-"""What docstrings promise: a package's lists its modules, a dataclass says what each of its fields is."""
+"""What docstrings are to be: short first lines, packages that list their modules, fields that are explained."""
 
 import ast
 import itertools
@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(file for package in ("vdaprep", "vdatrain") for file in (ROOT / package).rglob("*.py"))
 INITS = [file for file in MODULES if file.name == "__init__.py"]
+SUMMARY = 90
 ROW = re.compile(r"^(\w+(?:, \w+)*) {2,}\S", re.MULTILINE)
 """`name, name   what they are`: names, then two spaces or more."""
 
@@ -55,6 +56,20 @@ def unexplained(tree: ast.Module) -> list[str]:
     return [name for name in found if not re.search(r"(^|\.)_", name)]
 
 
+def long_summaries(tree: ast.Module) -> list[str]:
+    """Return the first lines of docstrings that have more than SUMMARY characters."""
+    nodes = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, nodes)]
+    return [line for text in texts for line in text.splitlines()[:1] if len(line) > SUMMARY]
+
+
+def test_first_lines_are_short() -> None:
+    found = {
+        str(file.relative_to(ROOT)): long_summaries(ast.parse(file.read_text(encoding="utf-8"))) for file in MODULES
+    }
+    assert {file: lines for file, lines in found.items() if lines} == {}
+
+
 def test_every_field_is_explained() -> None:
     found = {str(file.relative_to(ROOT)): unexplained(ast.parse(file.read_text(encoding="utf-8"))) for file in MODULES}
     assert {file: names for file, names in found.items() if names} == {}
@@ -65,3 +80,4 @@ def test_the_tests_above_would_notice() -> None:
     assert listed(text) == ["a", "b", "c"]
     fields = '@dataclass(frozen=True)\nclass A:\n    x: int\n    """Its x."""\n    y: int = 0\n    _z: int = 0\n'
     assert unexplained(ast.parse(fields)) == ["A.y"]
+    assert long_summaries(ast.parse(f'def f():\n    """{"a" * 90}"""\ndef g():\n    """{"b" * 91}"""')) == ["b" * 91]

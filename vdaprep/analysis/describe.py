@@ -37,7 +37,7 @@ class KindFacts:
     """The greatest value."""
 
     def add(self, size: int, values: np.ndarray | None) -> None:
-        """Count a member of `size` bytes that decodes to `values`; nan and infinity count for no range."""
+        """Count a member of `size` bytes that decodes to `values`; only finite ones have a range."""
         self.count += 1
         self.bytes += size
         if values is None:
@@ -115,7 +115,7 @@ class ShardReport:
 
 
 def open_shard(tar: StoragePath) -> ShardRecord:
-    """Read a shard's record and compare the tar with it; raises ShardError, naming what is wrong."""
+    """Read a shard's record and compare the tar with it; raises ShardError if they differ."""
     if not is_file(tar):
         raise ShardError(f"{tar}: there is no such shard; vdaprep convert makes them.")
     record = reader.read_record(tar)
@@ -124,7 +124,7 @@ def open_shard(tar: StoragePath) -> ShardRecord:
 
 
 def choose_clips(tar: StoragePath, record: ShardRecord, *, key: str | None = None) -> list[Clip]:
-    """Return the clips to look at: all, or the one called `key`; raises UsageError if there is none."""
+    """Return all clips, or the one called `key`; raises UsageError if there is none."""
     clips = [Clip("", tar, entry) for entry in record.clips if key is None or entry.key == key]
     if not clips:
         names = ", ".join(clip.key for clip in record.clips[:5]) or "none"
@@ -135,7 +135,7 @@ def choose_clips(tar: StoragePath, record: ShardRecord, *, key: str | None = Non
 def examine(
     tar: StoragePath, record: ShardRecord, clips: Sequence[Clip], *, on_frame: Callable[[], None]
 ) -> ShardReport:
-    """Decode every member of `clips` and gather the facts; raises ShardError if one does not decode."""
+    """Decode every member of `clips` and gather the facts; raises ShardError if one is damaged."""
     kinds = _kinds()
     histogram = DepthHistogram(clips[0].key)
     metas: list[dict[str, Any]] = []

@@ -26,7 +26,7 @@ _Clip = tuple[Clip, ClipMeta]
 
 
 def export(path: Paths, out: str | Path, *, on_frame: Callable[[], None] = lambda: None) -> list[str]:
-    """Write each trajectory of a data set as a folder of PNG, npy and text files; complete or not there.
+    """Write each trajectory as a folder of PNG, npy and text files; complete or not there.
 
     Args:
         path: Folders of shards, or shards; or URLs.
@@ -89,7 +89,7 @@ def _write_frames(folder: Path, clip: Clip, meta: ClipMeta, on_frame: Callable[[
 
 
 def _within_range(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> Float32[np.ndarray, "h w"]:
-    """Take the farthest code of kind `log`, which lies up to a step beyond the range, back into it.
+    """Take the farthest code of kind `log`, up to a step beyond the range, back into it.
 
     Converted again, it would be sky otherwise.
     """

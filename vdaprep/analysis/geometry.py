@@ -67,7 +67,7 @@ def view_of(meta: ClipMeta, index: int, depth_m: Float32[np.ndarray, "h w"]) -> 
 
 
 class Flaws:
-    """Counts the frames of a trajectory that cannot be as they should, and keeps the first of each sort."""
+    """Counts a trajectory's frames that cannot be right, and keeps the first of each sort."""
 
     def __init__(self) -> None:
         self._numbers: defaultdict[str, list[int]] = defaultdict(list)
@@ -107,7 +107,7 @@ _FAR_EVERY = 4
 
 @dataclass(frozen=True)
 class TrajectoryGeometry:
-    """What was measured of a trajectory; `error` and `share` are None without neighbouring frames."""
+    """What was measured of a trajectory; no `error` or `share` without neighbouring frames."""
 
     dataset: str
     """The data set's name."""

@@ -1,4 +1,4 @@
-"""Whether images show what depth maps do: grey levels of the same points, seen from two places, are much alike."""
+"""Whether images agree with depth: grey levels of equal points, seen from two places."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ class Sighting:
 
 
 class Likeness:
-    """Gathers how much alike the images of pairs of views are where their depth maps see the same points."""
+    """Gathers how alike the images of pairs of views are where their depth maps meet."""
 
     def __init__(self) -> None:
         self._found: list[dict[str, float]] = []
@@ -91,7 +91,10 @@ class Likeness:
             )
 
     def _left(self, text: str) -> float:
-        """Return how much of what lacks to 1 is left under a hypothesis; 1 unless most pairs gain by it, none loses."""
+        """Return the share of what lacks to 1 that is left under a hypothesis.
+
+        1 unless most pairs gain by it and none loses.
+        """
         shares = [(1 - found[text]) / (1 - found[""]) for found in self._found if text in found]
         alike = [found for found in self._found if text not in found and found[""] >= _ALIKE]
         return 1.0 if alike or max(shares) >= 1 or 2 * len(shares) <= len(self._found) else float(np.median(shares))
@@ -109,7 +112,7 @@ def _grey(rgb: Rgb) -> Grey:
 
 
 def _alike(greys: tuple[Grey, Grey] | None, points: Warped, same: np.ndarray) -> float | None:
-    """Return the correlation of grey levels; None where there are none, or nothing but a plain area."""
+    """Return the correlation of grey levels; None where all that is there is plain."""
     if greys is None:
         return None
     first = greys[0][points.rows[same], points.columns[same]]

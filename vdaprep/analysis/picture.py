@@ -1,4 +1,4 @@
-"""A picture of the whole: what each converted trajectory looks like, and which of them stand out, before they are used.
+"""What each converted trajectory looks like, and which stand out, before they are used.
 
 Shares of pixels, depth and how well frames fit are of three places of a trajectory; what was farther than the depth
 code reaches is counted in all of its frames.
@@ -78,7 +78,7 @@ class Picture:
 def look(
     dataset: str, tars: Iterable[StoragePath], *, takes_unit: bool, on_trajectory: Callable[[], None] = lambda: None
 ) -> list[Picture]:
-    """Look at three places of each trajectory of a data set's shards, and compare the trajectories with each other.
+    """Look at three places of each trajectory of a data set's shards, and compare them.
 
     Args:
         dataset: Name of the data set.
@@ -110,7 +110,7 @@ def look(
 
 @dataclass
 class _Shown:
-    """The clips of a trajectory, and how many of its pixels were farther than the depth code reaches."""
+    """A trajectory's clips, and how many of its pixels were beyond the depth code."""
 
     clips: list[Clip] = field(default_factory=list[Clip])
     beyond: int = 0
@@ -153,7 +153,7 @@ class _Look:
         return replace(seen, findings=tuple(self._findings(seen)))
 
     def _places(self) -> Iterator[tuple[Clip, ClipMeta, int, int]]:
-        """Yield clips, and in each the first and the last frame of a pair, at three places of the trajectory."""
+        """Yield clips, and in each both frames of a pair, at three places of the trajectory."""
         ends = list(accumulate(meta.num_frames for meta in self._metas))
         for place in range(_PLACES):
             middle = ends[-1] * (2 * place + 1) // (2 * _PLACES)

@@ -41,7 +41,7 @@ def kib_per_frame(stats: DatasetStats, kind: str) -> float:
 
 
 def write_picture(found: Sequence[DatasetStats], path: Path) -> None:
-    """Write six charts as PNG; complete or not there. Raises MissingExtraError if matplotlib is not installed."""
+    """Write six charts as PNG; complete or not there. Raises MissingExtraError."""
     try:  # only charts need it, and it takes half a second
         mpl: Any = importlib.import_module("matplotlib")
         figures: Any = importlib.import_module("matplotlib.figure")
@@ -109,7 +109,7 @@ def _depth(stats: DatasetStats) -> Histogram | None:
 
 
 def _counts(values: Sequence[float]) -> Histogram | None:
-    """Count values up to their 99th percentile, beyond which single frames would squeeze the rest."""
+    """Count values up to their 99th percentile: single frames would squeeze the rest."""
     if not values:
         return None
     top = float(np.percentile(values, 99)) * 1.05 or 1.0

@@ -26,7 +26,9 @@ _NAMES = ("RGB", "depth", "difference to the frame before")
 
 
 def write_preview(clip: Clip, *, path: Path) -> None:
-    """Draw a clip: RGB, depth (near is bright), difference (grey is none); as .png a few frames, as .mp4 all.
+    """Draw a clip: RGB, depth (near is bright), difference (grey is none).
+
+    As .png a few frames, as .mp4 all.
 
     Raises UsageError for any other ending.
     """
@@ -56,7 +58,7 @@ def _write_sheet(clip: Clip, path: Path) -> None:
 
 
 def _write_video(clip: Clip, path: Path) -> None:
-    """Draw all frames, each below its number; encoded in memory, so that a full disk is met by our own writing."""
+    """Draw all frames, numbered; encoded in memory, as our own writing meets a full disk."""
     data = io.BytesIO()
     with iio.imopen(data, "w", plugin="pyav", extension=".mp4") as video:  # pyright: ignore[reportUnknownMemberType] - partly typed
         video.init_video_stream("libx264", fps=_FRAMES_PER_SECOND)

@@ -22,7 +22,7 @@ DEPTH_EDGES_M = np.geomspace(1e-3, 1e5, 4097)  # half a percent apart
 
 @dataclass(frozen=True)
 class Spread:
-    """How a number is spread over frames or clips; None in its place where there is nothing to measure."""
+    """How a number is spread over frames or clips; None where there is nothing to measure."""
 
     p5: float
     """5th percentile."""
@@ -126,7 +126,7 @@ def gather(
     on_frame: Callable[[], None],
     on_total: Callable[[int], None] = lambda frames: None,
 ) -> list[DatasetStats]:
-    """Look at shards, data set by data set; raises ShardError if one cannot be read, or if they hold no frame.
+    """Look at shards by data set; raises ShardError if one is unreadable or none has frames.
 
     Unless `read_all`, CAP frames of a data set are read at most, at equal distances. `on_total` is called with the
     number of frames before the first is read, `on_frame` after each.
@@ -194,7 +194,7 @@ def _add_clip(stats: DatasetStats, meta: ClipMeta) -> None:
 def motion(
     camera_to_world: Float64[np.ndarray, "t 4 4"],
 ) -> tuple[Float64[np.ndarray, " s"], Float64[np.ndarray, " s"]]:
-    """Return how far a camera moved, in metres, and turned, in degrees, from each frame to the next."""
+    """Return how far a camera moved (metres) and turned (degrees) from frame to frame."""
     translations_m = np.linalg.norm(np.diff(camera_to_world[:, :3, 3], axis=0), axis=1)
     chords = np.linalg.norm(np.diff(camera_to_world[:, :3, :3], axis=0), axis=(1, 2))  # precise for small angles too
     rotations_deg = np.degrees(2 * np.arcsin(np.minimum(chords / np.sqrt(8), 1)))

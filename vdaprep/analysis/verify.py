@@ -121,7 +121,7 @@ def check_folder(folder: StoragePath, *, deep: bool, on_frames: OnFrames) -> tup
 
 
 def _check_dataset(folder: StoragePath, checked: Sequence[CheckedShard], *, whole: bool) -> Iterator[Finding]:
-    """Compare shards with `dataset.json` and with each other; `whole`: these are all that the data set has."""
+    """Compare shards with `dataset.json` and each other; `whole`: the data set has no more."""
     path = folder / DATASET_FILE
     if whole:
         for left in list_files(folder, _LEFT_OVERS):

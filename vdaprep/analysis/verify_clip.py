@@ -41,7 +41,7 @@ class CheckedClip:
 
 
 def check_clip(reading: reader.TarPass, entry: ClipEntry, *, options: Mapping[str, Any]) -> CheckedClip:
-    """Read and decode every member of a clip; raises ShardError, naming the first thing that is wrong.
+    """Read and decode a clip's members; raises ShardError, naming the first thing wrong.
 
     Checksums, names, order and offsets of members are compared with `entry`; metadata with the names, with the
     conversion's `options` and with the decoded depth and differences.
@@ -80,7 +80,7 @@ def _check_meta(reading: reader.TarPass, entry: ClipEntry, options: Mapping[str,
 
 
 def _expect_members(tar: StoragePath, entry: ClipEntry, start: int, data: bytes, names: Sequence[str]) -> list[Member]:
-    """Return the members in `data`, which begins at byte `start` of the tar; raises ShardError for any others."""
+    """Return the members in `data`, from byte `start` of the tar; ShardError for any others."""
     members = split_members(data, where=str(tar))
     for name, member in zip_longest(names, members):
         if name is None or member is None or member.name != name:
@@ -137,7 +137,7 @@ class _Content:
             self._check_diff(frame, data, where=where)
 
     def check_range(self, *, where: str) -> None:
-        """Compare the disparity range of all frames with the metadata; raises ShardError naming `where`."""
+        """Compare all frames' disparity range with the metadata; raises ShardError."""
         meta = self._meta
         found = min((low for low, _ in self._ranges), default=0.0), max((high for _, high in self._ranges), default=0.0)
         if found != (meta.disparity_min, meta.disparity_max):

@@ -53,7 +53,7 @@ class CheckedShard:
 
 
 def check_shard(tar: StoragePath, *, deep: bool, on_frames: OnFrames) -> CheckedShard:
-    """Compare a tar, which is read once, with its record, and with `deep` every member with the schema.
+    """Compare a tar, read once, with its record; `deep`: every member with the schema.
 
     A tar that is not as long as its record says is not read. Raises DataError if a server does not answer.
     """
@@ -124,7 +124,7 @@ def _check_clip(reading: reader.TarPass, entry: ClipEntry, options: Mapping[str,
 
 
 def _check_kinds(record: ShardRecord, clips: Sequence[CheckedClip]) -> Iterator[str]:
-    """Compare what the record says of each kind of member with what all clips hold; silent unless all were read."""
+    """Compare each kind of member's record with what all clips hold, if all were read."""
     if len(clips) != len(record.clips):
         return
     members, size = Counter[str](), Counter[str]()
@@ -137,7 +137,7 @@ def _check_kinds(record: ShardRecord, clips: Sequence[CheckedClip]) -> Iterator[
 
 
 def check_canonical(data: bytes, *, where: str) -> Iterator[str]:
-    """Yield a sentence if JSON, which stands in the file `where`, is not spelt as this program spells it."""
+    """Yield a sentence if JSON in `where` is not spelt as this program spells it."""
     if canonical_json(parse_json(data, where=where).values) != data:
         yield "is not canonical JSON (sorted keys, no spaces, ASCII): it was changed after it was written."
 

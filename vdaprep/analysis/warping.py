@@ -36,7 +36,7 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Warped:
-    """Pixels of a view that fall onto known pixels of another: where from, where to, and how far depth is off."""
+    """Pixels of a view that fall onto known ones of another: from, to, and error of depth."""
 
     columns: Int64[np.ndarray, " p"]
     """Of the view."""
@@ -58,7 +58,7 @@ class Warped:
 
 
 def warp(view: View, onto: View, *, points: int = POINTS) -> Fit:
-    """Warp about `points` pixels of a view onto another view, and compare their depth with what is there."""
+    """Warp some `points` pixels of a view onto another, and compare their depth there."""
     return warp_points(view, onto, points=points).fit
 
 
@@ -89,7 +89,7 @@ def warp_points(view: View, onto: View, *, points: int = POINTS) -> Warped:
 def _sample(
     depth_m: Float32[np.ndarray, "h w"], x: Float64[np.ndarray, " p"], y: Float64[np.ndarray, " p"]
 ) -> Float64[np.ndarray, " p"]:
-    """Interpolate disparity between pixels, return metres: nan outside and where one of the four is not known."""
+    """Interpolate disparity between pixels, return metres; nan outside and near unknown."""
     height, width = depth_m.shape
     inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
     column = np.where(inside, x, 0).astype(np.intp).clip(0, width - 2)
@@ -126,7 +126,10 @@ Hypothesis = Callable[[View], View]
 
 
 def hypotheses(width: int) -> dict[str, Hypothesis]:
-    """Say what may be wrong with views `width` pixels wide; the keys begin a sentence that ends in "clearly better"."""
+    """Say what may be wrong with views `width` pixels wide.
+
+    The keys begin a sentence that ends in "clearly better".
+    """
     scales = {*_FOCAL_SCALES, *(width / raw for raw in _RAW_WIDTHS)}
     return {
         "the poses look like world-to-camera: inverted, they fit": _inverted,
@@ -210,7 +213,7 @@ def _of_disparity(scale: float) -> Hypothesis:
 
 
 class Agreement:
-    """Gathers how well pairs of views of a trajectory fit: neighbours, and views some frames apart.
+    """Gathers how well pairs of views fit: neighbours, and views some frames apart.
 
     Of the latter, `width` pixels wide, others hypotheses are tried where they do not fit as they are given.
     """
@@ -227,7 +230,7 @@ class Agreement:
         self._near.append(warp(before, after, points=self._points))
 
     def add_distant(self, first: View, last: View, *, others: Mapping[str, tuple[View, View]] | None = None) -> None:
-        """Measure two views between which the camera has moved; `others` are more hypotheses, as their views."""
+        """Measure two views between which the camera moved; `others`: hypotheses, as views."""
         given = warp(first, last, points=self._points)
         self._given.append(given)
         if given.error > _UNDECIDED:
@@ -263,7 +266,7 @@ class Agreement:
             yield f"depth, poses and intrinsics do not agree: {_off(off)} {apart}, expected under {bound:.0%}"
 
     def _better(self) -> str | None:
-        """Return the hypothesis that fits clearly better than what is given, and than a camera that only turned.
+        """Return the hypothesis that fits clearly better than the given one and than turning.
 
         The latter fits tolerably where motion is small, and so does all that makes motion small beside depth.
         """
@@ -297,7 +300,7 @@ def median_fit(fits: Sequence[Fit]) -> Fit:
 
 
 def fits_of(pairs: Sequence[tuple[View, View]], candidates: Mapping[str, Hypothesis]) -> dict[str, Fit]:
-    """Return how well pairs of views fit, as medians, under each of several hypotheses, such as other intrinsics."""
+    """Return how pairs of views fit, as medians, under hypotheses, as other intrinsics."""
     return {
         name: median_fit([warp(change(first), change(last)) for first, last in pairs])
         for name, change in candidates.items()

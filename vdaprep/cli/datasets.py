@@ -10,7 +10,7 @@ EXAMPLE = "vdaprep datasets --json"
 
 
 def command(as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False) -> None:
-    """List the data sets that convert reads: size, licence, where to get them, what shards will weigh."""
+    """List what convert reads: size, licence, where to get it, what shards will weigh."""
     from vdaprep import sources
     from vdaprep.sources import _manifest
     from vdaprep.synthetic import layouts

@@ -1,4 +1,4 @@
-"""Programs whose commands are modules: found by listing a folder, imported only when invoked, ended by a sentence."""
+"""Programs whose commands are modules, imported when invoked; errors end as a sentence."""
 
 import ast
 import functools
@@ -154,7 +154,7 @@ def make_app(package: str, *, help: str) -> typer.Typer:
 
 @contextmanager
 def exits(program: str, *, prefix: Callable[[], str] = str) -> Generator[None]:
-    """End the process with one sentence on stderr for what a user can mend: exit 2 for a wrong call, else 1.
+    """End with a sentence on stderr for what a user can mend: exit 2 for a wrong call, else 1.
 
     Args:
         program: The name before the sentence.

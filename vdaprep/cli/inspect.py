@@ -45,7 +45,7 @@ def command(
 
 
 def _find_shard(shard: Path) -> Path:
-    """Return the shard that is meant, of a folder its only one; raises UsageError for a folder of several."""
+    """Return the shard that is meant, a folder's only one; raises UsageError for several."""
     if shard.is_dir():
         inside = list_files(shard, "*.tar")
         if len(inside) == 1 and isinstance(inside[0], Path):

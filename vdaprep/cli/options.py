@@ -1,4 +1,4 @@
-"""Options that are made from dataclasses: a field is an option, the string under the field its help.
+"""Options made from dataclasses: a field is an option, the string under it the help.
 
     @dataclass(frozen=True)
     class Camera:
@@ -44,13 +44,16 @@ Dataset = Annotated[str, typer.Argument(help="The data set, for example tartanai
 
 
 def check_shards_folder(out: str, dataset: str, *, raw: str) -> None:
-    """Raise OutputError unless shards can be written into OUT/DATASET, outside of the raw data; URLs are passed by."""
+    """Raise OutputError unless OUT/DATASET, no part of the raw data, can be written to.
+
+    URLs are not looked at.
+    """
     if not is_url(out):
         check_output_folder(Path(out, dataset), inputs=[raw])
 
 
 def cli_options(*classes: type) -> Callable[[Command], Command]:
-    """Give a command the fields of dataclasses as options, and an instance of each where it takes one.
+    """Give a command dataclasses' fields as options, and instances where it takes them.
 
     Args:
         classes: Dataclasses; the command has one parameter annotated with each of them.
@@ -71,7 +74,7 @@ def cli_options(*classes: type) -> Callable[[Command], Command]:
 def given_options(
     kind: type, *, only: Collection[str] | None = None, defaults: Mapping[str, str] | None = None
 ) -> Callable[[Command], Command]:
-    """Give a command the fields of a dataclass as options, and those that were set as its argument `given`.
+    """Give a command a dataclass's fields as options, and those that were set as `given`.
 
     What is absent from `given` can come from a file or a stored configuration; a `bool` has its --no-flag always.
 
@@ -92,7 +95,7 @@ def given_options(
 
 
 def command_words(instance: Any, *, only: Collection[str] | None = None) -> list[str]:
-    """Return the options that make a dataclass's instance as words of a command line, without those at the default."""
+    """Return a dataclass's instance as words of a command line, defaults left out."""
     words: list[str] = []
     kind: type = type(instance)  # pyright: ignore[reportUnknownVariableType]
     for item in _fields(kind, only):
@@ -158,7 +161,7 @@ def _unset(value: Any) -> bool:
 def _options_of(
     kind: type, *, only: Collection[str] | None = None, defaults: Mapping[str, str] | None = None, partial: bool = False
 ) -> list[_Option]:
-    """Make the options of a dataclass; `partial`: none is required, and every flag has its negative."""
+    """Make a dataclass's options; `partial`: none required, every flag has its negative."""
     hints, helps = get_type_hints(kind), field_help(kind)
     return [
         _option(
@@ -228,7 +231,7 @@ def _default(item: Field[Any]) -> Any:
 
 
 def _shown(item: Field[Any], default: str | None) -> str:
-    """Return the default as the help says it; nothing for flags, and where nothing is the default."""
+    """Return the default as the help says it; nothing for flags and where there is none."""
     value = item.metadata.get("show_default", default or _default(item))
     if value is MISSING or value is None or isinstance(value, bool) or value in ("", ()):
         return ""
@@ -236,7 +239,7 @@ def _shown(item: Field[Any], default: str | None) -> str:
 
 
 def _texts(item: Field[Any], value: Any) -> list[str]:
-    """Write a value as the words of a command line have it, one text each time that the option is repeated."""
+    """Write a value as words of a command line, a text for each time that it is repeated."""
     if "write" in item.metadata:
         return [item.metadata["write"](value)]
     return [_written(one) for one in (cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,))]

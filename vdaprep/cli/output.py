@@ -1,4 +1,4 @@
-"""Where both programs print: results on stdout, everything else on stderr, whatever is in them shown as text.
+"""Where both programs print: results on stdout, all else on stderr, everything as text.
 
 Names come from strangers' files, so each string that is printed, that of a table's cell or of a bar's label too, goes
 through `visible`: no markup, no terminal's escape sequence, no text that turns direction, no line that is two. JSON
@@ -33,12 +33,12 @@ _NARROWEST = 16  # characters that a column of text folds to on a narrow termina
 
 
 def visible(text: str) -> str:
-    """Return a text as one line: control characters, direction marks and lone surrogates are written as escapes."""
+    """Return a text as one line; control characters and the like are written as escapes."""
     return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 class SafeConsole(Console):
-    """Prints strings as they are: no markup, no emoji, no control characters, no line broken or cut.
+    """Prints strings as they are: no markup, no control characters, no line broken or cut.
 
     Raises OutputError where stdout takes no more; what stderr does not take is lost, and the work goes on.
     """
@@ -73,7 +73,10 @@ class SafeConsole(Console):
 
 @contextmanager
 def _printing(file: Any, *, is_needed: bool) -> Generator[None]:
-    """Raise OutputError for what a stream does not take, or lose it if it is not needed; a closed pipe ends quietly."""
+    """Raise OutputError for what a stream does not take, or lose it if it is not needed.
+
+    A closed pipe ends quietly.
+    """
     try:
         yield
     except BrokenPipeError:
@@ -113,7 +116,7 @@ def flush_results() -> None:
 
 
 def print_json(value: Any, *, indent: int | None = 2, to: Any = None) -> None:
-    """Print a value as JSON, in ASCII, on stdout or `to`; a number that is not finite is null, since JSON has none."""
+    """Print a value as JSON, in ASCII, on stdout or `to`; numbers not finite are null."""
     file = to or console.file
     with _printing(file, is_needed=True):
         file.write(json.dumps(_finite(value), indent=indent, allow_nan=False) + "\n")
@@ -136,7 +139,7 @@ def confirm(question: str) -> bool:
 
 
 def make_table(*columns: str, title: str = "", texts: int = 1) -> Table:
-    """Make a table whose first `texts` columns are texts, to the left, and whose others are figures, to the right."""
+    """Make a table: `texts` columns of texts, to the left, then figures, to the right."""
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(columns):
         if index < texts:
@@ -147,7 +150,7 @@ def make_table(*columns: str, title: str = "", texts: int = 1) -> Table:
 
 
 def show(parts: Iterable[RenderableType], *, to: Console = console) -> None:
-    """Print strings and tables one below the other; a table is as wide as its figures need, wherever it is printed.
+    """Print strings and tables, one below the other, as wide as their figures need.
 
     On a terminal the columns that fold are narrowed to what fits; elsewhere nothing is.
     """
@@ -197,7 +200,7 @@ class _LogPrinter(logging.Handler):
 
 
 def print_log(program: str, *, prefix: Callable[[], str] = str) -> None:
-    """Let what both packages log appear on stderr, warnings and worse at first; once however often this is called.
+    """Let what both packages log appear on stderr, warnings and worse; doing it twice is once.
 
     Args:
         program: The name before each sentence.
@@ -212,7 +215,7 @@ def print_log(program: str, *, prefix: Callable[[], str] = str) -> None:
 
 
 def set_verbosity(*, verbose: bool = False, quiet: bool = False) -> None:
-    """Let more of what the packages log appear, or errors only; `quiet` also leaves progress bars out."""
+    """Let more of what the packages log appear, or errors only, `quiet` without bars."""
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
     for name in ("vdaprep", "vdatrain"):
         logging.getLogger(name).setLevel(level)
@@ -298,7 +301,7 @@ def frame_bar(label: str, *, total: int | None, unit: str = "frames") -> Generat
 
 @contextmanager
 def current_work() -> Generator[Callable[[str], None]]:
-    """Yield what shows on stderr what is being done: on a terminal until the next call, elsewhere now and then."""
+    """Yield what shows on stderr what is done: on a terminal always, elsewhere at times."""
     if is_quiet():
         yield lambda sentence: None
     elif errors.is_terminal:

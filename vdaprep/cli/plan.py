@@ -35,7 +35,7 @@ def command(
     workers: Annotated[int, typer.Option(help="Processes that encode.", show_default="one a core", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Predict shards, disk space and time before anything is converted; with --budget also choose what fits."""
+    """Predict shards, disk space and time; with --budget also choose settings that fit."""
     limit = parse_bytes(budget, "--budget") if budget else None
     source = conversion.settings().source
     raw = find_raw(dataset, raw=conversion.raw_of(dataset), options=source, select=conversion.select)

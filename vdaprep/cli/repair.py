@@ -60,7 +60,7 @@ def command(
 
 
 class _Reporter(ExitStack):
-    """Shows a bar while shards are verified, then what is wrong, then a bar while shards are made again."""
+    """Shows a bar while shards are verified, what is wrong, a bar while they are made again."""
 
     def __call__(self, event: ProgressEvent) -> None:
         """Report an event."""

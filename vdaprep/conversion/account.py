@@ -1,4 +1,4 @@
-"""What became of every file of a raw tree: used, left out by choice, known and not needed, or not recognised."""
+"""What became of each raw file: used, left out, known and not needed, not recognised."""
 
 import fnmatch
 import itertools
@@ -121,7 +121,7 @@ def take_account(raw: RawData, plan: ConversionPlan) -> Account:
 
 
 def locate_unknown(raw: RawData) -> list[Location]:
-    """List the files that are no part of any trajectory, nor of a kind that is known, by their paths."""
+    """List the paths of files that are of no trajectory and of no known kind."""
     globs = (*_BESIDE_ANY_DATA, *_manifest.load(raw.dataset).not_needed)
     known = re.compile("|".join(map(fnmatch.translate, globs)))
     unknown = {path for path in raw.others if not known.match(f"/{path.lower()}")}

@@ -1,4 +1,4 @@
-"""Plan, convert and repair: `vdaprep`'s public functions, and `convert_dataset`, which the command is a skin of."""
+"""Plan, convert and repair: public functions, and `convert_dataset` for the command."""
 
 import os
 import platform
@@ -59,7 +59,7 @@ def plan(dataset: str, *, raw: str | Path, on_progress: OnProgress = ignore, **o
 def convert(
     plan: ConversionPlan, *, out: str | Path, workers: int | None = None, on_progress: OnProgress = ignore
 ) -> DatasetRecord:
-    """Carry a plan out on this machine, into OUT/DATASET; shards that an earlier run finished are kept.
+    """Carry a plan out here, into OUT/DATASET; shards that are finished are kept.
 
     Args:
         plan: What to convert.
@@ -259,7 +259,7 @@ def _listing(on_progress: OnProgress) -> OnListing:
 def _within_budget(
     limit: int, options: ConversionOptions, dataset: str, *, output: OutputDir, on_progress: OnProgress
 ) -> ConversionOptions:
-    """Return the options with size, quality, differences, stride and trajectories as the budget has them.
+    """Return the options with what the budget chose: size, quality, stride and the like.
 
     Those of shards that are there already are kept. Raises UsageError, saying what the least would be, if nothing fits.
     """
@@ -295,7 +295,7 @@ def _executor(run: RunOptions, *, raw: str) -> Generator[Executor]:
 
 
 def _prepare_node(raw: str, seek_points: Callable[[], None]) -> None:
-    """Prepare a Ray worker: check that the raw data is visible, then install the gzip seek points."""
+    """Prepare a Ray worker: check that raw data is visible, install gzip seek points."""
     if not is_url(raw) and not Path(raw).exists():
         raise DataError(
             f"{raw}: is not there, seen from {platform.node()}; processes on several machines need a --raw that all "

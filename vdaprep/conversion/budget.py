@@ -102,7 +102,7 @@ def _report_frames(frames: int, on_progress: OnProgress) -> None:
 
 
 def fit(raw: RawData, *, settings: Settings, selection: Selection, budget: Budget, prober: Prober) -> Choice:
-    """Lower settings, from those given, until the prediction with its margin of error is within the budget.
+    """Lower settings until the prediction with its margin of error is within the budget.
 
     Raises UsageError, saying what the least would be, if nothing is; DataError if no probe frame can be used.
     """
@@ -151,7 +151,7 @@ class _Search:
             self.changes[change.split()[0]] = change
 
     def drop_trajectories(self) -> None:
-        """Take the most trajectories that fit, at least one a split, evenly spread; raises UsageError if none do."""
+        """Take the most trajectories that fit, at least one a split; UsageError if none do."""
         splits = self.choice.plan.splits
         total = sum(map(len, splits.values()))
         settings = self.choice.plan.settings
@@ -237,7 +237,7 @@ _LADDERS: tuple[Callable[[Choice], Rungs], ...] = (_short_sides, _jpeg_qualities
 
 
 def spread(splits: Mapping[str, Sequence[str]], count: int) -> list[str]:
-    """Choose at most `count` trajectories: one of each split and its share of the rest, evenly spaced in its order."""
+    """Choose at most `count` trajectories: a share of each split, at least one, evenly spaced."""
     free, rest = count - len(splits), max(1, sum(map(len, splits.values())) - len(splits))
     chosen: list[str] = []
     for names in splits.values():

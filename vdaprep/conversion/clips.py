@@ -82,20 +82,20 @@ class PlannedShard:
 
 
 def cut(length: int, *, at_most: int) -> list[tuple[int, int]]:
-    """Cut `length` frames into the fewest pieces [start, stop) of at most `at_most`, near-equal in length."""
+    """Cut `length` frames into the fewest near-equal pieces [start, stop) of `at_most`."""
     pieces = -(-length // at_most)
     bounds = [length * i // pieces for i in range(pieces + 1)] if pieces else []
     return list(zip(bounds, bounds[1:], strict=False))
 
 
 def runs(numbers: Sequence[int], *, stride: int = 1) -> list[tuple[int, int]]:
-    """Split positions into ranges [start, stop) in which the numbers go up by `stride`: no frame is missing."""
+    """Split positions into ranges [start, stop) whose numbers go up by `stride`."""
     starts = [i for i in range(len(numbers)) if i == 0 or numbers[i] != numbers[i - 1] + stride]
     return list(zip(starts, [*starts[1:], len(numbers)][: len(starts)], strict=True))
 
 
 def taken(trajectory: Trajectory, *, stride: int) -> Sequence[int]:
-    """Return the indices of the frames whose numbers are the first one's plus multiples of `stride`."""
+    """Return the indices of frames whose numbers are the first plus multiples of `stride`."""
     return _every(trajectory, range(len(trajectory.frames)), stride)
 
 
@@ -110,7 +110,7 @@ def _every(trajectory: Trajectory, within: range, stride: int) -> Sequence[int]:
 def cut_trajectory(
     trajectory: Trajectory, *, clip_frames: int, stride: int = 1, alike: bool = False
 ) -> list[PlannedClip]:
-    """Cut the frames that are taken of a trajectory into clips; a hole in their numbers always separates two clips."""
+    """Cut a trajectory's taken frames into clips; a hole in their numbers separates two."""
     indices = taken(trajectory, stride=stride)
     ids = trajectory.frame_ids
     numbers = [ids[index] for index in indices]
@@ -130,7 +130,7 @@ def plan_shards(  # noqa: PLR0913 - what cutting takes
     stride: int = 1,
     alike: Container[str] = (),
 ) -> list[PlannedShard]:
-    """Fill shards with clips, in order of the trajectories' names; a shard takes clips up to `frames_per_shard` frames.
+    """Fill shards, up to `frames_per_shard` frames each, with clips in order of names.
 
     A single clip that is longer gets a shard of its own. Of each trajectory every `stride`-th frame is taken; `alike`
     are those whose keys would be another's.

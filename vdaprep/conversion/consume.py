@@ -1,4 +1,4 @@
-"""Delete raw data (--consume) once every shard made of it was written, read back and found whole.
+"""Delete raw data (--consume) once all shards made of it were read back and found whole.
 
 What may be deleted is an archive all of whose frames the plan uses, or the loose files of a trajectory; an archive that
 holds more that is known only with --consume-unused. Always kept: archives without frames of the plan, those that hold
@@ -45,7 +45,7 @@ class FileState:
 
 
 def state_of(root: Path, path: str) -> FileState | None:
-    """Return the identity of a file below `root`; None if it is no regular file, or behind a link."""
+    """Return the identity of a file below `root`; None if it is no regular one, or linked."""
     try:
         with _parent(root, path) as folder:
             found = os.stat(PurePosixPath(path).name, dir_fd=folder, follow_symlinks=False)
@@ -60,7 +60,7 @@ def has_changed(root: Path, file: FileState) -> bool:
 
 
 def delete(root: Path, file: FileState) -> bool:
-    """Delete a file below `root` unless it has changed; returns whether it was. Raises OSError if it cannot be."""
+    """Delete a file below `root` unless it changed; returns whether. Raises OSError."""
     if has_changed(root, file):
         return False
     with contextlib.suppress(FileNotFoundError), _parent(root, file.path) as folder:
@@ -153,7 +153,7 @@ class Consumption:
 
 
 def survey(prepared: Prepared, *, take_unused: bool = False) -> Consumption:
-    """Find what may be deleted, with `take_unused` also archives that hold more than what is converted.
+    """Find what may be deleted; `take_unused`: also archives that hold more.
 
     Raises UsageError if raw data is not on this machine.
     """
@@ -195,7 +195,7 @@ def _not_accounted(use: "_Use", found: RawData, unknown: Mapping[str, list[str]]
 
 
 def _planned(plan: ConversionPlan, found: Iterable[Trajectory]) -> list[Trajectory]:
-    """List the plan's trajectories with their files; of one that is not whole any more, the files that are left."""
+    """List the plan's trajectories with their files, or those that are left of them."""
     of_plan = {clip.trajectory.name: clip.trajectory for shard in plan.shards for clip in shard.clips}
     left = {item.name: item for item in found}
     planned = (left.get(name) if isinstance(item, LostTrajectory) else item for name, item in of_plan.items())
@@ -240,7 +240,7 @@ def _uses(trajectories: Iterable[Trajectory]) -> list[_Use]:
 
 
 def _archives(uses: Iterable[_Use], files: Mapping[str, Location]) -> Iterator[_Use]:
-    """Yield the archives that hold frames, and what else they hold; the others are kept without a word."""
+    """Yield the archives that hold frames, and what else they hold; others are kept."""
     held: defaultdict[str, list[str]] = defaultdict(list)
     for location in files.values():
         if location.container:
@@ -283,7 +283,7 @@ def _problem(item: RawItem, problems: Iterable[Rejection], names: list[str]) -> 
 
 
 class Consumer:
-    """Deletes raw data as the shards made of it are found whole; calls `notice` with a sentence on each deletion."""
+    """Deletes raw data as its shards are found whole; tells `notice` of each deletion."""
 
     def __init__(self, consumption: Consumption, notice: Callable[[str], None]) -> None:
         self._consumption = consumption
@@ -297,7 +297,7 @@ class Consumer:
         return any(name in shards for _, shards in self._waiting)
 
     def order(self, shards: Iterable[PlannedShard]) -> list[PlannedShard]:
-        """Put shards that are made of the same raw data next to each other, whatever their split, to free it early."""
+        """Put shards of the same raw data next to each other, across splits, to free it early."""
         return sorted(shards, key=lambda shard: (shard.clips[0].trajectory.name, shard.split, shard.number))
 
     def on_whole(self, shard: PlannedShard, record: ShardRecord) -> None:
@@ -350,7 +350,7 @@ def _shards_of(item: RawItem, plan: ConversionPlan) -> set[str]:
 
 
 def _trajectories_of(rejected: Iterable[Rejection], shard: PlannedShard) -> set[str]:
-    """Name the trajectories that rejected frames are of; all of the shard's where that cannot be told."""
+    """Name the trajectories of rejected frames; all of the shard's where it is not clear."""
     files = {item.file for item in rejected}
     if not files:
         return set()
@@ -376,7 +376,7 @@ def _holds_only(root: Path, item: RawItem) -> bool:
 def convert_and_consume(
     plan: ConversionPlan, consumer: Consumer, *, output: OutputDir, executor: Executor, on_progress: OnProgress = ignore
 ) -> DatasetRecord:
-    """Do what `convert_plan` does, and delete raw data as its shards are found whole; the plan is saved before.
+    """Do what `convert_plan` does, deleting raw data on the way; the plan is saved before.
 
     Raises what `convert_plan` does; ShardError if a shard is not whole, before anything that it was made of is deleted.
     """

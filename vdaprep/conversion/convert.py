@@ -1,4 +1,4 @@
-"""Carry out a plan: encode the shards that no earlier run finished, then write `dataset.json`."""
+"""Carry out a plan: encode the shards that are missing, then write `dataset.json`."""
 
 import contextlib
 import hashlib
@@ -76,7 +76,7 @@ def _source(dataset: str) -> dict[str, Any]:
 
 
 def _expect_frames(plan: ConversionPlan, output: OutputDir, records: dict[str, ShardRecord]) -> None:
-    """Raise DataError if no frame can be used; the empty shards are deleted, so that better options can be tried."""
+    """Raise DataError if no frame can be used, and delete the empty shards."""
     if any(record.clips for record in records.values()):
         return
     for name in records:
@@ -90,7 +90,7 @@ def _expect_frames(plan: ConversionPlan, output: OutputDir, records: dict[str, S
 
 
 def _refuse_other_plans(plan: ConversionPlan, output: OutputDir) -> None:
-    """Raise UsageError if what is there was made with other options, or holds shards that are not in the plan."""
+    """Raise UsageError if what is there has other options, or shards outside the plan."""
     names = output.names(*FINISHED_FILES)
     if DATASET_FILE in names:
         where = output.place(DATASET_FILE)
@@ -240,7 +240,7 @@ def parse_part(text: str) -> Part:
 def convert_plan(
     plan: ConversionPlan, *, output: OutputDir, executor: Executor, on_progress: OnProgress = ignore
 ) -> DatasetRecord:
-    """Carry a plan out; shards that an earlier run finished are kept as they are, `dataset.json` comes last.
+    """Carry a plan out; finished shards are kept, `dataset.json` comes last.
 
     Raises UsageError if what is there was made with other options or from other frames, or if another process is
     writing there; DataError if no frame can be used; OutputError if the disk is full; WorkerError if processes die.
@@ -266,7 +266,7 @@ def convert_part(
 
 
 def finish_parts(plan: ConversionPlan, *, output: OutputDir, on_progress: OnProgress = ignore) -> DatasetRecord:
-    """Write the `dataset.json` of shards that parts have made; raises UsageError, naming them, if some are missing."""
+    """Write `dataset.json` over what parts made; raises UsageError if shards are missing."""
     announce(plan, plan.shards, output, on_progress)
     with output.lock():
         records = take_over(plan, plan.shards, output, on_progress)
@@ -287,7 +287,7 @@ def _encode_missing(
     executor: Executor,
     on_progress: OnProgress,
 ) -> dict[str, ShardRecord]:
-    """Encode those of the wanted shards that no earlier run has finished; returns the records of all of them."""
+    """Encode those of the wanted shards that are not finished; returns all records."""
     records = take_over(plan, wanted, output, on_progress)
     missing = [shard for shard in wanted if shard.name not in records]
     refuse_lost(plan, missing)
@@ -303,7 +303,7 @@ def _encode_missing(
 def take_over(
     plan: ConversionPlan, wanted: tuple[PlannedShard, ...], output: OutputDir, on_progress: OnProgress
 ) -> dict[str, ShardRecord]:
-    """Return the records of those of the wanted shards that an earlier run finished; raises as `convert_plan` does."""
+    """Return the records of finished shards among the wanted; raises as `convert_plan`."""
     refuse_another_plan(plan, output)
     _refuse_other_plans(plan, output)
     found = {shard.name: _finished_record(plan, shard, output) for shard in wanted}
@@ -387,7 +387,7 @@ def make_verified(
     executor: Executor,
     on_progress: OnProgress,
 ) -> Generator[tuple[str, ShardRecord]]:
-    """Write the shards that have no record, read all of them back, and yield name and record of each.
+    """Write the shards without a record, read all back, yield name and record of each.
 
     For --consume and repair, which delete or replace something on the strength of it. Raises what `convert_plan` does,
     ShardError for a shard that is not whole, DataError if raw data it needs is gone.
@@ -410,7 +410,7 @@ def _make_and_reread(item: _VerifiedTask, tick: Tick) -> tuple[str, ShardRecord]
 
 
 def _reread(output: OutputDir, name: str, record: ShardRecord) -> None:
-    """Read a shard back from disk or store, every member; raises ShardError if it is not what its record says."""
+    """Read back a shard's every member; raises ShardError if it is not as its record says."""
     tar = output.path(name)
     if isinstance(tar, Path):
         with tar.open("rb") as file:

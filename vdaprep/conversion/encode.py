@@ -83,7 +83,7 @@ class ClipEncoder:
             yield self._clip(clip, split, take)
 
     def _announced(self, clip: PlannedClip) -> Iterator[int]:
-        """Yield the indices of a clip's frames, the one before it first, while files of those that follow are read."""
+        """Yield a clip's frames' indices, the one before it first, reading the next ones' files."""
         order = [*clip.indices] if clip.before is None else [clip.before, *clip.indices]
         for place, index in enumerate(order):
             coming = [clip.trajectory.frames[near] for near in order[place : place + 1 + _FRAMES_AHEAD]]

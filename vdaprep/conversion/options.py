@@ -1,4 +1,4 @@
-"""Options of a conversion: how users give them, what decides the bytes of shards, how records store them."""
+"""Options of a conversion: as users give them, as they decide bytes, as records keep them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -129,7 +129,7 @@ _INTRINSICS = {"parse": _parse_intrinsics, "write": _write_intrinsics}
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """What is converted, and how: the options that `plan`, `convert` and `repair` have in common."""
+    """What is converted, and how: the options common to `plan`, `convert` and `repair`."""
 
     raw: str = field(default="", metadata={"show_default": "raw/DATASET"})
     """Folder of the download, unpacked or not; or https:// or s3:// URLs of its archives, by commas."""
@@ -184,7 +184,7 @@ class ConversionOptions:
         return Selection(select=self.select, splits=self.splits, val=self.val)
 
     def with_choice(self, settings: Settings, selection: Selection) -> "ConversionOptions":
-        """Return the options with size, quality, differences, stride and trajectories as a budget chose them."""
+        """Return the options with what a budget chose: size, quality, stride and the like."""
         return replace(
             self,
             short_side=settings.short_side,

@@ -70,7 +70,7 @@ class RawData:
     """Number of archives that were not opened, as they hold nothing that is wanted."""
 
     def plan(self, settings: Settings, selection: Selection) -> ConversionPlan:
-        """Decide which frames go into which shard; raises DataError if the selection takes no trajectory."""
+        """Decide which frames form which shard; raises DataError if none are selected."""
         facts = _manifest.load(self.dataset)
         trajectories = self._select(selection, facts)
         by_split: defaultdict[str, list[Trajectory]] = defaultdict(list)
@@ -107,7 +107,7 @@ class RawData:
 
 
 def make_plan(dataset: str, *, raw: str | Path, settings: Settings, selection: Selection) -> ConversionPlan:
-    """List the raw tree, a path or URLs, and decide which frames go into which shard; no frame is read.
+    """List the raw tree, a path or URLs, and put frames into shards; no frame is read.
 
     Raises DataError, saying what was looked for and how to get it, if there is nothing to convert.
     """
@@ -122,7 +122,7 @@ def find_raw(
     select: Sequence[str] = (),
     on_listing: OnListing = lambda archive, done, size: None,
 ) -> RawData:
-    """List a raw tree, a path or URLs; raises DataError, saying how to get one, if it holds no trajectory.
+    """List a raw tree, a path or URLs; raises DataError if it holds no trajectory.
 
     With `select`, globs of trajectories, archives whose places name others are not opened.
     """

@@ -111,14 +111,14 @@ class Room:
 
 
 def room(prediction: Prediction, folder: Path) -> Room:
-    """Return the space on the disk of a data set's folder, which need not exist; what it holds counts as made."""
+    """Return the space on the disk of a data set's folder; what it holds counts as made."""
     base = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Room(shutil.disk_usage(base).free, there, max(0, prediction.peak_bytes - there))
 
 
 def predict(plan: ConversionPlan, prober: Prober, *, workers: int) -> Prediction:
-    """Predict what a plan will make with `workers` processes; raises DataError if no probe frame can be used."""
+    """Predict what a plan makes with `workers` processes; DataError without a usable probe."""
     probes = prober.probe(plan)
     by_shard = _by_shard(plan, _Model(probes))
     kinds = {kind: sum(found.get(kind, 0.0) for found in by_shard) for kind in _KINDS}
@@ -183,7 +183,7 @@ def _by_shard(plan: ConversionPlan, model: _Model) -> list[dict[str, float]]:
 
 
 def _record_bytes(plan: ConversionPlan, shard: PlannedShard, tar_bytes: int) -> float:
-    """Predict the record beside a tar from the entry of its first clip, as if that lay in the tar's middle."""
+    """Predict a tar's record from its first clip's entry, as if in the tar's middle."""
     clip = shard.clips[0]
     middle, frames = tar_bytes // 2, clip.num_frames
     entry = ClipEntry(

@@ -70,7 +70,7 @@ class Probes:
 
 
 class Prober:
-    """Probes plans of the same raw data, at `count` places at most, and keeps what it read for the next plan.
+    """Probes plans of the same raw data, at `count` places at most, keeping what it read.
 
     `on_frames` is called with the number of frames that were encoded.
     """
@@ -126,7 +126,7 @@ class Prober:
 
 
 class _RememberingReader(Reader):
-    """Keeps what it read, up to some 256 MiB; `spared_s` is how long reading that again would have taken."""
+    """Keeps what it read, some 256 MiB; `spared_s`: what reading it again would have taken."""
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
@@ -170,7 +170,7 @@ def choose_probes(shards: Sequence[PlannedShard], count: int) -> Iterator[tuple[
 
 
 def _with_neighbour(clip: PlannedClip, position: int) -> PlannedClip:
-    """Return a frame of a clip and the one before it, or after it where there is none; alone if need be."""
+    """Return a clip's frame and the one before, or else after it; alone if need be."""
     indices = list(clip.indices)
     if position == 0:
         pair = [clip.before, indices[0]] if clip.before is not None else indices[:2]

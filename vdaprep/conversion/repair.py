@@ -1,4 +1,4 @@
-"""Rebuild from raw data the shards that are not what they should be, leaving all others untouched."""
+"""Rebuild from raw data the shards that are not as they should be; others stay."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,7 +50,7 @@ def repair_shards(
     retry_rejected: bool = False,
     on_progress: OnProgress = ignore,
 ) -> Diagnosis:
-    """Check every shard in depth, make those again that are broken or missing, and read these back.
+    """Check every shard in depth, make damaged and missing ones again, read these back.
 
     Args:
         output: Where the shards are.
@@ -100,7 +100,7 @@ def _as_broken(shard: CheckedShard) -> CheckedShard:
 
 
 def _with_neighbours(plan: ConversionPlan, found: Diagnosis) -> Diagnosis:
-    """Add the shards that share a trajectory with a broken one: a difference is to the frame before, wherever it is."""
+    """Add the shards that share a trajectory with a broken one, for its differences."""
     concerned = {clip.trajectory.name for shard in found.broken for clip in shard.clips}
     broken = [shard for shard in plan.shards if any(clip.trajectory.name in concerned for clip in shard.clips)]
     names = {shard.name for shard in broken}
@@ -122,7 +122,7 @@ def _plan_for(
 def diagnose(
     plan: ConversionPlan, output: OutputDir, checked: Sequence[CheckedShard], findings: Sequence[Finding]
 ) -> Diagnosis:
-    """Decide what to do; raises UsageError if the raw data of the plan is not what whole shards were made from."""
+    """Decide what to do; raises UsageError if the raw data is not what shards were made of."""
     by_name = {shard.name: shard for shard in checked}
     planned = {shard.name: shard for shard in plan.shards}
     broken: list[PlannedShard] = []
@@ -182,14 +182,14 @@ def _rebuild(
 
 
 def _made_the_same(record: DatasetRecord) -> DatasetRecord:
-    """Return what of a record is the same with every release: tars; records beside them have come to count more."""
+    """Return what of a record every release writes alike: its tar."""
     shards = tuple(replace(item, record_sha256="") for item in record.shards)
     counts = {name: value for name, value in record.totals.items() if name != "clamped_far"}
     return replace(record, shards=shards, totals=counts)
 
 
 def _compare(listed: DatasetRecord, made: DatasetRecord, output: OutputDir) -> None:
-    """Raise ShardError if shards were not made as they were before: the raw data is not the same."""
+    """Raise ShardError if shards were not made as before: the raw data has changed."""
     if _made_the_same(listed) == _made_the_same(made):
         return
     tars = {item.sha256 for item in listed.shards}
@@ -223,7 +223,7 @@ def stored_options(output: OutputDir, *, dataset: str) -> dict[str, Any] | None:
 
 
 def _all_options(output: OutputDir) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yield the files that hold options and are intact: name, options, data set if the file says."""
+    """Yield the intact files that hold options: name, options, data set if it is said."""
     for name in _candidates(output.names(*FINISHED_FILES)):
         where = output.place(name)
         try:
@@ -250,7 +250,7 @@ _KEYS = {"no_diffs": "diff", "diff_scale": "diff", "depth_error": "depth"}  # wh
 def options_for_repair(
     options: ConversionOptions, output: OutputDir, dataset: str, *, given: Iterable[str]
 ) -> tuple[Settings, Selection]:
-    """Return the options that the shards were made with; raises UsageError if others were `given` (fields, by name)."""
+    """Return the options that shards were made with; UsageError if others were `given`."""
     stored = stored_options(output, dataset=dataset)
     if stored is None:
         return options.settings(), options.selection()

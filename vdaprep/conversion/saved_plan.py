@@ -1,4 +1,4 @@
-"""Save a plan beside its shards, so that they can be finished when part of the raw data is gone."""
+"""Save a plan beside its shards, to finish them when part of the raw data is gone."""
 
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from vdaprep.storage.urls import redact
 
 
 def compare_options(where: str, found: Any, plan: ConversionPlan) -> None:
-    """Raise UsageError, naming what differs, if `found`, the options that stand in `where`, are not the plan's."""
+    """Raise UsageError if `found`, the options in `where`, are not the plan's."""
     names = sorted(name for name in {*found, *plan.options} if found.get(name) != plan.options.get(name))
     if names:
         there = ", ".join(f"{name} = {found.get(name)}" for name in names)
@@ -57,7 +57,7 @@ def prepare(
     output: OutputDir,
     on_listing: OnListing = lambda archive, done, size: None,
 ) -> Prepared:
-    """List raw data and make a plan; where `--consume` left one, take that, with what raw data there is.
+    """List raw data and make a plan, or take the one that `--consume` left there.
 
     Raises UsageError if that was made with other options; DataError if there is nothing to convert, and no such plan.
     """
@@ -83,7 +83,7 @@ def _options(dataset: str, settings: Settings, selection: Selection) -> dict[str
 
 
 def save_plan(plan: ConversionPlan, output: OutputDir) -> None:
-    """Write the plan beside its shards, unless it is there; raises UsageError if it is too large to be read again."""
+    """Write the plan beside its shards, if it is not there; UsageError if it is too large."""
     if plan.num_frames > MAX_PLANNED_FRAMES:
         raise UsageError(
             f"--consume: the plan has {plan.num_frames} frames, more than the {MAX_PLANNED_FRAMES} that can be saved; "
@@ -101,7 +101,7 @@ def refuse_another_plan(plan: ConversionPlan, output: OutputDir) -> None:
 
 
 def refuse_lost(plan: ConversionPlan, shards: Iterable[PlannedShard]) -> None:
-    """Raise DataError, naming them, if raw data of these shards, which are still to be made, is not there."""
+    """Raise DataError if raw data of these shards, which are to be made, is missing."""
     lost = {
         shard.name: clip.trajectory.name
         for shard in shards
@@ -160,7 +160,7 @@ _MAX_NUMBER = 10**9
 
 
 def parse_plan(data: bytes, *, where: str, raw: str, settings: Settings) -> ConversionPlan:
-    """Parse what `plan_bytes` wrote, without files of trajectories; raises ShardError naming `where` if damaged."""
+    """Parse what `plan_bytes` wrote, without trajectories' files; raises ShardError."""
     document = parse_sealed_json(data, where=where)
     with contract(where):
         options, dataset = document.mapping("options"), document.name("dataset")
@@ -183,7 +183,7 @@ def parse_plan(data: bytes, *, where: str, raw: str, settings: Settings) -> Conv
 
 
 def parse_header(data: bytes, *, where: str) -> tuple[dict[str, Any], str]:
-    """Return the options and the data set of a saved plan; raises ShardError naming `where` if damaged."""
+    """Return the options and the data set of a saved plan; raises ShardError if damaged."""
     document = parse_sealed_json(data, where=where)
     with contract(where):
         return dict(document.mapping("options").values), document.name("dataset")

@@ -24,7 +24,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def parse_npy(data: bytes, location: Location) -> Float32[np.ndarray, "h w"]:
-    """Decode a `.npy` of floats [h, w], or [h, w, 1] or [1, h, w], to float32; objects are never loaded.
+    """Decode a `.npy` of floats [h, w], [h, w, 1] or [1, h, w] to float32, never objects.
 
     Finite numbers beyond float32 become its largest. Raises FrameError for anything else.
     """
@@ -57,7 +57,7 @@ def _header_end(data: bytes) -> int | None:
 
 @functools.lru_cache(maxsize=16)  # those of a data set's frames are equal
 def _parse_header(data: bytes) -> tuple[tuple[int, int], bool, np.dtype[Any]]:
-    """Return height and width, whether they are in Fortran's order, and the type; raises ValueError saying why not."""
+    """Return height, width, whether Fortran's order, and type; raises ValueError."""
     text = data[8:].decode("latin-1")
     dtype, order, shape = _DTYPE.search(text), _ORDER.search(text), _SHAPE.search(text)
     if order is None or shape is None:

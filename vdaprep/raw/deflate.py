@@ -23,7 +23,7 @@ class Inflater:
         return bool(self._state.eof and not self._state.unused_data)
 
     def inflate(self, data: bytes | memoryview, *, limit: int = 0) -> bytes:
-        """Return what the next piece of data decompresses to, at most `limit` bytes unless 0; raises InflateError."""
+        """Return what more data decompresses to, `limit` bytes unless 0; raises InflateError."""
         return cast(bytes, self._state.decompress(data, limit))
 
 

@@ -55,7 +55,7 @@ class _Window:
 
 @dataclass(frozen=True)
 class _Header:
-    """What an EXR says of itself: its `channels` by name with their types; the offsets of its blocks at `table`.
+    """What an EXR says of itself: `channels` with types; block offsets at `table`.
 
     Pixels are stored of the `data` window, which may be another than the `display` window, the image.
     """
@@ -88,7 +88,7 @@ class _Header:
 
 
 def parse_exr(data: bytes, location: Location) -> Float[np.ndarray, "h w"]:
-    """Decode the channel Y of an EXR, or R where there are colours which are equal, as float16 or float32.
+    """Decode an EXR's channel Y, or R of colours, as float16 or float32.
 
     Pixels of the image that are not stored are nan. Raises FrameError if it has other channels or is cut short. Damage
     inside a block is noticed where its compression has checksums (Adler-32 in ZIP and ZIPS); PIZ and the others have
@@ -177,7 +177,7 @@ def _parse_header(data: bytes, location: Location) -> _Header:
 
 
 def _attributes(data: bytes) -> tuple[dict[str, bytes], int]:
-    """Return the header's attributes and the position after them; raises ValueError if it ends too early."""
+    """Return the header's attributes and the position after them; raises ValueError."""
     found: dict[str, bytes] = {}
     position = 8
     while (end := data.index(b"\0", position)) != position:
@@ -205,7 +205,7 @@ def _channels(value: bytes) -> dict[str, str]:
 
 
 def _check_blocks(data: bytes, header: _Header, location: Location) -> None:
-    """Compare every block's place, line and checksum; raises FrameError for the first that is wrong."""
+    """Compare each block's place, line and checksum; FrameError for the first wrong one."""
     end = header.table + 8 * header.blocks
     cut = FrameError(str(location), f"the EXR is cut short after {len(data)} bytes")
     if end > len(data):

@@ -24,7 +24,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Location:
-    """Where a file lies: `container` is an archive's path below the root or its URL; empty for a file of the tree.
+    """Where a file lies: in an archive, by path or URL, or, `container` empty, in the tree.
 
     `member` is the file's path in its archive, or below the root, or its URL. `span` is None for a file of the tree.
     """
@@ -65,7 +65,7 @@ class Location:
 
 
 def spelt(name: str) -> str:
-    """Return a name with what is no text (bytes, control characters) spelt out, so that it can be shown."""
+    """Return a name with what is no text (bytes, control characters) spelt out."""
     if name.isascii() and name.isprintable():
         return name
     name = _SURROGATE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
@@ -76,7 +76,7 @@ def spelt(name: str) -> str:
 
 
 def tree_paths(names: Sequence[str]) -> list[str] | None:
-    """Return the paths inside the data set of an archive's members if these are their names; None if some are not."""
+    """Return the paths inside the data set of an archive's members; None if some have none."""
     joined = "|".join(names)
     plain = joined.isascii() and joined.isprintable() and "\\" not in joined and ":" not in joined
     odd = ("//", "|/", "/./", "/../", "|./", "|../", "/.|", "/..|", "||")
@@ -164,7 +164,7 @@ class Files(Mapping[str, Location]):
         self._decoded: dict[int, tuple[list[str], list[str]]] = {}  # names and paths, by the chunk's first row
 
     def add(self, container: str, names: Sequence[str], paths: Sequence[str], spans: Sequence[Span] | None) -> None:
-        """Add the files of an archive, or files outside archives, whose container is empty and whose spans are None."""
+        """Add the files of an archive, or, with an empty container, those outside archives."""
         for begin in range(0, len(names), _CHUNK_FILES):
             stop = begin + _CHUNK_FILES
             chunk = Chunk(container, names[begin:stop], paths[begin:stop], spans, begin=begin)
@@ -279,7 +279,7 @@ def _located(chunk: Chunk, name: str, row: int) -> Location:
 
 
 class Numbered(MutableMapping[int, Location]):
-    """Locations by frame number, ascending: 16 bytes each, if they come from the `Files` that it is for."""
+    """Locations by frame number, ascending: 16 bytes each, if they are of its `Files`."""
 
     def __init__(self, files: Mapping[str, Location]) -> None:
         self._files = files if isinstance(files, Files) else None

@@ -224,7 +224,7 @@ def _expect_in_the_middle(intrinsics: Float64[np.ndarray, "4"], size: tuple[int,
 def _intrinsics_of_copy(
     intrinsics: Float64[np.ndarray, "4"], known: tuple[int, int], found: tuple[int, int], files: FrameFiles
 ) -> Float64[np.ndarray, "4"]:
-    """Scale the intrinsics of a known camera to a resized copy of its images; another aspect is another camera."""
+    """Scale a known camera's intrinsics to a resized copy, not to another aspect."""
     x, y = found[0] / known[0], found[1] / known[1]
     if abs(x / y - 1) > 0.01:
         raise FrameError(
@@ -236,7 +236,7 @@ def _intrinsics_of_copy(
 
 
 def fit_short_side(frame: Frame, short_side: int | None) -> Frame:
-    """Scale a frame down so that its short side is `short_side` pixels (None: as it is); never up.
+    """Scale a frame down to a short side of `short_side` pixels (None: as it is).
 
     RGB is averaged over areas, depth takes the nearest pixel, intrinsics follow with pixel centres at integers.
     """

@@ -27,7 +27,7 @@ _XMP_ORIENTATION = re.compile(rb"tiff:Orientation[\s=\"'>]*([^\s\"'<]*)")
 
 
 def parse_jpeg(data: bytes, location: Location) -> RgbImage:
-    """Decode a JPEG as it is stored, and keep its bytes up to its end marker; raises FrameError if it has none.
+    """Decode a JPEG as stored, and keep its bytes; raises FrameError without an end marker.
 
     Exif or XMP by which other readers would turn the image is cut out of the bytes; the coded pixels stay.
     """
@@ -50,7 +50,7 @@ def parse_jpeg(data: bytes, location: Location) -> RgbImage:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start and end of each segment; by their lengths, for a thumbnail in one has an end marker too."""
+    """Yield marker, start and end of each segment, by lengths: thumbnails have ends, too."""
     position = 2
     while match := _JPEG_MARKER.search(data, position):
         marker = match[1][0]
@@ -62,7 +62,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _check_frame_header(content: bytes, location: Location) -> None:
-    """Refuse a size that no frame has, and colours that readers turn into RGB each in their own way."""
+    """Refuse sizes that no frame has, and colours that readers decode in various ways."""
     check_size(int.from_bytes(content[3:5], "big"), int.from_bytes(content[1:3], "big"), location)
     if content[5:6] not in (b"\1", b"\3"):
         colours = int.from_bytes(content[5:6], "big")
@@ -70,14 +70,14 @@ def _check_frame_header(content: bytes, location: Location) -> None:
 
 
 def _turns(metadata: bytes) -> bool:
-    """Tell whether a reader may turn the image by a segment of metadata: it says so, or cannot be understood."""
+    """Tell whether a reader may turn the image, as metadata says so or is not understood."""
     if metadata.startswith(_EXIF):
         return not _is_upright(metadata[len(_EXIF) :])
     return any(value != b"1" for value in _XMP_ORIENTATION.findall(metadata))
 
 
 def _is_upright(tiff: bytes) -> bool:
-    """Tell whether Exif has no orientation, or the one of an image that is stored as it is shown."""
+    """Tell whether Exif has no orientation, or that of an image stored as it is shown."""
     orders: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
     order = orders.get(tiff[:4])
     if order is None:
@@ -94,7 +94,7 @@ def _is_upright(tiff: bytes) -> bool:
 
 
 def wrong_kind(expected: str, data: bytes, location: Location) -> FrameError:
-    """Return the error for a file that does not begin as `expected` does, with what it is, as far as that is known."""
+    """Return the error for a file that does not begin as `expected`, saying what it is."""
     head = data[:512]
     other = next((name for name, start in _OTHER_KINDS.items() if start.match(head)), "")
     found = f"it is {other}: rename or convert it" if other else found_instead(head, location.member.rpartition("/")[2])
@@ -115,7 +115,7 @@ _OTHER_KINDS = {
 
 
 def check_size(width: int, height: int, location: Location) -> None:
-    """Raise FrameError for a size, as a header says it, that a frame cannot have; nothing has been decoded yet."""
+    """Raise FrameError for a header's size that no frame can have; nothing is decoded yet."""
     try:
         check_pixels(width, height)
     except LimitError as error:
@@ -123,7 +123,7 @@ def check_size(width: int, height: int, location: Location) -> None:
 
 
 def decode_image(data: bytes, location: Location, flags: int) -> np.ndarray:
-    """Decode an image that was found to be whole, as cv2 does with `flags`; raises FrameError if it cannot be.
+    """Decode a whole image as cv2 does with `flags`; raises FrameError if that fails.
 
     The size that its header says must have been checked.
     """

@@ -1,4 +1,4 @@
-"""Put files of several archives that have the same paths into one tree: repeats once, others apart.
+"""Put archives' files of the same paths into one tree: repeats once, others apart.
 
 Archives that are each unpacked into the same folders are the normal case: images in one, depth in another. Where two
 files of one path differ, the archives are of different things, as `kitchen.zip` and `office.zip` with `rgb/000000.png`
@@ -100,7 +100,7 @@ class _Share:
             self.frames.add(row)
 
     def note(self, row: int) -> None:
-        """Note that a file is another one than that of the first archive, unless it is only about the data."""
+        """Note that a file differs from the first archive's, unless it is only about the data."""
         if row not in self._about:
             self.differing.add(row)
 
@@ -111,7 +111,7 @@ class _Share:
 
 
 def _compare(files: Files, groups: Iterable[list[int]], contents: Contents) -> dict[Pair, _Share]:
-    """Compare files of one path, each with the first of those before that it may equal, or with the first of all."""
+    """Compare files of one path with the first before that it may equal, or the first of all."""
     shares: defaultdict[Pair, _Share] = defaultdict(_Share)
     unsure: defaultdict[Pair, list[tuple[int, int]]] = defaultdict(list)
     for rows in groups:
@@ -141,7 +141,7 @@ def _may_equal(one: Brief, other: Brief) -> bool:
 
 
 def _prefixes(files: Files, conflicts: list[Pair]) -> dict[str, str]:
-    """Return what comes before the paths of each archive that has files of the same paths as others."""
+    """Return what comes before the paths of each archive that shares paths with others."""
     archives = sorted({name for pair in conflicts for name in pair if name})
     folders = {name: _folder(name) for name in {chunk.container for chunk in files.chunks if chunk.container}}
     by_folder = all(folders[name] for name in archives) and all(
@@ -169,7 +169,7 @@ def _stem(archive: str) -> str:
 
 
 def _drop_own_repeats(files: Files) -> list[Rejection]:
-    """Take out all but the last of what an archive holds several times: what is appended replaces what was there."""
+    """Take out all but the last of an archive's repeats: appended ones replace."""
     counts: Counter[str] = Counter()
     for rows in files.repeated():
         last: dict[str, int] = {}
@@ -184,7 +184,7 @@ def _drop_own_repeats(files: Files) -> list[Rejection]:
 
 
 def _drop_copies(files: Files, shares: Mapping[Pair, _Share], apart: Mapping[str, str]) -> list[Rejection]:
-    """Take out the files of archives that only repeat one which is put apart, or they would be the odd ones out."""
+    """Take out archives' files that only repeat one put apart, or they seem the odd ones."""
     said: list[Rejection] = []
     for (earlier, archive), share in shares.items():
         if share.frames and not share.differing and earlier in apart and archive not in apart:
@@ -200,7 +200,7 @@ def _repeats(count: int, earlier: str) -> str:
 
 
 def _drop_repeats(files: Files, groups: Iterable[list[int]], shares: Mapping[Pair, _Share]) -> list[Rejection]:
-    """Take out all files of one path but the first, and say so of frames, once for each pair of archives."""
+    """Take out all but the first file of a path, and say so of frames, once a pair."""
     differing = {row for share in shares.values() for row in share.differing}
     counts: Counter[Pair] = Counter()
     said: list[Rejection] = []

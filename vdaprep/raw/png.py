@@ -34,7 +34,7 @@ _Chunk = tuple[bytes, memoryview]  # the kind and the data
 
 
 def parse_png(data: bytes, location: Location) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode a PNG to RGB; raises FrameError if it is cut short or damaged anywhere (every chunk's CRC is compared)."""
+    """Decode a PNG to RGB; raises FrameError if it is cut or any chunk's CRC is wrong."""
     return decode_image(_stored(data, location), location, cv2.IMREAD_COLOR_RGB)
 
 
@@ -44,7 +44,7 @@ def encode_png(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 
 def parse_png16(data: bytes, location: Location) -> UInt16[np.ndarray, "h w"]:
-    """Decode a PNG of one channel of 16 bits; raises FrameError for any other, and as `parse_png` does."""
+    """Decode a PNG of one channel of 16 bits; raises FrameError for others, and as above."""
     image = decode_image(_stored(data, location), location, cv2.IMREAD_UNCHANGED)
     if image.dtype != np.uint16 or image.ndim != 2:
         channels = "one channel" if image.ndim == 2 else f"{image.shape[2]} channels"
@@ -59,7 +59,7 @@ def encode_png16(values: UInt16[np.ndarray, "h w"]) -> bytes:
 
 
 def parse_png_floats(data: bytes, location: Location) -> Float32[np.ndarray, "h w"]:
-    """Decode a PNG of four channels of 8 bits that are, in OpenCV's order, the bytes of a float32; raises as above."""
+    """Decode a PNG whose four channels, in OpenCV's order, are the bytes of a float32."""
     image = decode_image(_stored(data, location), location, cv2.IMREAD_UNCHANGED)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 4:
         found = f"{1 if image.ndim == 2 else image.shape[2]} channels of {8 * image.itemsize} bits"
@@ -84,7 +84,7 @@ def _encode(image: UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w"]) -> by
 
 
 def _stored(data: bytes, location: Location) -> bytes:
-    """Return a PNG of the same pixels whose stream is not compressed; raises FrameError if anything is damaged."""
+    """Return a PNG of the same pixels, uncompressed; raises FrameError if it is damaged."""
     if data[:8] != _SIGNATURE:
         raise wrong_kind("a PNG", data, location)
     chunks = [chunk for chunk in _chunks(data, location) if not chunk[0][0] & _ANCILLARY]
@@ -145,7 +145,7 @@ def _stream_bytes(chunks: list[_Chunk], location: Location) -> int | None:
 
 
 def _stored_blocks(streams: Iterator[memoryview], size: int, location: Location) -> Iterator[bytes | memoryview]:
-    """Yield a zlib stream that holds what `streams` hold together, uncompressed; that must be `size` bytes."""
+    """Yield an uncompressed zlib stream of what `streams` hold, which must be `size` bytes."""
     yield _ZLIB_HEADER
     found, checksum = 0, 1
     for lines in _inflate(streams, location):

@@ -1,4 +1,4 @@
-"""A raw tree as one list of files, wherever each lies: in folders, in archives, behind URLs, or in all of them.
+"""A raw tree as one list of files, in folders, archives and behind URLs.
 
 Every file is in the list, or is named in the tree's problems. Nothing is unpacked to disk. A Tree is made once, by the
 planning process; workers get Locations, which say where in an archive a file's bytes are, and read them through a
@@ -179,7 +179,7 @@ def _measure(base: Path, location: Location) -> int | None:
 
 
 class Reader:
-    """Reads Locations below a root, keeping a few archives open; a context manager, one per process.
+    """Reads Locations below a root, keeping a few archives open; one per process.
 
     `bytes_read` counts the bytes of the files that were read, as they are outside their archives.
     """
@@ -190,7 +190,7 @@ class Reader:
         self._open: dict[str, Ranges] = {}  # the least recently used first
 
     def read(self, location: Location) -> bytes:
-        """Return the file's bytes; raises FrameError if it is missing, damaged or larger than MAX_FILE_BYTES.
+        """Return the file's bytes; raises FrameError if it is missing, damaged or too large.
 
         Raises DataError if a server does not answer: the fault is not the frame's.
         """
@@ -242,7 +242,7 @@ def _join(root: Path, name: str) -> str:
 
 
 def _loose(root: str) -> tuple[Path, list[tuple[str, str]], list[Rejection]]:
-    """List the files outside archives, and the archives, as (path inside the data set, path below the base or URL)."""
+    """List files outside archives, and archives: (path in the data set, path or URL)."""
     if is_url(root):
         return Path(redact(root)), _loose_urls(root), []
     path = Path(root)
@@ -268,7 +268,7 @@ def _loose_urls(root: str) -> list[tuple[str, str]]:
 
 
 def _below(url: str) -> list[tuple[str, str]]:
-    """List the files below a URL; web servers write names as URLs have them, object stores as they are."""
+    """List the files below a URL; web servers quote names, object stores do not."""
     plain = unquote if url.startswith("http") else str
     return [(plain(name), join_url(url, name)) for name in remote.files(url)]
 
@@ -277,7 +277,7 @@ _NAME_ARCHIVES = "give the URLs of the archives themselves, separated by commas.
 
 
 def _list_archive(name: str, on_bytes: Callable[[int, int], None]) -> tuple[int, Listing]:
-    """List an archive and return its bytes too; what it is, its first bytes say: people give files other endings."""
+    """List an archive and return its bytes; its first bytes, not its name, say what it is."""
     archive = open_ranges(name)
     try:
         on_bytes(0, archive.size)

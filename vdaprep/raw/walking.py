@@ -8,12 +8,12 @@ _OF_SYSTEMS = ("._", ".DS_Store")  # what macOS puts beside files
 
 
 def is_of_system(path: str) -> bool:
-    """Tell whether a file is one that an operating system puts beside others, whatever its ending."""
+    """Tell whether a file is one that an operating system puts beside others."""
     return path.rpartition("/")[2].startswith(_OF_SYSTEMS) or "__MACOSX/" in path
 
 
 def walk(root: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """List all files below a folder, sorted folder by folder, and what cannot be listed, as (name, reason).
+    """List all files below a folder, sorted, and what cannot be listed, as (name, reason).
 
     Links are followed. A folder that several ways lead to is listed once: where it really is, if that is below
     `root`, else below the first link to it; so links in a circle end.
@@ -73,6 +73,6 @@ class _Walk:
 
 
 def _kind(entry: "os.DirEntry[str]") -> str:
-    """Name what is neither file nor folder: to open a pipe may take for ever, to read a device, too."""
+    """Name what is neither file nor folder: pipes and devices may take for ever to open or read."""
     mode = entry.stat().st_mode
     return "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"

@@ -15,7 +15,7 @@ def invert_pose(pose: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "4 4"]:
 
 
 def is_rigid(pose: Float64[np.ndarray, "4 4"]) -> bool:
-    """Tell whether a matrix is a rotation, which is no mirroring, and a translation, with a last row of 0 0 0 1."""
+    """Tell whether a matrix is a rotation, no mirroring, and a translation."""
     return bool(are_rigid(pose[None])[0])
 
 
@@ -30,6 +30,9 @@ def are_rigid(poses: Float64[np.ndarray, "n 4 4"]) -> Bool[np.ndarray, " n"]:
 
 
 def scale_intrinsics(intrinsics: Float64[np.ndarray, "4"], *, x: float, y: float) -> Float64[np.ndarray, "4"]:
-    """Scale fx, fy, cx, cy to an image that is `x` times as wide and `y` times as high; pixel centres at integers."""
+    """Scale fx, fy, cx, cy to `x` times the width and `y` times the height.
+
+    Pixel centres are at integers.
+    """
     fx, fy, cx, cy = intrinsics
     return np.array([fx * x, fy * y, (cx + 0.5) * x - 0.5, (cy + 0.5) * y - 0.5])

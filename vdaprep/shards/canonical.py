@@ -1,4 +1,4 @@
-"""JSON documents of the contract: in one spelling, of a version, some sealed with a checksum."""
+"""JSON documents of the contract: one spelling, versioned, some with a checksum."""
 
 import contextlib
 import hashlib
@@ -17,23 +17,23 @@ SCHEMA_VERSION = 1
 
 
 def canonical_json(value: object) -> bytes:
-    """Serialise so that equal values are equal bytes: sorted keys, no spaces, ASCII, finite numbers."""
+    """Serialise so that equal values are equal bytes: sorted, no spaces, ASCII, finite."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def parse_json(data: bytes, *, where: str, limit: int = MAX_DOCUMENT_BYTES) -> Document:
-    """Parse a JSON object, as `documents.parse_json` does; raises ShardError naming `where` for anything else."""
+    """Parse a JSON object as `documents.parse_json` does; raises ShardError for any other."""
     with contract(where):
         return documents.parse_json(data, where=where, limit=limit)
 
 
 def sealed_json(value: Mapping[str, Any]) -> bytes:
-    """Serialise as `canonical_json` does, with a `checksum`: the SHA-256 of all else, so that any change shows."""
+    """Serialise as `canonical_json` does, with a `checksum`: the SHA-256 of all else."""
     return canonical_json({**value, "checksum": hashlib.sha256(canonical_json(value)).hexdigest()})
 
 
 def parse_sealed_json(data: bytes, *, where: str) -> Document:
-    """Undo `sealed_json`; raises ShardError naming `where` if this is no JSON of this version, or was changed."""
+    """Undo `sealed_json`; raises ShardError if it is of no known version, or was changed."""
     document = parse_json(data, where=where)
     check_version(document)
     values = {name: value for name, value in document.values.items() if name != "checksum"}
@@ -54,7 +54,7 @@ def check_version(document: Document) -> None:
 
 @contextlib.contextmanager
 def contract(where: str) -> Generator[None]:
-    """Raise ShardError naming `where` for whatever a document of the contract fails at in the block."""
+    """Raise ShardError for what a document of the contract fails at in the block."""
     try:
         yield
     except DocumentError as error:

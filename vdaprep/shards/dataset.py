@@ -47,7 +47,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    """A shard that a data set lists; `record_sha256` is None for a single shard without a `dataset.json`."""
+    """A shard that a data set lists; `record_sha256` is None without a `dataset.json`."""
 
     tar: StoragePath
     split: str
@@ -322,7 +322,7 @@ def find_shards(path: Paths) -> list[StoragePath]:
 
 
 def find_in(place: StoragePath) -> tuple[list[StoragePath], list[StoragePath]]:
-    """Return the tars that a path stands for, and the data sets' folders below it; raises ShardError if none."""
+    """Return the tars and the data sets' folders that a path stands for; ShardError if none."""
     if place.suffix == ".tar":
         found = [file for file in (place, place.with_name(record_name(place.name))) if is_file(file)]
     else:

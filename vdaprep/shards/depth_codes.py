@@ -34,7 +34,7 @@ _STRIP_PIXELS = 1 << 16  # so many at a time stay in the processor's cache from 
 
 @functools.lru_cache(maxsize=16)
 def depth_table(spec: DepthSpec) -> Float32[np.ndarray, "65536"]:
-    """Return the metres of each code: nan for 0, inf for 65535 and for codes that the kind does not use."""
+    """Return each code's metres: nan for 0, inf for 65535 and codes that are not used."""
     codes = np.arange(65536, dtype=np.float64)
     if spec.kind == "linear":
         metres = codes * _some(spec.unit_m)
@@ -91,14 +91,14 @@ def code_depth(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> tuple[UI
 
 
 def count_beyond(depth_m: Float32[np.ndarray, "h w"], codes: UInt16[np.ndarray, "h w"]) -> int:
-    """Count the pixels whose depth is finite but beyond the kind's range, so that their code is that of sky."""
+    """Count pixels whose depth is finite but beyond the kind's range, coded as sky."""
     if codes.max() != SKY_CODE:
         return 0
     return int(np.count_nonzero(codes == SKY_CODE) - np.count_nonzero(depth_m == np.inf))
 
 
 def disparity_range(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> tuple[float, float] | None:
-    """Return the least and the greatest 1/metres of known pixels that are not sky; None if there is none."""
+    """Return the least and greatest 1/metres of known, non-sky pixels; None if none."""
     nearest, farthest = _known_range(codes)
     if nearest > MAX_CODE or farthest < 1:
         return None
@@ -107,7 +107,7 @@ def disparity_range(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> tuple[
 
 
 def _known_range(codes: UInt16[np.ndarray, "h w"]) -> tuple[int, int]:
-    """Return the least and the greatest code that is neither unknown nor sky; 65536 and -1 if there is none."""
+    """Return the least and greatest code but unknown and sky; 65536 and -1 if none."""
     nearest, farthest = int(codes.min()), int(codes.max())
     if nearest == UNKNOWN_CODE:
         nearest = int((codes - np.uint16(1)).min()) + 1  # unknown wraps round to the far end
@@ -146,7 +146,7 @@ def _code_log(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, codes: UInt1
 
 
 def _clamp(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, codes: UInt16[np.ndarray, "h w"]) -> int:
-    """Turn what is just beyond far_m into sky; count what is nearer than near_m. Few frames have either."""
+    """Turn what is just beyond far_m into sky; count what is nearer than near_m."""
     nearest, farthest = _known_range(codes)
     if farthest >= spec.log_codes - 1:
         np.copyto(codes, SKY_CODE, where=depth_m > np.float32(_some(spec.far_m)))
@@ -185,7 +185,7 @@ def _log_table(spec: DepthSpec) -> tuple[UInt32[np.ndarray, " n"], np.uint32]:
 
 
 def _log_starts(spec: DepthSpec) -> Float32[np.ndarray, " n"]:
-    """Return where code 2 and the following begin: half way from one code's metres to the next one's, rounded up.
+    """Return where codes from 2 on begin: half way from one's metres to the next, rounded up.
 
     Raises ValueError if that is farther from either than the relative error, which is so for all float32 if for any.
     """
@@ -239,7 +239,7 @@ def _units(metres: Float32[np.ndarray, "h w"], unit_m: np.float32, *, limit: int
 def _near(
     decoded: Float32[np.ndarray, "h w"], metres: Float32[np.ndarray, "h w"], codes: UInt16[np.ndarray, "h w"]
 ) -> bool:
-    """Tell whether all that is known and not sky is well within rounding; what is only just within may not count."""
+    """Tell whether all that is known and not sky is well within rounding."""
     off = np.abs(decoded - metres) > metres * np.float32(_ROUNDING / 2)
     return not (off & (codes != SKY_CODE)).any()
 

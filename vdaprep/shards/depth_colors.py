@@ -1,4 +1,4 @@
-"""Depth as colours for eyes: near is bright, sky is blue, unknown is hatched, and a bar says how far each colour is."""
+"""Depth as colours: near is bright, sky blue, unknown hatched, with a bar of metres."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -58,7 +58,7 @@ def write_text(picture: UInt8[np.ndarray, "h w 3"], text: str, *, left: int, bas
 
 
 def text_line(text: str, width: int, *, height: int = _LINE) -> UInt8[np.ndarray, "h w 3"]:
-    """Return a white strip with a line of text, which is written smaller, then cut in its middle, until it fits."""
+    """Return a white strip with a line of text, made smaller, then cut, until it fits."""
     strip = np.full((height, width, 3), 255, np.uint8)
     scale = _TEXT
     while _width_of(text, scale) > width - 4 and len(text) > 1:
@@ -71,7 +71,7 @@ def text_line(text: str, width: int, *, height: int = _LINE) -> UInt8[np.ndarray
 
 
 def depth_legend(width: int, *, disparity_min: float, disparity_max: float) -> UInt8[np.ndarray, "h w 3"]:
-    """Return a strip that explains `colour_depth`: a colour bar with its metres, and the colours of sky and unknown.
+    """Return a strip that explains `colour_depth`: a bar with metres, sky and unknown.
 
     Args:
         width: Pixels of the strip.
@@ -101,7 +101,7 @@ def depth_legend(width: int, *, disparity_min: float, disparity_max: float) -> U
 
 
 def _ticks(length: int, *, disparity_min: float, disparity_max: float) -> Iterator[tuple[int, str]]:
-    """Yield columns of a colour bar and their metres: both ends, and round numbers wherever there is room."""
+    """Yield columns of a colour bar and their metres: both ends, and round numbers."""
     taken: list[tuple[float, float]] = []
     ratio = disparity_max / disparity_min if disparity_min > 0 else math.inf
     digits = max(3, 2 - math.floor(math.log10(ratio - 1))) if 1 + 1e-9 < ratio < math.inf else 3

@@ -1,4 +1,4 @@
-"""The index of a collection: its clips as a sequence that keeps arrays, and makes a Clip when one is asked for.
+"""A collection's index: clips as a sequence over arrays, each made when asked for.
 
 Of a clip the arrays keep the key, the offset, and 8 bytes a frame: its length in the tar and its checksum. That is half
 a kibibyte for 64 frames, where a ClipEntry takes five.
@@ -110,7 +110,7 @@ class ClipIndex(Sequence[Clip]):
         return f"<ClipIndex: {len(self)} clips of {len(self._places)} shards>"
 
     def datasets(self) -> list[tuple[str, int]]:
-        """Return the data set and the number of clips of each stretch of shards of one data set, in order."""
+        """Return data set and number of clips of each stretch of shards of one data set."""
         counts = np.diff(self.shard_ends, prepend=0).tolist()
         pairs = zip((dataset for dataset, _, _ in self._places), counts, strict=True)
         grouped = itertools.groupby(pairs, key=lambda pair: pair[0])

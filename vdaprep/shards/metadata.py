@@ -1,4 +1,4 @@
-"""The metadata member of a clip: its frames, their cameras, how depth and differences are coded."""
+"""A clip's metadata: frames, cameras, how depth and differences are coded."""
 
 import dataclasses
 import math

@@ -22,7 +22,7 @@ _LOSES = re.compile(r"[^A-Za-z0-9_/-]|--|[/-]{2}|^[/-]|[/-]$")  # more than the 
 
 
 def clip_key(dataset: str, trajectory: str, first_frame: int, *, alike: bool = False) -> str:
-    """Name a clip `{dataset}-{trajectory}-{first frame}`: lower case, `[a-z0-9_-]`, at most 80 characters.
+    """Name a clip `{dataset}-{trajectory}-{first frame}`: `[a-z0-9_-]`, at most 80.
 
     A name that is longer, or that loses more than the case of its letters and `/`, ends in eight hexadecimal digits of
     the full name's SHA-256; so does one that is `alike`: another trajectory's comes out the same (`find_alike`).
@@ -32,7 +32,7 @@ def clip_key(dataset: str, trajectory: str, first_frame: int, *, alike: bool = F
 
 
 def clip_keys(dataset: str, trajectory: str, first_frame: int) -> set[str]:
-    """Return the keys that a clip may have: with the hash or without, as names with losses had none once."""
+    """Return the keys that a clip may have: with the hash or, as once, without."""
     return {_key(dataset, trajectory, first_frame, hashed=hashed) for hashed in (False, True)}
 
 
@@ -60,7 +60,7 @@ def member_name(key: str, frame: int | None, kind: str) -> str:
 
 
 def member_kind(name: str) -> tuple[str, int | None, str]:
-    """Split a member's name into (key, frame or None, kind); raises ShardError for a name outside the contract."""
+    """Split a member's name into (key, frame or None, kind); ShardError for any other."""
     match = _MEMBER.match(name)
     if match is None:
         raise ShardError(f"member {name!r}: not a name of schema version {SCHEMA_VERSION}.")

@@ -57,7 +57,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class StoredFrame:
-    """The members of one frame by kind (`rgb.jpg`, `depth.zst`, `diff.zst`), each decoded when it is asked for."""
+    """A frame's members by kind (`rgb.jpg`, `depth.zst`, `diff.zst`), decoded when asked."""
 
     key: str
     """Name of the clip."""
@@ -173,7 +173,7 @@ class Clip:
         )
 
     def frames(self, first: int = 0, count: int | None = None) -> Iterator[StoredFrame]:
-        """Yield stored frames in order, read in pieces of PIECE_BYTES; raises ShardError as `read` does."""
+        """Yield stored frames in order, read in pieces of PIECE_BYTES; raises as `read`."""
         meta = self.meta
         stop = self.num_frames if count is None else first + count
         while first < stop:
@@ -190,7 +190,7 @@ class Clip:
         return several
 
     def read_range(self, start: int, stop: int) -> bytes:
-        """Return the tar's bytes from `start` to `stop`, fewer only where it ends; they are not checked.
+        """Return the tar's bytes from `start` to `stop`, fewer only at its end, unchecked.
 
         Those of a cache are, and if they are wrong the shard is fetched once more. Raises ShardError, naming the tar
         and the clip, where they cannot be read: of a server, after several tries.
@@ -241,7 +241,7 @@ def load_meta(clip: Clip) -> ClipMeta:
 
 
 def read_stored(clip: Clip, first: int, count: int, *, meta: ClipMeta) -> list[StoredFrame]:
-    """Read the members of consecutive frames, with one read, and compare them with their checksums."""
+    """Read consecutive frames' members, with one read, and compare their checksums."""
     data = clip.read_range(*clip.entry.frame_range(first, count))
     clip.entry.check_frames(data, first=first, count=count, where=str(clip.tar))
     where = clip.where
@@ -272,7 +272,7 @@ class WindowArrays:
 def window_shapes(
     meta: ClipMeta, num_frames: int, *, where: str, limit: int = MAX_WINDOW_BYTES
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]:
-    """Return the shapes of WindowArrays' rgb, depth_planes and differences for so many frames of a clip, `where`.
+    """Return the shapes of WindowArrays' rgb, depth_planes, differences for a window.
 
     Raises ShardError for a window of more than `limit` bytes.
     """
@@ -284,7 +284,7 @@ def window_shapes(
 
 
 def read_window(clip: Clip, frames: range, *, out: WindowArrays) -> Bool[np.ndarray, " t"]:
-    """Unpack a window into `out` with one read of its bytes; returns whose differences are valid.
+    """Unpack a window into `out` with one read; returns which differences are valid.
 
     A frame's difference is the sum over the frames since the window's frame before it, and valid if all of those are;
     at a stride above 1 those of the first frame lie before the window and are not read: it is never valid. Raises
@@ -335,7 +335,7 @@ def check_tar(tar: StoragePath, record: ShardRecord) -> None:
 
 
 def check_size(tar: StoragePath, record: ShardRecord) -> None:
-    """Compare a tar's size with its record; raises ShardError if it differs or if there is no tar."""
+    """Compare a tar's size with its record; raises ShardError if it differs."""
     if not is_file(tar):
         raise ShardError(f"{tar}: is missing, though its record is there; run convert again.")
     size = size_of(tar)
@@ -344,7 +344,7 @@ def check_size(tar: StoragePath, record: ShardRecord) -> None:
 
 
 class TarPass:
-    """One pass through a tar, front to back, that hashes every byte, also those that are not asked for."""
+    """One pass through a tar, front to back, that hashes every byte."""
 
     def __init__(self, tar: StoragePath, file: io.BufferedReader) -> None:
         self.tar = tar
@@ -353,7 +353,7 @@ class TarPass:
         self._sha256 = hashlib.sha256()
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return the bytes [start, stop), fewer where the tar ends; raises ShardError for passed ones."""
+        """Return bytes [start, stop), fewer at the tar's end; raises ShardError for passed ones."""
         if start < self._position:
             raise ShardError(f"{self.tar}: two clips of the record share byte {start}.")
         self.go_to(start)
@@ -378,6 +378,6 @@ class TarPass:
 
 
 def check_sum(reading: TarPass, record: ShardRecord) -> None:
-    """Read a tar to its end and compare its SHA-256 with its record; raises ShardError if they differ."""
+    """Read a tar to its end and compare its SHA-256; raises ShardError if it differs."""
     if reading.sha256() != record.tar_sha256:
         raise ShardError(f"{reading.tar}: its SHA-256 is not the one in its record; the shard is damaged.")

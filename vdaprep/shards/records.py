@@ -26,7 +26,7 @@ _DAMAGED = "the shard is damaged: vdaprep repair makes it again."
 
 @dataclass(frozen=True)
 class ClipEntry:
-    """Where a clip lies in its tar, with checksums that tell a window to be whole without the rest of the shard."""
+    """Where a clip lies in its tar, with checksums by which a window is found whole."""
 
     key: str
     """Name of the clip."""
@@ -83,7 +83,7 @@ class ClipEntry:
             raise ShardError(f"{where}: the metadata of clip {self.key} differs from its checksum; {_DAMAGED}")
 
     def check_frames(self, data: _Data, *, first: int, count: int, where: str) -> None:
-        """Compare the bytes of `frame_range` with their checksums; raises ShardError naming the frame."""
+        """Compare `frame_range`'s bytes with their checksums; ShardError names the frame."""
         start, stop = self.frame_range(first, count)
         if len(data) != stop - start:
             raise ShardError(f"{where}: ends inside clip {self.key}; {_DAMAGED}")
@@ -307,7 +307,7 @@ def _source(fields: Fields) -> Mapping[str, Any]:
 
 
 def _options(document: Document) -> Mapping[str, Any]:
-    """Return the options of a conversion, of which those that are compared with numbers are numbers."""
+    """Return a conversion's options, those compared with numbers as numbers."""
     options = document.mapping("options")
     for name in ("short_side", "clip_frames", "frame_stride"):
         options.optional_integer(name, 1, 2**31)

@@ -1,4 +1,4 @@
-"""USTAR: the writer of shards, which hashes what it writes, and the reader of any stretch of one."""
+"""USTAR: the writer of shards, which hashes, and the reader of a stretch of one."""
 
 import hashlib
 import tarfile
@@ -21,7 +21,7 @@ _FIXED_SUM = sum(_OWNER + _TIME + _REST) + 8 * ord(" ")  # a header's own sum co
 
 
 class TarWriter:
-    """Writes USTAR members with mtime, uid and gid 0 and mode 0644, so that equal clips are equal bytes.
+    """Writes USTAR members alike (time and ids 0, mode 0644): equal clips, equal bytes.
 
     `offset` is the number of bytes so far, `members` and `bytes` count the members and their bytes by kind.
     """
@@ -39,7 +39,7 @@ class TarWriter:
         return self._sha256.hexdigest()
 
     def add(self, key: str, frame: int | None, members: tuple[tuple[str, bytes], ...]) -> int:
-        """Append members, (kind, bytes), of a frame or of the clip (None); raises what the file raises.
+        """Append members, (kind, bytes), of a frame or of the clip (None); raises as the file.
 
         Returns the CRC-32 of the bytes that were written.
         """
@@ -63,7 +63,7 @@ class TarWriter:
 
 
 def header(name: str, size: int) -> bytes:
-    """Return the block before a member, in a fraction of the time that `tarfile` takes for the same one."""
+    """Return the block before a member, in a fraction of the time `tarfile` takes."""
     encoded, octal = name.encode("ascii"), b"%011o\x00" % size
     assert len(encoded) <= _NAME_BYTES  # schema sees to it
     assert len(octal) == 12  # no member has 8 GiB
@@ -84,7 +84,7 @@ class Member:
 
 
 def split_members(data: bytes, *, where: str) -> list[Member]:
-    """Cut a stretch of a USTAR file, headers and padding included, into its members: bytes, whatever their names.
+    """Cut a stretch of a USTAR file, headers and padding included, into its members.
 
     `tarfile`, and with it webdataset, takes a tenth of a second for a thousand frames, all of it under the
     interpreter's lock, which the threads that unpack and the training itself would wait for. Raises ShardError naming

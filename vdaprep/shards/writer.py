@@ -29,7 +29,7 @@ class EncodedClip:
 
 
 def write_clip(tar: TarWriter, clip: EncodedClip) -> tuple[ClipEntry, int]:
-    """Append a clip; returns its entry in the record, and how many of its pixels were nearer than near_m."""
+    """Append a clip; returns its entry, and how many pixels were nearer than near_m."""
     start = tar.offset
     checksums = [tar.add(clip.key, None, (("json", clip.meta.to_bytes()),))]
     frame_offsets: list[int] = []
@@ -78,7 +78,7 @@ def write_shard(
 
 
 def _counted(clips: Iterable[EncodedClip], clamped_far: Counter[str]) -> Iterator[EncodedClip]:
-    """Yield clips; adds the pixels beyond the far end of those that have some to the count of their trajectory."""
+    """Yield clips, adding pixels beyond the far end to their trajectory's count."""
     for clip in clips:
         if clip.clamped_far:
             clamped_far[clip.meta.trajectory] += clip.clamped_far

@@ -36,7 +36,7 @@ class Source(Protocol):
         ...
 
     def read_cameras(self, trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
-        """Read a trajectory's intrinsics and poses; a bad pose is a problem of its frame, not an error."""
+        """Read a trajectory's intrinsics and poses; a bad pose is its frame's problem."""
         ...
 
     def read_rgb(self, files: FrameFiles, reader: Reader) -> RgbImage:
@@ -44,12 +44,12 @@ class Source(Protocol):
         ...
 
     def read_depth(self, files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
-        """Read a frame's depth in metres along z, nan unknown, inf sky; raises FrameError if it cannot be used."""
+        """Read a frame's depth in metres along z, nan unknown, inf sky; raises FrameError."""
         ...
 
 
 def names() -> list[str]:
-    """List the data sets, sorted; a module's underscores are hyphens in the data set's name; `_manifest` is none."""
+    """List the data sets, sorted: modules but those with `_` first, hyphens for underscores."""
     found = (module.name for module in pkgutil.iter_modules(__path__))
     return sorted(name.replace("_", "-") for name in found if not name.startswith("_"))
 

@@ -42,7 +42,7 @@ class Manifest:
     """Files of the data set that are not converted: globs of lower-case paths that begin with `/`."""
 
     def depth_spec(self, *, relative_error: float, unit_m: int | float | None = None) -> DepthSpec:
-        """Return the depth code of this data set; `relative_error` counts only for the kind that has one.
+        """Return this data set's depth code; `relative_error` counts only where it has one.
 
         `unit_m` is what the user says a unit of integer depth is: integers are kept, then. Raises UsageError if the
         data set knows its own.
@@ -58,7 +58,7 @@ class Manifest:
         return next(version for version in self.versions if version["name"] == name)
 
     def split_of(self, trajectory: str, *, splits: str) -> str:
-        """Return the split of a trajectory in the split set `splits`; raises UsageError if there is no such set."""
+        """Return a trajectory's split in the split set `splits`; UsageError without that set."""
         if splits not in self.splits:
             known = ", ".join(sorted(self.splits))
             raise UsageError(f"--splits {splits}: {self.title} has no such split set; known: {known}.")
@@ -69,7 +69,7 @@ class Manifest:
 
 
 def overview(facts: Manifest) -> list[dict[str, Any]]:
-    """Return a line for each version, one without numbers if there is none; what is not known is None.
+    """Return a line for each version, or one without numbers; None for what is unknown.
 
     `download_gb` and `shards_gb` are in 10^9 bytes; the latter is an estimate at the default options.
     """
@@ -99,7 +99,7 @@ def matches(trajectory: str, globs: tuple[str, ...]) -> bool:
 
 @functools.cache
 def load(name: str) -> Manifest:
-    """Read the manifest of the data set `name`; raises UsageError, listing the known ones, if there is none."""
+    """Read the manifest of a data set; raises UsageError, listing the known ones."""
     path = _folder() / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in _folder().glob("*.toml")))

@@ -1,4 +1,4 @@
-r"""Tables of text whose rows belong to frames by position: rows are parsed, and counted before they are matched.
+r"""Tables of text whose rows belong to frames by position: parsed, then counted.
 
 A row is a line that holds anything but a comment: blank lines, what follows `#`, and a first row of words alone (a
 header) are none, as for `numpy.loadtxt`. Lines end in `\n`, `\r\n`, `\r` or `\r\r\n`; a byte order mark is dropped.
@@ -57,7 +57,7 @@ def read_rows(data: bytes, location: Location) -> list[Row]:
 
 
 def without_header(rows: Sequence[Row]) -> Sequence[Row]:
-    """Drop a first row of words, none of which is a number or begins as one does, such as `1,5` and `0.5;0.5`."""
+    """Drop a first row of words, none of which begins as a number does, as `1,5` would."""
     is_header = bool(rows) and not any(map(_BEGINS_AS_NUMBER.match, rows[0].words))
     return rows[1:] if is_header else rows
 

@@ -1,4 +1,4 @@
-"""Which file of a raw tree is which frame's: a slot (trajectory, kind, frame number) holds one file of one copy.
+"""Which raw file is which frame's: (trajectory, kind, frame number) holds one file.
 
 A source says what the files of a folder are (`Folder`); `gather` goes through the tree once. A trajectory takes its
 frames of one kind from one root, the folder that the copy lies in; images and depth maps may have different ones, as
@@ -109,7 +109,7 @@ class Claims:
         return self._frames.get(kind, {})
 
     def _roots(self) -> dict[str, str]:
-        """Choose the root of images and that of depth maps: those that have most frames in common, one if possible."""
+        """Choose the roots of images and depth maps that share most frames, one if possible."""
         rgb, depth = self._of("rgb"), self._of("depth")
         if not (rgb and depth):
             return {
@@ -182,7 +182,7 @@ def _first(preferred: Iterable[str], there: Mapping[str, object]) -> str:
 
 
 def _form(location: Location) -> tuple[str, int]:
-    """Return what the names of a trajectory's files have in common: the ending, and how long they are."""
+    """Return what a trajectory's files' names have in common: ending and length."""
     name = location.member.rpartition("/")[2]
     return name.rpartition(".")[2], len(name)
 

@@ -39,7 +39,7 @@ class _Files(FrameFiles):
 
 
 def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
-    """List the folders that hold `rgb`, by their paths below the root; every frame that has a file is listed.
+    """List the folders that hold `rgb`, by paths below the root, with all their frames.
 
     Raises UsageError if there is depth in PNG without a unit, or a unit without depth in PNG.
     """
@@ -72,7 +72,7 @@ def _with_unit(found: Trajectory, unit_m: float | None) -> Trajectory:
 
 
 def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
-    """Read `intrinsics.txt` (one row, or one a frame) unless `options` has intrinsics, and `camera_to_world.txt`."""
+    """Read `intrinsics.txt` (one row, or one a frame), if needed, and poses."""
     count = len(trajectory.frames)
     problems: dict[int, str] = {}
     if options.intrinsics is not None:
@@ -135,7 +135,7 @@ def read_rgb(files: FrameFiles, reader: Reader) -> RgbImage:
 
 
 def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
-    """Read `depth/000000.npy`, metres: inf is sky, nan and what is not positive is unknown; or `.png`, 16 bits.
+    """Read `depth/000000.npy`, metres (inf sky, nan and <= 0 unknown), or 16-bit `.png`.
 
     There, 0 is unknown and 65535, farther than the integers go, is sky.
     """

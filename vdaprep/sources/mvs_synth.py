@@ -1,4 +1,4 @@
-"""MVS-Synth: PNG frames, half-float depth in EXR, one JSON of the camera a frame; 540, 720 or 1080 lines.
+"""MVS-Synth: PNG frames, half-float EXR depth, a camera JSON a frame; 540 to 1080.
 
 Lengths are in units of 0.1 m. Extrinsics are world-to-camera with det(R) = -1: the camera's axes are OpenCV's, the
 world is left-handed; mirroring the world's y makes it right-handed and leaves relative poses as they are.
@@ -41,7 +41,7 @@ _log = logging.getLogger("vdaprep")
 
 
 def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
-    """List trajectories `0000`; where a tree holds one in several folders (sizes), all are called `GTAV_540/0000`."""
+    """List trajectories `0000`; in trees of several sizes, `GTAV_540/0000`."""
     claims, others = gather(tree, functools.partial(_folder, top=tree.root.resolve().name))
     usable = [item for item in claims if item.has("rgb", "depth")]
     several = len({item.name.rpartition("/")[2] for item in usable}) < len(usable)
@@ -88,7 +88,7 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
 
 
 def _known_size(intrinsics: Float64[np.ndarray, "n 4"]) -> tuple[int, int] | None:
-    """Return the size of images that the manifest has and the principal points are in the middle of."""
+    """Return the manifest's size of images that principal points are in the middle of."""
     for width, height in (version["size"] for version in _manifest.load("mvs-synth").versions):
         if not (np.abs(intrinsics[:, 2:] - (width / 2, height / 2)) > _NEAR_PX).any():  # nan is not far off
             return width, height
@@ -138,7 +138,7 @@ def _numbers(camera: Mapping[str, Any], key: str, shape: tuple[int, ...], locati
 
 
 def _holds_numbers(value: Any) -> bool:
-    """Tell whether JSON is a number, or lists of such: numpy would take true and texts for numbers, too."""
+    """Tell whether JSON is numbers or lists of such; numpy would take true and texts."""
     if isinstance(value, list):
         return all(map(_holds_numbers, cast("list[Any]", value)))
     return type(value) in (int, float)
@@ -164,7 +164,7 @@ _OF_OLD_COPY = {"f_x as given": 1.0, "f_x times 810/1920": 810 / 1920, "f_x time
 
 
 def _centre_old_copy(intrinsics: Float64[np.ndarray, "n 4"], trajectory: Trajectory, reader: Reader) -> bool:
-    """Tell whether this is an old copy of GTAV_540; its c_x is put, in place, into the middle of its images.
+    """Tell whether this is an old GTAV_540, whose c_x is put, in place, into the middle.
 
     They are 810 or 960 pixels wide, c_x is the middle of 810 or of 960 pixels, whatever the images are, and f_x is of
     1920, 960 or 810 pixels.
@@ -184,7 +184,7 @@ def _centre_old_copy(intrinsics: Float64[np.ndarray, "n 4"], trajectory: Traject
 
 
 def _image_width(trajectory: Trajectory, reader: Reader) -> int | None:
-    """Return the width of the first image that can be read; None if there is none, then no frame is usable."""
+    """Return the first readable image's width; None if there is none."""
     for files in trajectory.frames:
         try:
             if files.rgb is not None:

@@ -1,4 +1,4 @@
-"""TartanAir: PNG frames, float depth in npy (v1) or packed in PNGs (v2), poses in a text file; folders or zips."""
+"""TartanAir: PNG frames, depth in npy (v1) or PNGs (v2), poses as text; folders or zips."""
 
 import functools
 import re
@@ -26,7 +26,7 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a version names its files: its number in the manifest, its levels, its camera, the ending of depth maps."""
+    """How a version names its files: number in the manifest, levels, camera, depth's ending."""
 
     version: str
     levels: str
@@ -35,7 +35,7 @@ class _Layout:
 
     @functools.cached_property
     def folder(self) -> re.Pattern[str]:
-        """Match a folder: its root, env, level, number, and the kind of its frames unless it is the trajectory's."""
+        """Match a folder: root, env, level, number, and its frames' kind."""
         return re.compile(
             rf"^(?:(?:(?P<root>.*)/)?(?P<env>[^/]+)/)?(?P<level>{self.levels})/(?P<number>P\d{{3}})"
             rf"(?:/(?P<kind>image|depth)_{self.camera})?$"
@@ -67,13 +67,13 @@ _NED_TO_OPENCV = [1, 2, 0, 4, 5, 3, 6]
 
 
 def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
-    """List trajectories `ENV/LEVEL/P000`, wherever below the root they begin; every frame that has a file is listed."""
+    """List trajectories `ENV/LEVEL/P000`, wherever they begin, with all their frames."""
     claims, others = gather(tree, functools.partial(_folder, top=tree.root.resolve().name))
     return Found(tuple(trajectory_of(item) for item in claims if item.has("rgb", "depth")), tuple(others))
 
 
 def named_by_place(archive: str, first: str) -> Sequence[str] | None:
-    """Return the names of the trajectories in `ENV/LEVEL/....zip` or `ENV_LEVEL_....zip`; None for other places.
+    """Return the trajectories' names by `ENV/LEVEL/` or `ENV_LEVEL_` of a zip, or None.
 
     Also None if `first`, the archive's first member where that is known, is of another env or level.
     """
@@ -103,7 +103,7 @@ def _folder(path: str, *, top: str) -> Folder | None:
 
 
 def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
-    """Read `pose_left.txt` (v1) or `pose_lcam_front.txt`; the renderer's own intrinsics unless `options` has others."""
+    """Read `pose_left.txt` (v1) or `pose_lcam_front.txt`, and the renderer's intrinsics."""
     count = len(trajectory.frames)
     known, size = own_camera(trajectory.layout)
     intrinsics = np.tile(np.asarray(options.intrinsics or known, np.float64), (count, 1))
@@ -114,7 +114,7 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
 
 
 def own_camera(layout: str) -> tuple[tuple[float, ...], tuple[int, int]]:
-    """Return the renderer's fx, fy, cx, cy and the size (width, height) of its images, by the name of the layout."""
+    """Return the renderer's fx, fy, cx, cy and image size (width, height), by layout."""
     facts = _manifest.load("tartanair").version(_LAYOUTS[layout].version)
     width, height = facts["size"]
     return tuple(facts["intrinsics"]), (width, height)
@@ -142,7 +142,10 @@ def _read_poses(trajectory: Trajectory, reader: Reader) -> tuple[Float64[np.ndar
 
 
 def poses_from_lines(lines: Float64[np.ndarray, "n 7"]) -> Float64[np.ndarray, "n 4 4"]:
-    """Turn `tx ty tz qx qy qz qw` (camera-to-world, x forward, y right, z down) into camera_to_world in OpenCV axes."""
+    """Turn `tx ty tz qx qy qz qw` lines into camera_to_world in OpenCV axes.
+
+    Theirs: camera-to-world, x forward, y right, z down.
+    """
     columns = lines[:, _NED_TO_OPENCV]
     lengths = [[np.linalg.norm(row)] for row in columns[:, 3:]]  # along an axis the last bit is another
     x, y, z, w = (columns[:, 3:] / np.reshape(lengths, (-1, 1))).T

@@ -1,4 +1,4 @@
-"""Virtual KITTI 2.0.3 and 1.3.1: JPEG or PNG frames, 16-bit PNG depth in centimetres, cameras in text tables."""
+"""Virtual KITTI 2.0.3 and 1.3.1: JPEG or PNG, 16-bit PNG depth in cm, text tables."""
 
 import contextlib
 import functools
@@ -49,7 +49,7 @@ _NEAR_PX = 2.0  # intrinsics that are as near as this to the manifest's are of i
 
 
 def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
-    """List trajectories `Scene01/clone` (2.0.3) and `0001/clone` (1.3.1) of the camera that `options` names.
+    """List trajectories `Scene01/clone` (2.0.3), `0001/clone` (1.3.1) of a camera.
 
     Every frame that has a file is listed. Raises UsageError if no version, or nothing in the tree, has that camera.
     """
@@ -65,7 +65,7 @@ def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
 
 
 def _folder(path: str, *, camera: int, cameras: set[int]) -> Folder | None:
-    """Tell what a folder of either layout holds, and add the camera that its frames are of to `cameras`."""
+    """Tell what a folder of either layout holds; adds its frames' camera to `cameras`."""
     for layout, pattern in _FOLDERS.items():
         if match := pattern.match(path):
             part = match.groupdict()
@@ -128,14 +128,17 @@ def _read_poses(
 
 
 def pose_from_row(row: Float64[np.ndarray, "16"]) -> Float64[np.ndarray, "4 4"]:
-    """Turn a row-major world-to-camera matrix (OpenCV axes) into camera_to_world; raises LinAlgError if singular."""
+    """Turn a row-major world-to-camera matrix into camera_to_world.
+
+    Raises LinAlgError if it is singular.
+    """
     return np.linalg.inv(row.reshape(4, 4))
 
 
 def _read_table(
     trajectory: Trajectory, kind: str, reader: Reader, camera: int | None
 ) -> tuple[Float64[np.ndarray, "n k"], dict[int, str]]:
-    """Read each frame's row of a table, nan where there is none; `camera` None: the table has no column for it."""
+    """Read each frame's row of a table, nan without; `camera` None: no such column."""
     count = len(trajectory.frames)
     values = np.full((count, _COLUMNS[kind]), np.nan)
     location = trajectory.shared.get(kind)
@@ -161,7 +164,7 @@ def _read_table(
 def _parse_rows(
     data: bytes, location: Location, names: tuple[str, ...], *, columns: int
 ) -> tuple[dict[tuple[int, ...], list[list[float]]], str]:
-    """Parse a table whose first columns, called `names`, are whole numbers that a row is found by.
+    """Parse a table whose first columns, `names`, are whole numbers that identify a row.
 
     Returns the rows by those numbers, and what to say of lines that are no rows. Raises FrameError without a header.
     """

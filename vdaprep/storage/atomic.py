@@ -28,7 +28,7 @@ class Writer(Protocol):
 
 
 class GuardedWriter:
-    """Writes large pieces to a handle, looking at the free space before each; what goes wrong becomes a sentence.
+    """Writes large pieces to a handle, watching the free space; failures are sentences.
 
     `path` names the file in sentences; the disk of its folder is never filled beyond `floor` bytes, even by `writers`
     processes at once. Raises OutputError.
@@ -77,7 +77,7 @@ class GuardedWriter:
 
 @contextlib.contextmanager
 def as_sentence(path: Path, *, kept: str = "") -> Generator[None]:
-    """Raise OutputError, naming the path, for an OSError of the block; `kept` says what is there in spite of it."""
+    """Raise OutputError, naming the path, for the block's OSError; `kept`: what is there."""
     try:
         yield
     except OSError as error:
@@ -91,7 +91,7 @@ def write_error(error: OSError, path: Path | str) -> str:
 
 
 def system_sentence(error: OSError) -> str:
-    """Say which file the system refuses, and why, where nothing nearer to it knows what it was for."""
+    """Say which file the system refuses, and why, where nothing else knows its purpose."""
     place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     remedy = _SPACE if error.errno in (errno.ENOSPC, errno.EDQUOT) else _OTHER_REMEDY
     return f"{place}the system refuses it ({error.strerror or error}); {remedy}."
@@ -118,7 +118,7 @@ _OTHER_REMEDY = "mend that and run the same command again"
 
 
 def check_output(path: Path, *, inputs: Iterable[object] = ()) -> None:
-    """Raise OutputError unless a file can be written at a path; nothing is left there by the trial.
+    """Raise OutputError unless a file can be written at a path; leaves nothing there.
 
     Args:
         path: Where the file is to be; what is there will be replaced.
@@ -139,7 +139,7 @@ def check_output(path: Path, *, inputs: Iterable[object] = ()) -> None:
 
 
 def check_output_folder(path: Path, *, inputs: Iterable[object] = ()) -> None:
-    """Raise OutputError unless files can be written into a folder, made if need be; the trial leaves nothing there.
+    """Raise OutputError unless files can be written into a folder; leaves nothing there.
 
     Args:
         path: The folder.
@@ -239,7 +239,7 @@ def _temporary_of(path: Path) -> Path:
 
 @contextlib.contextmanager
 def new_path(path: Path) -> Generator[Path]:
-    """Yield a temporary name beside `path`, for a file or a folder that takes its place when the block ends well.
+    """Yield a temporary name beside `path`, which it takes when the block ends well.
 
     An error leaves nothing of it, and what was at `path`. The ending is kept: some writers choose the format by it.
     Raises OutputError, naming the path, for an OSError, also of the block.
@@ -257,7 +257,7 @@ def new_path(path: Path) -> Generator[Path]:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Generator[BinaryIO]:
-    """Open a temporary file that takes the name `path` once its bytes are on the disk; an error leaves nothing.
+    """Open a temporary file that takes the name `path` once its bytes are on the disk.
 
     Raises OutputError, naming the path, for an OSError, also of the block.
     """

@@ -1,4 +1,4 @@
-"""A bounded folder of whole shards, shared by processes; the least recently used are deleted first.
+"""A bounded folder of whole shards, shared by processes; least recently used go first.
 
     vdatrain-SHA256.entry   what is noted of a shard; locked while that changes, touched when the shard is used
     vdatrain-SHA256.part    what has come of it so far
@@ -81,7 +81,7 @@ class ShardCache:
     """Tells the bytes that may still be written, as `free_bytes`."""
 
     def prepare(self) -> None:
-        """Make the folder, or bring what it holds within bounds; raises UsageError where it cannot be a cache."""
+        """Make the folder, or bring it within bounds; raises UsageError if it can be no cache."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with locked(self.folder / _ACCOUNTS, wait_s=self.wait_s):
@@ -92,7 +92,7 @@ class ShardCache:
             ) from error
 
     def choose(self, shards: Sequence["CachedTar"]) -> set[str]:
-        """Return the SHA-256 of the shards that fit together, taken in turn; says so if that is not all.
+        """Return the SHA-256 of the shards that fit together, taken in turn; warns if not all.
 
         Windows are drawn from all shards at once, so that those without room would only drive each other out.
         """
@@ -122,7 +122,7 @@ class ShardCache:
             return None
 
     def admit(self, shard: "CachedTar") -> bool:
-        """Have a shard in the cache, brought by this process or another; False if there is no room for it.
+        """Have a shard in the cache, brought by any process; False if there is no room.
 
         Raises OSError where the source cannot be read or another process stands in the way for too long, ShardError
         where what came is not what `dataset.json` lists. Whatever it raises, nothing is left behind.
@@ -170,7 +170,7 @@ class ShardCache:
         return fits or self._is_full()
 
     def _make_room(self, size: int, entries: Sequence[_Entry]) -> bool:
-        """Let entries leave, from the first on, until `size` bytes fit; False if those in use are in the way."""
+        """Delete entries from the first on until `size` bytes fit; False if those in use do not."""
         staying = list(entries)
         for entry in entries:
             if self._has_room(size, staying):
@@ -238,7 +238,7 @@ class CachedTar:
         return str(self.source)
 
     def read_range(self, start: int, stop: int) -> bytes:
-        """Return bytes as `places.read_range` does, of the source where the cache has no room; raises as `admit`."""
+        """Return bytes as `read_range` of paths does, of the source without room."""
         for _ in range(_TRIES):
             data = self.cache.read(self, start, stop)
             if data is not None:
@@ -254,7 +254,7 @@ class CachedTar:
 
 
 def open_cache(folder: str | None, *, size: str, free: str) -> ShardCache | None:
-    """Return the cache of `--cache`, `--cache-size` and `--cache-free`, made if need be; None without a folder.
+    """Return the cache of `--cache` and its options, made if need be; None without.
 
     Raises UsageError for sizes that are none, or a folder that cannot be used.
     """
@@ -274,7 +274,7 @@ def _path_of(folder: Path, sha256: str, suffix: str) -> Path:
 
 
 def _read_facts(folder: Path, sha256: str) -> _Facts:
-    """Read what is noted of a shard; facts that fit none where nothing is, or a process died while it wrote."""
+    """Read what is noted of a shard, or facts that fit none."""
     path = _path_of(folder, sha256, "entry")
     try:
         with path.open("rb") as file:
@@ -293,7 +293,7 @@ def _note(entry: BinaryIO, facts: _Facts) -> None:
 
 
 def _list_entries(folder: Path) -> list[_Entry]:
-    """List the entries, least recently used first; what a process that died was about to bring is cleared away."""
+    """List entries, least recently used first, clearing away what dead processes left."""
     names = {match[1] for path in folder.iterdir() if (match := _OWN.match(path.name))}
     entries = [entry for name in names if (entry := _entry(folder, name))]
     staying = [entry for entry in entries if entry.is_whole or not _evict(folder, entry)]

@@ -1,4 +1,4 @@
-"""Text from outside (JSON, TOML, lines): read once, checked once, so that any surprise is one sentence.
+"""Text from outside (JSON, TOML, lines), read and checked once: a surprise is a sentence.
 
     document = parse_json(data, where=str(path))
     name, scale = document.name("dataset"), document.number("scale", 0, 10)
@@ -44,7 +44,7 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class DocumentError(VdakitError):
-    """A document from outside is not what it should be; `reason` is the sentence without the document's name."""
+    """A document from outside is not as it should be; `reason` lacks the document's name."""
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(f"{where}: {reason}")
@@ -67,7 +67,7 @@ def name_problem(text: str, *, at_most: int = MAX_NAME_BYTES) -> str | None:
 
 
 def path_problem(text: str) -> str | None:
-    """Say what keeps a text from being a trajectory's name: names joined by `/`; None if nothing does."""
+    """Say what keeps a text from being a trajectory's name, parts joined by `/`, or None."""
     if text.startswith("/"):
         return "leads to another folder"
     if found := next(
@@ -79,7 +79,7 @@ def path_problem(text: str) -> str | None:
 
 
 def stand_in(head: bytes) -> str:
-    """Tell by a file's first bytes what came instead of it; empty if they are not known to be anything of that kind.
+    """Tell by first bytes what came instead of a file; empty if that is not known.
 
     Returns:
         `nothing` (an empty file), `zeros`, `web page`, `XML` or `git-lfs pointer`.
@@ -101,7 +101,7 @@ _STAND_INS = {
 
 
 class Fields:
-    """The fields of a document, or of an object within it; every accessor raises DocumentError for any surprise.
+    """A document's fields, or an object's in it; accessors raise DocumentError.
 
     Accessors refuse a field that is missing; those called `optional_...` return None for one that is missing or null.
     """
@@ -128,7 +128,7 @@ class Fields:
         return value
 
     def text(self, key: str, *, at_most: int = MAX_TEXT_LENGTH) -> str:
-        """Return text, whatever its characters: show it through `vdaprep.cli.output`, make no path of it."""
+        """Return any text: show it through `vdaprep.cli.output`, make no path of it."""
         value = self.get(key, str, "text")
         if len(value) > at_most:
             self.fail(key, f"has {len(value)} characters, expected at most {at_most}")
@@ -139,7 +139,7 @@ class Fields:
         return self._checked(key, name_problem)
 
     def path_name(self, key: str) -> str:
-        """Return a name of one or more parts, joined by `/`, as trajectories have, that stays below its folder."""
+        """Return a name of parts joined by `/`, as trajectories have, that stays in its folder."""
         return self._checked(key, path_problem)
 
     def sha256(self, key: str) -> str:
@@ -215,7 +215,7 @@ class Fields:
         return self.list(key, at_most=at_most)
 
     def names(self, of: str, *, problem_of: Callable[[str], str | None] = name_problem) -> "list[str]":
-        """Return the names of all fields, each `of` something; `problem_of` says what keeps a text from being one."""
+        """Return all fields' names, each `of` something; `problem_of` says what is no name."""
         for key in self.values:
             if problem := problem_of(key):
                 self.fail(key, f"is no name of {of}: it {problem}")
@@ -392,7 +392,7 @@ def parse_toml(data: bytes, *, where: str, limit: int = MAX_SMALL_DOCUMENT_BYTES
 
 
 def read_text_lines(data: bytes, *, where: str, limit: int = MAX_DOCUMENT_BYTES) -> list[str]:
-    r"""Return the lines of a text file, ends removed: of `\n`, `\r\n` and `\r` each ends a line, nothing else does.
+    r"""Return a text file's lines, which `\n`, `\r\n` and `\r` end, without these.
 
     Raises:
         DocumentError: The file is not UTF-8, with or without a byte order mark.
@@ -404,7 +404,7 @@ def read_text_lines(data: bytes, *, where: str, limit: int = MAX_DOCUMENT_BYTES)
 
 
 def decode_text(data: bytes, *, where: str) -> str:
-    """Decode UTF-8, a byte order mark removed; raises DocumentError for other encodings and for bytes of zero.
+    """Decode UTF-8 without its byte order mark; DocumentError for others and for zeros.
 
     Also for what came instead of a file: a web page, a message of a server, a pointer of git-lfs.
     """
@@ -441,7 +441,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _check_values(value: object, *, where: str) -> None:
-    """Raise DocumentError for nesting that is too deep and for numbers that a float64 cannot hold."""
+    """Raise DocumentError for deep nesting, and for numbers that no float64 can hold."""
     level: list[Collection[object]] = [[value]]
     for _ in range(MAX_DEPTH + 1):
         below: list[Collection[object]] = []

@@ -1,4 +1,4 @@
-"""Web servers, of which only GET is expected; some of them send no parts of files, some list no folders."""
+"""Web servers, by GET alone; some send no parts of files, some list no folders."""
 
 import errno
 import sys
@@ -115,7 +115,7 @@ class HttpServer:
             reply.release()
 
     async def _links(self, url: str) -> list[str]:
-        """Return the names in a folder's page, those of folders with a slash; none where there is no such page."""
+        """Return the names in a folder's page, folders with a slash; none without a page."""
         try:
             reply = await self._get(url, 0, None)
         except aiohttp.ClientResponseError as error:
@@ -163,7 +163,7 @@ async def _receive(reply: aiohttp.ClientResponse, size: int | None) -> bytes:
 
 @contextmanager
 def _explained() -> Generator[None]:
-    """Raise TransientError, or OSError with a reason that shows no secrets, for whatever a request ends with."""
+    """Raise TransientError, or OSError without secrets, for what a request ends with."""
     try:
         yield
     except aiohttp.ClientResponseError as error:

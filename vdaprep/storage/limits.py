@@ -1,4 +1,4 @@
-"""How much memory one input may cost, checked on sizes that headers state, before anything is decoded or allocated."""
+"""How much memory an input may cost, checked on headers' sizes before decoding."""
 
 from vdaprep.errors import VdakitError
 
@@ -17,7 +17,7 @@ MAX_SMALL_DOCUMENT_BYTES = 4 << 20
 
 
 class LimitError(VdakitError):
-    """An input asks for more memory than one of its kind may take; `reason` is the sentence without the file."""
+    """An input asks for more memory than its kind may take; `reason` lacks the file."""
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(f"{where}: {reason}" if where else reason)
@@ -50,7 +50,7 @@ def check_pixels(width: int, height: int, *, where: str = "") -> None:
 
 
 def check_window(size: int, *, where: str = "", limit: int = MAX_WINDOW_BYTES) -> None:
-    """Refuse to decode a window of frames that takes more than `limit` bytes; raises LimitError naming `where`."""
+    """Refuse to decode a window that takes over `limit` bytes; raises LimitError."""
     if size > limit:
         raise LimitError(
             where,

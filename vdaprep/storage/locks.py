@@ -1,4 +1,4 @@
-"""Locks between processes: flocks on files, which end with whoever has them, and lock objects in a store.
+"""Locks between processes: flocks on files, and lock objects in a store.
 
 A store has no locks, so a small object that is only written where there is none stands in for one. It is there until
 its holder deletes it: one that was killed leaves it, and a user who knows that breaks it (`--break-lock`).
@@ -35,7 +35,7 @@ _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # how file systems
 
 
 def try_lock(file: BinaryIO | int, *, shared: bool) -> bool:
-    """Lock an open file until it is closed, alone or with all others that ask for `shared`; False if it is taken."""
+    """Lock an open file until closed, alone or `shared`; False if it is taken."""
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -44,7 +44,7 @@ def try_lock(file: BinaryIO | int, *, shared: bool) -> bool:
 
 
 def try_open_locked(path: Path, *, shared: bool = False) -> BinaryIO | None:
-    """Open a file for writing, made if need be, and lock it until it is closed; None if it is taken.
+    """Open a file for writing and lock it until closed; None if it is taken.
 
     Raises OSError for a symbolic link, and where it cannot be made.
     """
@@ -64,7 +64,7 @@ def try_open_locked(path: Path, *, shared: bool = False) -> BinaryIO | None:
 
 
 def has_name(file: BinaryIO, path: Path) -> bool:
-    """Tell whether an open file still has its name: if it was deleted before it was locked, others lock another one."""
+    """Tell whether an open file still has its name: a deleted one's lock is no lock."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat(follow_symlinks=False))
     except FileNotFoundError:
@@ -131,7 +131,7 @@ def owned(folder: Path, *, name: str, sentence: Callable[[str], str]) -> Generat
 
 
 def _open_alone(path: Path) -> BinaryIO | None:
-    """Open and lock a file in a folder that is made if need be, and write into it whose it is; None if it is taken."""
+    """Open and lock a file, made if need be, and write whose it is; None if taken."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -157,7 +157,7 @@ def _read(path: Path) -> bytes:
 
 
 class ObjectLock:
-    """A lock object in a store: who has it, where and since when. Used from `acquire` to `release`.
+    """A lock object in a store: who has it, where and since when.
 
     `place` names what it protects in sentences.
     """
@@ -169,7 +169,7 @@ class ObjectLock:
         self._content = _this_process(token=uuid.uuid4().hex)
 
     def acquire(self, *, break_lock: bool) -> None:
-        """Get the lock, which another's is deleted for if `break_lock`; raises UsageError, saying who has it."""
+        """Get the lock, with `break_lock` another's; raises UsageError, saying who has it."""
         if break_lock:
             self._store.delete(self._url)
         if not self._store.create(self._url, self._content):

@@ -1,4 +1,4 @@
-"""A folder that one program writes into, on a disk or in a store: a file is complete under its name or not there."""
+"""A folder that one program writes into, on disk or in a store, file by whole file."""
 
 import contextlib
 import re
@@ -20,7 +20,7 @@ _LOCK = ".vdaprep-lock"
 
 @runtime_checkable
 class OutputDir(Protocol):
-    """A folder that one conversion writes into; names are paths below it, `train/shard-0001.tar`."""
+    """A folder that one conversion writes into; names are paths, `train/shard-0001.tar`."""
 
     def path(self, name: str = "") -> StoragePath:
         """Return where a file lies, or the folder itself."""
@@ -31,7 +31,7 @@ class OutputDir(Protocol):
         ...
 
     def names(self, pattern: str, *patterns: str) -> list[str]:
-        """List the files whose whole names match one of the patterns, where `*` matches no slash, sorted."""
+        """List the files whose whole names match a pattern, `*` matching no slash, sorted."""
         ...
 
     def size(self, name: str) -> int | None:
@@ -43,7 +43,7 @@ class OutputDir(Protocol):
         ...
 
     def new_file(self, name: str) -> AbstractContextManager[Writer]:
-        """Write a file that appears under its name, flushed to the disk, when the block ends without an error.
+        """Write a file that appears under its name, flushed, when the block ends well.
 
         Raises OutputError where it cannot be stored; nothing is left then.
         """
@@ -54,7 +54,7 @@ class OutputDir(Protocol):
         ...
 
     def lock(self, *, part: str | None = None) -> AbstractContextManager[None]:
-        """Hold the only right to write here, or, together with the writers of other parts, to write this part.
+        """Hold the right to write here, alone, or, with other parts' writers, this part.
 
         What dead runs left unfinished is removed first. Raises UsageError if another process holds the right.
         """
@@ -62,7 +62,7 @@ class OutputDir(Protocol):
 
 
 def open_output(place: str, *, min_free: int = 0, writers: int = 1, break_lock: bool = False) -> OutputDir:
-    """Return the output at a path or URL that `writers` processes write into at once; see LocalOutput, RemoteOutput.
+    """Return the output at a path or URL for `writers` processes that write at once.
 
     Raises UsageError for a URL that nothing can be written to.
     """
@@ -82,7 +82,7 @@ def write_file(output: OutputDir, name: str, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class LocalOutput:
-    """A folder on a disk that is never filled beyond `min_free` bytes, even by `writers` processes at once.
+    """A folder on a disk of which `min_free` bytes stay free.
 
     Whoever writes holds a lock, on the folder's lock file as on each temporary file: a lock ends with its process, so a
     file that is not locked was left by a dead one. Files are locked, not folders, which network file systems cannot.
@@ -146,7 +146,7 @@ class LocalOutput:
 
     @contextlib.contextmanager
     def lock(self, *, part: str | None = None) -> Generator[None]:
-        """See OutputDir. Those who write parts share the folder's lock, and each holds the one of its part."""
+        """See OutputDir. Writers of parts share the folder's lock; each holds its part's."""
         with as_sentence(self.folder, kept=KEPT):
             make_folder(self.folder)
         with contextlib.ExitStack() as held:

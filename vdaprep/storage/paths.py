@@ -81,7 +81,7 @@ StoragePath = Path | RemotePath
 
 
 def open_path(text: str | Path) -> StoragePath:
-    """Return the path or URL that a user gave; nothing is looked up. Raises UsageError for what cannot be a URL."""
+    """Return the path or URL that a user gave; raises UsageError for no URL."""
     text = str(text).removeprefix("file://")
     if not is_url(text):
         return Path(text)
@@ -101,7 +101,7 @@ def sort_paths(paths: Iterable[StoragePath]) -> list[StoragePath]:
 
 
 def list_files(folder: StoragePath, *patterns: str) -> list[StoragePath]:
-    """List the files below a folder whose names match one of the patterns, sorted; none if there is no such folder.
+    """List a folder's files whose names match a pattern, sorted; none without a folder.
 
     Raises ShardError if a server refuses that, DataError if it does not answer.
     """
@@ -144,13 +144,13 @@ def size_of(path: StoragePath) -> int | None:
 
 
 def read_bytes(path: StoragePath) -> bytes:
-    """Return what a small file holds; raises FileNotFoundError, or ShardError if it cannot be read."""
+    """Return a small file's bytes; raises FileNotFoundError, or ShardError if unreadable."""
     with reading(path):
         return document_bytes(path)
 
 
 def document_bytes(path: StoragePath) -> bytes:
-    """Return what a small file holds; raises OSError if it cannot be read or has more than MAX_DOCUMENT_BYTES."""
+    """Return a small file's bytes; raises OSError, also beyond MAX_DOCUMENT_BYTES."""
     if isinstance(path, RemotePath):
         return path.read_bytes()
     with contextlib.closing(open_ranges(str(path))) as file:  # which refuses what is no file, and does not wait
@@ -165,7 +165,7 @@ def _document(pieces: Iterable[bytes]) -> bytes:
 
 
 def read_range(path: StoragePath, start: int, stop: int) -> bytes:
-    """Return the bytes of a file from `start` to `stop`, fewer only where it ends; of a server by one request."""
+    """Return a file's bytes from `start` to `stop`, fewer at its end; by one request."""
     if not isinstance(path, Path):
         return remote.read(path.url, start, stop)
     with path.open("rb") as file:
@@ -186,7 +186,7 @@ def stream(path: StoragePath, size: int) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def opened(path: StoragePath, *, start: int = 0, stop: int | None = None) -> Generator[io.BufferedReader]:
-    """Open a file at an offset; as much is fetched at once as there is up to `stop`, or PIECE_BYTES.
+    """Open a file at an offset, fetching up to `stop`, or PIECE_BYTES, at once.
 
     Raises ShardError, naming it, if it is missing or cannot be read, even later.
     """
@@ -203,7 +203,7 @@ def opened(path: StoragePath, *, start: int = 0, stop: int | None = None) -> Gen
 
 @contextlib.contextmanager
 def reading(path: StoragePath) -> Generator[None]:
-    """Raise ShardError, naming the path, for an OSError of the block other than FileNotFoundError.
+    """Raise ShardError, naming the path, for the block's OSError but FileNotFoundError.
 
     Raises DataError where a server did not answer: that is no fault of the file's.
     """

@@ -63,7 +63,7 @@ class LocalFile:
 
 
 class RangeStream(io.RawIOBase):
-    """Ranges as the file object that `zipfile` and `tarfile` want; closing it leaves the Ranges open."""
+    """Ranges as the file object that `zipfile` and `tarfile` want; closes no Ranges."""
 
     def __init__(self, ranges: Ranges) -> None:
         super().__init__()
@@ -101,19 +101,19 @@ class RangeStream(io.RawIOBase):
 
 
 def buffered(ranges: Ranges) -> io.BufferedReader:
-    """Return Ranges as a file object; its small buffer serves the few bytes before a tar's header and the header."""
+    """Return Ranges as a file object with a small buffer, enough for a tar's headers."""
     return io.BufferedReader(RangeStream(ranges), buffer_size=1024)
 
 
 def open_ranges(name: str) -> Ranges:
-    """Open a path or a URL; raises OSError if there is no such file, DataError if a server does not answer."""
+    """Open a path or URL; raises OSError without a file, DataError without an answer."""
     if is_url(name):
         return RemoteFile(name)
     return LocalFile(name)
 
 
 def read_file(name: str) -> bytes:
-    """Return a whole file, a path or a URL; raises ValueError if it is larger than MAX_FILE_BYTES, and as above."""
+    """Return a whole file, path or URL; ValueError beyond MAX_FILE_BYTES, and as above."""
     ranges = open_ranges(name)
     try:
         if ranges.size > MAX_FILE_BYTES:

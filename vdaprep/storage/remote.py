@@ -1,4 +1,4 @@
-"""Files behind URLs: one interface to web servers and object stores, which asks again where a request fails."""
+"""Files behind URLs: one interface to servers and stores, which asks again on failure."""
 
 import errno
 import functools
@@ -23,10 +23,10 @@ Result = TypeVar("Result")
 
 @runtime_checkable
 class Server(Protocol):
-    """What is asked of a server, by URL and by one request each; raises TransientError, or OSError where it refuses."""
+    """What is asked of a server, one request each; raises TransientError or OSError."""
 
     def read(self, url: str, start: int, stop: int | None) -> bytes:
-        """Return the bytes from `start` to `stop`, to the end if None; fewer only where the file ends."""
+        """Return bytes of a file, by one request; OSError, UnreachableError after tries."""
         ...
 
     def stream(self, url: str, start: int, stop: int) -> Iterator[bytes]:
@@ -47,7 +47,7 @@ class Server(Protocol):
 
 
 def connect(url: str) -> Server:
-    """Return this process's connections to the server of a URL; raises UsageError for a scheme that is not known."""
+    """Return this process's connections to a URL's server; UsageError for unknown schemes."""
     parts = urlsplit(url)
     if parts.scheme in ("http", "https"):
         return _http_server(os.getpid(), retry.POLICY)
@@ -55,7 +55,7 @@ def connect(url: str) -> Server:
 
 
 def connect_store(url: str) -> "ObjectStore":
-    """Return this process's connections to an object store; raises UsageError for a URL that is of none."""
+    """Return this process's connections to an object store; UsageError for other URLs."""
     parts = urlsplit(url)
     if parts.scheme not in OBJECTS:
         raise UsageError(
@@ -90,7 +90,7 @@ def _object_store(scheme: str, bucket: str, process: int, policy: RetryPolicy) -
 
 
 def read(url: str, start: int = 0, stop: int | None = None) -> bytes:
-    """Return bytes of a file, by one request; see Server. Raises OSError, UnreachableError after several tries."""
+    """Return bytes from `start` to `stop`, None: the end; fewer only at the file's end."""
     return attempt(lambda: connect(url).read(url, start, stop))
 
 
@@ -110,7 +110,7 @@ def folders(url: str) -> list[str]:
 
 
 def stream(url: str, size: int) -> Iterator[bytes]:
-    """Yield the first `size` bytes of a file in pieces; after a failure it goes on from there. Raises as `read`."""
+    """Yield a file's first `size` bytes in pieces, resuming after a failure. Raises as `read`."""
     done, failures = 0, 0
     while done < size:
         try:

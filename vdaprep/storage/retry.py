@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How long a server may take before a request counts as failed, and the pauses before it is sent again."""
+    """How long a server may take until a request counts as failed, and pauses between."""
 
     connect_s: int | float = 10
     """Longest wait for a connection, in seconds."""
@@ -39,7 +39,7 @@ class UnreachableError(OSError):
 
 
 def attempt(action: Callable[[], Result]) -> Result:
-    """Do it again as long as it raises TransientError and POLICY allows; raises UnreachableError after that."""
+    """Do it again while it raises TransientError and POLICY allows; then UnreachableError."""
     failures = 0
     while True:
         try:
@@ -50,7 +50,7 @@ def attempt(action: Callable[[], Result]) -> Result:
 
 
 def wait_or_raise(error: TransientError, failures: int) -> None:
-    """Wait after a failure that `failures` others came before; raises UnreachableError if it was the last allowed."""
+    """Wait after failure number `failures` + 1; UnreachableError if it was the last."""
     if failures == len(POLICY.waits_s):
         reason = f"the server does not answer: {error}; it was asked {failures + 1} times"
         raise UnreachableError(errno.EIO, reason) from error

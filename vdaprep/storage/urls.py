@@ -1,4 +1,4 @@
-"""The text of URLs: telling them from paths, splitting lists of them, hiding what is secret in them."""
+"""The text of URLs: telling them from paths, splitting lists, hiding secrets."""
 
 import re
 from urllib.parse import urlsplit, urlunsplit
@@ -34,7 +34,7 @@ def _split(text: str) -> list[str]:
 
 
 def redact(text: str) -> str:
-    """Return a path, or URLs separated by commas, without users, passwords, queries and fragments."""
+    """Return a path, or URLs with commas, without users, passwords, queries, fragments."""
     if not is_url(text):
         return text
     matches = [(_URL.match(url), url) for url in _split(text)]
@@ -47,6 +47,6 @@ def redact_within(text: str) -> str:
 
 
 def join_url(url: str, name: str) -> str:
-    """Return the URL of a file or folder in a folder; what follows the path, a token for one, travels along."""
+    """Return the URL of a file or folder in a folder; a token behind the path stays."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))

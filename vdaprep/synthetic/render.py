@@ -1,4 +1,4 @@
-"""A scene to pixels: one ray a pixel, tried on each solid inside the rectangle that the solid covers."""
+"""A scene to pixels: a ray a pixel, tried on the solids whose rectangle covers it."""
 
 from dataclasses import dataclass
 
@@ -52,7 +52,7 @@ class _View:
 def render_frame(
     scene: Scene, *, frame: int, width: int, height: int, intrinsics: Intrinsics, right_m: float = 0.0
 ) -> RenderedFrame:
-    """Render one frame, alone; `right_m` moves the camera to its right, for the second eye of a stereo pair."""
+    """Render one frame; `right_m` moves the camera to its right, for a stereo pair."""
     pose = scene.path.camera_to_world(frame=frame, right_m=right_m)
     view = _look(scene, frame=frame, pose=pose, intrinsics=intrinsics, size=(width, height))
     depth_m, solid = _trace(view, size=(width, height))
@@ -93,7 +93,7 @@ def _look(
 
 
 def _pixel_rays(pose: Float64[np.ndarray, "4 4"], intrinsics: Intrinsics) -> Float64[np.ndarray, "3 3"]:
-    """Return the matrix that takes (u, v, 1) to the pixel's ray in the world, one metre long along the camera's z."""
+    """Return the matrix from (u, v, 1) to the pixel's ray in the world, one metre along z."""
     fx, fy, cx, cy = intrinsics
     return pose[:3, :3] @ np.array([(1 / fx, 0, -cx / fx), (0, 1 / fy, -cy / fy), (0, 0, 1)])
 
@@ -164,7 +164,7 @@ def _enter_ball(
     *,
     bounds: tuple[int, int, int, int],
 ) -> Float32[np.ndarray, "h w"]:
-    """Return the depth where rays enter the unit ball (inf: nowhere); in double, for the difference of squares."""
+    """Return where rays enter the unit ball (inf: nowhere), in double for precision."""
     u, v = np.arange(bounds[0], bounds[2]), np.arange(bounds[1], bounds[3])
     direction = rays[:, 0, None, None] * u + (rays[:, 1, None] * v + rays[:, 2, None])[..., None]
     square = (direction * direction).sum(axis=0)
@@ -219,7 +219,7 @@ def _paint_solids(
 def _normals(
     view: _View, *, place: Float32[np.ndarray, "3 p"], which: Int64[np.ndarray, " p"]
 ) -> tuple[Float32[np.ndarray, "3 p"], Int64[np.ndarray, " p"]]:
-    """Return the normals at points of the solids, in their axes, and the axis that each points along most."""
+    """Return normals at points of solids, in their axes, and the axis each is nearest to."""
     slope = place * np.take(1 / view.half_m.T.astype(np.float32), which, axis=1)
     steep = np.abs(slope)
     face = np.where(steep[0] > steep[1], np.where(steep[0] > steep[2], 0, 2), np.where(steep[1] > steep[2], 1, 2))

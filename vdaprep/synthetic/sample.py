@@ -47,7 +47,7 @@ class SampleSpec:
 def write_sample(
     dataset: str, *, out: Path, spec: SampleSpec, archives: bool, on_frame: Callable[[], None]
 ) -> list[str]:
-    """Render a sample of `dataset` below `out`, unpacked or in the archives of the download; returns its trajectories.
+    """Render a sample of `dataset` below `out`, packed or not; returns its trajectories.
 
     Raises UsageError if `out` holds anything already.
     """
@@ -95,7 +95,7 @@ def _render(
 def render_as_frame(
     scene: Scene, number: int, *, size: tuple[int, int], intrinsics: Float64[np.ndarray, "4"], right_m: float = 0.0
 ) -> Frame:
-    """Render frame `number` of a scene, `size` is (width, height) in pixels, as a source would read it."""
+    """Render frame `number` of a scene, `size` (width, height), as a source reads it."""
     fx, fy, cx, cy = intrinsics.tolist()
     width, height = size
     seen = render_frame(scene, frame=number, width=width, height=height, intrinsics=(fx, fy, cx, cy), right_m=right_m)

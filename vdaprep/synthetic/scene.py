@@ -88,7 +88,7 @@ def _room(rng: np.random.Generator) -> _Plan:
 
 
 def _loop(rng: np.random.Generator, *, radius_m: tuple[float, float], period: int) -> CameraPath:
-    """Follow an ellipse; the camera looks ahead, inwards, outwards or back, and turns as the path does."""
+    """Follow an ellipse; the camera looks ahead, inwards, outwards or back, and turns along."""
     start = rng.uniform(0, _FULL_TURN)
     size = (rng.uniform(*radius_m), 0.15, rng.uniform(*radius_m))
     return CameraPath(
@@ -159,7 +159,7 @@ _SHAPES = (
 
 
 def _thing(rng: np.random.Generator, *, x: float, z: float, sway_m: float = 0.0, scale: float = 1.0) -> Solid:
-    """Place something on the ground, which moves by up to `sway_m` and turns unless that is 0; some of that fly."""
+    """Place something on the ground that sways by up to `sway_m` and turns; some fly."""
     least, most, is_ball = _SHAPES[int(rng.integers(len(_SHAPES)))]
     half_m = _vec3(rng.uniform(least, most) * scale)
     flies = sway_m > 0 and rng.random() < 0.4

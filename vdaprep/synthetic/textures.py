@@ -1,4 +1,4 @@
-"""Procedural colours of solids: a grid of cells with joints, computed for each pixel and smoothed to its width."""
+"""Procedural colours of solids: cells with joints, smoothed to a pixel's width."""
 
 import colorsys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Vec3 = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Texture:
-    """A pattern that covers a surface: tiles, bricks, windows or stripes, by its proportions. Colours are 0 to 1."""
+    """A pattern of a surface: tiles, bricks, windows or stripes; colours from 0 to 1."""
 
     cell_m: tuple[float, float] = (1.0, 1.0)
     """Width and height of a cell."""
@@ -67,7 +67,7 @@ def texture_colours(
     place_m: Float32[np.ndarray, "2 p"],
     footprint_m: Float32[np.ndarray, " p"],
 ) -> Float32[np.ndarray, "3 p"]:
-    """Return the colours at places on surfaces; a pattern finer than a pixel (`footprint_m`) fades to its mean.
+    """Return colours on surfaces; patterns finer than `footprint_m` fade to their mean.
 
     `which` says for each place which of the textures it has.
     """
@@ -90,7 +90,7 @@ def texture_colours(
 
 
 def _fade(width: Float32[np.ndarray, "*axes p"]) -> Float32[np.ndarray, "*axes p"]:
-    """Return how much of a pattern is left where a pixel covers `width` cells: all below 1/4, nothing above 3/4."""
+    """Return how much of a pattern is left in a pixel of `width` cells: 1 to 1/4, 0 from 3/4."""
     return np.clip(1.5 - 2 * width, 0, 1)
 
 

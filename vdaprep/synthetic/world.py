@@ -54,7 +54,7 @@ class Solid:
         return self.spin_rad != 0 or any(self.sway_m.size)
 
     def is_clear_of(self, track_m: Float64[np.ndarray, "t 3"], *, clearance_m: float) -> bool:
-        """Tell whether the disc that it turns and sways in, seen from above, is that far from all points of a track."""
+        """Tell whether the disc that it needs, seen from above, is that far from a track."""
         reach_m = math.hypot(self.half_m[0], self.half_m[2]) + math.hypot(self.sway_m.size[0], self.sway_m.size[2])
         away_m = np.linalg.norm((track_m - np.array(self.centre_m))[:, (0, 2)], axis=1)
         return bool(away_m.min() - reach_m > clearance_m)
@@ -82,7 +82,7 @@ class CameraPath:
         return np.array(self.centre_m) + self.sway_m.at(frames)
 
     def camera_to_world(self, *, frame: int, right_m: float = 0.0) -> Float64[np.ndarray, "4 4"]:
-        """Return the pose at a frame of a camera `right_m` metres to the right of the path's own (OpenCV axes)."""
+        """Return a frame's pose, `right_m` metres to the right of the path's (OpenCV axes)."""
         now = np.array([float(frame)])
         yaw, pitch, roll = self.swing_rad.at(now)[0]
         pose = np.eye(4)

@@ -72,7 +72,7 @@ class LocalExecutor:
 
 
 class _Worker(Generic[Task, Result]):
-    """A pool of one process: if it breaks, the task is known, and tasks of other processes are not lost."""
+    """A pool of one process: if it breaks, it is known which task was lost, and no other is."""
 
     task: Task
     pipe: Connection
@@ -141,7 +141,7 @@ class _Worker(Generic[Task, Result]):
         return ended.result
 
     def cause_of_death(self) -> str:
-        """Name what ended the process: an exit code, a signal; raises WorkerError if it ran the main script again."""
+        """Name what ended the process; raises WorkerError if it ran the main script again."""
         code = next((process.exitcode for process in self._context.started), None)
         if code == _RUN_AGAIN:
             raise WorkerError(
@@ -195,7 +195,7 @@ def _perform(work: Work[Any, Any], task: Any) -> Done[Any] | Failed:
 
 
 def _die_with_parent() -> None:
-    """End this process when the first one is gone, so that a run that was killed does not go on writing."""
+    """End this process when the first is gone, so that a killed run writes no more."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

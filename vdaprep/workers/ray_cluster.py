@@ -93,7 +93,7 @@ class RayExecutor:
     def run(
         self, work: Work[Task, Result], tasks: Sequence[Task], on_progress: OnProgress = ignore
     ) -> Generator[Result]:
-        """See Executor; progress is reported as tasks end, and Ray says nothing of those that it repeats."""
+        """See Executor. Progress is told as tasks end; Ray says nothing of those it repeats."""
         options = {"num_cpus": 1, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
         perform = self.ray.remote(_perform).options(**options)
         shared = self.ray.put((work, self.prepare))

@@ -12,7 +12,7 @@ _UNWINDING_S = 2.0  # in which further signals are ignored; all is undone well b
 
 
 class Interrupted(BaseException):
-    """The process was asked to end. Not a KeyboardInterrupt, which typer would turn into an exit of its own."""
+    """The process was asked to end; no KeyboardInterrupt, on which typer would exit itself."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -24,7 +24,7 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def handled() -> Generator[None]:
-    """Raise Interrupted at the first SIGINT or SIGTERM while the block runs; handlers are restored at its end.
+    """Raise Interrupted at the first SIGINT or SIGTERM while the block runs.
 
     Signals that follow at once are ignored, so that cleaning up is not disturbed. A signal that the process was started
     to ignore (nohup, a job in the background) stays ignored. Does nothing outside of the main thread.

@@ -78,7 +78,7 @@ class Deaths:
         self._counts: Counter[str] = Counter()
 
     def add(self, name: str, how: str) -> str:
-        """Count a death; returns a notice that the task is repeated, raises WorkerError after RETRIES of them."""
+        """Count a death; returns a notice of the repeat, raises WorkerError after RETRIES."""
         self._counts[name] += 1
         if self._counts[name] > RETRIES:
             raise died(name, how, times=self._counts[name])

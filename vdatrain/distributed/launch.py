@@ -58,7 +58,7 @@ def launched() -> Launch | None:
 
 
 def torchrun_agent() -> str | None:
-    """Return what tells the agent of torchrun that started this process from others; None if none did.
+    """Return what tells apart the torchrun agent that started this process; None without.
 
     The agent stays the same where it starts its processes again (`--max-restarts`).
     """

@@ -1,4 +1,4 @@
-"""Tell by its name or its first bytes what a file is that is called an archive, and what to do with it."""
+"""Tell by name or first bytes what a file is that is called an archive."""
 
 import re
 import tarfile
@@ -36,7 +36,7 @@ _HEADER = 512
 
 
 def named_otherwise(name: str) -> str:
-    """Return what is said of a file whose name is that of an archive which is not read, or of a piece of one."""
+    """Return what is said of a file named as an archive that is not read, or as a piece."""
     if _UNFINISHED.fullmatch(name):
         return "is a download that was not finished; finish it, or get it again"
     if _RAR_PIECE.fullmatch(name):
@@ -56,7 +56,7 @@ def named_otherwise(name: str) -> str:
 
 
 def packed(kind: str, name: str) -> str:
-    """Say that an archive is packed in a way that cannot be read in place, and the command that unpacks it."""
+    """Say that an archive cannot be read in place as it is packed, and how to unpack it."""
     return f"packed by {kind}, which cannot be read in place; unpack it: {_UNPACK[kind].format(_quoted(name))}"
 
 

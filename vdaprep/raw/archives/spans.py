@@ -1,4 +1,4 @@
-"""Where members lie in their archives: one span each, and a compact table of those of an archive."""
+"""Where members lie in their archives: a span each, and a compact table of them."""
 
 import tarfile
 import zipfile
@@ -25,7 +25,7 @@ _EXTRA_BYTES = 64  # a local header may have more extra fields than the director
 
 @runtime_checkable
 class Span(Protocol):
-    """Where a member lies in its archive: made while planning, so that workers need not list the archive."""
+    """Where a member lies in its archive, found while planning, once for all workers."""
 
     @property
     def size(self) -> int:
@@ -33,7 +33,7 @@ class Span(Protocol):
         ...
 
     def read(self, archive: Ranges) -> bytes:
-        """Return the member's bytes; raises one of UNREADABLE if they are damaged or more than MAX_FILE_BYTES."""
+        """Return the member's bytes; raises one of UNREADABLE if damaged or too large."""
         ...
 
 
@@ -124,10 +124,10 @@ def _expect_frame_size(size: int) -> None:
 
 
 class SpanTable(Sequence[Span]):
-    """The spans of an archive as columns of numbers: some 20 bytes a member, where objects take 300."""
+    """The spans of an archive as columns of numbers: 20 bytes a member; objects take 300."""
 
     def __init__(self, kind: Any, columns: Sequence[Any], *more: str) -> None:
-        """Hold a column for each field of `kind`, a span's class; fields after those are `more`, the same for all."""
+        """Hold a column for each field of `kind`, a span's class; `more`: fields alike for all."""
         self._kind, self._more = kind, more
         self._columns = [_narrow(column) for column in columns]
 
@@ -173,7 +173,7 @@ class Listing:
 
 
 def note_problem(problems: list[tuple[str, str]], member: str, reason: str) -> None:
-    """Add a member's problem; from MAX_PROBLEMS on they are only counted, as a problem of the archive."""
+    """Add a member's problem; from MAX_PROBLEMS on they are only counted."""
     if len(problems) < MAX_PROBLEMS:
         problems.append((member, reason))
         return

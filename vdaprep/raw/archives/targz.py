@@ -1,4 +1,4 @@
-"""Random access inside a tar.gz: by rapidgzip and seek points made once; by zlib where a file is damaged."""
+"""Random access in a tar.gz: rapidgzip and seek points; zlib where it is damaged."""
 
 import atexit
 import io
@@ -52,7 +52,7 @@ def _has_index(listing: Listing) -> bool:
 
 
 def open_gzip(path: str, *, index: str) -> Ranges:
-    """Open the content of a gzip; without its `index` reading backward or far ahead may take long."""
+    """Open the content of a gzip; far seeks are slow without its `index`."""
     if index in _carried:
         return IndexedGzip(path, io.BytesIO(_carried[index]))
     return IndexedGzip(path, index) if index and Path(index).is_file() else DamagedGzip(path)
@@ -80,7 +80,7 @@ _listed: dict[tuple[str, int, int, int], Listing] = {}
 
 
 class IndexedGzip:
-    """Content of an undamaged gzip, read by rapidgzip from the nearest seek point; takes 40 to 130 MB of memory."""
+    """Content of an undamaged gzip, read by rapidgzip from seek points; 40 to 130 MB."""
 
     def __init__(self, path: str, index: str | io.BytesIO) -> None:
         self._file = open_rapidgzip(path, threads=1)  # each thread would keep chunks of its own
@@ -190,7 +190,7 @@ class DamagedGzip:
         return True
 
     def _inflate_some(self, stored: bytes) -> int:
-        """Decompress the next bytes and return how many were taken: fewer where there is damage, 0 right before it."""
+        """Decompress the next bytes and return how many: fewer at damage, 0 right before it."""
         taken = len(stored)
         while taken:
             before = self._inflate.copy()

@@ -30,11 +30,11 @@ _AT = "at byte "  # begins a progress line
 
 
 class NoSeekPointsError(Exception):
-    """rapidgzip could not index the file, most likely because it is damaged; the text is rapidgzip's."""
+    """rapidgzip could not index the file, damaged most likely; the text is rapidgzip's."""
 
 
 def make_seek_points(path: str, index: str, on_bytes: Callable[[int], None]) -> Listing:
-    """Make the seek points of a tar.gz, in a process that rapidgzip may abort, and list its members.
+    """Make a tar.gz's seek points and list it, in a process that rapidgzip may abort.
 
     `on_bytes` is called now and then with the number of the file's bytes that were read. Raises NoSeekPointsError.
     """
@@ -64,7 +64,7 @@ def make_seek_points(path: str, index: str, on_bytes: Callable[[int], None]) -> 
 
 
 def _watch_memory(child: "subprocess.Popen[str]") -> None:
-    """End a process that needs much memory: rapidgzip holds pieces inflated, of a few MB perhaps gigabytes."""
+    """End a process that needs much memory: rapidgzip holds inflated pieces, maybe GBs."""
     with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended, or there is no /proc
         while child.poll() is None:
             pages = int(Path(f"/proc/{child.pid}/statm").read_text("ascii").split()[1])

@@ -23,7 +23,7 @@ _MAX_ZEROS = 1 << 30  # of these, packed well, an archive of a few megabytes may
 
 
 def list_tar(stream: io.BufferedIOBase) -> Listing:
-    """List a tar by seeking from header to header; of one that is cut short or damaged, what comes before.
+    """List a tar by seeking from header to header; up to where it is damaged, if it is.
 
     Raises one of UNREADABLE if it does not begin as a tar does.
     """
@@ -57,7 +57,7 @@ class _Found:
 
 
 def _list_one(stream: io.BufferedIOBase, start: int, found: _Found) -> int | None:
-    """List the tar that begins at `start`; returns where another begins after it, None if none does."""
+    """List the tar that begins at `start`; returns where another one follows, or None."""
     stream.seek(start)
     # Bytes that are no text become surrogates, as in the names of files.
     file = tarfile.TarFile(fileobj=cast(Any, _Headers(stream)), mode="r", encoding="utf-8", errors="surrogateescape")
@@ -104,7 +104,7 @@ def _after_mark(stream: io.BufferedIOBase, stop: int, found: _Found) -> int | No
 
 
 def _skip_zeros(stream: io.BufferedIOBase, start: int) -> tuple[int, bool]:
-    """Return the offset of the first byte from `start` on that is not zero, or of the end, and whether it is that."""
+    """Return the offset of the first byte that is not zero, or the end, and whether it is."""
     stream.seek(start)
     at, wanted = start, RECORD_BYTES
     while data := stream.read(wanted):
@@ -133,7 +133,7 @@ class _Headers:
 
 
 def _headers(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers that can be read, all but folders; the file's offset is then where reading stopped."""
+    """Yield the readable headers but folders'; the file's offset is where reading stopped."""
     try:
         while (info := file.next()) is not None:
             cast(Any, file).members.clear()  # or a million of them would take a gigabyte

@@ -34,7 +34,7 @@ _32 = 0xFFFFFFFF
 
 
 def list_zip(archive: Ranges, *, thorough: bool = True) -> Listing:
-    """List the members of all zips in a file; raises one of UNREADABLE if there is none, or its directory is damaged.
+    """List all zips in a file; raises one of UNREADABLE without one, or a damaged directory.
 
     Args:
         archive: The file.
@@ -112,7 +112,7 @@ def _search_end(archive: Ranges, stop: int, length: int) -> _End | None:
 
 
 def _parse_end(archive: Ranges, begin: int, tail: bytes, place: int) -> _End | None:
-    """Parse an end mark in the bytes from `begin` on, or that of zip64 before it; None if it cannot be one."""
+    """Parse an end mark in the bytes from `begin`, or zip64's before it; None if none."""
     _, disk, _, _, members, size, offset, comment = _END.unpack_from(tail, place)
     at = begin + place
     stop, before, exact = at + _END.size + comment, at, False
@@ -146,7 +146,7 @@ def _last_byte(archive: Ranges, stop: int) -> int:
 
 
 def _behind(archive: Ranges, begin: int, stop: int) -> str:
-    """Say what lies between the end of a zip and the end of its file, or the next zip; empty if it is padding."""
+    """Say what lies between a zip's end and the next zip or file's end, unless padding."""
     size = stop - begin
     if size == 0:
         return ""
@@ -158,7 +158,7 @@ def _behind(archive: Ranges, begin: int, stop: int) -> str:
 
 
 def _before(archive: Ranges, stop: int) -> str:
-    """Say what lies before the first member, unless that is a program, as in a zip that unpacks itself."""
+    """Say what lies before the first member, unless a program, as in self-extracting zips."""
     start = archive.read(0, 512)
     if stop == len(_SPANNED[0]) and start.startswith(_SPANNED):
         return ""
@@ -180,7 +180,7 @@ def _places(data: bytes, wanted: bytes) -> Iterator[int]:
 
 
 def _is_header(data: bytes, at: int) -> bool:
-    """Tell whether a local header begins at `at`: a program may hold its signature, but hardly the rest."""
+    """Tell whether a local header begins at `at`; a program may hold its signature alone."""
     header = data[at : at + HEADER_BYTES]
     if len(header) < HEADER_BYTES:
         return False
@@ -193,7 +193,7 @@ def _is_header(data: bytes, at: int) -> bool:
 
 @dataclass(frozen=True)
 class _Part:
-    """One zip of a file: its members, in order of its directory, and where all of its entries lie."""
+    """One zip of a file: its members, in its directory's order, and where entries lie."""
 
     names: list[str]
     columns: tuple[np.ndarray, ...]  # the fields of ZipSpan
@@ -207,7 +207,7 @@ class _Part:
         return min(int(self.extents[:, 0].min()), self.directory) if len(self.extents) else self.directory
 
     def uncovered(self, archive: Ranges) -> list[tuple[str, str]]:
-        """Describe the bytes between the first member and the directory that no entry of the directory covers.
+        """Describe bytes between the first member and the directory that no entry covers.
 
         Local headers have fields that the directory does not tell the length of, the same for most members. So one
         header is read for each distance to the next member that occurs.
@@ -281,7 +281,7 @@ def _read_directory(archive: Ranges, end: _End) -> _Part:
 
 
 def _walk(data: bytes) -> tuple[list[int], list[bytes]]:
-    """Find where each entry of a directory begins, and its name; entries end where their signature is missing."""
+    """Find where each entry of a directory begins, and its name, up to a missing signature."""
     places: list[int] = []
     names: list[bytes] = []
     at, last, unpack = 0, len(data) - _ENTRY_BYTES, _LENGTHS.unpack_from

@@ -13,7 +13,9 @@ from vdaprep.shards.metadata import DepthSpec
 
 
 def encode_depth(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> tuple[bytes, int]:
-    """Encode metres (nan or <= 0: unknown, inf: sky); returns the bytes and the number of pixels nearer than near_m.
+    """Encode metres (nan or <= 0: unknown, inf: sky).
+
+    Returns the bytes and the number of pixels nearer than near_m.
 
     Raises ValueError if the depth cannot be kept within the kind's promise.
     """
@@ -24,7 +26,7 @@ def encode_depth(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> tuple[
 def decode_depth(
     data: Data, spec: DepthSpec, *, height: int, width: int, where: str = "depth"
 ) -> Float32[np.ndarray, "{height} {width}"]:
-    """Decode to metres: nan = unknown, inf = sky. Raises ShardError naming `where` if the bytes are damaged."""
+    """Decode to metres: nan unknown, inf sky; raises ShardError if the bytes are damaged."""
     return metres_of(unpack_codes(data, height=height, width=width, where=where), spec)
 
 
@@ -47,7 +49,7 @@ def pack_codes(codes: UInt16[np.ndarray, "h w"]) -> bytes:
 def unpack_planes(
     data: Data, *, height: int, width: int, where: str = "depth"
 ) -> UInt8[np.ndarray, "2 {height} {width}"]:
-    """Undo only the compression: the low and the high bytes of the zigzag residuals, for a device to go on from."""
+    """Undo only the compression: low and high bytes of the residuals, for a device."""
     raw = decompress(data, size=2 * height * width, where=where)
     return np.frombuffer(raw, np.uint8).reshape(2, height, width)
 

@@ -15,7 +15,7 @@ _MAX_SUMMED_SCALE = 16  # the sum of as many pixels squared fits 16 bits
 
 
 def shrink(rgb: UInt8[np.ndarray, "h w 3"], spec: DiffSpec) -> Float32[np.ndarray, "dh dw 3"]:
-    """Average a frame over areas of `spec.scale` x `spec.scale` pixels, in grey levels, without rounding."""
+    """Average a frame over `spec.scale` x `spec.scale` pixels, in grey levels, unrounded."""
     height, width, _ = rgb.shape
     rows, columns = spec.size_of(height, width)
     if spec.scale <= _MAX_SUMMED_SCALE and (height, width) == (rows * spec.scale, columns * spec.scale):
@@ -44,7 +44,7 @@ def _block_means(rgb: UInt8[np.ndarray, "h w 3"], side: int) -> Float32[np.ndarr
 def encode_diff(
     current: Float32[np.ndarray, "dh dw 3"], previous: Float32[np.ndarray, "dh dw 3"] | None, spec: DiffSpec
 ) -> bytes:
-    """Encode the difference of two shrunk frames, current minus previous; zeros if there is no previous one."""
+    """Encode the difference of two shrunk frames, current minus previous; zeros if none."""
     if previous is None:
         steps = np.zeros(current.shape, np.float32)
     else:
@@ -58,7 +58,7 @@ def encode_diff(
 def decode_diff(
     data: Data, spec: DiffSpec, *, height: int, width: int, where: str = "difference"
 ) -> Int8[np.ndarray, "3 dh dw"]:
-    """Decode the difference of a frame of `height` x `width` pixels, in steps of `spec.step` grey levels.
+    """Decode a difference of a `height` x `width` frame, in steps of `spec.step`.
 
     Raises ShardError naming `where` if the bytes are damaged.
     """

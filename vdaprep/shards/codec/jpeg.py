@@ -16,7 +16,7 @@ def encode_rgb(rgb: UInt8[np.ndarray, "h w 3"], *, quality: int) -> bytes:
 
 
 def decode_rgb(data: Data, *, size: tuple[int, int] | None = None, where: str = "frame") -> UInt8[np.ndarray, "h w 3"]:
-    """Decode a JPEG, if `size` (height, width) is given only one of that size: it is compared before anything is.
+    """Decode a JPEG; given `size` (height, width), only one of that size.
 
     Raises ShardError naming `where` if the JPEG is cut short, is none or has another size.
     """
@@ -35,7 +35,7 @@ def decode_rgb(data: Data, *, size: tuple[int, int] | None = None, where: str = 
 
 
 def jpeg_size(data: Data) -> tuple[int, int] | None:
-    """Return the height and width that a JPEG's frame header says; None if there is no such header."""
+    """Return the height and width in a JPEG's frame header; None without one."""
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")

@@ -1,4 +1,4 @@
-"""Object stores (S3, Google's, Azure's) through obstore: ranges, listings, stores on condition, verified uploads.
+"""S3, Google's and Azure's stores through obstore: ranges, listings, verified uploads.
 
 Keys and servers come from the environment, as the stores' own programs read them: AWS_ACCESS_KEY_ID,
 AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_SKIP_SIGNATURE=true for public buckets, or
@@ -127,7 +127,7 @@ class ObjectStore:
         return True
 
     def upload(self, url: str, file: BinaryIO, digest: "Digest") -> None:
-        """Store a local file, of which `digest` is, and make sure that it arrived; raises OutputError if it never does.
+        """Store a local file of that `digest`, and check that it arrived; else OutputError.
 
         Raises OSError as reading does.
         """
@@ -184,7 +184,7 @@ class ObjectStore:
     def _run(
         self, action: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any, size: int = 0, **options: Any
     ) -> Result:
-        """Run it in fsspec's thread, so that signals are heard meanwhile, and no longer than the policy allows."""
+        """Run it in fsspec's thread, so that signals are heard, for as long as the policy allows."""
         run = cast(Any, fsspec.asyn)
 
         async def call() -> Result:
@@ -195,7 +195,7 @@ class ObjectStore:
 
 
 class Digest:
-    """The MD5 of what is written through it, whole and as stores sum up an object that comes in parts."""
+    """The MD5 of what is written, whole, and as stores sum up an object in parts."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -264,7 +264,7 @@ def _aws_profile() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _explained() -> Generator[None]:
-    """Raise TransientError, or OSError with a reason that shows no secrets, for whatever a request ends with."""
+    """Raise TransientError, or OSError without secrets, for what a request ends with."""
     try:
         yield
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""An output in an object store: objects that appear whole, are what was sent, and a lock object."""
+"""An output in an object store: objects that appear whole, as sent, and a lock object."""
 
 import contextlib
 import tempfile
@@ -19,7 +19,7 @@ _LOCK = "vdaprep.lock"
 
 @dataclass(frozen=True)
 class RemoteOutput:
-    """Objects below a URL; each is made on a local disk that is never filled beyond `min_free` bytes, then sent.
+    """Objects below a URL, each made on a local disk, then sent.
 
     A lock object (see `vdaprep.storage.locks`) is the right to write. A process that was killed leaves it; `break_lock`
     takes it away, from whoever has it.
@@ -72,7 +72,7 @@ class RemoteOutput:
 
     @contextlib.contextmanager
     def new_file(self, name: str) -> Generator[Writer]:
-        """See OutputDir. The local file has no name, so that nothing is left of it however this process ends."""
+        """See OutputDir. The local file has no name, so that nothing of it is left."""
         local = Path(tempfile.gettempdir(), f"what is to be {name.replace('/', '-')}")
         with contextlib.ExitStack() as held:
             with as_sentence(local):

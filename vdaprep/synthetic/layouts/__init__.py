@@ -1,4 +1,4 @@
-"""Writers of rendered frames in the raw layouts of data sets: one module each, found by listing this folder.
+"""Writers of rendered frames in raw layouts: modules found by listing this folder.
 
 A module `NAME.py` here belongs to the data set `vdaprep/sources/NAME.py` and has the functions of `Layout`. It is
 optional: a data set without one converts all the same, only `vdaprep sample` cannot render a sample of it.
@@ -29,15 +29,15 @@ class Layout(Protocol):
         ...
 
     def scene_name(self, trajectory: str) -> str:
-        """Name the scene of a trajectory: trajectories of equal scenes are rendered alike, along one path."""
+        """Name a trajectory's scene: those of equal scenes are rendered alike, along one path."""
         ...
 
     def intrinsics(self, *, width: int, height: int) -> Float64[np.ndarray, "4"]:
-        """Return fx, fy, cx, cy of the camera for this image size; raises UsageError for a wrong aspect."""
+        """Return fx, fy, cx, cy for this image size; raises UsageError for a wrong aspect."""
         ...
 
     def encode_files(self, trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:
-        """Encode frames in the raw layout: yields each file's path inside the data set and its bytes.
+        """Encode frames in the raw layout; yields each file's path in the data set and bytes.
 
         `shots` holds, for each moment, the frame of every camera of CAMERAS_M.
         """
@@ -54,7 +54,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Layout:
-    """Import the layout of the data set `name`; raises UsageError if there is no such data set, or no layout of it."""
+    """Import a data set's layout; raises UsageError if there is none, or no such data set."""
     sources.load(name)
     if name not in names():
         raise UsageError(f"{name} has no samples, only real data; there are samples of {', '.join(names())}.")

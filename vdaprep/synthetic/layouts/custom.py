@@ -13,7 +13,7 @@ CAMERAS_M = (0.0,)
 
 
 def trajectory_names(count: int, *, held_out: Sequence[str]) -> list[str]:
-    """Name `count` trajectories; the last quarter, at least one of two, lies below `val`, which is held out."""
+    """Name `count` trajectories; the last quarter (one of two at least) is below `val`."""
     held = max(count // 4, 1 if count > 1 else 0)
     return [f"{'val' if i >= count - held else 'train'}/scene-{i:03d}" for i in range(count)]
 

@@ -34,7 +34,7 @@ def scene_name(trajectory: str) -> str:
 
 
 def encode_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:
-    """Write frames as GTAV_540 has them: depth becomes half floats, the sky infinity, the world left-handed."""
+    """Write frames as GTAV_540: depth in half floats, infinite sky, left-handed world."""
     for index, (frame,) in enumerate(shots):
         yield f"GTAV_540/{trajectory}/images/{index:04d}.png", encode_png(frame.rgb.pixels)
         with np.errstate(over="ignore"):  # beyond the range of half floats is sky

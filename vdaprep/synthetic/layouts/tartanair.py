@@ -16,7 +16,7 @@ CAMERAS_M = (0.0,)
 
 
 def trajectory_names(count: int, *, held_out: Sequence[str]) -> list[str]:
-    """Name `count` trajectories of one environment; the last quarter, at least one of two, is from `held_out`."""
+    """Name `count` trajectories of one environment, the last quarter from `held_out`."""
     held = min(len(held_out), max(count // 4, 1 if count > 1 else 0))
     numbers = (f"abandonedfactory/Easy/P{i:03d}" for i in range(1000))
     training = [name for name in numbers if name not in held_out]
@@ -24,7 +24,7 @@ def trajectory_names(count: int, *, held_out: Sequence[str]) -> list[str]:
 
 
 def intrinsics(*, width: int, height: int) -> Float64[np.ndarray, "4"]:
-    """Return TartanAir's camera for another size; raises UsageError unless that is 4:3, as TartanAir's frames are."""
+    """Return TartanAir's camera for another size; raises UsageError unless it is 4:3."""
     known, size = own_camera("v1")
     if width * size[1] != height * size[0]:
         raise UsageError(f"--size {width}x{height}: TartanAir's frames are 4:3, for example 320x240.")
@@ -50,7 +50,7 @@ def encode_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterato
 
 
 def archives_of(path: str) -> list[str]:
-    """Name the zips that hold a file: `ENV/LEVEL/image_left.zip`, `depth_left.zip`, or both for the poses."""
+    """Name the zips that hold a file: `image_left.zip`, `depth_left.zip`, both for poses."""
     env, level, *_ = path.split("/")
     kinds = [kind for kind in ("image", "depth") if f"/{kind}_left/" in path] or ["image", "depth"]
     return [f"{env}/{level}/{kind}_left.zip" for kind in kinds]

@@ -41,7 +41,7 @@ _TABLE_HEADERS = {
 
 
 def trajectory_names(count: int, *, held_out: Sequence[str]) -> list[str]:
-    """Name `count` trajectories, two variants of a scene before the next; the last quarter matches `held_out`."""
+    """Name `count` trajectories, two variants a scene; the last quarter is `held_out`."""
     looks = list(_LOOKS)
     pairs = [looks[i : i + 2] for i in range(0, len(looks), 2)]
     names = [f"{scene}/{variant}" for pair in pairs for scene in _SCENES for variant in pair]
@@ -66,7 +66,7 @@ def intrinsics(*, width: int, height: int) -> Float64[np.ndarray, "4"]:
 
 
 def encode_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:
-    """Write frames as Virtual KITTI 2.0.3 does, in the trajectory's weather, with rows of all cameras in each table."""
+    """Write frames as Virtual KITTI 2.0.3, in the trajectory's weather, with all cameras."""
     lines = {kind: [header] for kind, header in _TABLE_HEADERS.items()}
     for index, shot in enumerate(shots):
         for camera, frame in enumerate(shot):
