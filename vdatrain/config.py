@@ -274,7 +274,7 @@ def from_stored(values: Mapping[str, Any] | object, *, where: str) -> TrainConfi
         found = str(error).removeprefix(f"{where}: ").rstrip(".")
         raise DataError(
             f"{where}: holds options that no run has ({found}); the file was changed, or another version wrote it: get "
-            "the unchanged one, or begin the run anew elsewhere."
+            "the unchanged one, or begin the run again elsewhere."
         ) from error
 
 

@@ -101,7 +101,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     except (DocumentError, LimitError) as error:
-        raise DataError(f"{str(error).rstrip('.')}; begin the run anew elsewhere.") from error
+        raise DataError(f"{str(error).rstrip('.')}; begin the run again elsewhere.") from error
     return dict(facts.values)
 
 

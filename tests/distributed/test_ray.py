@@ -155,7 +155,7 @@ def test_raw_data_goes_when_shards_were_read_back(told: Told, local: dict[str, b
     error = told.events("damaged")[-1]
     assert error["event"] == "error"
     assert "shard-0001.tar: " in error["message"]
-    assert "Found when it was read back; vdaprep repair makes it anew." in error["message"]
+    assert "Found when it was read back; vdaprep repair makes it again." in error["message"]
 
     assert told.found["consuming"] == 0
     assert told.shards("consuming") == local

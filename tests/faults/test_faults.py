@@ -32,7 +32,7 @@ from vdaprep.raw import tree
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_at_random_moments(workers: int, clean: Clean, tmp_path: Path) -> None:
-    """Ten kills each, of the first process alone or of all; a run that came to its end begins anew."""
+    """Ten kills each, of the first process alone or of all; a run that came to its end begins again."""
     rng = random.Random(workers)
     kills, before, longest_s = 0, dict[str, int](), clean.seconds[workers]
     while kills < 10:
@@ -176,7 +176,7 @@ def test_a_worker_that_dies_is_replaced(clean: Clean, tmp_path: Path) -> None:
         if said:
             break
         shutil.rmtree(tmp_path / "out")  # it had nothing to do any more
-    assert "the process that made it died (SIGKILL, as when memory runs out); another begins it anew." in said
+    assert "the process that made it died (SIGKILL, as when memory runs out); another begins it again." in said
 
 
 def kill(pids: Iterable[int]) -> None:

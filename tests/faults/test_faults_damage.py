@@ -120,6 +120,6 @@ def test_a_flipped_bit_in_a_record_stops_convert_and_is_repaired(small: Path, ou
     result = vdaprep("convert", *ARGUMENTS, "--raw", small / "raw", "--out", out, *OPTIONS)
     assert result.code == 1
     assert "shard-0002.json: " in result.err
-    assert "vdaprep repair tartanair makes it anew." in result.err
+    assert "vdaprep repair tartanair makes it again." in result.err
     assert vdaprep("repair", *ARGUMENTS, "--raw", small / "raw", "--out", out).code == 0
     assert tree_bytes(out) == clean

@@ -356,7 +356,7 @@ def test_without_a_whole_checkpoint_nothing_goes_on(stopped: Path, vdatrain) -> 
     result = vdatrain("run", "--out", stopped, "--resume")
     assert result.code == 1
     assert "last.pt: is no whole checkpoint" in result.err
-    assert "nor is any before it; begin the run anew elsewhere" in result.err
+    assert "nor is any before it; begin the run again elsewhere" in result.err
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(

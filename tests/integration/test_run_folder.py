@@ -226,7 +226,7 @@ MIXED = {
     "a position that is a tensor": (put(position=torch.ones(3)), "is no whole state of a run, it lacks position"),
     "an optimiser of something else": (put(optimiser={"state": {}}), "holds no state that this run can go on from"),
     "figures of something else": (put(meter=[1, 2]), "is no whole state of a run, it lacks meter"),
-    "an encoder in itself": (put_option("encoder", cycle()), "begin the run anew elsewhere"),
+    "an encoder in itself": (put_option("encoder", cycle()), "begin the run again elsewhere"),
     "an encoder without end": (put_option("encoder", "x" * 10**6), "last.pt"),
     "an encoder that is a tensor": (put_option("encoder", torch.ones(10)), "last.pt"),
     "a million frames": (put_option("frames", 10**6), "last.pt: holds options that no run has (--frames 1000000: "),

@@ -85,7 +85,7 @@ def test_more_parts_than_shards_leave_some_idle(raw: RawTree, vdaprep: Run, tmp_
         (("--part", "3"), "--part 3: expected i/n with i from 1 to n, for example 1/4."),
         (("--part", "a/b"), "--part a/b: expected i/n"),
         (("--part", "1/2", "--finish"), "--finish: completes what all parts have made; leave --part 1/2 out."),
-        (("--ray-address", "here:1"), "--ray-address here:1: goes with --executor ray."),
+        (("--ray-address", "here:1"), "--ray-address here:1: needs --executor ray, too."),
         (("--min-free", "much"), "--min-free much: expected a size, for example 5GB"),
     ],
 )

@@ -1,11 +1,16 @@
 """What docstrings are to be: short first lines, packages that list their modules, fields that are explained."""
 
 import ast
+import inspect
 import itertools
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import vdaprep
+import vdatrain
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(file for package in ("vdaprep", "vdatrain") for file in (ROOT / package).rglob("*.py"))
@@ -81,3 +86,13 @@ def test_the_tests_above_would_notice() -> None:
     fields = '@dataclass(frozen=True)\nclass A:\n    x: int\n    """Its x."""\n    y: int = 0\n    _z: int = 0\n'
     assert unexplained(ast.parse(fields)) == ["A.y"]
     assert long_summaries(ast.parse(f'def f():\n    """{"a" * 90}"""\ndef g():\n    """{"b" * 91}"""')) == ["b" * 91]
+
+
+@pytest.mark.parametrize("package", [vdaprep, vdatrain], ids=lambda package: package.__name__)
+def test_public_functions_say_what_they_take_and_return(package: ModuleType) -> None:
+    functions = [item for name in package.__all__ if inspect.isfunction(item := getattr(package, name))]
+    for function in functions:
+        text = inspect.getdoc(function) or ""
+        named = [name for name in inspect.signature(function).parameters if f"    {name}: " not in text]
+        assert (named, "Returns:" in text or "Return" in text.split()[0]) == ([], True), function
+    assert len(functions) >= 6

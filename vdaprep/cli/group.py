@@ -73,7 +73,7 @@ class LazyGroup(TyperGroup):
         self.commands = cast("dict[str, Any]", listed)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Import the command that the arguments begin with; raises UsageError if an argument is empty."""
+        """Import the command that the arguments begin with; UsageError if one of them is empty."""
         for before, word in () if ctx.resilient_parsing else pairwise(args):
             if not word or re.fullmatch("--[a-z-]+=", word):
                 raise UsageError(f"{word or before}: what follows is empty; give a value, or leave the option out.")

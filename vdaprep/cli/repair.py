@@ -51,7 +51,7 @@ def command(
         console.print(f"{found.place}: all is well, nothing was written")
         return
     names = ", ".join(shard.name for shard in found.broken) or "no shard"
-    console.print(f"{found.place}: made anew and read back: {names}")
+    console.print(f"{found.place}: made again and read back: {names}")
     if found.extra and not remove_extra:
         raise VdakitError(
             f"{', '.join(f'{found.place}/{name}' for name in found.extra)}: not part of this data set; "

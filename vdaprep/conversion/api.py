@@ -44,6 +44,9 @@ def plan(dataset: str, *, raw: str | Path, on_progress: OnProgress = ignore, **o
         on_progress: Receives `listing` while archives are listed.
         options: Fields of ConversionOptions, for example short_side=540 (pixels), clip_frames=64.
 
+    Returns:
+        The clips of each shard, and the files and settings that they are made from, as `convert` takes it.
+
     Raises:
         DataError: there is nothing to convert; says what was looked for and how to get it.
         UsageError: an option is out of range.

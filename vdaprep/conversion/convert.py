@@ -122,7 +122,7 @@ def _finished_record(plan: ConversionPlan, shard: PlannedShard, output: OutputDi
         found = "is missing" if size is None else f"has {size} bytes"
         raise ShardError(
             f"{output.place(shard.name)}: {found}, its record says {record.tar_bytes}; "
-            f"vdaprep repair {plan.dataset} makes it anew."
+            f"vdaprep repair {plan.dataset} makes it again."
         )
     return record
 
@@ -132,7 +132,7 @@ def _repair_helps(plan: ConversionPlan) -> Generator[None]:
     try:
         yield
     except ShardError as error:
-        raise ShardError(f"{error} vdaprep repair {plan.dataset} makes it anew.") from error
+        raise ShardError(f"{error} vdaprep repair {plan.dataset} makes it again.") from error
 
 
 @dataclass(frozen=True)
@@ -418,6 +418,6 @@ def _reread(output: OutputDir, name: str, record: ShardRecord) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what lies in memory proves nothing
     checked = check_shard(tar, deep=True, on_frames=lambda count: None)
     if checked.findings:
-        raise ShardError(f"{checked.findings[0]} Found when it was read back; vdaprep repair makes it anew.")
+        raise ShardError(f"{checked.findings[0]} Found when it was read back; vdaprep repair makes it again.")
     if checked.record != record:
-        raise ShardError(f"{tar}: its record is not the one that was written; vdaprep repair makes it anew.")
+        raise ShardError(f"{tar}: its record is not the one that was written; vdaprep repair makes it again.")

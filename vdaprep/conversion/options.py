@@ -228,11 +228,11 @@ class RunOptions:
         if self.part and self.finish:
             raise UsageError(f"--finish: completes what all parts have made; leave --part {self.part} out.")
         if self.consume and (self.part or self.finish):
-            raise UsageError("--consume: goes with a whole conversion only, not with --part or --finish.")
+            raise UsageError("--consume: needs a whole conversion; leave --part and --finish out.")
         if self.consume_unused and not self.consume:
-            raise UsageError("--consume-unused: goes with --consume, of which it says more.")
+            raise UsageError("--consume-unused: needs --consume, too.")
         if self.ray_address and self.executor != "ray":
-            raise UsageError(f"--ray-address {self.ray_address}: goes with --executor ray.")
+            raise UsageError(f"--ray-address {self.ray_address}: needs --executor ray, too.")
 
 
 def options_of(settings: Settings, selection: Selection, facts: Manifest) -> dict[str, Any]:

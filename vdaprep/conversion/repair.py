@@ -196,7 +196,7 @@ def _compare(listed: DatasetRecord, made: DatasetRecord, output: OutputDir) -> N
     other = [f"{item.split}/{item.name}" for item in made.shards if item.sha256 not in tars]
     raise ShardError(
         f"{output.place(DATASET_FILE)}: does not list what could be made again ({', '.join(other) or 'rejections'} "
-        "differ): the raw data, or this program, is not what it was; convert anew into another --out."
+        "differ): the raw data, or this program, is not what it was; convert again into another --out."
     )
 
 

@@ -33,7 +33,7 @@ class HttpServer:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=policy.connect_s, sock_read=policy.answer_s)
         options = {"timeout": timeout, "trust_env": True}
         # Of fsspec only the loop in a thread of its own is used, and the session there. Settings make no instance of
-        # their own there, so this one is asked for anew.
+        # their own there, so this one is asked for again.
         self._files: Any = cast(Any, fsspec).filesystem("http", client_kwargs=options, skip_instance_cache=True)
 
     def read(self, url: str, start: int, stop: int | None) -> bytes:

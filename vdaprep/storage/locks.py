@@ -75,7 +75,7 @@ def has_name(file: BinaryIO, path: Path) -> bool:
 def locked(path: Path, *, wait_s: int | float, progress: Path | None = None) -> Generator[BinaryIO]:
     """Open a file, made if need be, and have its lock alone while the context lasts.
 
-    Raises TimeoutError where another has it for `wait_s` seconds; they count anew whenever the size of the file
+    Raises TimeoutError where another has it for `wait_s` seconds; they count again whenever the size of the file
     `progress` has changed, since then the other is at work.
     """
     seen, since = -1, time.monotonic()

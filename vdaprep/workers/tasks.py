@@ -82,7 +82,7 @@ class Deaths:
         self._counts[name] += 1
         if self._counts[name] > RETRIES:
             raise died(name, how, times=self._counts[name])
-        return f"{name}: the process that made it died ({how}); another begins it anew."
+        return f"{name}: the process that made it died ({how}); another begins it again."
 
 
 def died(name: str, how: str, *, times: int) -> WorkerError:

@@ -73,6 +73,9 @@ def train_loader(  # noqa: PLR0913 - the public face, all keywords
         shuffle_buffer: Windows from which the sequential order draws at random.
         cache: Folder in which at most 20 GB of whole shards are kept.
 
+    Returns:
+        Batches without end, a context manager; `state_dict` says where it stands.
+
     Raises:
         UsageError: an option that cannot be, or one that the shards leave no window for.
         DataError, ShardError: there are no finished shards.
@@ -282,6 +285,9 @@ def eval_loader(  # noqa: PLR0913 - the public face, all keywords
         rank: Number of this process among those that evaluate together.
         world_size: Number of those processes; each window is in the loader of one of them.
         device: Device of the batches.
+
+    Returns:
+        Batches of one window each, every time that it is iterated.
 
     Raises:
         UsageError: every clip is shorter than a window.

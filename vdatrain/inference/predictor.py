@@ -158,7 +158,11 @@ class Predictor:
     ) -> Generator[Float32[Tensor, "h w"]]:
         """Yield each frame's disparity at its size, on the device, holding two windows.
 
-        In windows that see their future and are aligned with one another, see `long_video`, or as `stream` does.
+        In windows that see their future and are aligned with one another, see `long_video`.
+
+        Args:
+            frames: Frames in order, [h, w, 3] each.
+            stream: Frame by frame instead; none sees a later one.
         """
         prepared = map(self.prepare, frames)
         if stream:
@@ -184,7 +188,9 @@ class Predictor:
     ) -> Float32[Tensor, "t h w"]:
         """Return the disparity of a window's frames at the video's size, on the device.
 
-        before: the frame before the window, if its difference to the window's first is to be known.
+        Args:
+            window: Frames of one clip in order, at most as many as the model takes.
+            before: The frame before the window, if its difference to the window's first is to be known.
         """
         device = self.precision.device
         frames = torch.stack([prepared.frame for prepared in window]).to(device)

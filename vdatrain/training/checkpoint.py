@@ -125,7 +125,7 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             _log.warning(f"{sentence.rstrip('.')}; the run goes on from {path.name}, step {content['step']}.")
         return path, content
     if damaged:
-        raise DataError(f"{damaged[0].rstrip('.')}, nor is any before it; begin the run anew elsewhere.")
+        raise DataError(f"{damaged[0].rstrip('.')}, nor is any before it; begin the run again elsewhere.")
     return None
 
 

@@ -136,7 +136,9 @@ def _find_checkpoint(config: TrainConfig, folder: Path) -> tuple[str, dict[str, 
     before = stored_config(folder)
     before.changed(config.options())
     if _fingerprint_again(config.shards) != facts["data"]:
-        raise DataError(f"{redact(config.shards)}: are not the shards that {folder} began with; train anew on these.")
+        raise DataError(
+            f"{redact(config.shards)}: are not the shards that {folder} began with; begin a new run on these."
+        )
     if facts["config"] != config.to_json():
         write_facts(folder, {**facts, "config": config.to_json()})
     found = load_newest(folder)
@@ -160,7 +162,7 @@ def _check_is_of(config: TrainConfig, path: Path, state: Mapping[str, Any]) -> N
     if differences:
         raise DataError(
             f"{path}: is of another run than {path.with_name(CONFIG_FILE).name} beside it, which changes "
-            f"{', '.join(differences)}; put the files of one run there, or begin it anew elsewhere."
+            f"{', '.join(differences)}; put the files of one run there, or begin it again elsewhere."
         )
 
 

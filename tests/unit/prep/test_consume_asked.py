@@ -100,7 +100,7 @@ def test_a_user_is_told_what_goes_that_was_not_converted(raw, vdaprep, tmp_path:
     zips = pack(raw.root, tmp_path / "zips")
     convert = ("convert", "tartanair", "--raw", zips, "--out", tmp_path / "out", "--workers", 1, "--select", "*/P00?")
     alone = vdaprep(*convert, "--consume-unused", "--yes")
-    assert (alone.code, alone.err) == (2, "vdaprep: --consume-unused: goes with --consume, of which it says more.\n")
+    assert (alone.code, alone.err) == (2, "vdaprep: --consume-unused: needs --consume, too.\n")
     asked = vdaprep(*convert, "--consume", "--consume-unused")
     assert asked.code == 2
     for kind in ("image", "depth"):

@@ -120,7 +120,7 @@ def test_the_task_of_a_process_that_dies_is_done_by_another(work: ModuleType, tm
     assert sum(heard.ticks) == 4 * 5
     assert -5 in heard.ticks
     assert sorted(heard.notices) == [
-        f"{tmp_path / name}: the process that made it died (SIGKILL, as when memory runs out); another begins it anew."
+        f"{tmp_path / name}: the process that made it died (SIGKILL, as when memory runs out); another begins it again."
         for name in ("b.mortal", "d.mortal")
     ]
     assert no_children()

@@ -60,7 +60,7 @@ def refused(result: Outcome, code: int, sentence: str) -> None:
 # -------------------------------------------------------------------------------------------------- verify and repair
 
 
-def test_a_flipped_bit_is_named_and_its_shard_alone_is_made_anew(bucket: Bucket, vdaprep: Run, local: Path) -> None:
+def test_a_flipped_bit_is_named_and_its_shard_alone_is_made_again(bucket: Bucket, vdaprep: Run, local: Path) -> None:
     out = f"{bucket.url}/deep"
     raw = ("--raw", local / "raw", "--out", out, "--workers", 1)
     assert vdaprep("convert", "tartanair", *raw, *OPTIONS).code == 0
@@ -78,7 +78,7 @@ def test_a_flipped_bit_is_named_and_its_shard_alone_is_made_anew(bucket: Bucket,
     before = versions(bucket)
     repaired = vdaprep("repair", "tartanair", *raw)
     assert (repaired.code, repaired.err) == (0, "")
-    assert f"{out}/tartanair: made anew and read back: train/shard-0002.tar" in repaired.out
+    assert f"{out}/tartanair: made again and read back: train/shard-0002.tar" in repaired.out
     written = {key for key in versions(bucket) - before if not key[0].endswith("vdaprep.lock")}
     assert {key for key, _ in written} == {f"deep/{SECOND}.tar", f"deep/{SECOND}.json"}
     assert bucket.objects("deep") == tree_bytes(local / "shards")

@@ -133,7 +133,7 @@ REWRITES_DATASET = (flip_dataset, drop_dataset, everything)
 
 
 @pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
-def test_only_what_is_wrong_is_made_anew(harm, clean: Path, out: Path, vdaprep) -> None:
+def test_only_what_is_wrong_is_made_again(harm, clean: Path, out: Path, vdaprep) -> None:
     harm(out / "tartanair")
     before = times(out)
     result = vdaprep("repair", "tartanair", "--raw", clean / "raw", "--out", out, "--workers", 1)
@@ -145,7 +145,7 @@ def test_only_what_is_wrong_is_made_anew(harm, clean: Path, out: Path, vdaprep) 
     assert ("dataset.json" in changed) == (harm in REWRITES_DATASET)
     assert all(f"{name}.tar" in result.out for name in HARM[harm])
     if harm is not leave_rest:
-        assert f"made anew and read back: {'train' if FIRST in HARM[harm] else ''}" in result.out
+        assert f"made again and read back: {'train' if FIRST in HARM[harm] else ''}" in result.out
 
 
 def test_what_is_well_is_left_alone_and_needs_no_raw_data(out: Path, vdaprep) -> None:

@@ -253,7 +253,7 @@ def test_a_program_ends_whatever_its_threads_are_at(copied, tmp_path):
 
 
 def _forge(folder, clip, change):
-    """Write a clip anew, each member as `change(name, data)` gives it, with checksums that are right."""
+    """Write a clip again, each member as `change(name, data)` gives it, with checksums that are right."""
     with tarfile.open(clip.tar) as tar:
         members = [(item.name, tar.extractfile(item).read()) for item in tar]
     members = [item for item in members if item[0].startswith(clip.entry.key)]

@@ -99,7 +99,7 @@ def _how_large(prediction: Prediction, place: Room | None, *, out: str) -> str:
     at_once = min(prediction.workers, sum(split.shards for split in prediction.splits.values()))
     text = (
         f"disk: {format_bytes(prediction.bytes)}, {format_bytes(prediction.peak_bytes)} at the peak if "
-        f"{'a shard has' if at_once == 1 else f'{at_once} shards at once have'} to be made anew"
+        f"{'a shard has' if at_once == 1 else f'{at_once} shards at once have'} to be made again"
     )
     if place is None:
         return f"{text}; how much is free at {out} is not known"

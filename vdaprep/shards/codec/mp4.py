@@ -1,4 +1,4 @@
-"""Where the packets of an MP4 lie: the four tables of ISO/IEC 14496-12 that say it, and nothing else of the file.
+"""Where the packets of an MP4 lie, by four tables of ISO/IEC 14496-12 and nothing else.
 
     moov/trak/mdia/minf/stbl/stsd   the codec, its settings and the size of the pictures
                              stsz   bytes of each packet
@@ -28,7 +28,7 @@ _ENTRY_SIZE = 86  # of a visual sample entry in front of its own boxes
 def parse_mp4(
     data: Data, *, entry: bytes, settings: bytes, size: tuple[int, int], count: int
 ) -> tuple[bytes, list[Data]]:
-    """Find what a decoder needs of a video; nothing is decoded, and no table is longer than `count` rows.
+    """Find what a decoder needs of a video; no table is longer than `count` rows.
 
     Args:
         data: The file.
@@ -107,7 +107,7 @@ def _rows(data: memoryview, span: _Span, *, columns: int, most: int) -> list[tup
 def _place(
     sizes: Sequence[int], chunks: Sequence[tuple[int, ...]], runs: Sequence[tuple[int, ...]], end: int
 ) -> Iterator[_Span]:
-    """Yield where each packet lies: of run (first chunk, packets a chunk, ...) up to the next run's first chunk."""
+    """Yield where each packet lies, run by run of chunks: (first chunk, packets a chunk, ...)."""
     waiting = iter(sizes)
     placed = 0
     for number, (at,) in enumerate(chunks, 1):

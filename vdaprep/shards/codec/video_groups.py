@@ -1,4 +1,4 @@
-"""Frames to groups of video and back: an MP4 that any player shows, of frames that decode without any other group.
+"""Frames to groups of video and back: MP4s that any player shows, each decoded alone.
 
 Colours are those of JPEG: the BT.601 matrix at full range, chroma averaged over 2x2 pixels, and the stream says so.
 H.264 and AV1 leave decoders no choice, and colours are converted here in whole numbers, so a group decodes to the same
@@ -116,7 +116,7 @@ def encode_group(frames: Sequence[UInt8[np.ndarray, "h w 3"]], *, codec: str, cr
 
 
 def encoder_version(codec: str) -> str:
-    """Name what decides the bytes of a group: the encoder and the wheel that carries it; raises as `encode_group`."""
+    """Name what decides a group's bytes: encoder and wheel; raises as `encode_group`."""
     _need_encoder(_CODECS[codec])
     return f"{_CODECS[codec].encoder} of PyAV {av.__version__}"
 
@@ -245,7 +245,7 @@ _MEND = "the shard is damaged: vdaprep repair makes it again."
 
 
 def _frames(codec: _Codec, settings: bytes, packets: Sequence[Data], *, pixels: int) -> Iterator[VideoFrame]:
-    """Decode packets; what is damaged is an error, not concealed, and no picture of more than `pixels` is begun."""
+    """Decode packets; damage is an error, not concealed, as is a picture over `pixels`."""
     context: Any = CodecContext.create(codec.decoder, "r")
     context.extradata = settings
     context.thread_count = 1
