@@ -27,6 +27,7 @@ from vdaprep.raw import arrays, exr, images, png
 from vdaprep.raw.files import Location
 from vdaprep.raw.tree import Reader, open_tree
 from vdaprep.shards.canonical import sealed_json
+from vdaprep.shards.codec import decode_group, encode_group
 from vdaprep.shards.dataset import open_shards
 from vdaprep.sources import _rows
 from vdaprep.storage import documents, paths, urls
@@ -71,6 +72,8 @@ def targets(folder: Path) -> Mapping[str, Callable[[], Target]]:
         "shard tar": lambda: Target(spoilt([b"\0" * 2048]).map(lambda data: data), _of_tar),
         "zstd members": lambda: _shard_bytes(_with_depth, [Stranger().members["f001.depth.zst"]]),
         "jpeg members": lambda: _shard_bytes(_with_rgb, [Stranger().members["f001.rgb.jpg"]]),
+        "h264 group": lambda: _group("h264"),
+        "av1 group": lambda: _group("av1"),
         "cache entry": lambda: Target(spoilt([b'{"bytes": 20480, "mtime_ns": 1}', b""]), _cache_entry),
         "plan.json": lambda: _plan(folder),
         "tartanair tree": lambda: _tree(folder, "tartanair", ("txt",)),
@@ -293,6 +296,12 @@ def _shard_bytes(make: Callable[[bytes], Stranger], seeds: Sequence[bytes]) -> T
 def _with_depth(data: bytes) -> Stranger:
     stranger = Stranger()
     return Stranger(members={**stranger.members, "f001.depth.zst": data, "f002.diff.zst": data})
+
+
+def _group(codec: str) -> Target:
+    frames = list(np.random.default_rng(0).integers(0, 255, (3, 18, 34, 3), np.uint8))
+    seed = encode_group(frames, codec=codec, crf=30)
+    return _bytes([seed], lambda data: decode_group(data, codec=codec, size=(18, 34), count=3))
 
 
 def _with_rgb(data: bytes) -> Stranger:

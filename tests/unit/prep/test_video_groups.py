@@ -134,13 +134,19 @@ def test_equal_frames_give_equal_bytes(codec: str) -> None:
         np.testing.assert_array_equal(found, pictures[0])
 
 
+def doubled(rows: np.ndarray) -> np.ndarray:
+    """Put two rows, four times as large, where there was one: 3 parts of it and 1 of the neighbour."""
+    above, below = np.vstack([rows[:1], rows[:-1]]), np.vstack([rows[1:], rows[-1:]])
+    return np.stack([above + 3 * rows, below + 3 * rows], axis=1).reshape(-1, rows.shape[1])
+
+
 def test_the_conversion_of_colours_is_that_of_whole_numbers() -> None:
-    """So that a processor's instructions change nothing: BT.601 with 14 bits, rounded half up."""
+    """So that a processor's instructions change nothing: BT.601 with 14 bits after chroma's 9:3:3:1, half up."""
     rng = np.random.default_rng(0)
-    y, b, r = rng.integers(0, 256, (8, 8), np.uint8), *rng.integers(0, 256, (2, 4, 4), np.uint8)
-    out = np.empty((8, 8, 3), np.uint8)
+    y, b, r = rng.integers(0, 256, (8, 12), np.uint8), *rng.integers(0, 256, (2, 4, 6), np.uint8)
+    out = np.empty((8, 12, 3), np.uint8)
     video_groups._to_rgb(y, b, r, out)
-    red, blue = (plane.repeat(2, 0).repeat(2, 1).astype(int) - 128 for plane in (r, b))
+    red, blue = ((doubled(doubled(plane.astype(int)).T).T + 8 >> 4) - 128 for plane in (r, b))
     expected = np.stack(
         [
             y + (22987 * red + 8192 >> 14),

@@ -65,7 +65,8 @@ _CODECS = {
         "libx264", "h264",
         {
             "preset": "fast",
-            "x264-params": "threads=1:lookahead-threads=1:cpu-independent=1:scenecut=0:open-gop=0:cabac=0:no-deblock=1",
+            "x264-params": "threads=1:lookahead-threads=1:cpu-independent=1:scenecut=0:open-gop=0:chromaloc=1:"
+            "cabac=0:no-deblock=1",
         },
         b"avc1", b"avcC", "filter_units=remove_types=6",
     ),
@@ -265,9 +266,9 @@ def _to_rgb(
     red: UInt8[np.ndarray, "ch cw"],
     out: UInt8[np.ndarray, "h w 3"],
 ) -> None:
-    """Convert to RGB, each chroma pixel standing for the four that were averaged."""
+    """Convert to RGB; chroma lies in the middle of the four pixels it was averaged over, as in a JPEG."""
     size = luma.shape[1], luma.shape[0]
-    chroma = [cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST) for plane in (red, blue)]
+    chroma = [cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR_EXACT) for plane in (red, blue)]
     whole = cv2.merge([luma, *chroma])
     height, width, _ = out.shape
     if (width, height) == size:
