@@ -86,7 +86,7 @@ def test_a_user_is_asked_or_must_have_said_yes(raw, vdaprep, tmp_path: Path) -> 
     assert result.code == 2
     assert f"{raw.root / EASY / 'P000'}: " in result.err
     assert f"of raw data below {raw.root}; say --yes to allow it" in result.err
-    assert "--part or --finish" in vdaprep(*arguments, "--consume", "--yes", "--part", "1/2").err
+    assert "leave --part and --finish out" in vdaprep(*arguments, "--consume", "--yes", "--part", "1/2").err
     assert tree_bytes(raw.root) == before
     result = vdaprep(*arguments, "--consume", "--yes")
     assert result.code == 0
