@@ -145,9 +145,24 @@ def test_a_missing_or_empty_raw_folder_says_how_to_get_data(vdaprep, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
-def test_a_selection_of_nothing_names_what_there_is(raw, vdaprep, tmp_path: Path) -> None:
-    result = vdaprep("convert", "tartanair", "--raw", raw.root, "--out", tmp_path, "--select", "office/*")
-    refused(result, 1, "--select office/* takes none of its 3 trajectories", TRAJECTORY)
+NOTHING = {
+    "--select office/*": ["--select", "office/*"],
+    "--select office/* ": ["--select", "*/P000", "--select", "office/*"],
+    "--val */P999": ["--val", "*/P999"],
+    "--val ocean/*": ["--val", "*/P001", "--val", "ocean/*"],
+}
+
+
+@pytest.mark.parametrize("glob", NOTHING)
+def test_a_glob_that_takes_nothing_is_named_with_what_there_is(glob: str, raw, vdaprep, tmp_path: Path) -> None:
+    result = vdaprep("convert", "tartanair", "--raw", raw.root, "--out", tmp_path, *NOTHING[glob])
+    refused(result, 1, f"{glob.strip()} takes none of its 3 trajectories", TRAJECTORY)
+
+
+def test_what_is_held_out_need_not_be_selected(raw, vdaprep, tmp_path: Path) -> None:
+    options = ("--select", "*/P000", "--val", "*/P011")
+    result = vdaprep("plan", "tartanair", "--raw", raw.root, "--out", tmp_path, *options)
+    assert result.code == 0
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -70,7 +70,7 @@ class RawData:
     """Number of archives that were not opened, as they hold nothing that is wanted."""
 
     def plan(self, settings: Settings, selection: Selection) -> ConversionPlan:
-        """Decide which frames form which shard; raises DataError if none are selected."""
+        """Decide which frames form which shard; raises DataError if a glob of the selection takes none."""
         facts = _manifest.load(self.dataset)
         trajectories = self._select(selection, facts)
         by_split: defaultdict[str, list[Trajectory]] = defaultdict(list)
@@ -96,14 +96,20 @@ class RawData:
 
     def _select(self, selection: Selection, facts: Manifest) -> list[Trajectory]:
         found = [item for item in self.trajectories if selection.takes(item.name, facts)]
-        if not found:
-            asked = f"--select {' '.join(selection.select)}" if selection.select else "the default selection"
+        asked = [] if found else ["the default selection"]
+        asked = [f"--select {glob}" for glob in selection.select if not self._has(glob)] or asked
+        if not selection.select:  # what is held out need not be among what is selected
+            asked += [f"--val {glob}" for glob in selection.val if not self._has(glob)]
+        if asked:
             names = ", ".join(item.name for item in self.trajectories[:5])
             raise DataError(
-                f"{redact(self.raw)}: {asked} takes none of its {len(self.trajectories)} trajectories; "
+                f"{redact(self.raw)}: {asked[0]} takes none of its {len(self.trajectories)} trajectories; "
                 f"there are, for example, {names}."
             )
         return found
+
+    def _has(self, glob: str) -> bool:
+        return any(_manifest.matches(item.name, (glob,)) for item in self.trajectories)
 
 
 def make_plan(dataset: str, *, raw: str | Path, settings: Settings, selection: Selection) -> ConversionPlan:
