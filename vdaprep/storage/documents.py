@@ -156,10 +156,6 @@ class Fields:
             self.fail(key, f"is {shown(value)}, expected one of {', '.join(choices)}")
         return value
 
-    def boolean(self, key: str) -> bool:
-        """Return true or false."""
-        return self.get(key, bool, "true or false")
-
     def integer(self, key: str, low: int, high: int) -> int:
         """Return a whole number from `low` to `high`, both included."""
         value = self.get(key, int, "a whole number")

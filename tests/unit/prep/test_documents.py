@@ -107,7 +107,6 @@ RIGHT: dict[str, tuple[Callable[[Fields], Any], Any]] = {
     "integer": (lambda f: f.integer("int", 0, 3), 3),
     "number": (lambda f: f.number("int"), 3.0),
     "a large number": (lambda f: f.number("huge"), 1e300),
-    "boolean": (lambda f: f.boolean("flag"), True),
     "numbers": (lambda f: f.numbers("rows", (None, 2)).tolist(), [[1, 2.5], [3, 4]]),
     "no numbers": (lambda f: f.numbers("empty", (None, 2)).shape, (0, 2)),
     "integers": (lambda f: f.integers("ints", 1, 2, at_most=2), (1, 2)),
