@@ -18,6 +18,7 @@ ROWS = {
     "c": ("stream, 0 workers", "stream, 2 workers", "raw PNG + npy, 2 workers", "webdataset, our bytes"),
     "d": ("wait", "encoder", "branch", "loss", "backward", "step without wait"),
     "e": ("plain L1", "spatial", "temporal", "video_loss"),
+    "j": ("JPEG 95", "h264 16, 8 a group", "av1 20, 8 a group", "1/2"),
 }
 
 
