@@ -70,7 +70,7 @@ class RawData:
     """Number of archives that were not opened, as they hold nothing that is wanted."""
 
     def plan(self, settings: Settings, selection: Selection) -> ConversionPlan:
-        """Decide which frames form which shard; raises DataError if a glob of the selection takes none."""
+        """Decide which frames form which shard; raises DataError if a glob takes none."""
         facts = _manifest.load(self.dataset)
         trajectories = self._select(selection, facts)
         by_split: defaultdict[str, list[Trajectory]] = defaultdict(list)

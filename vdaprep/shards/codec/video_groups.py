@@ -267,7 +267,7 @@ def _to_rgb(
     red: UInt8[np.ndarray, "ch cw"],
     out: UInt8[np.ndarray, "h w 3"],
 ) -> None:
-    """Convert to RGB; chroma lies in the middle of the four pixels it was averaged over, as in a JPEG."""
+    """Convert to RGB; chroma lies amid the four pixels it was averaged over, as in a JPEG."""
     size = luma.shape[1], luma.shape[0]
     chroma = [cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR_EXACT) for plane in (red, blue)]
     whole = cv2.merge([luma, *chroma])
