@@ -35,10 +35,6 @@ class Server(http.server.ThreadingHTTPServer):
         self.ranges = True
         self.lists = True
 
-    @property
-    def gets(self) -> int:
-        return self.requests["GET"]
-
 
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Server

@@ -151,7 +151,6 @@ def test_what_is_not_read_of_an_archive_is_named(case: str, tmp_path: Path) -> N
     assert tree.problems[0].file.startswith(name)  # which keeps --consume from deleting it
 
 
-WHOLE_FAILS = "cannot be opened as an archive ("
 UNREAD: dict[str, tuple[str, bytes, str]] = {
     "tar.xz": ("a.tar.xz", lzma.compress(TAR), "is packed by xz, which cannot be read in place; unpack it: xz -d -k a"),
     "txz": ("a.txz", lzma.compress(TAR), "unpack it: xz -d -k a.txz"),

@@ -15,7 +15,6 @@ with contextlib.suppress(SystemExit):
 assert "torch" not in sys.modules
 import torch
 """
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 @pytest.mark.parametrize(
