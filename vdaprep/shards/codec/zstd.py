@@ -24,16 +24,18 @@ def compress(data: Data, *, level: int = ZSTD_LEVEL) -> bytes:
     return compressor.compress(data)
 
 
-def decompress(data: Data, *, size: int, where: str) -> bytes:
-    """Decompress to exactly `size` bytes; the size is compared before anything is allocated."""
+def decompress(data: Data, *, size: int | tuple[int, int], where: str) -> bytes:
+    """Decompress to `size` bytes, or from one to another number; that is compared before anything is allocated."""
+    least, most = (size, size) if isinstance(size, int) else size
     try:
         found = zstandard.get_frame_parameters(data).content_size
-        if found != size:
+        if not least <= found <= most:
             said = "does not say how many bytes it holds" if found >= _UNSAID else f"holds {found} bytes when unpacked"
-            raise ShardError(f"{where}: {said}, expected {size}; the shard is damaged.")
+            expected = least if least == most else f"{least} to {most}"
+            raise ShardError(f"{where}: {said}, expected {expected}; the shard is damaged.")
         decompressor: zstandard.ZstdDecompressor | None = getattr(_local, "decompressor", None)
         if decompressor is None:
             decompressor = _local.decompressor = zstandard.ZstdDecompressor()
-        return decompressor.decompress(data, max_output_size=size, allow_extra_data=False)
+        return decompressor.decompress(data, max_output_size=most, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ShardError(f"{where}: not readable as zstd ({error}); the shard is damaged.") from error
