@@ -89,7 +89,9 @@ def measure(folder: Path, *, data: Path | None) -> dict[str, Any]:
 
 def convert(real: Real, *, raw: Path, out: Path) -> dict[str, str]:
     """Convert raw data and return the SHA-256 of each tar by its place in the data set's folder."""
-    call("vdaprep", "convert", real.dataset, "--raw", raw, "--out", out, "--workers", 2, *real.options)
+    call(
+        "vdaprep", "convert", real.dataset, "--raw", raw, "--out", out, "--workers", 2, "--profile", "v1", *real.options
+    )
     tars = sorted((out / real.dataset).glob("*/*.tar"))
     return {str(tar.relative_to(out / real.dataset)): hashlib.sha256(tar.read_bytes()).hexdigest() for tar in tars}
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import shutil
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from tests.bench.readers import OUR_BYTES, PNG_DEPTH, WORKERS, Spec, Start, decode_ours
 from vdaprep.shards.dataset import open_shards
-from vdaprep.shards.metadata import ClipMeta, DiffSpec
+from vdaprep.shards.metadata import ClipMeta, DepthSpec, DiffSpec
 
 Fields = Mapping[str, Any]
 
@@ -61,14 +62,15 @@ def _sample(meta: ClipMeta, members: Mapping[str, bytes], content: str, frames: 
         columns = [columns[0], [_png(data, meta) for data in columns[1]]]
     lengths = np.array([[len(data) for data in column] for column in columns], np.int64)
     shape = np.array([meta.height, meta.width, meta.diff.scale, meta.diff.step], np.int64)
+    depth = json.dumps(meta.depth.to_json()).encode()
     data = {f"data{number}": b"".join(column) for number, column in enumerate(columns)}
-    return {"lengths": lengths.tobytes(), "shape": shape.tobytes(), "data2": b"", **data}
+    return {"lengths": lengths.tobytes(), "shape": shape.tobytes(), "depth": depth, "data2": b"", **data}
 
 
 def _png(data: bytes, meta: ClipMeta) -> bytes:
     from vdaprep.shards import codec
 
-    codes = codec.unpack_codes(data, height=meta.height, width=meta.width)
+    codes = codec.unpack_codes(data, meta.depth, height=meta.height, width=meta.width)
     return cv2.imencode(".png", codes)[1].tobytes()
 
 
@@ -79,7 +81,8 @@ def decode(sample: Fields) -> tuple[Tensor, ...]:
     lengths = np.frombuffer(sample["lengths"], np.int64).reshape(columns, -1)
     members = [list(_split(sample[f"data{number}"], lengths[number])) for number in range(columns)]
     if columns == 3:
-        return decode_ours(members, height=height, width=width, diff=DiffSpec(scale=scale, step=step))
+        spec, diff = DepthSpec(**json.loads(sample["depth"])), DiffSpec(scale=scale, step=step)
+        return decode_ours(members, height=height, width=width, spec=spec, diff=diff)
     rgb = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) for data in members[0]]
     codes = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) for data in members[1]]
     return torch.from_numpy(np.stack(rgb)), torch.from_numpy(np.stack(codes))

@@ -210,11 +210,14 @@ def _cut(clips: Any, window: int) -> Generator[tuple[Tensor, ...]]:
                 [[clip[f"{name}.{kind}"] for name in names] for kind in ("rgb.jpg", "depth.zst", "diff.zst")],
                 height=meta.height,
                 width=meta.width,
+                spec=meta.depth,
                 diff=meta.diff,
             )
 
 
-def decode_ours(members: Sequence[Sequence[bytes]], *, height: int, width: int, diff: Any) -> tuple[Tensor, ...]:
+def decode_ours(
+    members: Sequence[Sequence[bytes]], *, height: int, width: int, spec: Any, diff: Any
+) -> tuple[Tensor, ...]:
     """Decode frames, depth and differences by the calls that our own reader makes."""
     from vdaprep.shards import codec
 
@@ -222,7 +225,7 @@ def decode_ours(members: Sequence[Sequence[bytes]], *, height: int, width: int, 
     rgb, depth, differences = members
     decoded = (
         [codec.decode_rgb(data) for data in rgb],
-        [codec.unpack_planes(data, **size) for data in depth],
+        [codec.unpack_planes(data, spec, **size) for data in depth],
         [codec.decode_diff(data, diff, **size) for data in differences],
     )
     return tuple(torch.from_numpy(np.stack(frames)) for frames in decoded)

@@ -82,7 +82,7 @@ def make_shards(out: Path, *, scratch: Path) -> None:
         size = ("--size", "64x48", "--trajectories", 1, "--frames", 6, "--seed", seed)
         call("vdaprep", "sample", dataset, "--out", raw, *size)
         forget_a_corner(raw)
-        call("vdaprep", "convert", dataset, "--raw", raw, "--out", out.absolute(), "--workers", 1)
+        call("vdaprep", "convert", dataset, "--raw", raw, "--out", out.absolute(), "--workers", 1, "--profile", "v1")
         exported = (scratch / "exported" / dataset).absolute()
         call("vdaprep", "export", (out / dataset).absolute(), "--out", exported)
         decoded = read_exported(exported) | read_tar(out / dataset / "train" / "shard-0001.tar")

@@ -75,7 +75,7 @@ def test_options_that_are_advised_exist(known: dict[str, set[str]]) -> None:
         commands = next((names for place, names in COMMANDS_OF.items() if module.startswith(place)), tuple(known))
         options = {option for name in commands for option in known[name]}
         for text in texts(ROOT / module):
-            here = options | (known["vdaprep convert"] if "convert" in text or "--no-diffs" in text else set())
+            here = options | (known["vdaprep convert"] if "convert" in text or "--diffs" in text else set())
             named = {*_OPTION.findall(text)} - here
             wrong += [f"{module}: {option}" for option in named if (module, option) not in OF_OTHERS]
     assert wrong == []

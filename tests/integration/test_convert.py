@@ -112,7 +112,7 @@ def test_smaller_frames_without_differences_from_a_selection(raw, vdaprep, tmp_p
     out = tmp_path / "shards"
     result = vdaprep(
         "convert", "tartanair", "--raw", raw.root, "--out", out, "--workers", 1,
-        "--short-side", 24, "--no-diffs", "--select", "*/P00[01]", "--val", "*/P001",
+        "--short-side", 24, "--diffs", "none", "--select", "*/P00[01]", "--val", "*/P001",
     )  # fmt: skip
     assert result.code == 0
     [(_, meta, members)] = clips(out, "val")
@@ -293,8 +293,8 @@ def test_other_options_are_refused_not_mixed(raw, vdaprep, tmp_path: Path) -> No
     arguments = ("convert", "tartanair", "--raw", raw.root, "--out", tmp_path / "out", "--workers", 1)
     assert vdaprep(*arguments).code == 0
     before = tree_bytes(tmp_path / "out")
-    result = vdaprep(*arguments, "--jpeg-quality", 80)
-    refused(result, 2, "dataset.json: was made with jpeg_quality = 95; this run has jpeg_quality = 80", "another --out")
+    result = vdaprep(*arguments, "--rgb", "jpeg:80")
+    refused(result, 2, "dataset.json: was made with rgb = jpeg:95; this run has rgb = jpeg:80", "another --out")
     (tmp_path / "out" / "tartanair" / "dataset.json").unlink()
     result = vdaprep(*arguments, "--clip-frames", 7)
     refused(result, 2, "shard-0001.json: was made with clip_frames = 64; this run has clip_frames = 7")
@@ -319,7 +319,10 @@ def test_two_writers_are_refused(raw, vdaprep, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--jpeg-quality", "101"), "--jpeg-quality: expected 1 to 100"),
+        (("--rgb", "jpeg:101"), "--rgb jpeg:101: expected 1 to 100 behind jpeg"),
+        (("--rgb", "webp:50"), "--rgb webp:50: expected jpeg:QUALITY, h264:CRF or av1:CRF"),
+        (("--rgb", "jpeg"), "--rgb jpeg: expected jpeg:QUALITY, h264:CRF or av1:CRF"),
+        (("--profile", "v1", "--diffs", "decoded"), "--profile v1: has JPEG frames"),
         (("--clip-frames", "0"), "--clip-frames: expected 1 to 1000"),
         (("--depth-error", "0.00001"), "--depth-error: expected 0.00008 to 0.1"),
         (("--short-side", "big"), "--short-side big: expected a whole number, or native"),

@@ -64,7 +64,7 @@ def clips(out: Path, split: str = "train") -> dict[str, tuple[ClipMeta, dict[str
 
 
 def depth_codes(meta: ClipMeta, members: dict[str, bytes], position: int) -> np.ndarray:
-    return codec.unpack_codes(members[f"f{position:03d}.depth.zst"], height=meta.height, width=meta.width)
+    return codec.unpack_codes(members[f"f{position:03d}.depth.zst"], meta.depth, height=meta.height, width=meta.width)
 
 
 def centimetres(folder: Path, frame: int, camera: int = 0) -> np.ndarray:

@@ -56,9 +56,9 @@ def test_a_plan_is_shown_and_its_command_line_converts(raw, vdaprep, tmp_path: P
 @pytest.mark.parametrize(
     ("share", "expected"),
     [
-        (0.95, ["--jpeg-quality"]),
-        (0.6, ["--jpeg-quality", "--frame-stride"]),
-        (0.2, ["--frame-stride", "--select"]),
+        (0.95, ["--profile"]),
+        (0.2, ["--profile", "--frame-stride"]),
+        (0.1, ["--frame-stride", "--select"]),
     ],
 )
 def test_a_budget_is_kept_by_the_command_that_it_prints(

@@ -277,10 +277,10 @@ def test_a_checkpoint_that_is_none(toy_shards: Path, vdatrain, tmp_path: Path) -
 def test_shards_without_differences(raw: RawTree, toy_shards: Path, tmp_path: Path, vdatrain: Run) -> None:
     """Where none has any, a variant that looks at them is refused; beside others that have, they count as unknown."""
     shards = tmp_path / "shards"
-    make_shards("tartanair", raw=raw.root, out=shards, settings=Settings(diff_scale=None))
+    make_shards("tartanair", raw=raw.root, out=shards, settings=Settings(diffs="none"))
     arguments = ("run", "--shards", shards, *SMALL, "--batch", 1, "--steps", 2, "--eval-every", 2)
     conv = vdatrain(*arguments, "--variant", "conv", "--out", tmp_path / "conv")
-    refused(conv, 1, f"{shards}: have no frame differences, which conv looks at; convert again without --no-diffs")
+    refused(conv, 1, f"{shards}: have no frame differences, which conv looks at; convert again without --diffs none")
     assert vdatrain(*arguments, "--variant", "basic", "--out", tmp_path / "basic").code == 0
     shutil.copytree(toy_shards / "tartanair", shards / "with")
     assert vdatrain(*arguments, "--steps", 6, "--variant", "conv", "--out", tmp_path / "both").code == 0

@@ -5,14 +5,16 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from vdaprep.analysis.warping import Agreement, View
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import Clip, StoredFrame, read_record
 from vdaprep.storage.paths import StoragePath
 
+_ALIKE = 0.1  # grey levels, on average: video does not repeat a frame to the bit
 _BLACK = 12  # grey levels: JPEG does not keep zeros
 
 
@@ -24,8 +26,8 @@ class DecodedFrame:
     """The frame's number in its trajectory."""
     stride: int
     """What the numbers of the trajectory's frames go up by."""
-    rgb: bytes
-    """The stored JPEG."""
+    rgb: UInt8[np.ndarray, "h w 3"]
+    """The decoded frame."""
     depth: bytes
     """The stored depth code."""
     is_black: bool
@@ -47,13 +49,13 @@ class DecodedFrame:
 
 
 def _decode(frame: StoredFrame, *, stride: int) -> DecodedFrame:
-    depth_m = frame.depth_m()
+    depth_m, rgb = frame.depth_m(), frame.rgb()
     return DecodedFrame(
         number=frame.meta.frame_ids[frame.index],
         stride=stride,
-        rgb=bytes(frame.members["rgb.jpg"]),
+        rgb=rgb,
         depth=bytes(frame.members["depth.zst"]),
-        is_black=bool(frame.rgb().max() <= _BLACK),
+        is_black=bool(rgb.max() <= _BLACK),
         depth_m=depth_m,
         view=view_of(frame.meta, frame.index, depth_m),
     )
@@ -84,7 +86,7 @@ class Flaws:
             "have no known depth": bool(np.isnan(frame.depth_m).all()),
         }
         if before is not None and not frame.stands_still_after(before):
-            same_rgb, same_depth = frame.rgb == before.rgb, frame.depth == before.depth
+            same_rgb, same_depth = _look_alike(frame.rgb, before.rgb), frame.depth == before.depth
             flaws["repeat the frame before, though the camera moves"] = same_rgb and same_depth
             self._stuck += same_depth and not same_rgb
         for text, holds in flaws.items():
@@ -99,6 +101,11 @@ class Flaws:
             yield "depth never varies within a frame"
         if frames > 1 and self._stuck == frames - 1:
             yield "depth never varies from frame to frame, though the images do"
+
+
+def _look_alike(one: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"]) -> bool:
+    """Tell whether two frames are the same but for what video makes of them."""
+    return one.shape == other.shape and float(cv2.absdiff(one, other).mean()) <= _ALIKE
 
 
 _FAR = 8  # frames between those that tell hypotheses apart: motion of one frame may be too small

@@ -26,6 +26,7 @@ _STYLE = {
 
 KIND_NAMES = {
     "rgb.jpg": "RGB",
+    "rgb.mp4": "RGB",
     "depth.zst": "depth",
     "diff.zst": "differences",
     "json": "metadata",

@@ -119,7 +119,7 @@ def _pictures(frame: StoredFrame) -> list[UInt8[np.ndarray, "_h _w 3"]]:
     meta = frame.meta
     depth = colour_depth(frame.depth_m(), disparity_min=meta.disparity_min, disparity_max=meta.disparity_max)
     pictures = [frame.rgb(), depth]
-    if meta.diff is not None:
+    if meta.stored_diff is not None:
         pictures.append(colour_diff(frame.diff_steps(), height=meta.height, width=meta.width))
     return pictures
 

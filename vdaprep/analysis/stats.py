@@ -204,7 +204,7 @@ def motion(
 def _add_frame(stats: DatasetStats, frame: StoredFrame) -> None:
     stats.frames_read += 1
     _add_depth(stats, frame.depth_m())
-    diff = frame.meta.diff
+    diff = frame.meta.stored_diff
     if diff is not None and frame.meta.diff_valid[frame.index]:
         stats.differences.append(float(np.abs(frame.diff_steps().astype(np.float32)).mean()) * diff.step)
 

@@ -3,7 +3,7 @@
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -15,7 +15,7 @@ from vdaprep.shards import codec, depth_codes, reader
 from vdaprep.shards.canonical import canonical_json, parse_json
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import clip_key, clip_keys, member_name
-from vdaprep.shards.records import ClipEntry
+from vdaprep.shards.records import ClipEntry, version_of
 from vdaprep.shards.tar import Member, header, split_members
 from vdaprep.storage.paths import StoragePath
 
@@ -48,9 +48,9 @@ def check_clip(reading: reader.TarPass, entry: ClipEntry, *, options: Mapping[st
     """
     meta, size = _check_meta(reading, entry, options)
     content = _Content(meta)
-    kinds = ("rgb.jpg", "depth.zst") if meta.diff is None else ("rgb.jpg", "depth.zst", "diff.zst")
-    sizes = Counter({"json": size})
+    sizes, counts = Counter({"json": size}), Counter({"json": 1})
     for frame in range(entry.frames):
+        kinds = meta.kinds_of(frame)
         start, stop = entry.frame_range(frame, 1)
         data = reading.read(start, stop)
         entry.check_frames(data, first=frame, count=1, where=str(reading.tar))
@@ -58,8 +58,8 @@ def check_clip(reading: reader.TarPass, entry: ClipEntry, *, options: Mapping[st
         for kind, member in zip(kinds, _expect_members(reading.tar, entry, start, data, names), strict=True):
             content.check(frame, kind, member.data, where=f"{reading.tar}: {member.name}")
             sizes[kind] += len(member.data)
+            counts[kind] += 1
     content.check_range(where=f"{reading.tar}: {member_name(entry.key, None, 'json')}")
-    counts = {"json": 1, **dict.fromkeys(kinds, entry.frames)}
     found = {kind: (counts[kind], sizes[kind]) for kind in counts}
     has_depth = meta.disparity_max > 0
     return CheckedClip(entry.key, meta.dataset, meta.split, meta.trajectory, meta.frame_ids, found, has_depth)
@@ -96,7 +96,8 @@ def _meta_problems(
 ) -> Iterator[str]:
     ids = meta.frame_ids
     key = clip_key(meta.dataset, meta.trajectory, ids[0])
-    diff = None if meta.diff is None else asdict(meta.diff)
+    diff = None if meta.diff is None else meta.diff.to_json(version=meta.schema_version)
+    allowed = _allowed_depths(options)
     short_side = options.get("short_side") or min(meta.height, meta.width)
     stride = options.get("frame_stride") or 1
     checks = [
@@ -113,10 +114,28 @@ def _meta_problems(
         ),
         (len(ids) <= (options.get("clip_frames") or len(ids)), f"has {len(ids)} frames, more than clip_frames allows."),
         (min(meta.height, meta.width) <= short_side, f"{meta.width}x{meta.height} is larger than short_side allows."),
-        (meta.depth.to_json() == options.get("depth"), "its depth code is not the one of the options."),
+        (meta.schema_version == version_of(options), f"is of version {meta.schema_version}, unlike the options."),
+        (meta.depth.to_json(version=meta.schema_version) in allowed, "its depth code is not the one of the options."),
+        (_codec_of(options) == meta.rgb.codec, f"its frames are {meta.rgb.codec}, unlike those of the options."),
         (diff == options.get("diff"), "its differences are not those of the options."),
     ]
     yield from (problem for holds, problem in checks if not holds)
+
+
+def _allowed_depths(options: Mapping[str, Any]) -> list[Any]:
+    """Return how a clip's depth may be coded: as the options say, or as `settle` chooses."""
+    depth: dict[str, Any] = options.get("depth") or {}
+    allowed = [depth]
+    if depth.get("packing") == "nibbles":
+        allowed += [{**depth, "packing": "bytes"}]
+        if depth.get("kind") == "log":
+            halves = codec.HALF_METRES.to_json()
+            allowed += [halves, {**halves, "packing": "bytes"}]
+    return allowed
+
+
+def _codec_of(options: Mapping[str, Any]) -> str:
+    return str(options.get("rgb", "jpeg")).partition(":")[0]
 
 
 class _Content:
@@ -132,7 +151,11 @@ class _Content:
         if kind == "rgb.jpg":
             codec.decode_rgb(data, size=(height, width), where=where)
         elif kind == "depth.zst":
-            self._check_codes(codec.unpack_codes(data, height=height, width=width, where=where), where=where)
+            codes = codec.unpack_codes(data, self._meta.depth, height=height, width=width, where=where)
+            self._check_codes(codes, where=where)
+        elif kind == "rgb.mp4":
+            count = min(self._meta.rgb.group, self._meta.num_frames - frame)
+            codec.decode_group(data, codec=self._meta.rgb.codec, size=(height, width), count=count, where=where)
         else:
             self._check_diff(frame, data, where=where)
 
@@ -157,7 +180,7 @@ class _Content:
 
     def _check_diff(self, frame: int, data: memoryview, *, where: str) -> None:
         meta = self._meta
-        assert meta.diff is not None  # without, no such member is expected
-        steps = codec.decode_diff(data, meta.diff, height=meta.height, width=meta.width, where=where)
+        assert meta.stored_diff is not None  # without, no such member is expected
+        steps = codec.decode_diff(data, meta.stored_diff, height=meta.height, width=meta.width, where=where)
         if steps.any() and not meta.diff_valid[frame]:
             raise ShardError(f"{where}: is not zero, though the metadata says that it is not valid.")

@@ -1,8 +1,8 @@
 """Choose settings that make a conversion fit a number of bytes, the least harmful first.
 
-The order: a smaller `--short-side`, a lower `--jpeg-quality`, a coarser `--diff-scale`, a larger `--frame-stride`,
-fewer trajectories. A ladder is left as soon as a rung of it fits; what saves nothing is not kept. Probe frames are
-chosen by the plan alone, so the same data and options lead to the same choice.
+The order: a smaller `--profile`, a smaller `--short-side`, a lower quality of `--rgb`, a coarser `--diff-scale`, a
+larger `--frame-stride`, fewer trajectories. A ladder is left as soon as a rung of it fits; what saves nothing is not
+kept. Probe frames are chosen by the plan alone, so the same data and options lead to the same choice.
 """
 
 import glob
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vdaprep.conversion.options import ConversionOptions, Selection, Settings
+from vdaprep.conversion.options import PROFILES, ConversionOptions, Selection, Settings
 from vdaprep.conversion.plan import ConversionPlan, RawData
 from vdaprep.conversion.predict import Prediction, predict
 from vdaprep.conversion.probes import PROBES, Prober
@@ -20,7 +20,8 @@ from vdaprep.units import format_bytes, spread_evenly
 from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
 
 _SHORT_SIDES = (518, 476, 434, 392, 350)  # whole patches of 14 pixels; 518 is what training crops
-_JPEG_QUALITIES = (90, 85, 80, 75)
+_PROFILES = ("small", "tiny")
+_QUALITIES = {"jpeg": (90, 85, 80, 75), "h264": (18, 20, 22, 24), "av1": (24, 28, 32)}
 _DIFF_SCALES = (6, 8)
 _STRIDES = (2, 3, 4)
 _WINDOW_FRAMES = 32  # what training wants of a trajectory; a stride that leaves less is not tried
@@ -205,15 +206,27 @@ def _short_sides(begun: Choice) -> Rungs:
             yield f"--short-side {side}", replace(begun.plan.settings, short_side=side)
 
 
-def _jpeg_qualities(begun: Choice) -> Rungs:
-    for quality in _JPEG_QUALITIES:
-        if quality < begun.plan.settings.jpeg_quality:
-            yield f"--jpeg-quality {quality}", replace(begun.plan.settings, jpeg_quality=quality)
+def _profiles(begun: Choice) -> Rungs:
+    """Yield the profiles that are smaller than a profile which is as it was."""
+    settings = begun.plan.settings
+    names = list(PROFILES)
+    current = next((name for name in names if settings.follows(name)), None)
+    for name in _PROFILES if current in names[: names.index("tiny")] else ():
+        if names.index(name) > names.index(current or name):
+            yield f"--profile {name}", settings.with_profile(name)
+
+
+def _qualities(begun: Choice) -> Rungs:
+    rgb = begun.plan.settings.rgb
+    for quality in _QUALITIES[rgb.codec]:
+        if (quality < rgb.quality) == (rgb.codec == "jpeg") and quality != rgb.quality:
+            change = replace(rgb, quality=quality)
+            yield f"--rgb {change}", replace(begun.plan.settings, rgb=change)
 
 
 def _diff_scales(begun: Choice) -> Rungs:
     for scale in _DIFF_SCALES:
-        if begun.plan.settings.diff_scale is not None and scale > begun.plan.settings.diff_scale:
+        if begun.plan.settings.diffs == "stored" and scale > begun.plan.settings.diff_scale:
             yield f"--diff-scale {scale}", replace(begun.plan.settings, diff_scale=scale)
 
 
@@ -230,7 +243,9 @@ def _strides(begun: Choice) -> Rungs:
             yield f"--frame-stride {stride}", replace(plan.settings, frame_stride=stride)
 
 
-_LADDERS: tuple[Callable[[Choice], Rungs], ...] = (_short_sides, _jpeg_qualities, _diff_scales, _strides)
+_LADDERS: tuple[Callable[[Choice], Rungs], ...] = (
+    _profiles, _short_sides, _qualities, _diff_scales, _strides,
+)  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------------- trajectories
@@ -254,6 +269,6 @@ def _few(splits: Mapping[str, Sequence[str]]) -> str:
 def _in_words(settings: Settings) -> str:
     """Name the settings that were lowered as options."""
     side = "native" if settings.short_side is None else settings.short_side
-    parts = [f"--short-side {side}", f"--jpeg-quality {settings.jpeg_quality}"]
-    parts += ["--no-diffs" if settings.diff_scale is None else f"--diff-scale {settings.diff_scale}"]
+    parts = [f"--short-side {side}", f"--rgb {settings.rgb}", f"--depth-error {settings.depth_error:g}"]
+    parts += [f"--diff-scale {settings.diff_scale}" if settings.diffs == "stored" else f"--diffs {settings.diffs}"]
     return " ".join([*parts, f"--frame-stride {settings.frame_stride}"])

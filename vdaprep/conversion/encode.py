@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from vdaprep.analysis.warping import Hypothesis, View, fits_of
 from vdaprep.conversion.clips import PlannedClip
@@ -15,7 +15,8 @@ from vdaprep.errors import FrameError
 from vdaprep.raw.frames import Cameras, Frame, SourceOptions, Trajectory, fit_short_side, make_frame
 from vdaprep.raw.prefetch import ReadAhead
 from vdaprep.raw.tree import Reader
-from vdaprep.shards import codec, depth_codes
+from vdaprep.shards import codec
+from vdaprep.shards.codec import COMPARED_EVERY, PackedDepth
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import clip_key
 from vdaprep.shards.records import Rejection
@@ -23,23 +24,59 @@ from vdaprep.shards.writer import EncodedClip
 from vdaprep.sources import Source
 
 _log = logging.getLogger("vdaprep")
+_KEPT_QUALITY = 95  # from this quality on JPEGs of the raw data are kept; a lower one is asked for to save space
 _FRAMES_AHEAD = 3  # a slow file now and then holds nothing up; some 20 MiB of the largest frames
 
 
 @dataclass(frozen=True)
 class _EncodedFrame:
-    """An encoded frame; of its pixels only `shrunk` is kept, for the next frame's difference."""
+    """An encoded frame; of its pixels only what a difference or a group needs is kept."""
 
     frame_id: int
     size: tuple[int, int]
     intrinsics: tuple[float, ...]
     camera_to_world: tuple[tuple[float, ...], ...] | None
-    members: tuple[tuple[str, bytes], ...]
-    disparity_range: tuple[float, float] | None
-    clamped_near: int
-    clamped_far: int
+    jpeg: bytes | None
+    pixels: UInt8[np.ndarray, "h w 3"] | None
+    depth: PackedDepth
+    diff: bytes | None
     shrunk: Float32[np.ndarray, "dh dw 3"] | None
     diff_valid: bool
+
+
+class _Take:
+    """The frames of a clip so far; a complete group of video lets go of its pixels."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        self._encoding = encoding
+        self._waiting: list[UInt8[np.ndarray, "h w 3"]] = []
+        self._groups: list[bytes] = []
+        self.frames: list[_EncodedFrame] = []
+
+    def add(self, frame: _EncodedFrame) -> None:
+        """Append a frame."""
+        self.frames.append(replace(frame, pixels=None))
+        if frame.pixels is not None:
+            self._waiting.append(frame.pixels)
+            if len(self._waiting) == self._encoding.rgb.spec.group:
+                self._end_group()
+
+    def members(self, depth: Sequence[bytes]) -> tuple[tuple[tuple[str, bytes], ...], ...]:
+        """Return each frame's members, in the shard's order; to be called at the clip's end."""
+        if self._waiting:
+            self._end_group()
+        rgb = self._encoding.rgb.spec
+        result: list[tuple[tuple[str, bytes], ...]] = []
+        for number, (frame, packed) in enumerate(zip(self.frames, depth, strict=True)):
+            image = frame.jpeg if number % rgb.group else (frame.jpeg or self._groups[number // rgb.group])
+            members = [(rgb.kind, image), ("depth.zst", packed), ("diff.zst", frame.diff)]
+            result.append(tuple((kind, data) for kind, data in members if data is not None))
+        return tuple(result)
+
+    def _end_group(self) -> None:
+        rgb = self._encoding.rgb
+        self._groups.append(codec.encode_group(self._waiting, codec=rgb.codec, crf=rgb.quality))
+        self._waiting = []
 
 
 class ClipEncoder:
@@ -62,24 +99,25 @@ class ClipEncoder:
 
         So does a change of size within a trajectory. `on_frame` is called after every frame, used or not.
         """
-        take: list[_EncodedFrame] = []
+        take = _Take(self._encoding)
         order = self._announced(clip)
         try:
             previous = None
             if clip.before is not None:
-                previous = self._frame_or_none(clip.trajectory, next(order), None, rejected=[])
+                previous = self._frame_or_none(clip.trajectory, next(order), None, compare=False)
             for index in order:
-                current = self._frame_or_none(clip.trajectory, index, previous, rejected=rejected)
-                if take and (current is None or current.size != take[-1].size):
+                compare = len(take.frames) % COMPARED_EVERY == 0
+                current = self._frame_or_none(clip.trajectory, index, previous, compare=compare, rejected=rejected)
+                if take.frames and (current is None or current.size != take.frames[-1].size):
                     yield self._clip(clip, split, take)
-                    take = []
+                    take = _Take(self._encoding)
                 if current is not None:
-                    take.append(current)
+                    take.add(current)
                 previous = current
                 on_frame()
         finally:
             self._reader.rest()
-        if take:
+        if take.frames:
             yield self._clip(clip, split, take)
 
     def _announced(self, clip: PlannedClip) -> Iterator[int]:
@@ -91,78 +129,101 @@ class ClipEncoder:
             yield index
 
     def _frame_or_none(
-        self, trajectory: Trajectory, index: int, previous: _EncodedFrame | None, *, rejected: list[Rejection]
+        self,
+        trajectory: Trajectory,
+        index: int,
+        previous: _EncodedFrame | None,
+        *,
+        compare: bool,
+        rejected: list[Rejection] | None = None,
     ) -> _EncodedFrame | None:
         try:
-            return self._frame(trajectory, index, previous)
+            return self._frame(trajectory, index, previous, compare=compare)
         except FrameError as error:
-            rejected.append(Rejection(error.file, error.reason))
+            if rejected is not None:
+                rejected.append(Rejection(error.file, error.reason))
             return None
 
-    def _frame(self, trajectory: Trajectory, index: int, previous: _EncodedFrame | None) -> _EncodedFrame:
+    def _frame(
+        self, trajectory: Trajectory, index: int, previous: _EncodedFrame | None, *, compare: bool
+    ) -> _EncodedFrame:
         files = trajectory.frames[index]
         rgb = self._source.read_rgb(files, self._reader)
         depth_m = self._source.read_depth(files, self._reader)
         raw = make_frame(files, rgb, depth_m, self._cameras_of(trajectory), index)
         frame = fit_short_side(raw, self._encoding.short_side)
         try:
-            codes, clamped_near = depth_codes.code_depth(frame.depth_m, self._encoding.depth)
+            depth = codec.pack_depth(frame.depth_m, self._encoding.depth, compare=compare)
         except ValueError as error:
             raise FrameError(str(files.depth), str(error)) from error
-        jpeg = frame.rgb.jpeg or codec.encode_rgb(frame.rgb.pixels, quality=self._encoding.jpeg_quality)
         diff, shrunk, diff_valid = self._difference(frame, previous)
-        members = (("rgb.jpg", jpeg), ("depth.zst", codec.pack_codes(codes)), *diff)
         pose = frame.camera_to_world
+        still = self._encoding.rgb.codec == "jpeg"
         return _EncodedFrame(
             frame_id=frame.frame_id,
             size=_size(frame),
             intrinsics=tuple(frame.intrinsics.tolist()),
             camera_to_world=None if pose is None else tuple(map(tuple, pose.tolist())),
-            members=members,
-            disparity_range=depth_codes.disparity_range(codes, self._encoding.depth),
-            clamped_near=clamped_near,
-            clamped_far=depth_codes.count_beyond(frame.depth_m, codes),
+            jpeg=self._jpeg(frame) if still else None,
+            pixels=None if still else frame.rgb.pixels,
+            depth=depth,
+            diff=diff,
             shrunk=shrunk,
             diff_valid=diff_valid,
         )
 
+    def _jpeg(self, frame: Frame) -> bytes:
+        """Return the frame's own JPEG, unless it is to be smaller than that, or a new one."""
+        quality = self._encoding.rgb.quality
+        own = frame.rgb.jpeg
+        if own and (quality >= _KEPT_QUALITY or self._encoding.schema == 1):
+            return own
+        optimised = quality < _KEPT_QUALITY and self._encoding.schema > 1
+        made = codec.encode_rgb(frame.rgb.pixels, quality=quality, optimised=optimised)
+        return min(made, own, key=len) if own else made
+
     def _difference(
         self, frame: Frame, previous: _EncodedFrame | None
-    ) -> tuple[list[tuple[str, bytes]], Float32[np.ndarray, "dh dw 3"] | None, bool]:
+    ) -> tuple[bytes | None, Float32[np.ndarray, "dh dw 3"] | None, bool]:
         spec = self._encoding.diff
         if spec is None:
-            return [], None, False
+            return None, None, False
+        if spec.origin == "decoded":
+            return None, None, previous is not None and previous.size == _size(frame)
         shrunk = codec.shrink(frame.rgb.pixels, spec)
         before = previous.shrunk if previous is not None and previous.size == _size(frame) else None
-        return [("diff.zst", codec.encode_diff(shrunk, before, spec))], shrunk, before is not None
+        return codec.encode_diff(shrunk, before, spec), shrunk, before is not None
 
-    def _clip(self, clip: PlannedClip, split: str, take: Sequence[_EncodedFrame]) -> EncodedClip:
+    def _clip(self, clip: PlannedClip, split: str, take: "_Take") -> EncodedClip:
         trajectory = clip.trajectory
-        ranges = [item.disparity_range for item in take if item.disparity_range is not None]
-        poses = [item.camera_to_world for item in take if item.camera_to_world is not None]
+        frames = take.frames
+        depth = codec.settle([item.depth for item in frames], self._encoding.depth)
+        ranges = [item.disparity_range for item in depth if item.disparity_range is not None]
+        poses = [item.camera_to_world for item in frames if item.camera_to_world is not None]
         meta = ClipMeta(
             dataset=self._dataset,
             split=split,
             trajectory=trajectory.name,
-            frame_ids=tuple(item.frame_id for item in take),
-            height=take[0].size[0],
-            width=take[0].size[1],
-            intrinsics=tuple(item.intrinsics for item in take),
-            camera_to_world=tuple(poses) if len(poses) == len(take) else None,
-            depth=self._encoding.depth,
+            frame_ids=tuple(item.frame_id for item in frames),
+            height=frames[0].size[0],
+            width=frames[0].size[1],
+            intrinsics=tuple(item.intrinsics for item in frames),
+            camera_to_world=tuple(poses) if len(poses) == len(frames) else None,
+            depth=depth[0].spec,
             disparity_min=min((low for low, _ in ranges), default=0.0),
             disparity_max=max((high for _, high in ranges), default=0.0),
             diff=self._encoding.diff,
-            diff_valid=tuple(item.diff_valid for item in take),
+            diff_valid=tuple(item.diff_valid for item in frames),
+            rgb=self._encoding.rgb.spec,
             source={"layout": trajectory.layout},
+            schema_version=self._encoding.schema,
         )
-        key = clip_key(self._dataset, trajectory.name, take[0].frame_id, alike=clip.alike)
         return EncodedClip(
-            key,
+            clip_key(self._dataset, trajectory.name, frames[0].frame_id, alike=clip.alike),
             meta,
-            tuple(item.members for item in take),
-            clamped_near=sum(item.clamped_near for item in take),
-            clamped_far=sum(item.clamped_far for item in take),
+            take.members([item.data for item in depth]),
+            clamped_near=sum(item.clamped_near for item in depth),
+            clamped_far=sum(item.clamped_far for item in depth),
         )
 
     def _cameras_of(self, trajectory: Trajectory) -> Cameras:

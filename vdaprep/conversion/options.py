@@ -1,18 +1,85 @@
 """Options of a conversion: as users give them, as they decide bytes, as records keep them."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from vdaprep.errors import UsageError
 from vdaprep.raw.frames import SourceOptions
-from vdaprep.shards.canonical import canonical_json, parse_json
-from vdaprep.shards.metadata import DepthSpec, DiffSpec
+from vdaprep.shards.canonical import SCHEMA_VERSION, canonical_json, parse_json
+from vdaprep.shards.depth_codes import log_range
+from vdaprep.shards.metadata import GROUP_FRAMES, MAX_CODE, DepthSpec, DiffSpec, RgbSpec
 from vdaprep.shards.names import MAX_CLIP_FRAMES
+from vdaprep.shards.records import version_of
 from vdaprep.sources import _manifest
 from vdaprep.sources._manifest import Manifest
 
 DIFF_STEP = 2
+INTERPOLATION_STEPS = (11, 5, 3)
+"""Codes within the error's bound, of packing `interpolation`: the first with which 16-bit codes reach."""
+Diffs = Literal["stored", "decoded", "none"]
+ProfileName = Literal["standard", "small", "tiny", "v1"]
+
+
+@dataclass(frozen=True)
+class Rgb:
+    """How frames are encoded: `jpeg:1` to 100, `h264:0` to 51 or `av1:0` to 63."""
+
+    codec: str
+    """`jpeg`, `h264` or `av1`."""
+    quality: int
+    """JPEG's quality; of video the constant rate factor, smaller being better."""
+
+    def __post_init__(self) -> None:
+        limits = {"jpeg": (1, 100), "h264": (0, 51), "av1": (0, 63)}
+        if self.codec not in limits:
+            raise UsageError(f"--rgb {self}: expected {_RGB_EXAMPLES}.")
+        low, high = limits[self.codec]
+        if not low <= self.quality <= high:
+            raise UsageError(f"--rgb {self}: expected {low} to {high} behind {self.codec}.")
+
+    def __str__(self) -> str:
+        return f"{self.codec}:{self.quality}"
+
+    @property
+    def spec(self) -> RgbSpec:
+        """How clips say that their frames are stored."""
+        return RgbSpec() if self.codec == "jpeg" else RgbSpec(self.codec, GROUP_FRAMES)
+
+
+_RGB_EXAMPLES = "jpeg:QUALITY, h264:CRF or av1:CRF, for example jpeg:95"
+
+
+def parse_rgb(text: str) -> Rgb:
+    """Return what `--rgb CODEC:NUMBER` says; raises UsageError."""
+    codec, _, number = text.partition(":")
+    if not (number.isascii() and number.isdigit() and len(number) < 4):
+        raise UsageError(f"--rgb {text}: expected {_RGB_EXAMPLES}.")
+    return Rgb(codec, int(number))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A set of choices of how frames, depth and differences are stored."""
+
+    rgb: Rgb
+    """Frames."""
+    depth_error: float
+    """Bound of the relative error of depth, where it is not stored exactly."""
+    interpolate: bool
+    """Whether depth of every kind is coded within that bound by interpolation, instead of code by code."""
+    diffs: Diffs
+    """Differences: taken from raw frames and stored, taken from decoded frames when they are read, or none."""
+
+
+PROFILES: Mapping[str, Profile] = {
+    "standard": Profile(Rgb("jpeg", 95), 0.0005, interpolate=False, diffs="stored"),
+    "small": Profile(Rgb("jpeg", 85), 0.0022, interpolate=True, diffs="decoded"),
+    "tiny": Profile(Rgb("h264", 16), 0.0022, interpolate=True, diffs="decoded"),
+    "v1": Profile(Rgb("jpeg", 95), 0.0005, interpolate=False, diffs="stored"),
+}
+"""The profiles; `v1` writes schema version 1, to continue or repair what an earlier release began."""
 
 
 @dataclass(frozen=True)
@@ -20,17 +87,25 @@ class Encoding:
     """What decides the bytes of a frame."""
 
     depth: DepthSpec
-    """Code of depth."""
+    """Code of depth. With packing `nibbles` each clip takes what is smaller of that and `bytes`, and where all its
+    depth is half floats kind `half`."""
     short_side: int | None = 540
     """Pixels that larger images are scaled down to; None keeps their size."""
-    jpeg_quality: int = 95
-    """Quality of images that are not JPEG already, 1 to 100."""
+    rgb: Rgb = Rgb("jpeg", 95)  # noqa: RUF009 - frozen, so it can be shared
+    """Code of frames that are not JPEG already, or are to be video."""
     diff: DiffSpec | None = DiffSpec(4, DIFF_STEP)  # noqa: RUF009 - frozen, so it can be shared
     """Code of frame differences; None leaves them out."""
+    schema: int = SCHEMA_VERSION
+    """Version of the format."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a shard's record holds them."""
-        return {**asdict(self), "depth": self.depth.to_json()}
+        return {
+            "depth": self.depth.to_json(version=self.schema),
+            "short_side": self.short_side,
+            "diff": None if self.diff is None else self.diff.to_json(version=self.schema),
+            **({"jpeg_quality": self.rgb.quality} if self.schema == 1 else {"rgb": str(self.rgb)}),
+        }
 
 
 @dataclass(frozen=True)
@@ -43,35 +118,74 @@ class Settings:
     """Upper bound of the frames of a clip."""
     frames_per_shard: int = 1024
     """Upper bound of the frames of a shard."""
-    jpeg_quality: int = 95
-    """Quality of images that are not JPEG already, 1 to 100."""
-    depth_error: float = 0.0005
+    rgb: Rgb = PROFILES["standard"].rgb
+    """Code of frames; those that are JPEG already, and of the right size, are kept as they are unless it is video."""
+    depth_error: float = PROFILES["standard"].depth_error
     """Upper bound of the relative error of depth, where it is not stored exactly."""
-    diff_scale: int | None = 4
-    """Pixels averaged, each way, for frame differences; None leaves differences out."""
+    interpolate: bool = False
+    """Code all depth within that bound by interpolation, also what could be stored exactly."""
+    diffs: Diffs = "stored"
+    """Whether frame differences are stored, taken from decoded frames when read, or not there."""
+    diff_scale: int = 4
+    """Pixels averaged, each way, for frame differences."""
     source: SourceOptions = field(default_factory=SourceOptions)
     """What the user says about the raw data."""
     frame_stride: int = 1
     """Every how many-th frame is taken, by the frames' numbers; differences are to the last one taken."""
+    schema: int = SCHEMA_VERSION
+    """Version of the format; 1 continues or repairs what an earlier release began."""
 
     def __post_init__(self) -> None:
         _expect(self.short_side is None or self.short_side >= 14, "--short-side", "at least 14 pixels, or native")
         _expect(1 <= self.clip_frames <= MAX_CLIP_FRAMES, "--clip-frames", f"1 to {MAX_CLIP_FRAMES}")
         _expect(self.frames_per_shard >= 1, "--frames-per-shard", "at least 1")
-        _expect(1 <= self.jpeg_quality <= 100, "--jpeg-quality", "1 to 100")
         _expect(8e-5 <= self.depth_error <= 0.1, "--depth-error", "0.00008 to 0.1, which 16-bit codes can hold")
         _expect(1 <= self.frame_stride <= 1000, "--frame-stride", "1 to 1000")
         unit_m = self.source.depth_unit_m
         _expect(unit_m is None or 0 < unit_m < 1000, "--depth-unit", "metres of a unit, for example 0.001")
-        _expect(self.diff_scale is None or 1 <= self.diff_scale <= 64, "--diff-scale", "1 to 64")
+        _expect(1 <= self.diff_scale <= 64, "--diff-scale", "1 to 64")
+        if self.schema == 1 and (self.interpolate or self.rgb.codec != "jpeg" or self.diffs == "decoded"):
+            raise UsageError("--profile v1: has JPEG frames, depth code by code, and stored differences or none.")
 
     def encoding(self, facts: Manifest) -> Encoding:
         """Return what decides the bytes of a frame of a data set."""
         return Encoding(
-            depth=facts.depth_spec(relative_error=self.depth_error, unit_m=self.source.depth_unit_m),
+            depth=self._depth(facts.depth_spec(relative_error=self.depth_error, unit_m=self.source.depth_unit_m)),
             short_side=self.short_side,
-            jpeg_quality=self.jpeg_quality,
-            diff=None if self.diff_scale is None else DiffSpec(self.diff_scale, DIFF_STEP),
+            rgb=self.rgb,
+            diff=None if self.diffs == "none" else DiffSpec(self.diff_scale, DIFF_STEP, self.diffs),
+            schema=self.schema,
+        )
+
+    def with_profile(self, name: str) -> "Settings":
+        """Return these settings as a profile has them; differences that are left out stay so."""
+        profile = PROFILES[name]
+        return replace(
+            self,
+            rgb=profile.rgb,
+            depth_error=profile.depth_error,
+            interpolate=profile.interpolate,
+            diffs=self.diffs if self.diffs == "none" else profile.diffs,
+            schema=1 if name == "v1" else SCHEMA_VERSION,
+        )
+
+    def follows(self, name: str) -> bool:
+        """Return whether these settings are as a profile has them."""
+        return self == self.with_profile(name)
+
+    def _depth(self, spec: DepthSpec) -> DepthSpec:
+        if self.schema == 1:
+            return spec
+        if not self.interpolate:
+            return replace(spec, packing="nibbles")
+        near_m, far_m = log_range(spec)
+        for steps in INTERPOLATION_STEPS:
+            log_step = 2 * math.log1p(self.depth_error) / steps
+            if math.log(far_m / near_m) / log_step < 0.99 * MAX_CODE:
+                return DepthSpec("log", self.depth_error, None, near_m, far_m, "interpolation", steps)
+        raise UsageError(
+            f"--depth-error {self.depth_error:g}: is too fine for depth from {near_m:g} to {far_m:g} m in this "
+            "profile; take a larger one, or --profile standard."
         )
 
 
@@ -124,6 +238,7 @@ def _write_intrinsics(intrinsics: tuple[float, float, float, float]) -> str:
 
 
 _SHORT_SIDE = {"parse": _parse_short_side, "write": _write_short_side}
+_RGB = {"parse": parse_rgb, "write": str, "metavar": "CODEC:N", "show_default": "the profile's"}
 _INTRINSICS = {"parse": _parse_intrinsics, "write": _write_intrinsics}
 
 
@@ -151,14 +266,16 @@ class ConversionOptions:
     """Frames of a clip at most."""
     frames_per_shard: int = 1024
     """Frames of a shard at most."""
-    jpeg_quality: int = 95
-    """JPEG quality of the frames."""
-    depth_error: float = 0.0005
+    profile: ProfileName = "standard"
+    """How small: standard, small, tiny; v1 continues what an earlier release began."""
+    rgb: Rgb | None = field(default=None, metadata=_RGB)
+    """Frames: jpeg:QUALITY, h264:CRF or av1:CRF."""
+    depth_error: float | None = field(default=None, metadata={"show_default": "the profile's"})
     """Relative error of depth at most, where it is not exact."""
+    diffs: Diffs | None = field(default=None, metadata={"show_default": "the profile's"})
+    """Frame differences: stored, taken from decoded frames, or none."""
     diff_scale: int = 4
     """Pixels averaged, each way, for frame differences."""
-    no_diffs: bool = False
-    """Leave frame differences out."""
     frame_stride: int = 1
     """Take every Nth frame; differences are to the last taken."""
 
@@ -168,13 +285,17 @@ class ConversionOptions:
 
     def settings(self) -> Settings:
         """Return the options that decide bytes; raises UsageError for values out of range."""
+        profile = PROFILES[self.profile]
         return Settings(
             short_side=self.short_side,
             clip_frames=self.clip_frames,
             frames_per_shard=self.frames_per_shard,
-            jpeg_quality=self.jpeg_quality,
-            depth_error=self.depth_error,
-            diff_scale=None if self.no_diffs else self.diff_scale,
+            rgb=self.rgb or profile.rgb,
+            depth_error=profile.depth_error if self.depth_error is None else self.depth_error,
+            interpolate=profile.interpolate,
+            diffs=self.diffs or profile.diffs,
+            diff_scale=self.diff_scale,
+            schema=1 if self.profile == "v1" else SCHEMA_VERSION,
             source=SourceOptions(camera=self.camera, intrinsics=self.intrinsics, depth_unit_m=self.depth_unit),
             frame_stride=self.frame_stride,
         )
@@ -188,8 +309,8 @@ class ConversionOptions:
         return replace(
             self,
             short_side=settings.short_side,
-            jpeg_quality=settings.jpeg_quality,
-            diff_scale=self.diff_scale if settings.diff_scale is None else settings.diff_scale,
+            **_profile_and_changes(settings),
+            diff_scale=settings.diff_scale,
             frame_stride=settings.frame_stride,
             select=selection.select,
         )
@@ -257,12 +378,17 @@ def options_of(settings: Settings, selection: Selection, facts: Manifest) -> dic
 
 def settings_of(options: Mapping[str, Any], *, dataset: str) -> tuple[Settings, Selection]:
     """Undo `options_of`; raises UsageError for options that this program does not write."""
+    version = version_of(options)
     try:
         depth, diff, intrinsics = options["depth"], options["diff"], options["intrinsics"]
         settings = Settings(
-            **{name: options[name] for name in ("short_side", "clip_frames", "frames_per_shard", "jpeg_quality")},
+            **{name: options[name] for name in ("short_side", "clip_frames", "frames_per_shard")},
+            rgb=parse_rgb(options["rgb"]) if version > 1 else Rgb("jpeg", options["jpeg_quality"]),
             depth_error=depth["relative_error"] or Settings.depth_error,
-            diff_scale=None if diff is None else diff["scale"],
+            interpolate=depth.get("packing") == "interpolation",
+            diffs="none" if diff is None else diff.get("origin", "stored"),
+            diff_scale=Settings.diff_scale if diff is None else diff["scale"],
+            schema=version,
             source=SourceOptions(
                 camera=options["camera"],
                 intrinsics=None if intrinsics is None else tuple(intrinsics),
@@ -276,6 +402,19 @@ def settings_of(options: Mapping[str, Any], *, dataset: str) -> tuple[Settings, 
     if options_of(settings, selection, _manifest.load(dataset)) != options:
         raise UsageError(f"the options {dict(options)} are of another release of this program.")
     return settings, selection
+
+
+def _profile_and_changes(settings: Settings) -> dict[str, Any]:
+    """Return the profile, and the options beside it, that lead to these settings."""
+    changes = {"rgb": settings.rgb, "depth_error": settings.depth_error, "diffs": settings.diffs}
+    named = {
+        name: {key: value for key, value in changes.items() if value != getattr(profile, key)}
+        for name, profile in PROFILES.items()
+        if profile.interpolate == settings.interpolate and (name == "v1") == (settings.schema == 1)
+    }
+    codec = settings.rgb.codec
+    nearest = min(named, key=lambda name: (len(named[name]), PROFILES[name].rgb.codec != codec))
+    return {"profile": nearest, **dict.fromkeys(changes), **named[nearest]}
 
 
 def _expect(condition: bool, option: str, expected: str) -> None:

@@ -17,11 +17,11 @@ from vdaprep.conversion.clips import PlannedShard
 from vdaprep.conversion.plan import ConversionPlan
 from vdaprep.conversion.probes import DIFF, Cost, Prober, Probes, cost_of
 from vdaprep.shards.canonical import canonical_json
-from vdaprep.shards.names import clip_key
+from vdaprep.shards.names import FRAME_KINDS, clip_key
 from vdaprep.shards.records import ClipEntry, Rejection
 
 TAR, RECORDS = "tar", "records"  # beside the kinds of members: headers and padding; the JSON files beside the tars
-_KINDS = ("json", "rgb.jpg", "depth.zst", DIFF, TAR, RECORDS)
+_KINDS = ("json", *FRAME_KINDS, TAR, RECORDS)
 _DEVIATIONS = 3.0  # standard errors between a prediction and its upper bound
 _SLACK = 0.005  # what the standard error does not cover: digits of numbers in JSON, for one
 _SUMMARY_BYTES = 300  # a shard in `dataset.json`, about

@@ -1,7 +1,7 @@
 """Probe frames, read and encoded as the conversion does it, spread evenly over the data.
 
-A probe is two frames that follow one another. Frames stand in the order of the shards, so probes at equal distances lie
-in every long trajectory, in proportion to its length, and within it.
+A probe is two frames that follow one another, of video a group. Frames stand in the order of the shards, so probes at
+equal distances lie in every long trajectory, in proportion to its length, and within it.
 """
 
 import tarfile
@@ -114,7 +114,9 @@ class Prober:
             options=plan.settings.source,
             encoding=plan.settings.encoding(_manifest.load(plan.dataset)),
         )
-        for split, clip in choose_probes(plan.shards, self._count):
+        frames = max(2, plan.settings.rgb.spec.group)
+        count = self._count if frames == 2 else max(4, 2 * self._count // frames)
+        for split, clip in choose_probes(plan.shards, count, frames=frames):
             start = time.perf_counter() + self._reader.spared_s
             encoded = list(encoder.encode(clip, split=split, rejected=rejected, on_frame=lambda: None))
             tar = TarWriter(_Nowhere())
@@ -156,7 +158,7 @@ class _Nowhere:
         """Discard bytes."""
 
 
-def choose_probes(shards: Sequence[PlannedShard], count: int) -> Iterator[tuple[str, PlannedClip]]:
+def choose_probes(shards: Sequence[PlannedShard], count: int, *, frames: int = 2) -> Iterator[tuple[str, PlannedClip]]:
     """Yield the split and the frames of every probe, at equal distances over all frames."""
     total = sum(shard.num_frames for shard in shards)
     wanted = spread_evenly(total, count)
@@ -165,14 +167,20 @@ def choose_probes(shards: Sequence[PlannedShard], count: int) -> Iterator[tuple[
         for clip in shard.clips:
             length = clip.num_frames
             while wanted and wanted[0] < passed + length:
-                yield shard.split, _with_neighbour(clip, wanted.pop(0) - passed)
+                yield shard.split, _with_neighbours(clip, wanted.pop(0) - passed, frames)
             passed += length
 
 
-def _with_neighbour(clip: PlannedClip, position: int) -> PlannedClip:
-    """Return a clip's frame and the one before, or else after it; alone if need be."""
+def _with_neighbours(clip: PlannedClip, position: int, frames: int) -> PlannedClip:
+    """Return a clip's frame and the one before, or else after it; alone if need be.
+
+    Of more than two frames they are those of its group of video.
+    """
     indices = list(clip.indices)
-    if position == 0:
+    if frames > 2:
+        start = position - position % frames
+        pair = indices[start : start + frames]
+    elif position == 0:
         pair = [clip.before, indices[0]] if clip.before is not None else indices[:2]
     else:
         pair = indices[position - 1 : position + 1]

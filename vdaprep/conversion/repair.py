@@ -244,7 +244,12 @@ def _candidates(names: Iterable[str]) -> list[str]:
 
 # -------------------------------------------------------------------------------------- the options and the plan of it
 
-_KEYS = {"no_diffs": "diff", "diff_scale": "diff", "depth_error": "depth"}  # where records call an option otherwise
+_KEYS = {
+    "diffs": "diff",
+    "diff_scale": "diff",
+    "depth_error": "depth",
+    "profile": "depth",
+}  # where records call an option otherwise
 
 
 def options_for_repair(

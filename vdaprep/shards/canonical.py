@@ -13,7 +13,10 @@ from vdaprep.storage import documents
 from vdaprep.storage.documents import Document, DocumentError, shown
 from vdaprep.storage.limits import MAX_DOCUMENT_BYTES, LimitError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version that is written, unless a conversion of an earlier one is continued."""
+READABLE_VERSIONS = (1, 2)
+"""Versions that are read: all there ever were."""
 
 
 def canonical_json(value: object) -> bytes:
@@ -42,14 +45,15 @@ def parse_sealed_json(data: bytes, *, where: str) -> Document:
     return Document(values, where=where)
 
 
-def check_version(document: Document) -> None:
-    """Raise ShardError if a document is of another version than this program reads."""
+def check_version(document: Document) -> int:
+    """Return the version of a document; raises ShardError if it is none that this program reads."""
     found = document.values.get("schema_version")
-    if found != SCHEMA_VERSION:
+    if type(found) is not int or found not in READABLE_VERSIONS:
         raise ShardError(
-            f"{document.where}: schema version {shown(found)}, this program reads version {SCHEMA_VERSION}; "
-            "convert again, or use the release that wrote it."
+            f"{document.where}: schema version {shown(found)}, this program reads versions 1 and 2; "
+            "use the release that wrote it, or a later one."
         )
+    return found
 
 
 @contextlib.contextmanager

@@ -260,6 +260,14 @@ def _expect_exact(depth_m: Float32[np.ndarray, "h w"], codes: UInt16[np.ndarray,
     )
 
 
+def log_range(spec: DepthSpec) -> tuple[float, float]:
+    """Return the nearest and farthest metres for a code of kind `log` in place of this one."""
+    if spec.near_m is not None and spec.far_m is not None:
+        return spec.near_m, spec.far_m
+    nearest = _some(spec.unit_m) * (1 if spec.kind == "linear" else 2**-14)  # smaller halves have fewer digits
+    return nearest, _farthest_m(spec)
+
+
 def _farthest_m(spec: DepthSpec) -> float:
     table = depth_table(spec)
     return float(table[np.isfinite(table)].max())

@@ -19,6 +19,15 @@ from vdaprep.storage.limits import MAX_FRAME_PIXELS, MAX_SMALL_DOCUMENT_BYTES, c
 
 MAX_CODE = 65534  # of a depth that is known; see `depth_codes`
 _DEPTH_KINDS = ("linear", "half", "log")
+PACKINGS = ("bytes", "nibbles", "interpolation")
+"""How codes of depth become bytes; `codec.depth` and `codec.interpolation` have them. Version 1 knows `bytes` only."""
+RGB_CODECS = ("jpeg", "h264", "av1")
+GROUP_FRAMES = 8
+"""Frames of a group of video, unless the clip ends before."""
+_NEW_FIELDS = ("rgb",)  # of version 2
+_NEW_DEPTH_FIELDS = ("packing", "steps")
+_NEW_DIFF_FIELDS = ("origin",)
+_MAX_STEPS = 99
 _MAX_NUMBER = 2**63 - 1  # frames may be numbered by time stamps
 _MIN_METRES, _MAX_METRES = 1e-12, 1e12  # of float32 even when a code counts 65534 of them
 
@@ -37,10 +46,22 @@ class DepthSpec:
     """Nearest depth in metres, of `log`."""
     far_m: float | None = None
     """Farthest depth in metres, of `log`; beyond is sky."""
+    packing: str = "bytes"
+    """How codes become bytes: `bytes`, `nibbles` (both without loss) or `interpolation`."""
+    steps: int = 1
+    """Codes of kind `log` within the error's bound: an odd number, above 1 for packing `interpolation` only."""
 
     def __post_init__(self) -> None:
-        if self.kind not in _DEPTH_KINDS:
-            raise ShardError(f"depth kind {self.kind!r} is not one of {', '.join(_DEPTH_KINDS)}.")
+        for name, value, known in [("kind", self.kind, _DEPTH_KINDS), ("packing", self.packing, PACKINGS)]:
+            if value not in known:
+                raise ShardError(f"depth {name} {value!r} is not one of {', '.join(known)}.")
+        lossy = self.packing == "interpolation"
+        if (
+            not (1 <= self.steps <= _MAX_STEPS and self.steps % 2)
+            or lossy != (self.steps > 1)
+            or lossy > (self.kind == "log")
+        ):
+            raise ShardError(f"depth of kind {self.kind!r}, packing {self.packing!r} cannot have {self.steps} steps.")
         if self.kind == "log":
             ok = self.near_m is not None and self.far_m is not None and 0 < self.near_m < self.far_m < math.inf
             ok = ok and 0 < self.relative_error < 1
@@ -56,8 +77,8 @@ class DepthSpec:
 
     @property
     def log_step(self) -> float:
-        """Width of a code of kind `log` in log(metres), just under 2 log(1 + relative_error)."""
-        return 0.999 * 2 * math.log1p(self.relative_error)
+        """Width of a code of kind `log`, in log(metres): 0.999 * 2 log(1 + error) / steps."""
+        return 0.999 * 2 * math.log1p(self.relative_error) / self.steps
 
     @property
     def log_codes(self) -> int:
@@ -66,9 +87,33 @@ class DepthSpec:
         assert self.far_m is not None
         return 1 + math.ceil(min(1e9, math.log(self.far_m / self.near_m) / self.log_step))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields that this kind has."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+    def to_json(self, *, version: int = SCHEMA_VERSION) -> dict[str, Any]:
+        """Return the fields that this kind has in a version."""
+        new = _NEW_DEPTH_FIELDS if version == 1 else ()
+        return {
+            name: value for name, value in dataclasses.asdict(self).items() if value is not None and name not in new
+        }
+
+
+@dataclass(frozen=True)
+class RgbSpec:
+    """How frames are stored."""
+
+    codec: str = "jpeg"
+    """`jpeg`, one member a frame; `h264` or `av1`, one member a group of frames, in MP4."""
+    group: int = 1
+    """Frames of a group, each of which decodes alone; 1 for `jpeg`."""
+
+    def __post_init__(self) -> None:
+        if self.codec not in RGB_CODECS:
+            raise ShardError(f"codec {self.codec!r} of frames is not one of {', '.join(RGB_CODECS)}.")
+        if (self.codec == "jpeg") != (self.group == 1) or not 1 <= self.group <= 64:
+            raise ShardError(f"frames of codec {self.codec!r} cannot lie in groups of {self.group}.")
+
+    @property
+    def kind(self) -> str:
+        """Kind of the members that hold frames."""
+        return "rgb.jpg" if self.codec == "jpeg" else "rgb.mp4"
 
 
 @dataclass(frozen=True)
@@ -79,10 +124,19 @@ class DiffSpec:
     """They are averaged over `scale` x `scale` pixels."""
     step: int
     """Grey levels of a step; they are stored as whole steps, -127 to 127."""
+    origin: str = "stored"
+    """`stored` (taken from the raw frames), or `decoded`: taken from the stored frames by whoever reads them."""
 
     def __post_init__(self) -> None:
+        if self.origin not in ("stored", "decoded"):
+            raise ShardError(f"differences are {self.origin!r}, expected stored or decoded.")
         if self.scale < 1 or self.step < 1:
             raise ShardError(f"differences need a scale and a step of at least 1, found {self.scale} and {self.step}.")
+
+    def to_json(self, *, version: int = SCHEMA_VERSION) -> dict[str, Any]:
+        """Return the fields that a version has."""
+        new = _NEW_DIFF_FIELDS if version == 1 else ()
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in new}
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """Return (rows, columns) of the stored difference of a frame of `height` x `width` pixels."""
@@ -117,9 +171,12 @@ class ClipMeta:
     disparity_max: float
     """Greatest 1/m of them; 0 if there is none."""
     diff: DiffSpec | None
-    """How differences are coded; None without differences."""
+    """How differences are coded, or taken from decoded frames; None without differences."""
     diff_valid: tuple[bool, ...]
-    """T flags: whether a frame's difference to the frame before it is known."""
+    """T flags: whether the frame before it is known, and with it the difference. That of a clip's first frame can only
+    be had where it is stored."""
+    rgb: RgbSpec = RgbSpec()  # noqa: RUF009 - frozen, so it can be shared
+    """How frames are stored."""
     source: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the data set's module notes of the raw data, such as its layout."""
     schema_version: int = SCHEMA_VERSION
@@ -154,20 +211,33 @@ class ClipMeta:
         """T, the number of frames."""
         return len(self.frame_ids)
 
+    @property
+    def stored_diff(self) -> DiffSpec | None:
+        """How stored differences are coded; None without, or if taken from decoded frames."""
+        return self.diff if self.diff is not None and self.diff.origin == "stored" else None
+
+    def kinds_of(self, frame: int) -> tuple[str, ...]:
+        """Return a frame's kinds of members, in order; a group lies with its first frame."""
+        rgb = () if frame % self.rgb.group else (self.rgb.kind,)
+        return (*rgb, "depth.zst") if self.stored_diff is None else (*rgb, "depth.zst", "diff.zst")
+
     def to_bytes(self) -> bytes:
         """Serialise as the clip's `.json` member."""
-        value = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}  # asdict copies every number
-        value["depth"] = self.depth.to_json()
-        value["diff"] = None if self.diff is None else dataclasses.asdict(self.diff)
+        version = self.schema_version
+        value = {name: getattr(self, name) for name in _field_names(version)}  # asdict copies every number
+        value["depth"] = self.depth.to_json(version=version)
+        value["diff"] = None if self.diff is None else self.diff.to_json(version=version)
+        if version > 1:
+            value["rgb"] = dataclasses.asdict(self.rgb)
         return canonical_json(value)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> "ClipMeta":
         """Parse the clip's `.json` member; raises ShardError naming `where` for what is not allowed."""
         document = parse_json(data, where=where, limit=MAX_SMALL_DOCUMENT_BYTES)
-        check_version(document)
+        version = check_version(document)
         with contract(where):
-            document.expect_only([item.name for item in dataclasses.fields(cls)])
+            document.expect_only(_field_names(version))
             frame_ids = document.integers("frame_ids", 0, _MAX_NUMBER, at_most=MAX_CLIP_FRAMES)
             count = len(frame_ids)
             intrinsics = document.numbers("intrinsics", (count, 4), at_most=_MAX_METRES)
@@ -179,6 +249,7 @@ class ClipMeta:
             if poses is not None and not are_rigid(poses).all():
                 document.fail("camera_to_world", "holds a pose that is not a rotation and a translation")
             diff = document.optional_mapping("diff")
+            rgb = document.mapping("rgb") if version > 1 else None
             return cls(
                 dataset=document.text("dataset"),
                 split=document.text("split"),
@@ -188,24 +259,40 @@ class ClipMeta:
                 width=document.integer("width", 1, MAX_FRAME_PIXELS),
                 intrinsics=_rows(intrinsics),
                 camera_to_world=None if poses is None else tuple(map(_rows, poses)),
-                depth=_depth_spec(document.mapping("depth")),
+                depth=_depth_spec(document.mapping("depth"), version),
                 disparity_min=document.number("disparity_min", 0.0, _MAX_METRES),
                 disparity_max=document.number("disparity_max", 0.0, _MAX_METRES),
-                diff=None if diff is None else DiffSpec(diff.integer("scale", 1, 4096), diff.integer("step", 1, 255)),
+                diff=None if diff is None else _diff_spec(diff, version),
                 diff_valid=document.booleans("diff_valid", at_most=MAX_CLIP_FRAMES),
+                rgb=RgbSpec() if rgb is None else RgbSpec(rgb.text("codec"), rgb.integer("group", 1, 64)),
                 source=dict(document.mapping("source").all_texts()),
+                schema_version=version,
             )
 
 
-def _depth_spec(fields: Fields) -> DepthSpec:
-    fields.expect_only([item.name for item in dataclasses.fields(DepthSpec)])
+def _field_names(version: int) -> list[str]:
+    new = _NEW_FIELDS if version == 1 else ()
+    return [item.name for item in dataclasses.fields(ClipMeta) if item.name not in new]
+
+
+def _depth_spec(fields: Fields, version: int) -> DepthSpec:
+    new = _NEW_DEPTH_FIELDS if version == 1 else ()
+    fields.expect_only([item.name for item in dataclasses.fields(DepthSpec) if item.name not in new])
     return DepthSpec(
         kind=fields.text("kind"),
         relative_error=fields.number("relative_error", 0.0, 1.0),
         unit_m=fields.optional_number("unit_m", _MIN_METRES, _MAX_METRES),
         near_m=fields.optional_number("near_m", _MIN_METRES, _MAX_METRES),
         far_m=fields.optional_number("far_m", _MIN_METRES, _MAX_METRES),
+        packing="bytes" if version == 1 else fields.text("packing"),
+        steps=1 if version == 1 else fields.integer("steps", 1, _MAX_STEPS),
     )
+
+
+def _diff_spec(fields: Fields, version: int) -> DiffSpec:
+    fields.expect_only(["scale", "step"] if version == 1 else ["scale", "step", "origin"])
+    origin = "stored" if version == 1 else fields.text("origin")
+    return DiffSpec(fields.integer("scale", 1, 4096), fields.integer("step", 1, 255), origin)
 
 
 def _rows(numbers: Float64[np.ndarray, "n m"]) -> tuple[tuple[float, ...], ...]:

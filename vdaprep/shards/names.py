@@ -5,16 +5,15 @@ import re
 from collections.abc import Iterable
 
 from vdaprep.errors import ShardError
-from vdaprep.shards.canonical import SCHEMA_VERSION
 
 DATASET_FILE = "dataset.json"
 PLAN_FILE = "plan.json"
 FINISHED_FILES = ("*/shard-*.tar", "*/shard-*.json", DATASET_FILE)  # of a data set's folder
-FRAME_KINDS = ("rgb.jpg", "depth.zst", "diff.zst")  # members of a frame, in their order
+FRAME_KINDS = ("rgb.jpg", "rgb.mp4", "depth.zst", "diff.zst")  # members of a frame, in their order
 MAX_CLIP_FRAMES = 1000  # frame numbers in member names have three digits
 MAX_KEY_LENGTH = 80  # a USTAR name has 100 bytes, the longest member ending 15
 _MEMBER = re.compile(
-    r"^(?P<key>[a-z0-9_-]+)\.(?:(?P<meta>json)|f(?P<frame>\d{3})\.(?P<kind>rgb\.jpg|depth\.zst|diff\.zst))$"
+    r"^(?P<key>[a-z0-9_-]+)\.(?:(?P<meta>json)|f(?P<frame>\d{3})\.(?P<kind>rgb\.jpg|rgb\.mp4|depth\.zst|diff\.zst))$"
 )
 
 
@@ -55,7 +54,7 @@ def find_alike(dataset: str, trajectories: Iterable[str]) -> frozenset[str]:
 
 
 def member_name(key: str, frame: int | None, kind: str) -> str:
-    """Name a member: `kind` is `json` (frame None), `rgb.jpg`, `depth.zst` or `diff.zst`."""
+    """Name a member: `kind` is `json` (frame None) or one of FRAME_KINDS."""
     return f"{key}.{kind}" if frame is None else f"{key}.f{frame:03d}.{kind}"
 
 
@@ -63,7 +62,7 @@ def member_kind(name: str) -> tuple[str, int | None, str]:
     """Split a member's name into (key, frame or None, kind); ShardError for any other."""
     match = _MEMBER.match(name)
     if match is None:
-        raise ShardError(f"member {name!r}: not a name of schema version {SCHEMA_VERSION}.")
+        raise ShardError(f"member {name!r}: not the name of a member of a clip.")
     if match["meta"]:
         return match["key"], None, "json"
     return match["key"], int(match["frame"]), match["kind"]

@@ -41,11 +41,12 @@ class Frames:
     depth_m: Float32[np.ndarray, "t h w"]
     """Metres along z; nan where unknown, inf for sky."""
     differences: Float32[np.ndarray, "t 3 dh dw"] | None
-    """Grey levels, each frame minus the one read before it (at stride 1 the first frame's: minus the one before it in
-    the trajectory), averaged over `meta.diff.scale` pixels square, stored in steps of `meta.diff.step`; zero where
-    `diff_valid` is false; None in a clip without differences."""
+    """Grey levels, each frame minus the one read before it, averaged over `meta.diff.scale` pixels square. Stored ones
+    have steps of `meta.diff.step`, and at stride 1 the first frame's is to the one before it in the trajectory; those
+    of origin `decoded` are taken from `rgb`. Zero where `diff_valid` is false; None in a clip without."""
     diff_valid: Bool[np.ndarray, " t"]
-    """Whether there is a difference of a frame: not of a trajectory's first, nor of the first at a stride above 1."""
+    """Whether there is a difference of a frame: not of a trajectory's first, nor of the first of others that are not
+    stored or have a stride above 1."""
     intrinsics: Float64[np.ndarray, "t 4"]
     """fx, fy, cx, cy in pixels of the stored size; pixel centres are at integers."""
     camera_to_world: Float64[np.ndarray, "t 4 4"] | None
@@ -55,9 +56,40 @@ class Frames:
         return len(self.frame_ids)
 
 
+class VideoGroup:
+    """A group of frames in one member, decoded once, when a frame of it is asked for.
+
+    Args:
+        data: The member.
+        meta: Metadata of its clip.
+        first: Number of its first frame in the clip.
+        frames: How many of its frames will be asked for, from the first on.
+        where: Shard, clip and frames, for errors.
+    """
+
+    def __init__(self, data: memoryview, meta: ClipMeta, *, first: int, frames: int, where: str) -> None:
+        self._data = data
+        self._meta = meta
+        self._count = min(meta.rgb.group, meta.num_frames - first)
+        self._frames = frames
+        self._where = where
+
+    @functools.cached_property
+    def rgb(self) -> UInt8[np.ndarray, "t h w 3"]:
+        """The first frames; raises ShardError naming the group."""
+        return codec.decode_group(
+            self._data,
+            codec=self._meta.rgb.codec,
+            size=(self._meta.height, self._meta.width),
+            count=self._count,
+            take=self._frames,
+            where=self._where,
+        )
+
+
 @dataclass(frozen=True)
 class StoredFrame:
-    """A frame's members by kind (`rgb.jpg`, `depth.zst`, `diff.zst`), decoded when asked."""
+    """A frame's members by kind (of FRAME_KINDS), decoded when asked."""
 
     key: str
     """Name of the clip."""
@@ -69,31 +101,36 @@ class StoredFrame:
     """Encoded bytes by kind."""
     where: str
     """Shard, clip and frame, for errors."""
+    group: VideoGroup | None = None
+    """The group of video that holds the image; None of JPEG."""
 
     def rgb(self) -> UInt8[np.ndarray, "h w 3"]:
         """Decode the image; raises ShardError naming the frame, as the methods below do."""
+        if self.group is not None:
+            return self.group.rgb[self.index % self.meta.rgb.group]
         return codec.decode_rgb(self._get("rgb.jpg"), size=(self.meta.height, self.meta.width), where=self.where)
 
     def depth_planes(self) -> UInt8[np.ndarray, "2 h w"]:
         """Undo only the compression of the depth, as `codec.unpack_planes` does."""
-        return codec.unpack_planes(
-            self._get("depth.zst"), height=self.meta.height, width=self.meta.width, where=self.where
-        )
+        size = {"height": self.meta.height, "width": self.meta.width}
+        return codec.unpack_planes(self._get("depth.zst"), self.meta.depth, **size, where=self.where)
 
     def depth_m(self) -> Float32[np.ndarray, "h w"]:
         """Decode the depth to metres: nan unknown, inf sky."""
-        return metres_of(codec.codes_of_planes(self.depth_planes()), self.meta.depth)
+        return metres_of(codec.codes_of_planes(self.depth_planes(), self.meta.depth), self.meta.depth)
 
     def diff_steps(self) -> Int8[np.ndarray, "3 dh dw"]:
         """Decode the difference to the frame before, in steps of `meta.diff.step` grey levels."""
-        if self.meta.diff is None:
-            raise ShardError(f"{self.where}: a difference in a clip whose metadata says there is none.")
+        diff = self.meta.stored_diff
+        if diff is None:
+            raise ShardError(f"{self.where}: a difference in a clip whose metadata says that none is stored.")
         size = {"height": self.meta.height, "width": self.meta.width}
-        return codec.decode_diff(self._get("diff.zst"), self.meta.diff, **size, where=self.where)
+        return codec.decode_diff(self._get("diff.zst"), diff, **size, where=self.where)
 
     def decode(self, kind: str) -> np.ndarray:
         """Decode the member of a kind."""
-        return {"rgb.jpg": self.rgb, "depth.zst": self.depth_m, "diff.zst": self.diff_steps}[kind]()
+        decoders = {"rgb.jpg": self.rgb, "rgb.mp4": self.rgb, "depth.zst": self.depth_m, "diff.zst": self.diff_steps}
+        return decoders[kind]()
 
     def _get(self, kind: str) -> memoryview:
         try:
@@ -160,13 +197,14 @@ class Clip:
         steps = None if diff is None else np.empty(diff, np.float32)
         window = WindowArrays(np.empty(rgb, np.uint8), np.empty(planes, np.uint8), steps)
         valid = read_window(self, frames, out=window)
-        depth_m = np.stack([metres_of(codec.codes_of_planes(frame), meta.depth) for frame in window.depth_planes])
+        codes = (codec.codes_of_planes(planes, meta.depth) for planes in window.depth_planes)
+        depth_m = np.stack([metres_of(one, meta.depth) for one in codes])
         rows = list(frames)
         return Frames(
             frame_ids=np.array(meta.frame_ids, np.int64)[rows],
             rgb=window.rgb,
             depth_m=depth_m,
-            differences=None if steps is None or meta.diff is None else steps * np.float32(meta.diff.step),
+            differences=_decoded_differences(window.rgb, meta) if steps is None else steps * _step_of(meta),
             diff_valid=valid,
             intrinsics=np.array(meta.intrinsics)[rows],
             camera_to_world=None if meta.camera_to_world is None else np.array(meta.camera_to_world)[rows],
@@ -187,7 +225,8 @@ class Clip:
         several = 1
         while first + several < stop and self.entry.frame_range(first, several + 1)[1] - start <= PIECE_BYTES:
             several += 1
-        return several
+        rest = (first + several) % self.meta.rgb.group  # a group that is cut in two would be read twice
+        return several if first + several == stop or rest >= several else several - rest
 
     def read_range(self, start: int, stop: int) -> bytes:
         """Return the tar's bytes from `start` to `stop`, fewer only at its end, unchecked.
@@ -241,17 +280,39 @@ def load_meta(clip: Clip) -> ClipMeta:
 
 
 def read_stored(clip: Clip, first: int, count: int, *, meta: ClipMeta) -> list[StoredFrame]:
-    """Read consecutive frames' members, with one read, and compare their checksums."""
-    data = clip.read_range(*clip.entry.frame_range(first, count))
-    clip.entry.check_frames(data, first=first, count=count, where=str(clip.tar))
+    """Read consecutive frames' members, with one read, and compare their checksums.
+
+    Of video the read begins with the first frame's group.
+    """
+    stop = first + count
+    start = first - first % meta.rgb.group
+    data = clip.read_range(*clip.entry.frame_range(start, stop - start))
+    clip.entry.check_frames(data, first=start, count=stop - start, where=str(clip.tar))
     where = clip.where
     contents = {member.name: member.data for member in split_members(data, where=where)}
+    groups = _groups_of(clip, meta, contents, start=start, stop=stop)
     found: list[StoredFrame] = []
-    for index in range(first, first + count):
+    for index in range(first, stop):
         names = {kind: member_name(clip.key, index, kind) for kind in FRAME_KINDS}
         members = {kind: contents[name] for kind, name in names.items() if name in contents}
-        found.append(StoredFrame(clip.key, index, meta, members, f"{where}, frame {index}"))
+        group = groups.get(index - index % meta.rgb.group)
+        found.append(StoredFrame(clip.key, index, meta, members, f"{where}, frame {index}", group))
     return found
+
+
+def _groups_of(
+    clip: Clip, meta: ClipMeta, contents: Mapping[str, memoryview], *, start: int, stop: int
+) -> dict[int, VideoGroup]:
+    """Return the groups of video from frame `start` to `stop`, by first frame; none of JPEG."""
+    groups: dict[int, VideoGroup] = {}
+    for first in range(start, stop, meta.rgb.group) if meta.rgb.codec != "jpeg" else ():
+        name = member_name(clip.key, first, meta.rgb.kind)
+        last = min(first + meta.rgb.group, clip.num_frames) - 1
+        where = f"{clip.where}, frames {first} to {last}"
+        if name not in contents:
+            raise ShardError(f"{where}: has no member {name}; vdaprep repair makes it again.")
+        groups[first] = VideoGroup(contents[name], meta, first=first, frames=min(last + 1, stop) - first, where=where)
+    return groups
 
 
 # -------------------------------------------------------------------------------------------------------------- windows
@@ -264,9 +325,9 @@ class WindowArrays:
     rgb: UInt8[np.ndarray, "t h w 3"]
     """Grey levels."""
     depth_planes: UInt8[np.ndarray, "t 2 h w"]
-    """Low and high bytes of the depth codes' residuals, as `codec.unpack_planes` gives them."""
+    """Low and high bytes of what `meta.depth.packing` makes of depth codes, as `codec.unpack_planes` gives them."""
     differences: Num[np.ndarray, "t 3 dh dw"] | None
-    """In steps of `meta.diff.step` grey levels; None without. int8 suffices at stride 1, int16 up to stride 258."""
+    """In steps of `meta.diff.step` grey levels; None without stored ones. int8 suffices at stride 1, int16 to 258."""
 
 
 def window_shapes(
@@ -277,7 +338,7 @@ def window_shapes(
     Raises ShardError for a window of more than `limit` bytes.
     """
     size = (meta.height, meta.width)
-    diff = None if meta.diff is None else (num_frames, 3, *meta.diff.size_of(*size))
+    diff = None if meta.stored_diff is None else (num_frames, 3, *meta.stored_diff.size_of(*size))
     with contract(where):
         check_window(_PIXEL_BYTES * num_frames * math.prod(size) + math.prod(diff or (0,)), limit=limit)
     return (num_frames, *size, 3), (num_frames, 2, *size), diff
@@ -296,9 +357,11 @@ def read_window(clip: Clip, frames: range, *, out: WindowArrays) -> Bool[np.ndar
     for row, frame in enumerate(stored[:: frames.step]):
         out.rgb[row] = frame.rgb()
         out.depth_planes[row] = frame.depth_planes()
-    if meta.diff is None or out.differences is None:
-        return np.zeros(len(frames), bool)
     valid = np.zeros(len(frames), bool)
+    if meta.diff is not None and meta.diff.origin == "decoded":
+        valid[1:] = True
+    if out.differences is None:
+        return valid
     for row, last in enumerate(frames):
         span = range(last - frames.step + 1, last + 1)
         valid[row] = span[0] >= frames[0] and all(meta.diff_valid[frame] for frame in span)
@@ -306,6 +369,18 @@ def read_window(clip: Clip, frames: range, *, out: WindowArrays) -> Bool[np.ndar
         for frame in span if valid[row] else ():
             out.differences[row] += stored[frame - frames[0]].diff_steps()
     return valid
+
+
+def _decoded_differences(rgb: UInt8[np.ndarray, "t h w 3"], meta: ClipMeta) -> Float32[np.ndarray, "t 3 dh dw"] | None:
+    """Return the differences of decoded frames, in grey levels; None if not asked for."""
+    if meta.diff is None or meta.diff.origin != "decoded":
+        return None
+    shrunk = np.stack([codec.shrink(frame, meta.diff) for frame in rgb]).transpose(0, 3, 1, 2)
+    return np.diff(shrunk, axis=0, prepend=shrunk[:1])
+
+
+def _step_of(meta: ClipMeta) -> np.float32:
+    return np.float32(1 if meta.diff is None else meta.diff.step)
 
 
 # --------------------------------------------------------------------------------------------------------- whole shards

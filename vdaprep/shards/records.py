@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vdaprep.errors import ShardError
-from vdaprep.shards.canonical import SCHEMA_VERSION, contract, crc32, parse_sealed_json, sealed_json
+from vdaprep.shards.canonical import SCHEMA_VERSION, check_version, contract, crc32, parse_sealed_json, sealed_json
 from vdaprep.shards.names import MAX_CLIP_FRAMES, MAX_KEY_LENGTH
 from vdaprep.storage.documents import Document, Fields, path_problem, shown
 from vdaprep.storage.limits import MAX_FRAME_BYTES, MAX_SMALL_DOCUMENT_BYTES
@@ -129,6 +129,8 @@ class ShardRecord:
     clamped_far: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])
     """Pixels of finite depth beyond the code's far end, which are stored as sky, by trajectory, where there are any;
     records of earlier releases do not count them."""
+    encoders: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    """Encoders of video, and their versions, by codec: another version may write other bytes."""
     schema_version: int = SCHEMA_VERSION
     """Version of the format."""
 
@@ -151,8 +153,9 @@ class ShardRecord:
         """Serialise as the `.json` beside the tar."""
         value = dataclasses.asdict(self)
         value["tar"] = {name: value.pop(f"tar_{name}") for name in ("name", "bytes", "sha256")}
-        if not self.clamped_far:
-            del value["clamped_far"]
+        for name in ("clamped_far", "encoders"):
+            if not value[name]:
+                del value[name]
         return sealed_json(value)
 
     @classmethod
@@ -164,6 +167,7 @@ class ShardRecord:
             tar = document.mapping("tar")
             size = tar.integer("bytes", 0, MAX_TAR_BYTES)
             kinds = document.mapping("kinds")
+            encoders = document.optional_mapping("encoders")
             return cls(
                 tar_name=_tar_name(tar, "name"),
                 tar_bytes=size,
@@ -175,6 +179,8 @@ class ShardRecord:
                 rejected=_rejections(document),
                 clamped_near=document.integer("clamped_near", 0, MAX_TAR_BYTES),
                 clamped_far=_counts(document.optional_mapping("clamped_far")),
+                encoders={} if encoders is None else dict(encoders.all_texts()),
+                schema_version=check_version(document),
             )
 
 
@@ -238,11 +244,13 @@ class DatasetRecord:
                 totals=document.mapping("totals").values,
                 shards=tuple(_summary(item) for item in document.mappings("shards", at_most=_MAX_ENTRIES)),
                 rejected=_rejections(document),
+                schema_version=check_version(document),
             )
 
 
 _RECORD_FIELDS = (
     "schema_version", "tar", "clips", "options", "plan", "kinds", "rejected", "clamped_near", "clamped_far",
+    "encoders",
 )  # fmt: skip
 
 
@@ -311,7 +319,14 @@ def _options(document: Document) -> Mapping[str, Any]:
     options = document.mapping("options")
     for name in ("short_side", "clip_frames", "frame_stride"):
         options.optional_integer(name, 1, 2**31)
+    options.optional_mapping("depth")
+    options.optional_text("rgb")
     return options.values
+
+
+def version_of(options: Mapping[str, Any]) -> int:
+    """Return the version of the format that a conversion with these options writes."""
+    return 1 if "rgb" not in options else SCHEMA_VERSION
 
 
 def totals(records: Sequence[ShardRecord]) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vdaprep.shards.codec import encoder_version
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import record_name
-from vdaprep.shards.records import ClipEntry, Rejection, ShardRecord
+from vdaprep.shards.records import ClipEntry, Rejection, ShardRecord, version_of
 from vdaprep.shards.tar import TarWriter
 from vdaprep.storage.output import OutputDir, write_file
 
@@ -72,9 +73,17 @@ def write_shard(
         rejected=tuple(rejected),
         clamped_near=sum(clamped for _, clamped in entries),
         clamped_far=dict(clamped_far),
+        encoders=_encoders(options),
+        schema_version=version_of(options),
     )
     write_file(output, record_name(name), record.to_bytes())
     return record
+
+
+def _encoders(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the encoder of video that the options ask for, and its version, by codec."""
+    name = str(options.get("rgb", "jpeg")).partition(":")[0]
+    return {} if name == "jpeg" else {name: encoder_version(name)}
 
 
 def _counted(clips: Iterable[EncodedClip], clamped_far: Counter[str]) -> Iterator[EncodedClip]:

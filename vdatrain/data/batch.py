@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int, Int32, UInt8
+from jaxtyping import Bool, Float32, Int, Int32, Num, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from vdaprep.shards import depth_codes
-from vdaprep.shards.metadata import DepthSpec
+from vdaprep.shards import codec, depth_codes
+from vdaprep.shards.metadata import DepthSpec, DiffSpec
 from vdatrain.data.samples import Sample
 from vdatrain.data.transforms import UNCHANGED, ColorJitter, CropParams, view_intrinsics, view_poses
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
@@ -60,6 +60,7 @@ def make_batch(
     if windows is not None and len(samples) > windows:
         batch = make_batch(samples[:windows], views[:windows], device=device)
         return replace(batch, images=make_batch(samples[windows:], views[windows:], device=device))
+    samples = [replace(sample, rgb=sample.rgb.to(device, non_blocking=True)) for sample in samples]
     pairs = list(zip(samples, views, strict=True))
     targets = [_show_disparity(sample, view, device) for sample, view in pairs]
     poses = [view_poses(view, sample.camera_to_world) for sample, view in pairs if sample.camera_to_world is not None]
@@ -83,16 +84,18 @@ def make_batch(
 
 def decode_depth(planes: UInt8[Tensor, "t 2 h w"], spec: DepthSpec) -> Float32[Tensor, "t h w"]:
     """Return metres (nan: unknown, inf: sky), equal to `codec.decode_depth`."""
-    return _depth_table(spec, planes.device)[_decode_codes(planes)]
+    return _depth_table(spec, planes.device)[_decode_codes(planes, spec)]
 
 
-def _decode_codes(planes: UInt8[Tensor, "t 2 h w"]) -> Int32[Tensor, "t h w"]:
+def _decode_codes(planes: UInt8[Tensor, "t 2 h w"], spec: DepthSpec) -> Int32[Tensor, "t h w"]:
     """Undo byte planes, zigzag and prediction.
 
     A sum is cut to 16 bits before it can leave 32 ones.
     """
     low, high = planes.to(torch.int32).unbind(1)
     zigzag = low | (high << 8)
+    if spec.packing == "interpolation":
+        return codec.codes_of_values(zigzag, steps=spec.steps, xp=torch)
     residual = (zigzag >> 1) ^ -(zigzag & 1)
     rows = residual.cumsum(-1, dtype=torch.int32) & 0xFFFF
     return rows.cumsum(-2, dtype=torch.int32) & 0xFFFF
@@ -108,8 +111,10 @@ def _show_disparity(
 ) -> tuple[Float32[Tensor, "t h w"], Bool[Tensor, "t h w"]]:
     """Return the view's normalised disparity, by nearest pixels, and where depth is known."""
     planes = sample.depth_planes.to(device, non_blocking=True)
-    # What lies below and to the right of the crop takes no part in the sums of what lies inside.
-    codes = _decode_codes(planes[..., : view.top + view.crop_height, : view.left + view.crop_width])
+    if sample.depth.packing != "interpolation":
+        # What lies below and to the right of the crop takes no part in the sums of what lies inside.
+        planes = planes[..., : view.top + view.crop_height, : view.left + view.crop_width]
+    codes = _decode_codes(planes, sample.depth)
     rows = _nearest(view.top, view.crop_height, view.height, device)
     columns = _nearest(view.left, view.crop_width, view.width, device)
     depth_m = _depth_table(sample.depth, device)[codes[:, rows[:, None], columns.flip(0) if view.flip else columns]]
@@ -144,6 +149,10 @@ def _show_frames(sample: Sample, view: CropParams, device: torch.device) -> Floa
 
 def _show_differences(sample: Sample, view: CropParams, device: torch.device) -> Float32[Tensor, "t 3 dh dw"]:
     """Return the view's differences; zeros for a sample that has none."""
+    if sample.diff is not None and sample.diff.origin == "decoded":
+        grey_levels = shrink(sample.rgb.to(device, non_blocking=True), sample.diff)
+        differences = grey_levels.diff(dim=0, prepend=grey_levels[:1])
+        return resample_differences(differences, view, stored=sample.size, step=1)
     if sample.differences is None or sample.diff is None:
         height, width = (side * CELLS_PER_PATCH // PATCH_SIZE for side in (view.height, view.width))
         return torch.zeros(len(sample.rgb), 3, height, width, device=device)
@@ -151,8 +160,26 @@ def _show_differences(sample: Sample, view: CropParams, device: torch.device) ->
     return resample_differences(steps, view, stored=sample.size, step=sample.diff.step)
 
 
+def shrink(rgb: UInt8[Tensor, "t h w 3"], spec: DiffSpec) -> Float32[Tensor, "t 3 dh dw"]:
+    """Average frames over areas of `spec.scale` pixels square, as `codec.shrink` does."""
+    height, width = rgb.shape[1:3]
+    rows, columns = spec.size_of(height, width)
+    image = rgb.permute(0, 3, 1, 2).float()
+    if (height, width) == (rows * spec.scale, columns * spec.scale):
+        return F.avg_pool2d(image, spec.scale)
+    return _areas(rows, height, image.device) @ image @ _areas(columns, width, image.device).T
+
+
+def _areas(count: int, pixels: int, device: torch.device) -> Float32[Tensor, "{count} {pixels}"]:
+    """Return the weights of pixels in each of `count` equal parts of them."""
+    edges = torch.arange(count + 1, device=device, dtype=torch.float64) * (pixels / count)
+    start = torch.arange(pixels, device=device)
+    overlap = torch.minimum(edges[1:, None], start + 1) - torch.maximum(edges[:-1, None], start)
+    return (overlap.clamp(min=0) * (count / pixels)).float()
+
+
 def resample_differences(
-    steps: Int[Tensor, "t 3 down across"], view: CropParams, *, stored: tuple[int, int], step: int
+    steps: Num[Tensor, "t 3 down across"], view: CropParams, *, stored: tuple[int, int], step: int
 ) -> Float32[Tensor, "t 3 dh dw"]:
     """Return the view's differences in grey levels / 255, from steps of `step` grey levels.
 

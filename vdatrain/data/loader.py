@@ -245,7 +245,7 @@ def _expect_differences(config: TrainConfig, clips: ClipIndex) -> None:
         return
     raise DataError(
         f"{redact(config.shards)}: have no frame differences, which {config.variant} looks at; convert again "
-        "without --no-diffs, or train --variant basic."
+        "without --diffs none, or train --variant basic."
     )
 
 

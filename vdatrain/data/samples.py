@@ -30,14 +30,14 @@ class Sample:
     depth_planes: UInt8[Tensor, "t 2 h w"]
     """What `codec.unpack_planes` gives: depth codes before the prediction is undone."""
     differences: Int[Tensor, "t 3 dh dw"] | None
-    """Of each frame and the window's frame before it, in steps of `diff.step` grey levels; None without differences.
+    """Of each frame and the window's frame before it, in steps of `diff.step` grey levels; None without stored ones.
 
     int8 as stored; at a stride above 1 the sum over the skipped frames in int16, which holds that of MAX_STRIDE of them
     without clipping. Zero where diff_valid is false. At stride 1 the first frame's is to the frame before the window,
     so that a window of a single frame has one as well.
     """
     diff_valid: Bool[np.ndarray, " t"]
-    """Which differences are known."""
+    """Which differences are known; where `diff.origin` is `decoded`, of all frames but the first."""
     diff: DiffSpec | None
     """Scale and step of the differences; None without."""
     intrinsics: Float64[np.ndarray, "t 4"]

@@ -207,6 +207,9 @@ class Predictor:
     def _difference(self, previous: PreparedFrame | None, current: PreparedFrame) -> tuple[np.ndarray, bool]:
         """Return two frames' difference as a shard has it, valid if they are successive."""
         valid = previous is not None and previous.number + 1 == current.number
+        if self.diff.origin == "decoded":
+            before = previous.shrunk if previous is not None and valid else current.shrunk
+            return (current.shrunk - before).transpose(2, 0, 1) / np.float32(self.diff.step), valid
         data = codec.encode_diff(current.shrunk, previous.shrunk if previous and valid else None, self.diff)
         height, width = current.stored
         return codec.decode_diff(data, self.diff, height=height, width=width), valid

@@ -114,5 +114,6 @@ def read_trajectory(clips: Sequence[Clip], *, stall_timeout_s: int | float = 300
     number = -1
     with closing(stream_batches(clips, order, positions=share, workers=1, faults=faults)) as batches:
         for [sample] in batches:
-            number += 2 if sample.diff is not None and not sample.diff_valid[0] else 1
+            meta, frame = clips[sample.window.clip].meta, sample.window.first
+            number += 2 if meta.diff is not None and not meta.diff_valid[frame] else 1
             yield number, sample

@@ -183,7 +183,7 @@ class _Conversion:
             "depth code": _each(lambda depth_m: depth_codes.code_depth(depth_m, spec), depths),
             "disparity range": _each(lambda one: depth_codes.disparity_range(one, spec), codes),
             "JPEG encode": _each(lambda image: codec.encode_rgb(image, quality=self._encoding.jpeg_quality), images),
-            "depth pack": _each(codec.pack_codes, codes),
+            "depth pack": _each(lambda one: codec.pack_codes(one, spec), codes),
             "difference": differences,
             "tar, hash": lambda: self.write(clips),
             WHOLE: lambda: self.write(self.encode()),

@@ -54,7 +54,9 @@ def _planes(rendered: Rendered) -> list[bytes]:
         for files in frames[:: len(frames) // FRAMES]:
             codes, _ = depth_codes.code_depth(source.read_depth(files, reader), spec)
             height, width = codes.shape
-            planes.append(codec.unpack_planes(codec.pack_codes(codes), height=height, width=width).tobytes())
+            planes.append(
+                codec.unpack_planes(codec.pack_codes(codes, spec), spec, height=height, width=width).tobytes()
+            )
     return planes
 
 

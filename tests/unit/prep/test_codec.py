@@ -1,5 +1,7 @@
 """Every code goes round within its promise, and damage is noticed."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -17,10 +19,12 @@ HALF = DepthSpec("half", 0.0, unit_m=0.1)
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 
-@given(arrays(np.uint16, SHAPES))
-def test_codes_survive_packing(codes: np.ndarray) -> None:
+@pytest.mark.parametrize("packing", ["bytes", "nibbles"])
+@given(codes=arrays(np.uint16, SHAPES))
+def test_codes_survive_packing(packing: str, codes: np.ndarray) -> None:
     height, width = codes.shape
-    assert np.array_equal(codec.unpack_codes(codec.pack_codes(codes), height=height, width=width), codes)
+    spec = replace(LINEAR, packing=packing)
+    assert np.array_equal(codec.unpack_codes(codec.pack_codes(codes, spec), spec, height=height, width=width), codes)
 
 
 @pytest.mark.parametrize("error", [0.0001, 0.0005, 0.01])
@@ -124,15 +128,17 @@ def test_shrinking_is_that_of_opencv(scale: int, odd: int) -> None:
     assert np.allclose(mirrored[:, ::-1], expected, rtol=0, atol=1e-3) or odd
 
 
-@given(arrays(np.uint16, SHAPES))
-def test_packing_is_prediction_zigzag_and_planes(codes: np.ndarray) -> None:
+@pytest.mark.parametrize("packing", ["bytes", "nibbles"])
+@given(codes=arrays(np.uint16, SHAPES))
+def test_packing_is_prediction_zigzag_and_planes(packing: str, codes: np.ndarray) -> None:
+    spec = replace(LINEAR, packing=packing)
     height, width = codes.shape
     padded = np.pad(codes.astype(np.int64), ((1, 0), (1, 0)))
     residual = padded[1:, 1:] - padded[1:, :-1] - padded[:-1, 1:] + padded[:-1, :-1]
     signed = (residual + 32768) % 65536 - 32768
     zigzag = np.where(signed < 0, -2 * signed - 1, 2 * signed)
     for array in (codes, np.asfortranarray(codes)):
-        low, high = codec.unpack_planes(codec.pack_codes(array), height=height, width=width)
+        low, high = codec.unpack_planes(codec.pack_codes(array, spec), spec, height=height, width=width)
         assert np.array_equal(low + 256 * high.astype(np.int64), zigzag)
 
 
@@ -158,9 +164,9 @@ def test_every_flipped_bit_of_depth_is_noticed() -> None:
 
 
 def test_a_size_that_lies_is_refused_before_unpacking() -> None:
-    bomb = codec.pack_codes(np.zeros((2000, 2000), np.uint16))
+    bomb = codec.pack_codes(np.zeros((2000, 2000), np.uint16), LINEAR)
     with pytest.raises(ShardError, match=r"bomb: holds 8000000 bytes when unpacked, expected 24"):
-        codec.unpack_planes(bomb, height=3, width=4, where="bomb")
+        codec.unpack_planes(bomb, LINEAR, height=3, width=4, where="bomb")
 
 
 def test_jpeg_round_trip_and_cut() -> None:

@@ -68,7 +68,7 @@ def measured(frames: Iterable[Frame], tmp_path: Path) -> TrajectoryGeometry:
         diff_valid=(False,) * len(items),
     )
     members = tuple(
-        (("rgb.jpg", codec.encode_rgb(item.rgb.pixels, quality=90)), ("depth.zst", codec.pack_codes(code)))
+        (("rgb.jpg", codec.encode_rgb(item.rgb.pixels, quality=90)), ("depth.zst", codec.pack_codes(code, SPEC)))
         for item, code in zip(items, codes, strict=True)
     )
     tar = tmp_path / "shard-0001.tar"

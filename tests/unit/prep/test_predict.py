@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import RawTree, write_raw
 from vdaprep.conversion.clips import plan_shards
-from vdaprep.conversion.options import Selection, Settings
+from vdaprep.conversion.options import Rgb, Selection, Settings
 from vdaprep.conversion.plan import ConversionPlan, make_plan
 from vdaprep.conversion.predict import RECORDS, TAR, Prediction, predict, room
 from vdaprep.conversion.probes import Prober, choose_probes
@@ -53,7 +53,7 @@ def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--frame-stride", 2, "--frames-per-shard", 20, "--jpeg-quality", 80], ["--no-diffs"]]
+    "options", [[], ["--frame-stride", 2, "--frames-per-shard", 20, "--rgb", "jpeg:80"], ["--diffs", "none"]]
 )
 def test_few_probes_predict_the_bytes_of_rendered_data(rendered, options, vdaprep, tmp_path: Path) -> None:
     dataset, raw = rendered
@@ -74,11 +74,11 @@ def test_few_probes_predict_the_bytes_of_rendered_data(rendered, options, vdapre
     assert sum(split["shards"] for split in said["splits"].values()) == len(counted["shards"])
 
 
-def test_more_probes_are_surer(rendered) -> None:
+def test_what_was_probed_whole_is_sure(rendered) -> None:
     dataset, raw = rendered
     plan = make_plan(dataset, raw=raw, settings=Settings(), selection=Selection())
-    few, many, all_of_them = (forecast(plan, probes=count).standard_error for count in (4, 48, FRAMES))
-    assert few > many > all_of_them == 0
+    few, all_of_them = (forecast(plan, probes=count).standard_error for count in (PROBES, FRAMES))
+    assert few > all_of_them == 0
 
 
 def test_splits_peak_and_time_follow_the_shards(raw: RawTree) -> None:
@@ -132,7 +132,7 @@ def test_a_prober_reads_once(raw: RawTree) -> None:
         first = predict(plan, prober, workers=1)
         shutil.rmtree(raw.root)
         again = predict(plan, prober, workers=1)
-        smaller = predict(replace(plan, settings=Settings(jpeg_quality=50)), prober, workers=1)
+        smaller = predict(replace(plan, settings=Settings(rgb=Rgb("jpeg", 50))), prober, workers=1)
     assert again.bytes_by_kind == first.bytes_by_kind
     assert smaller.bytes_by_kind["rgb.jpg"] < first.bytes_by_kind["rgb.jpg"]
     assert smaller.bytes_by_kind["depth.zst"] == first.bytes_by_kind["depth.zst"]

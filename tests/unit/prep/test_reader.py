@@ -95,7 +95,7 @@ def test_a_whole_clip_is_read_in_pieces(
 
 
 def test_without_differences_there_are_none(raw, tmp_path: Path) -> None:
-    make_shards("tartanair", raw=raw.root, out=tmp_path, settings=Settings(diff_scale=None))
+    make_shards("tartanair", raw=raw.root, out=tmp_path, settings=Settings(diffs="none"))
     frames = open_shards(tmp_path).clips()[0].read(count=2)
     assert frames.differences is None
     assert not frames.diff_valid.any()

@@ -52,9 +52,9 @@ def test_shards_on_a_server_are_those_on_a_disk_and_a_second_run_goes_on(
         "train/shard-0002.tar"
     ]
     assert bucket.objects("deep/shards") == local
-    other = vdaprep(*convert, "--out", f"{bucket.url}/deep/shards", "--jpeg-quality", 80)
+    other = vdaprep(*convert, "--out", f"{bucket.url}/deep/shards", "--rgb", "jpeg:80")
     assert other.code == 2
-    assert f"{bucket.url}/deep/shards/tartanair/dataset.json: was made with jpeg_quality = 95" in other.err
+    assert f"{bucket.url}/deep/shards/tartanair/dataset.json: was made with rgb = jpeg:95" in other.err
 
 
 @pytest.mark.parametrize("packed", [False, True])

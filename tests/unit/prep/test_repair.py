@@ -14,7 +14,7 @@ from tests.conftest import tree_bytes
 from vdaprep.analysis.verify import verify
 from vdaprep.conversion import consume
 from vdaprep.conversion.convert import convert_plan
-from vdaprep.conversion.options import Selection, Settings, options_of, settings_of
+from vdaprep.conversion.options import Rgb, Selection, Settings, options_of, settings_of
 from vdaprep.conversion.plan import make_plan
 from vdaprep.conversion.saved_plan import prepare
 from vdaprep.shards.names import PLAN_FILE
@@ -22,7 +22,7 @@ from vdaprep.shards.records import DatasetRecord, ShardRecord
 from vdaprep.storage.output import LocalOutput
 from vdaprep.workers.local import LocalExecutor
 
-SETTINGS = Settings(short_side=15, clip_frames=3, frames_per_shard=6, jpeg_quality=90, depth_error=0.001)
+SETTINGS = Settings(short_side=15, clip_frames=3, frames_per_shard=6, rgb=Rgb("jpeg", 90), depth_error=0.001)
 FIRST, SECOND, HELD_OUT = "train/shard-0001", "train/shard-0002", "val/shard-0001"
 
 
@@ -159,14 +159,14 @@ def test_what_is_well_is_left_alone_and_needs_no_raw_data(out: Path, vdaprep) ->
 def test_the_options_are_read_from_what_is_there(clean: Path, out: Path, vdaprep) -> None:
     arguments = ("repair", "tartanair", "--raw", clean / "raw", "--out", out, "--workers", 2)
     flip_tar(out / "tartanair")
-    result = vdaprep(*arguments, "--jpeg-quality", 95)
+    result = vdaprep(*arguments, "--rgb", "jpeg:95")
     assert result.code == 2
-    assert "--jpeg-quality: the shards in " in result.err
-    assert "were made with jpeg_quality = 90; leave the option out" in result.err
-    result = vdaprep(*arguments, "--no-diffs")
-    assert "--no-diffs: the shards in " in result.err
+    assert "--rgb: the shards in " in result.err
+    assert "were made with rgb = jpeg:90; leave the option out" in result.err
+    result = vdaprep(*arguments, "--diffs", "none")
+    assert "--diffs: the shards in " in result.err
     drop_dataset(out / "tartanair")
-    assert vdaprep(*arguments, "--jpeg-quality", 90, "--depth-error", 0.001).code == 0
+    assert vdaprep(*arguments, "--rgb", "jpeg:90", "--depth-error", 0.001).code == 0
     assert tree_bytes(out) == tree_bytes(clean / "shards")
 
 
@@ -258,7 +258,7 @@ def test_a_record_of_another_data_set_or_of_other_options_is_refused(clean: Path
     path.write_bytes(record.to_bytes())
     other = out / "tartanair" / f"{FIRST}.json"
     shard = ShardRecord.from_bytes(other.read_bytes(), where="")
-    other.write_bytes(dataclasses.replace(shard, options={**shard.options, "jpeg_quality": 1}).to_bytes())
+    other.write_bytes(dataclasses.replace(shard, options={**shard.options, "rgb": "jpeg:1"}).to_bytes())
     result = vdaprep(*arguments)
     assert result.code == 2
     assert "shard-0001.json: was made with other options than" in result.err
@@ -285,7 +285,7 @@ def test_options_go_round() -> None:
     from vdaprep.sources import _manifest
 
     selection = Selection(("a*", "b"), "default", ("c",))
-    for settings in (SETTINGS, Settings(), Settings(short_side=None, diff_scale=None, frame_stride=3)):
+    for settings in (SETTINGS, Settings(), Settings(short_side=None, diffs="none", frame_stride=3)):
         options = options_of(settings, selection, _manifest.load("tartanair"))
         assert settings_of(json.loads(json.dumps(options)), dataset="tartanair") == (settings, selection)
 

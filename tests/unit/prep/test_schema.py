@@ -31,6 +31,7 @@ META = ClipMeta(
     diff_valid=(False, True),
     source={"layout": "v1"},
 )
+PLAIN = {"packing": "bytes", "steps": 1}
 SHA256 = "ab" * 32
 ENTRY = ClipEntry("a-000003", 0, 3000, 2, (1024, 2048), crc32=(1, 2, 3))
 RECORD = ShardRecord(
@@ -105,7 +106,8 @@ def test_shard_record_has_the_published_shape() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
-        ("schema_version", 2, "schema version 2, this program reads version 1"),
+        ("schema_version", 3, "schema version 3, this program reads versions 1 and 2"),
+        ("schema_version", True, "schema version true, this program reads versions 1 and 2"),
         ("height", "48", 'height is "48", expected a whole number'),
         ("intrinsics", [[1, 2, 3]] * 2, "expected 2x4 finite numbers"),
         ("intrinsics", [[1, 2, 3, "4"]] * 2, "expected 2x4 finite numbers"),
@@ -114,10 +116,17 @@ def test_shard_record_has_the_published_shape() -> None:
         ("camera_to_world", [[[1, 0, 0, 0]] * 3] * 2, "expected 2x4x4 finite numbers"),
         ("camera_to_world", [POSE], "expected 2x4x4 finite numbers"),
         ("camera_to_world", [[[1e300] * 4] * 4] * 2, "expected numbers of at most 1e\\+12"),
-        ("depth", {"kind": "zip", "relative_error": 0}, "depth kind 'zip'"),
-        ("depth", {"kind": "log", "relative_error": 0.1}, "impossible settings"),
+        ("depth", {"kind": "zip", "relative_error": 0, **PLAIN}, "depth kind 'zip'"),
+        ("depth", {"kind": "linear", "relative_error": 0, "unit_m": 1, "packing": "rar", "steps": 1}, "packing 'rar'"),
+        ("depth", {"kind": "linear", "relative_error": 0, "unit_m": 1, "packing": "nibbles", "steps": 3}, "3 steps"),
+        ("depth", {"kind": "log", "relative_error": 0.1, "packing": "interpolation", "steps": 2}, "2 steps"),
+        ("rgb", {"codec": "gif", "group": 1}, "codec 'gif' of frames"),
+        ("rgb", {"codec": "h264", "group": 1}, "in groups of 1"),
+        ("rgb", {"codec": "jpeg", "group": 8}, "in groups of 8"),
+        ("depth", {"kind": "log", "relative_error": 0.1, **PLAIN}, "impossible settings"),
         ("disparity_min", 2.0, "disparity range 2.0 to 0.9"),
-        ("diff", {"scale": 0, "step": 2}, "diff.scale is 0, expected 1 to 4096"),
+        ("diff", {"scale": 4, "step": 2, "origin": "made up"}, "differences are 'made up'"),
+        ("diff", {"scale": 0, "step": 2, "origin": "stored"}, "diff.scale is 0, expected 1 to 4096"),
         ("surprise", 1, "surprise is not known here"),
         ("width", 2**26, "is 67108864x48 pixels"),
         ("width", 2**30, "width is 1073741824, expected 1 to"),
@@ -126,7 +135,11 @@ def test_shard_record_has_the_published_shape() -> None:
         ("diff_valid", [0, 1], "diff_valid holds 0, expected true and false"),
         ("disparity_max", 1e300, "disparity_max is 1e"),
         ("source", {"layout": 1}, "source.layout is 1, expected text"),
-        ("depth", {"kind": "log", "relative_error": 1e-300, "near_m": 0.1, "far_m": 1e3}, "takes 1000000001 codes"),
+        (
+            "depth",
+            {"kind": "log", "relative_error": 1e-300, "near_m": 0.1, "far_m": 1e3, **PLAIN},
+            "takes 1000000001 codes",
+        ),
         ("depth", {"kind": "half", "relative_error": 0, "unit_m": 1e300}, "depth.unit_m is 1e"),
         ("trajectory", "../../etc", "trajectory is .*expected a name: it leads to another folder"),
         ("split", "a/b", "split is .*leads to another folder"),
@@ -175,5 +188,5 @@ def test_ranges_and_checksums() -> None:
 
 def test_member_names_outside_the_contract_are_refused() -> None:
     for name in ("a.b.json", "a.f1.rgb.jpg", "../a.json", "a.f000.depth.pickle", "a.f000.rgb.png"):
-        with pytest.raises(ShardError, match="not a name of schema version 1"):
+        with pytest.raises(ShardError, match="not the name of a member of a clip"):
             member_kind(name)

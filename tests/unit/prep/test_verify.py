@@ -242,7 +242,9 @@ def test_nothing_there(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- well-formed shards with contents that lie
 
 SPEC, DIFF = DepthSpec("linear", 0.0, unit_m=0.01), DiffSpec(4, 2)
-OPTIONS = {"depth": SPEC.to_json(), "diff": {"scale": 4, "step": 2}, "clip_frames": 64, "short_side": None}
+OPTIONS = {
+    "depth": SPEC.to_json(), "diff": DIFF.to_json(), "rgb": "jpeg:90", "clip_frames": 64, "short_side": None,
+}  # fmt: skip
 
 
 def lie(tmp_path: Path, *, frames: int = 3, members: dict[str, bytes] | None = None, **meta: object) -> list[str]:
@@ -316,8 +318,8 @@ def ones() -> bytes:
 MEMBERS: list[tuple[dict[str, bytes], str]] = [
     ({"rgb.jpg": b"\xff\xd8 \xff\xd9"}, "the JPEG does not say its size"),
     ({"depth.zst": b"1234"}, "f002.depth.zst: not readable as zstd"),
-    ({"diff.zst": codec.pack_codes(np.zeros((2, 2), np.uint16))}, "f002.diff.zst: holds 8 bytes when unpacked"),
-    ({"depth.zst": codec.pack_codes(np.full((8, 8), 400, np.uint16))}, ""),
+    ({"diff.zst": codec.pack_codes(np.zeros((2, 2), np.uint16), SPEC)}, "f002.diff.zst: holds 8 bytes when unpacked"),
+    ({"depth.zst": codec.pack_codes(np.full((8, 8), 400, np.uint16), SPEC)}, ""),
 ]
 
 

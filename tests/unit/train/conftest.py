@@ -154,7 +154,7 @@ def _clip(
     for frame in range(length):
         rgb, depth_m = toy_frame(number, frame, size)
         codes, _ = depth_codes.code_depth(depth_m, depth)
-        members = [("rgb.jpg", codec.encode_rgb(rgb, quality=95)), ("depth.zst", codec.pack_codes(codes))]
+        members = [("rgb.jpg", codec.encode_rgb(rgb, quality=95)), ("depth.zst", codec.pack_codes(codes, depth))]
         if diff:
             shrunk = codec.shrink(rgb, diff)
             members.append(("diff.zst", codec.encode_diff(shrunk, before, diff)))

@@ -49,7 +49,7 @@ def _sample(rgb, depth_m, differences=None, *, position=0, spec=CENTIMETRES) -> 
         window=Window(position, 0, 0, WindowShape(count)),
         rgb=torch.from_numpy(rgb.astype(np.uint8)),
         depth_planes=torch.from_numpy(
-            np.stack([codec.unpack_planes(data, height=height, width=width) for data in packed])
+            np.stack([codec.unpack_planes(data, spec, height=height, width=width) for data in packed])
         ),
         differences=None if differences is None else torch.from_numpy(differences.astype(np.int8)),
         diff_valid=np.full(count, differences is not None),
@@ -110,8 +110,8 @@ VIEWS = [
 def test_the_device_decodes_depth_as_the_codec_does(spec):
     codes = np.random.default_rng(0).integers(0, 65536, (3, 37, 300), dtype=np.uint16)
     codes[:, 0, :4] = 0, 1, 65534, 65535
-    packed = [codec.pack_codes(frame) for frame in codes]
-    planes = torch.from_numpy(np.stack([codec.unpack_planes(data, height=37, width=300) for data in packed]))
+    packed = [codec.pack_codes(frame, spec) for frame in codes]
+    planes = torch.from_numpy(np.stack([codec.unpack_planes(data, spec, height=37, width=300) for data in packed]))
     expected = np.stack([codec.decode_depth(data, spec, height=37, width=300) for data in packed])
     np.testing.assert_array_equal(decode_depth(planes, spec).numpy(), expected)
 

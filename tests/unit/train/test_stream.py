@@ -147,7 +147,7 @@ def test_a_window_holds_what_the_codec_decodes(clips, toy_frame):
         rgb = codec.decode_rgb(members[frame, "rgb.jpg"])
         np.testing.assert_array_equal(sample.rgb[row], rgb)
         assert np.abs(rgb.astype(int) - toy_frame(2, frame, (60, 80))[0]).mean() < 3
-        planes = codec.unpack_planes(members[frame, "depth.zst"], height=60, width=80)
+        planes = codec.unpack_planes(members[frame, "depth.zst"], meta.depth, height=60, width=80)
         np.testing.assert_array_equal(sample.depth_planes[row], planes)
         diff = codec.decode_diff(members[frame, "diff.zst"], meta.diff, height=60, width=80)
         np.testing.assert_array_equal(sample.differences[row], diff)

@@ -1,13 +1,16 @@
 """Frames to the bytes of members and back; every encoder stands next to its decoder.
 
-zstd          compression, of a size that is known before anything is allocated
-depth         codes of depth (`shards.depth_codes`)
-differences   differences of neighbouring frames
-jpeg          frames, each alone
-video_groups  frames in groups, as H.264 or AV1
-mp4           where the packets of a group lie
+zstd           compression, of a size that is known before anything is allocated
+depth          codes of depth (`shards.depth_codes`)
+interpolation  the same with a bounded error, from coarse to fine
+clip_depth     kind and packing of a clip's depth
+differences    differences of neighbouring frames
+jpeg           frames, each alone
+video_groups   frames in groups, as H.264 or AV1
+mp4            where the packets of a group lie
 """
 
+from vdaprep.shards.codec.clip_depth import COMPARED_EVERY, HALF_METRES, PackedDepth, pack_depth, settle
 from vdaprep.shards.codec.depth import (
     codes_of_planes,
     decode_depth,
@@ -17,13 +20,18 @@ from vdaprep.shards.codec.depth import (
     unpack_planes,
 )
 from vdaprep.shards.codec.differences import decode_diff, encode_diff, shrink
+from vdaprep.shards.codec.interpolation import codes_of_values
 from vdaprep.shards.codec.jpeg import decode_rgb, encode_rgb, jpeg_size
 from vdaprep.shards.codec.video_groups import decode_group, encode_group, encoder_version
 from vdaprep.shards.codec.zstd import ZSTD_LEVEL
 
 __all__ = [
+    "COMPARED_EVERY",
+    "HALF_METRES",
+    "PackedDepth",
     "ZSTD_LEVEL",
     "codes_of_planes",
+    "codes_of_values",
     "decode_depth",
     "decode_diff",
     "decode_group",
@@ -35,6 +43,8 @@ __all__ = [
     "encoder_version",
     "jpeg_size",
     "pack_codes",
+    "pack_depth",
+    "settle",
     "shrink",
     "unpack_codes",
     "unpack_planes",

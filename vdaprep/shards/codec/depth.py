@@ -1,12 +1,21 @@
-"""Depth codes to bytes and back: prediction by the gradient, byte planes, zstd.
+"""Depth codes to bytes and back.
 
-Depth bytes: zstd(low bytes, then high bytes, of zigzag(gradient residual of the codes)); the residual of a pixel is
-code - left - above + above-left modulo 65536 (outside the image: 0), so two cumulative sums undo it.
+Packings `bytes` and `nibbles` keep every code. The residual of a pixel is code - left - above + above-left modulo 65536
+(outside the image: 0), so two cumulative sums undo it. Its zigzag, 16 bits, is stored in planes, packed by zstd:
+
+    bytes      two planes of a byte a pixel: the low bytes, then the high bytes
+    nibbles    four planes of four bits a pixel, from the low bits up; a byte holds a pixel and, in its upper half, the
+               one below, of rows 0 and 1, 2 and 3, ...; below the last row of an odd height are zeros
+
+The upper bits are mostly zero, so nibbles take half the bytes where depth is smooth; sensors' noise fills them, and
+bytes are the smaller. Packing `interpolation` is that of `codec.interpolation`. All are unpacked to `planes`, the low
+and the high bytes of a 16-bit number a pixel, from which a device can go on.
 """
 
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 
+from vdaprep.shards.codec.interpolation import codes_of_values, pack_interpolated, unpack_interpolated
 from vdaprep.shards.codec.zstd import Data, compress, decompress
 from vdaprep.shards.depth_codes import code_depth, metres_of
 from vdaprep.shards.metadata import DepthSpec
@@ -20,18 +29,67 @@ def encode_depth(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> tuple[
     Raises ValueError if the depth cannot be kept within the kind's promise.
     """
     codes, clamped = code_depth(depth_m, spec)
-    return pack_codes(codes), clamped
+    return pack_codes(codes, spec), clamped
 
 
 def decode_depth(
     data: Data, spec: DepthSpec, *, height: int, width: int, where: str = "depth"
 ) -> Float32[np.ndarray, "{height} {width}"]:
     """Decode to metres: nan unknown, inf sky; raises ShardError if the bytes are damaged."""
-    return metres_of(unpack_codes(data, height=height, width=width, where=where), spec)
+    planes = unpack_planes(data, spec, height=height, width=width, where=where)
+    return metres_of(codes_of_planes(planes, spec), spec)
 
 
-def pack_codes(codes: UInt16[np.ndarray, "h w"]) -> bytes:
-    """Compress codes: gradient prediction, zigzag, byte planes, zstd."""
+def pack_codes(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> bytes:
+    """Compress codes as `spec.packing` says; raises ValueError if its bound would break."""
+    if spec.packing == "interpolation":
+        return pack_interpolated(codes, steps=spec.steps)[0]
+    planes = _residual_planes(codes)
+    return compress((planes if spec.packing == "bytes" else _nibbles_of(planes)).data)
+
+
+def unpack_planes(
+    data: Data, spec: DepthSpec, *, height: int, width: int, where: str = "depth"
+) -> UInt8[np.ndarray, "2 {height} {width}"]:
+    """Undo only the compression: low and high bytes, for a device to go on from.
+
+    Raises ShardError naming `where` if the bytes are damaged.
+    """
+    if spec.packing == "interpolation":
+        return unpack_interpolated(data, height=height, width=width, where=where)
+    if spec.packing == "bytes":
+        raw = decompress(data, size=2 * height * width, where=where)
+        return np.frombuffer(raw, np.uint8).reshape(2, height, width)
+    pairs = (height + 1) // 2
+    raw = decompress(data, size=4 * pairs * width, where=where)
+    return _planes_of(np.frombuffer(raw, np.uint8).reshape(4, pairs, width))[:, :height]
+
+
+def unpack_codes(
+    data: Data, spec: DepthSpec, *, height: int, width: int, where: str = "depth"
+) -> UInt16[np.ndarray, "{height} {width}"]:
+    """Undo `pack_codes`. Raises ShardError naming `where` if the bytes are damaged."""
+    return codes_of_planes(unpack_planes(data, spec, height=height, width=width, where=where), spec)
+
+
+def codes_of_planes(planes: UInt8[np.ndarray, "2 h w"], spec: DepthSpec) -> UInt16[np.ndarray, "h w"]:
+    """Undo the prediction of `spec.packing`."""
+    low, high = planes
+    if spec.packing == "interpolation":
+        values = low.astype(np.int32) | high.astype(np.int32) << 8
+        return codes_of_values(values, steps=spec.steps).astype(np.uint16)
+    zigzag = high.astype(np.uint16)
+    zigzag <<= 8
+    zigzag |= low
+    sign = zigzag & 1
+    np.subtract(np.uint16(0), sign, out=sign)
+    zigzag >>= 1
+    zigzag ^= sign
+    np.cumsum(zigzag, axis=1, dtype=np.uint16, out=sign)
+    return np.cumsum(sign, axis=0, dtype=np.uint16, out=zigzag)
+
+
+def _residual_planes(codes: UInt16[np.ndarray, "h w"]) -> UInt8[np.ndarray, "2 h w"]:
     planes = np.empty((2, *codes.shape), np.uint8)
     across = np.empty((1 + codes.shape[0], codes.shape[1]), np.uint16)  # a pixel less the one to its left
     across[0] = 0
@@ -43,33 +101,26 @@ def pack_codes(codes: UInt16[np.ndarray, "h w"]) -> bytes:
     zigzag ^= sign
     np.copyto(planes[0], zigzag, casting="unsafe")  # the low bytes
     np.right_shift(zigzag, 8, out=planes[1], casting="unsafe")
-    return compress(planes.data)
+    return planes
 
 
-def unpack_planes(
-    data: Data, *, height: int, width: int, where: str = "depth"
-) -> UInt8[np.ndarray, "2 {height} {width}"]:
-    """Undo only the compression: low and high bytes of the residuals, for a device."""
-    raw = decompress(data, size=2 * height * width, where=where)
-    return np.frombuffer(raw, np.uint8).reshape(2, height, width)
+def _nibbles_of(planes: UInt8[np.ndarray, "2 h w"]) -> UInt8[np.ndarray, "4 pairs w"]:
+    """Cut bytes into nibbles, each beside the one below it."""
+    _, height, width = planes.shape
+    if height % 2:
+        planes = np.concatenate([planes, np.zeros((2, 1, width), np.uint8)], axis=1)
+    upper, lower = planes[:, ::2], planes[:, 1::2]
+    nibbles = np.empty((2, 2, *upper.shape[1:]), np.uint8)  # bytes, their halves, pairs of rows, columns
+    np.bitwise_or(upper & 15, lower << 4, out=nibbles[:, 0])
+    np.bitwise_or(upper >> 4, lower & 0xF0, out=nibbles[:, 1])
+    return nibbles.reshape(4, *upper.shape[1:])
 
 
-def unpack_codes(
-    data: Data, *, height: int, width: int, where: str = "depth"
-) -> UInt16[np.ndarray, "{height} {width}"]:
-    """Undo `pack_codes`. Raises ShardError naming `where` if the bytes are damaged."""
-    return codes_of_planes(unpack_planes(data, height=height, width=width, where=where))
-
-
-def codes_of_planes(planes: UInt8[np.ndarray, "2 h w"]) -> UInt16[np.ndarray, "h w"]:
-    """Undo the prediction: the codes whose zigzag residuals have these low and high bytes."""
-    low, high = planes
-    zigzag = high.astype(np.uint16)
-    zigzag <<= 8
-    zigzag |= low
-    sign = zigzag & 1
-    np.subtract(np.uint16(0), sign, out=sign)
-    zigzag >>= 1
-    zigzag ^= sign
-    np.cumsum(zigzag, axis=1, dtype=np.uint16, out=sign)
-    return np.cumsum(sign, axis=0, dtype=np.uint16, out=zigzag)
+def _planes_of(nibbles: UInt8[np.ndarray, "4 pairs w"]) -> UInt8[np.ndarray, "2 h w"]:
+    """Undo `_nibbles_of`; the height is even."""
+    _, pairs, width = nibbles.shape
+    planes = np.empty((2, 2 * pairs, width), np.uint8)
+    for plane, (low, high) in zip(planes, nibbles.reshape(2, 2, pairs, width), strict=True):
+        np.bitwise_or(low & 15, high << 4, out=plane[::2])
+        np.bitwise_or(low >> 4, high & 0xF0, out=plane[1::2])
+    return planes

@@ -1,4 +1,6 @@
-"""Depth codes by hierarchical interpolation with a bounded error, after SZ3 (Zhao et al. 2021, arXiv 2105.12730).
+"""Depth codes by hierarchical interpolation with a bounded error, after SZ3.
+
+Source: Zhao et al. 2021, arXiv 2105.12730, of which this is the idea, not the format.
 
 Pixels are coded from coarse to fine: every 32nd pixel of every 32nd row, then at strides 16, 8, 4, 2 and 1 the columns
 that are missing in known rows, then the rows that are missing. A pixel is predicted from four that are known already,
@@ -39,7 +41,7 @@ _Pass = tuple[tuple[Any, slice, slice], tuple[Any, slice, slice], int, bool]
 
 
 def pack_interpolated(codes: UInt16[np.ndarray, "h w"], *, steps: int) -> tuple[bytes, UInt16[np.ndarray, "h w"]]:
-    """Encode codes so that those that are neither unknown nor sky decode to within (steps - 1) / 2 of themselves.
+    """Encode codes; all but unknown and sky decode to within (steps - 1) / 2 of themselves.
 
     Returns the bytes, and the codes that they decode to. Raises ValueError if one of these were farther off.
     """
@@ -64,7 +66,7 @@ def pack_interpolated(codes: UInt16[np.ndarray, "h w"], *, steps: int) -> tuple[
 def unpack_interpolated(
     data: Data, *, height: int, width: int, where: str = "depth"
 ) -> UInt8[np.ndarray, "2 {height} {width}"]:
-    """Undo only the compression: low and high bytes of a number a pixel: 0 unknown, 1 sky, 2 + zigzag of all others.
+    """Undo only the compression: low and high bytes of 0 unknown, 1 sky, 2 + zigzag others.
 
     Raises ShardError naming `where` if the bytes are damaged.
     """
@@ -104,7 +106,7 @@ def _blocks_in(part: np.ndarray) -> int:
 
 
 class _Bytes:
-    """Unpacked bytes, taken one part after the other; raises ShardError naming `where` if there are too few or many."""
+    """Unpacked bytes, taken part by part; raises ShardError if there are too few or many."""
 
     def __init__(self, data: bytes, where: str) -> None:
         self._left = np.frombuffer(data, np.uint8)
@@ -187,12 +189,12 @@ def _values_of(codes: UInt16[np.ndarray, "h w"], *, steps: int) -> Int32[np.ndar
 
 
 def _coarse(steps: int) -> int:
-    """Return the steps before stride 1: half as many, an odd number, and 3 at least, so that a value has 16 bits."""
+    """Return the steps before stride 1: half as many, odd, at least 3 to fit 16 bits."""
     return 2 * max(1, steps // 4) + 1
 
 
 def _filled(levels: Int32[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]) -> Int32[np.ndarray, "h w"]:
-    """Put the last known level before it, in the order of reading, or 0, for each that is masked."""
+    """Put the last known level before it in reading order, or 0, for each masked one."""
     last = np.maximum.accumulate(np.where(known.ravel(), np.arange(known.size), -1))
     return np.where(last < 0, 0, levels.ravel()[last]).reshape(levels.shape)
 
@@ -222,7 +224,7 @@ def _in_order(values: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _predict(codes: Any, known: Any, count: int, axis: int, xp: Any) -> Any:
-    """Predict `count` pixels between, and perhaps one behind, those of an axis; `known` tells which are not masked."""
+    """Predict `count` pixels between, and perhaps one behind, those of an axis."""
     outer, left, right, far = _neighbours(codes, count, axis, xp)
     has_outer, has_left, has_right, has_far = _neighbours(known, count, axis, xp, outside=False)
     spread = abs(left - right) >> 2
@@ -234,7 +236,7 @@ def _predict(codes: Any, known: Any, count: int, axis: int, xp: Any) -> Any:
 
 
 def _neighbours(values: Any, count: int, axis: int, xp: Any, *, outside: bool | None = None) -> list[Any]:
-    """Return what lies 3 and 1 strides before, 1 and 3 behind; beyond the edge the last value, or `outside`."""
+    """Return what lies 3 and 1 before, 1 and 3 behind; `outside` or the last at an edge."""
 
     def cut(start: int, stop: int | None) -> Any:
         return values[..., start:stop] if axis == -1 else values[..., start:stop, :]

@@ -8,9 +8,10 @@ from vdaprep.errors import ShardError
 from vdaprep.shards.codec.zstd import Data
 
 
-def encode_rgb(rgb: UInt8[np.ndarray, "h w 3"], *, quality: int) -> bytes:
-    """Encode as JPEG of the given quality (1 to 100), chroma halved both ways."""
-    ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+def encode_rgb(rgb: UInt8[np.ndarray, "h w 3"], *, quality: int, optimised: bool = False) -> bytes:
+    """Encode as JPEG of a quality of 1 to 100, chroma halved; `optimised` is slow and small."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, int(optimised)]
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)
     assert ok  # cv2 encodes any uint8 image
     return data.tobytes()
 

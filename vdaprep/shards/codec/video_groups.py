@@ -129,7 +129,7 @@ def _need_encoder(codec: _Codec) -> None:
     except UnknownCodecError as error:
         raise VdakitError(
             f"PyAV {av.__version__}: has no encoder {codec.encoder}, which PyAV's own wheels carry; install one of "
-            "those (pip install --force-reinstall --only-binary av av), or choose another --rgb."
+            "those (pip install av), or choose another --rgb."
         ) from error
 
 

@@ -25,7 +25,7 @@ def compress(data: Data, *, level: int = ZSTD_LEVEL) -> bytes:
 
 
 def decompress(data: Data, *, size: int | tuple[int, int], where: str) -> bytes:
-    """Decompress to `size` bytes, or from one to another number; that is compared before anything is allocated."""
+    """Decompress to `size` bytes, or from one to another, compared before it is allocated."""
     least, most = (size, size) if isinstance(size, int) else size
     try:
         found = zstandard.get_frame_parameters(data).content_size
