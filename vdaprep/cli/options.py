@@ -44,12 +44,12 @@ Dataset = Annotated[str, typer.Argument(help="The data set, for example tartanai
 
 
 def check_shards_folder(out: str, dataset: str, *, raw: str) -> None:
-    """Raise OutputError unless OUT/DATASET, no part of the raw data, can be written to.
+    """Raise OutputError unless OUT/DATASET can be written to; `raw` may hold it.
 
     URLs are not looked at.
     """
     if not is_url(out):
-        check_output_folder(Path(out, dataset), inputs=[raw])
+        check_output_folder(Path(out, dataset), inputs=[raw], may_be_inside=True)
 
 
 def cli_options(*classes: type) -> Callable[[Command], Command]:

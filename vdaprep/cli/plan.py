@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vdaprep.cli.options import Dataset, cli_options, command_words
+from vdaprep.cli.options import Dataset, check_shards_folder, cli_options, command_words
 from vdaprep.cli.output import errors, frame_bar, print_json, show
 from vdaprep.cli.views.plan import renderables, to_json
 from vdaprep.conversion.account import take_account
@@ -16,7 +16,8 @@ from vdaprep.conversion.options import ConversionOptions
 from vdaprep.conversion.plan import find_raw
 from vdaprep.conversion.predict import room
 from vdaprep.conversion.probes import PROBES
-from vdaprep.storage.urls import is_url, redact
+from vdaprep.storage.paths import open_path
+from vdaprep.storage.urls import redact
 from vdaprep.units import parse_bytes
 from vdaprep.workers.progress import ProgressEvent
 
@@ -38,7 +39,10 @@ def command(
     """Predict shards, disk space and time; with --budget also choose settings that fit."""
     limit = parse_bytes(budget, "--budget") if budget else None
     source = conversion.settings().source
-    raw = find_raw(dataset, raw=conversion.raw_of(dataset), options=source, select=conversion.select)
+    place = conversion.raw_of(dataset)
+    check_shards_folder(out, dataset, raw=place)
+    output = open_path(f"{out.rstrip('/')}/{dataset}")
+    raw = find_raw(dataset, raw=place, options=source, select=conversion.select, output=output)
     with frame_bar("probe", total=None) as bar:
 
         def report(event: ProgressEvent) -> None:
@@ -50,14 +54,14 @@ def command(
         processes = workers or os.cpu_count() or 1
         choice = choose(raw, conversion, budget=limit, workers=processes, probes=probes, on_progress=report)
     chosen = conversion.with_choice(choice.plan.settings, choice.selection)
-    place = None if is_url(out) else room(choice.prediction, Path(out, dataset))
+    disk = room(choice.prediction, output) if isinstance(output, Path) else None
     account = take_account(raw, choice.plan)
     then = ["vdaprep", "convert", dataset, *map(redact, ("--out", out, *command_words(chosen)))]
     then += ["--workers", str(workers)] if workers else []
     if as_json:
-        print_json(to_json(choice, place, account, command=then))
+        print_json(to_json(choice, disk, account, command=then))
         return
-    show(renderables(choice, place, account, out=redact(out)))
+    show(renderables(choice, disk, account, out=redact(out)))
     for item in choice.prediction.rejected:
         errors.print(f"a probe was rejected: {item.file}: {item.reason}")
     show(["", shlex.join(then)])

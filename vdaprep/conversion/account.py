@@ -52,6 +52,8 @@ class Account:
     """Some of what was not recognised."""
     unopened: int
     """Archives that were not opened, as they hold nothing that is selected."""
+    passed_over: tuple[str, ...]
+    """Folders of shards in the raw data that were not looked into."""
     frames: int
     """Frames of the trajectories that are converted."""
     without_depth: int
@@ -63,7 +65,7 @@ class Account:
 
     def to_json(self) -> dict[str, Any]:
         """Return the account as JSON has it."""
-        return {**asdict(self), "examples": list(self.examples)}
+        return {**asdict(self), "examples": list(self.examples), "passed_over": list(self.passed_over)}
 
     def lines(self) -> list[str]:
         """Return the account as sentences."""
@@ -77,6 +79,8 @@ class Account:
         lines = [f"{self.found:,} files found: {', '.join(parts)}, {self.not_recognised:,} not recognised"]
         if self.unopened:
             lines[0] += f"; {self.unopened:,} archives hold nothing of it and were not opened"
+        if self.passed_over:
+            lines[0] += "; the output folder is passed over"
         problems = (
             (self.without_depth, "have no depth map"),
             (self.without_image, "have no image"),
@@ -113,6 +117,7 @@ def take_account(raw: RawData, plan: ConversionPlan) -> Account:
         not_recognised_bytes=sum(_size(location, root) for location in unknown),
         examples=tuple(map(str, unknown[:EXAMPLES])),
         unopened=raw.unopened,
+        passed_over=raw.passed_over,
         frames=sum(len(item.frames) for item in planned),
         without_depth=sum(item.count_without("depth") for item in planned),
         without_image=sum(item.count_without("rgb") for item in planned),

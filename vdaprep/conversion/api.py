@@ -273,7 +273,14 @@ def _within_budget(
         return options.with_choice(*settings_of(stored, dataset=dataset))
     source = options.settings().source
     place = options.raw_of(dataset)
-    raw = find_raw(dataset, raw=place, options=source, select=options.select, on_listing=_listing(on_progress))
+    raw = find_raw(
+        dataset,
+        raw=place,
+        options=source,
+        select=options.select,
+        on_listing=_listing(on_progress),
+        output=output.path(),
+    )
     choice = choose(raw, options, budget=limit, on_progress=on_progress)
     chosen = options.with_choice(choice.plan.settings, choice.selection)
     on_progress(ProgressEvent("chosen", facts={"options": chosen}))

@@ -1,6 +1,7 @@
 """Plan a conversion: list the raw data, cut clips, fill shards; no frame is read."""
 
 import functools
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,16 +11,18 @@ from typing import Any
 from vdaprep import sources
 from vdaprep.conversion.clips import PlannedShard, plan_shards, runs, taken
 from vdaprep.conversion.options import Selection, Settings, options_of
-from vdaprep.errors import DataError
+from vdaprep.errors import DataError, UsageError
 from vdaprep.raw.files import Location
 from vdaprep.raw.frames import SourceOptions, Trajectory
 from vdaprep.raw.tree import Archive, OnListing, Tree, open_tree
-from vdaprep.shards.names import find_alike
+from vdaprep.raw.walking import is_of_system
+from vdaprep.shards.names import DATASET_FILE, find_alike, is_written_by_conversion
 from vdaprep.shards.records import Rejection
 from vdaprep.sources import _manifest
 from vdaprep.sources._manifest import Manifest
 from vdaprep.sources._slots import Found
 from vdaprep.storage.documents import path_problem
+from vdaprep.storage.paths import StoragePath
 from vdaprep.storage.urls import is_url, redact
 
 
@@ -68,6 +71,8 @@ class RawData:
     """The archives that were listed, by their path below the root or URL."""
     unopened: int = 0
     """Number of archives that were not opened, as they hold nothing that is wanted."""
+    passed_over: tuple[str, ...] = ()
+    """Folders of shards below the root, this conversion's or another's; they are no raw data."""
 
     def plan(self, settings: Settings, selection: Selection) -> ConversionPlan:
         """Decide which frames form which shard; raises DataError if a glob takes none."""
@@ -112,12 +117,15 @@ class RawData:
         return any(_manifest.matches(item.name, (glob,)) for item in self.trajectories)
 
 
-def make_plan(dataset: str, *, raw: str | Path, settings: Settings, selection: Selection) -> ConversionPlan:
+def make_plan(
+    dataset: str, *, raw: str | Path, settings: Settings, selection: Selection, output: StoragePath | None = None
+) -> ConversionPlan:
     """List the raw tree, a path or URLs, and put frames into shards; no frame is read.
 
     Raises DataError, saying what was looked for and how to get it, if there is nothing to convert.
     """
-    return find_raw(dataset, raw=raw, options=settings.source, select=selection.select).plan(settings, selection)
+    found = find_raw(dataset, raw=raw, options=settings.source, select=selection.select, output=output)
+    return found.plan(settings, selection)
 
 
 def find_raw(
@@ -127,12 +135,14 @@ def find_raw(
     options: SourceOptions,
     select: Sequence[str] = (),
     on_listing: OnListing = lambda archive, done, size: None,
+    output: StoragePath | None = None,
 ) -> RawData:
     """List a raw tree, a path or URLs; raises DataError if it holds no trajectory.
 
-    With `select`, globs of trajectories, archives whose places name others are not opened.
+    With `select`, globs of trajectories, archives whose places name others are not opened. `output`, the folder of the
+    data set's shards, may lie in the tree and is passed over; raises UsageError if it holds anything else.
     """
-    tree, found = _find(dataset, str(raw), options, select, on_listing)
+    tree, found = _find(dataset, str(raw), options, select, on_listing, _folders_of_shards(output))
     place = redact(str(raw)) if is_url(str(raw)) else str(tree.root)
     trajectories, unnamable = _namable(found.trajectories)
     if not trajectories:
@@ -146,6 +156,7 @@ def find_raw(
         others=found.others,
         archives=tree.archives,
         unopened=len(tree.unopened),
+        passed_over=tree.passed_over,
     )
 
 
@@ -173,8 +184,36 @@ def _first_file(trajectory: Trajectory) -> Location:
     return location
 
 
+def _folders_of_shards(output: StoragePath | None) -> list[Path]:
+    """Return a data set's folder, and those of other data sets beside it that hold nothing but shards."""
+    if not isinstance(output, Path):
+        return []
+    others = (output.parent / name for name in sources.names() if name != output.name)
+    return [output, *(place for place in others if (place / DATASET_FILE).is_file() and not _strange(place))]
+
+
+def _expect_only_shards(output: Path) -> None:
+    if found := _strange(output):
+        raise UsageError(
+            f"{output}: lies in the raw data and would be passed over, but it holds {found}, which no conversion "
+            "writes; choose another --out."
+        )
+
+
+def _strange(output: Path) -> str:
+    """Name a file in a folder of shards that no conversion writes there; empty if there is none."""
+    files = (Path(folder, name) for folder, _, names in os.walk(output) for name in names)
+    paths = (file.relative_to(output).as_posix() for file in files)
+    return next((path for path in paths if not is_written_by_conversion(path) and not is_of_system(path)), "")
+
+
 def _find(
-    dataset: str, raw: str, options: SourceOptions, select: Sequence[str], on_listing: OnListing
+    dataset: str,
+    raw: str,
+    options: SourceOptions,
+    select: Sequence[str],
+    on_listing: OnListing,
+    outputs: Sequence[Path],
 ) -> tuple[Tree, Found]:
     facts, source = _manifest.load(dataset), sources.load(dataset)
     taken = is_url(raw) or Path(raw).is_file() or (Path(raw).is_dir() and any(Path(raw).iterdir()))
@@ -184,10 +223,12 @@ def _find(
         advice += f" or make a small sample: vdaprep sample {dataset} --out {place}"
     if not is_url(raw) and not Path(raw).exists():
         raise DataError(f"{redact(raw)}: there is no such folder; {advice}")
-    tree = open_tree(raw, on_listing, functools.partial(sources.may_hold, dataset, tuple(select)))
+    tree = open_tree(raw, on_listing, functools.partial(sources.may_hold, dataset, tuple(select)), outputs)
+    if tree.passed_over:
+        _expect_only_shards(outputs[0])
     found = source.find_trajectories(tree, options)
     if not found.trajectories and tree.unopened:
-        return _find(dataset, raw, options, (), on_listing)  # so that an error can say what there is
+        return _find(dataset, raw, options, (), on_listing, outputs)  # so that an error can say what there is
     if not found.trajectories:
         unreadable = "".join(f"; {problem.file} {problem.reason}" for problem in tree.problems[:3])
         others = "".join(f"; it looks like {name}" for name in _looks_like(tree))

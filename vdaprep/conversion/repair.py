@@ -277,4 +277,4 @@ def plan_again(
     try:
         return prepare(dataset, raw=raw, settings=settings, selection=selection, output=output).plan
     except ShardError:  # the saved plan is damaged: if all raw data is still there, it can be made from that
-        return make_plan(dataset, raw=raw, settings=settings, selection=selection)
+        return make_plan(dataset, raw=raw, settings=settings, selection=selection, output=output.path())

@@ -1,5 +1,6 @@
 """Save a plan beside its shards, to finish them when part of the raw data is gone."""
 
+import functools
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -61,8 +62,17 @@ def prepare(
 
     Raises UsageError if that was made with other options; DataError if there is nothing to convert, and no such plan.
     """
+    find = functools.partial(
+        find_raw,
+        dataset,
+        raw=raw,
+        options=settings.source,
+        select=selection.select,
+        on_listing=on_listing,
+        output=output.path(),
+    )
     if output.size(PLAN_FILE) is None:
-        found = find_raw(dataset, raw=raw, options=settings.source, select=selection.select, on_listing=on_listing)
+        found = find()
         return Prepared(found.plan(settings, selection), found)
     where = output.place(PLAN_FILE)
     saved = parse_plan(output.read(PLAN_FILE), where=where, raw=raw, settings=settings)
@@ -70,7 +80,7 @@ def prepare(
         raise UsageError(f"{where}: is of {saved.dataset}, not of {dataset}; choose another --out.")
     compare_options(where, saved.options, replace(saved, options=_options(dataset, settings, selection)))
     try:
-        found = find_raw(dataset, raw=raw, options=settings.source, select=selection.select, on_listing=on_listing)
+        found = find()
     except (DataError, UsageError):  # nothing, or nothing of this camera: it may not be needed any more
         return Prepared(saved, None)
     return Prepared(bind(replace(saved, raw=found.raw), found.trajectories), found)

@@ -8,7 +8,7 @@ Reader of their own.
 import functools
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from vdaprep.raw.archives.tars import list_tar
 from vdaprep.raw.archives.zips import list_zip
 from vdaprep.raw.files import Files, Location, spelt, tree_path, tree_paths
 from vdaprep.raw.merging import Contents, merge
-from vdaprep.raw.walking import is_of_system, walk
+from vdaprep.raw.walking import identify_folders, is_of_system, walk
 from vdaprep.shards.records import Rejection
 from vdaprep.storage import remote
 from vdaprep.storage.range_reader import Ranges, buffered, open_ranges, read_file
@@ -62,12 +62,15 @@ class Tree:
     """The archives that were listed, by their path below the root or URL."""
     unopened: tuple[str, ...] = ()
     """Archives that were not opened, as they hold nothing that is wanted."""
+    passed_over: tuple[str, ...] = ()
+    """Folders below the root that were not looked into, as what is made of the tree lies there."""
 
 
 def open_tree(
     root: str | Path,
     on_listing: OnListing = lambda name, done, size: None,
     wants: Callable[[str, str], bool] = lambda archive, first: True,
+    outputs: Sequence[Path] = (),
 ) -> Tree:
     """List every file below `root`: a folder, an archive, or URLs of such, separated by commas.
 
@@ -80,11 +83,12 @@ def open_tree(
         on_listing: Receives progress.
         wants: Tells whether an archive is worth opening by its path below the root, or its URL, and by the name of its
             first member; that is empty unless it is a zip on this machine.
+        outputs: Folders that are passed over, wherever they lie and whatever link leads to them.
 
     Raises:
         DataError: `root` does not exist, or a server lists nothing there.
     """
-    base, loose, problems = _loose(str(root))
+    base, loose, problems, passed_over = _loose(str(root), outputs)
     files = Files()
     archives: dict[str, Archive] = {}
     unopened: list[str] = []
@@ -104,7 +108,7 @@ def open_tree(
     if archives:
         with Reader(base) as reader:
             problems += merge(files, Contents(reader.read, functools.partial(_measure, base)))
-    return Tree(base, files, tuple(problems), archives, tuple(unopened))
+    return Tree(base, files, tuple(problems), archives, tuple(unopened), passed_over)
 
 
 def _distinct(base: Path, archives: list[str]) -> list[str]:
@@ -241,17 +245,22 @@ def _join(root: Path, name: str) -> str:
 # ------------------------------------------------------------------------------------------------------ what there is
 
 
-def _loose(root: str) -> tuple[Path, list[tuple[str, str]], list[Rejection]]:
-    """List files outside archives, and archives: (path in the data set, path or URL)."""
+def _loose(root: str, outputs: Sequence[Path]) -> tuple[Path, list[tuple[str, str]], list[Rejection], tuple[str, ...]]:
+    """List files outside archives, and archives: (path in the data set, path or URL).
+
+    Returns the base, these, what cannot be listed, and the folders that were passed over.
+    """
     if is_url(root):
-        return Path(redact(root)), _loose_urls(root), []
+        return Path(redact(root)), _loose_urls(root), [], ()
     path = Path(root)
     if not path.exists():
         raise DataError(f"{root}: there is no such file or folder.")
     if path.is_file():
-        return path.parent, [(path.name, path.name)], []
-    names, problems = walk(root)
-    return path, [(name, name) for name in names], [Rejection(spelt(name), reason) for name, reason in problems]
+        return path.parent, [(path.name, path.name)], [], ()
+    without = [identity for output in outputs for identity in identify_folders(str(output), inside=root)]
+    names, problems, passed_over = walk(root, frozenset(without))
+    rejected = [Rejection(spelt(name), reason) for name, reason in problems]
+    return path, [(name, name) for name in names], rejected, tuple(passed_over)
 
 
 def _loose_urls(root: str) -> list[tuple[str, str]]:

@@ -2,7 +2,11 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+Identity = tuple[int, int]
+"""Device and number of a folder: the same whatever way leads to it."""
 
 _OF_SYSTEMS = ("._", ".DS_Store")  # what macOS puts beside files
 
@@ -12,30 +16,56 @@ def is_of_system(path: str) -> bool:
     return path.rpartition("/")[2].startswith(_OF_SYSTEMS) or "__MACOSX/" in path
 
 
-def walk(root: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """List all files below a folder, sorted, and what cannot be listed, as (name, reason).
+class Listed(NamedTuple):
+    """What lies below a folder; all names are paths below it."""
+
+    names: list[str]
+    """The files, sorted folder by folder."""
+    problems: list[tuple[str, str]]
+    """What cannot be listed, as (name, reason)."""
+    passed_over: list[str]
+    """The folders, and links to files in them, that were not to be listed."""
+
+
+def walk(root: str, without: Collection[Identity] = ()) -> Listed:
+    """List all files below a folder but those in the folders `without`.
 
     Links are followed. A folder that several ways lead to is listed once: where it really is, if that is below
     `root`, else below the first link to it; so links in a circle end.
     """
-    return _Walk(root.rstrip("/") or "/").all()
+    return _Walk(root.rstrip("/") or "/", without).all()
+
+
+def identify_folders(top: str, *, inside: str) -> frozenset[Identity]:
+    """Identify a folder and those below it; none if it does not exist, or if `inside` is one of them or in one."""
+    if os.path.commonpath([os.path.realpath(top), os.path.realpath(inside)]) == os.path.realpath(top):
+        return frozenset()
+    return frozenset(_identity(folder) for folder, _, _ in os.walk(top))
+
+
+def _identity(folder: str) -> Identity:
+    state = os.stat(folder)  # noqa: PTH116
+    return state.st_dev, state.st_ino
 
 
 class _Walk:
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, without: Collection[Identity]) -> None:
         self._root = root
+        self._without = without
+        self._passed_over: list[str] = []
         self._names: list[str] = []
         self._problems: list[tuple[str, str]] = []
         self._seen: set[tuple[int, int]] = set()
         self._links: list[str] = []
 
-    def all(self) -> tuple[list[str], list[tuple[str, str]]]:
+    def all(self) -> Listed:
         self._below("")
         while self._links:  # real folders were listed first
             links, self._links = sorted(self._links), []
             for name in links:
                 self._below(name)
-        return sorted(self._names, key=lambda name: name.rpartition("/")), self._problems
+        names = sorted(self._names, key=lambda name: name.rpartition("/"))
+        return Listed(names, self._problems, sorted(self._passed_over))
 
     def _below(self, top: str) -> None:
         waiting = [top]
@@ -43,10 +73,13 @@ class _Walk:
             folder = waiting.pop()
             place = f"{self._root}/{folder}" if folder else self._root
             try:
-                state = os.stat(place)  # noqa: PTH116
-                if (state.st_dev, state.st_ino) in self._seen:
+                identity = _identity(place)
+                if identity in self._seen:
                     continue
-                self._seen.add((state.st_dev, state.st_ino))
+                self._seen.add(identity)
+                if identity in self._without:
+                    self._passed_over.append(folder)
+                    continue
                 with os.scandir(place) as entries:
                     waiting += self._take(entries, f"{folder}/" if folder else "")
             except OSError as error:
@@ -66,10 +99,14 @@ class _Walk:
             elif entry.is_dir():
                 self._links.append(name)
             elif entry.is_file():
-                self._names.append(name)
+                (self._passed_over if self._leads_into(entry.path) else self._names).append(name)
             else:
                 self._problems.append((name, f"is {_kind(entry)}, not a file; left out"))
         return folders
+
+    def _leads_into(self, link: str) -> bool:
+        """Tell whether a link leads to a file in one of the folders that are passed over."""
+        return bool(self._without) and _identity(os.path.realpath(link).rpartition("/")[0] or "/") in self._without
 
 
 def _kind(entry: "os.DirEntry[str]") -> str:

@@ -9,6 +9,9 @@ from vdaprep.errors import ShardError
 DATASET_FILE = "dataset.json"
 PLAN_FILE = "plan.json"
 FINISHED_FILES = ("*/shard-*.tar", "*/shard-*.json", DATASET_FILE)  # of a data set's folder
+_WRITTEN = re.compile(
+    r"(?:[^/]+/shard-\d+\.(?:tar|json)|dataset\.json|plan\.json)(?:\.[0-9a-f]{8}\.vdaprep-tmp)?|\.vdaprep-lock.*"
+)
 FRAME_KINDS = ("rgb.jpg", "rgb.mp4", "depth.zst", "diff.zst")  # members of a frame, in their order
 MAX_CLIP_FRAMES = 1000  # frame numbers in member names have three digits
 MAX_KEY_LENGTH = 80  # a USTAR name has 100 bytes, the longest member ending 15
@@ -66,6 +69,11 @@ def member_kind(name: str) -> tuple[str, int | None, str]:
     if match["meta"]:
         return match["key"], None, "json"
     return match["key"], int(match["frame"]), match["kind"]
+
+
+def is_written_by_conversion(path: str) -> bool:
+    """Tell whether a file, by its path below a data set's folder, is one that conversions write, finished or not."""
+    return _WRITTEN.fullmatch(path) is not None
 
 
 def shard_name(number: int) -> str:

@@ -138,13 +138,14 @@ def check_output(path: Path, *, inputs: Iterable[object] = ()) -> None:
         _try_to_write(path.parent, name=_temporary_of(path).name)
 
 
-def check_output_folder(path: Path, *, inputs: Iterable[object] = ()) -> None:
+def check_output_folder(path: Path, *, inputs: Iterable[object] = (), may_be_inside: bool = False) -> None:
     """Raise OutputError unless files can be written into a folder; leaves nothing there.
 
     Args:
         path: The folder.
         inputs: Paths of files and folders that it must neither be nor be in, under whatever name; what does not exist
             or is a URL is passed by.
+        may_be_inside: Whether it may lie in an input: for who knows not to read it as such.
 
     Raises:
         PlaceError: A file is there, it is or is in an input, or it is a URL.
@@ -156,7 +157,8 @@ def check_output_folder(path: Path, *, inputs: Iterable[object] = ()) -> None:
         if path.exists() and not path.is_dir():
             raise PlaceError(f"{path}: is a file; expected a folder to write into.")
         _check_apart(path, inputs)
-        for folder in _existing(Path(os.path.realpath(path))):  # Path.resolve raises RuntimeError for a circle
+        real = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a circle
+        for folder in [] if may_be_inside else _existing(real):
             for one in inputs:
                 if _is_same(folder, one):
                     raise PlaceError(f"{path}: lies in the input {one}; choose a folder outside it.")
