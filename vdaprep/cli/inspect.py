@@ -10,6 +10,7 @@ from vdaprep.analysis.preview import check_preview, write_preview
 from vdaprep.cli.output import errors, frame_bar, print_json, show
 from vdaprep.cli.views.shard import renderables
 from vdaprep.errors import UsageError
+from vdaprep.shards.dataset import TARS
 from vdaprep.shards.names import record_name
 from vdaprep.storage.atomic import check_output
 from vdaprep.storage.paths import list_files, open_path
@@ -47,7 +48,7 @@ def command(
 def _find_shard(shard: Path) -> Path:
     """Return the shard that is meant, a folder's only one; raises UsageError for several."""
     if shard.is_dir():
-        inside = list_files(shard, "*.tar")
+        inside = list_files(shard, TARS)
         if len(inside) == 1 and isinstance(inside[0], Path):
             return inside[0]
         example = f"; name one, for example {inside[0]}, or see all with vdaprep stats {shard}" if inside else ""

@@ -25,6 +25,7 @@ from vdaprep.raw.merging import Contents, merge
 from vdaprep.raw.walking import identify_folders, is_of_system, walk
 from vdaprep.shards.records import Rejection
 from vdaprep.storage import remote
+from vdaprep.storage.atomic import KEPT
 from vdaprep.storage.range_reader import Ranges, buffered, open_ranges, read_file
 from vdaprep.storage.urls import is_url, join_url, redact, split_urls
 
@@ -204,6 +205,8 @@ class Reader:
             raise FrameError(str(location), "is missing") from error
         except UNREADABLE as error:
             raise FrameError(str(location), f"cannot be read ({_reason(error)})") from error
+        except DataError as error:
+            raise DataError(f"{str(error).removesuffix('.')}; {KEPT}: run the same command again.") from error
         self.bytes_read += len(data)
         return data
 

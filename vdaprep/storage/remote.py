@@ -153,6 +153,4 @@ class RemoteFile:
         try:
             return action()
         except UnreachableError as error:
-            raise DataError(
-                f"{redact(self._url)}: {error.strerror}; finished shards are kept: run it again."
-            ) from error
+            raise DataError(f"{redact(self._url)}: {error.strerror}.") from error
