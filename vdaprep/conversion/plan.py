@@ -185,7 +185,7 @@ def _first_file(trajectory: Trajectory) -> Location:
 
 
 def _folders_of_shards(output: StoragePath | None) -> list[Path]:
-    """Return a data set's folder, and those of other data sets beside it that hold nothing but shards."""
+    """Return a data set's folder, and others beside it that hold shards alone."""
     if not isinstance(output, Path):
         return []
     others = (output.parent / name for name in sources.names() if name != output.name)
@@ -201,7 +201,7 @@ def _expect_only_shards(output: Path) -> None:
 
 
 def _strange(output: Path) -> str:
-    """Name a file in a folder of shards that no conversion writes there; empty if there is none."""
+    """Name a file in a folder that no conversion writes there; empty if there is none."""
     files = (Path(folder, name) for folder, _, names in os.walk(output) for name in names)
     paths = (file.relative_to(output).as_posix() for file in files)
     return next((path for path in paths if not is_written_by_conversion(path) and not is_of_system(path)), "")

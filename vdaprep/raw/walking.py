@@ -37,7 +37,7 @@ def walk(root: str, without: Collection[Identity] = ()) -> Listed:
 
 
 def identify_folders(top: str, *, inside: str) -> frozenset[Identity]:
-    """Identify a folder and those below it; none if it does not exist, or if `inside` is one of them or in one."""
+    """Identify a folder and those below it; none if there are none, or `inside` lies there."""
     if os.path.commonpath([os.path.realpath(top), os.path.realpath(inside)]) == os.path.realpath(top):
         return frozenset()
     return frozenset(_identity(folder) for folder, _, _ in os.walk(top))

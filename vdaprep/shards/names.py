@@ -72,7 +72,7 @@ def member_kind(name: str) -> tuple[str, int | None, str]:
 
 
 def is_written_by_conversion(path: str) -> bool:
-    """Tell whether a file, by its path below a data set's folder, is one that conversions write, finished or not."""
+    """Tell whether a path below a data set's folder is one that conversions write."""
     return _WRITTEN.fullmatch(path) is not None
 
 

@@ -308,9 +308,8 @@ def test_a_server_that_does_not_answer_is_no_fault_of_the_file(
     for read in (read_bytes, is_file):
         with pytest.raises(DataError, match=r"file.bin: the server does not answer: 500 .*; it was asked 3 times\.$"):
             read(file)
-    with pytest.raises(DataError, match=r"file.bin: the server does not answer: 500 .*; it was asked 3 times\.$"):
-        with opened(file):
-            pass
+    with pytest.raises(DataError, match=r"the server does not answer: 500 .*; it was asked 3 times\.$"), opened(file):
+        pass
     server.faults["file.bin"] = [403]
     with pytest.raises(ShardError, match=r"file.bin: cannot be read \(the server says 403 Forbidden\)\.$"):
         read_bytes(file)
