@@ -142,8 +142,8 @@ def _tag(coded: Any) -> None:
     coded.color_range, coded.colorspace = _FULL_RANGE, _BT601
 
 
-def _opened(file: io.BytesIO) -> Any:  # PyAV's types are partly unknown
-    return av.open(file, "w", format="mp4")
+def _opened(file: io.BytesIO) -> Any:  # partly typed
+    return av.open(file, "w", format="mp4", options={"fflags": "+bitexact"})  # it does not note FFmpeg's version
 
 
 def _kept(packets: Iterator[Any], stream: Any, bitstream_filter: str | None) -> Iterator[Any]:
