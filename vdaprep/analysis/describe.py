@@ -37,7 +37,7 @@ class KindFacts:
     """The greatest value."""
 
     def add(self, size: int, values: np.ndarray | None) -> None:
-        """Count a member of `size` bytes that decodes to `values`; only finite ones have a range."""
+        """Count a member of `size` bytes that decodes to `values`, whose finite ones have a range."""
         self.count += 1
         self.bytes += size
         if values is None:

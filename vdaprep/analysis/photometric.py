@@ -112,7 +112,7 @@ def _grey(rgb: Rgb) -> Grey:
 
 
 def _alike(greys: tuple[Grey, Grey] | None, points: Warped, same: np.ndarray) -> float | None:
-    """Return the correlation of grey levels; None where all that is there is plain."""
+    """Return the correlation of grey levels; None where there is but a plain area."""
     if greys is None:
         return None
     first = greys[0][points.rows[same], points.columns[same]]

@@ -58,7 +58,7 @@ def _write_sheet(clip: Clip, path: Path) -> None:
 
 
 def _write_video(clip: Clip, path: Path) -> None:
-    """Draw all frames, numbered; encoded in memory, as our own writing meets a full disk."""
+    """Draw all frames, numbered; encoded in memory, so that a full disk is our error."""
     data = io.BytesIO()
     with iio.imopen(data, "w", plugin="pyav", extension=".mp4") as video:  # pyright: ignore[reportUnknownMemberType] - partly typed
         video.init_video_stream("libx264", fps=_FRAMES_PER_SECOND)

@@ -200,7 +200,7 @@ class _LogPrinter(logging.Handler):
 
 
 def print_log(program: str, *, prefix: Callable[[], str] = str) -> None:
-    """Let what both packages log appear on stderr, warnings and worse; doing it twice is once.
+    """Let what both packages log appear on stderr: warnings and worse, unless told otherwise.
 
     Args:
         program: The name before each sentence.
@@ -215,7 +215,7 @@ def print_log(program: str, *, prefix: Callable[[], str] = str) -> None:
 
 
 def set_verbosity(*, verbose: bool = False, quiet: bool = False) -> None:
-    """Let more of what the packages log appear, or errors only, `quiet` without bars."""
+    """Let more of what the packages log appear; `quiet`: errors only, and no progress bars."""
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
     for name in ("vdaprep", "vdatrain"):
         logging.getLogger(name).setLevel(level)
@@ -301,7 +301,7 @@ def frame_bar(label: str, *, total: int | None, unit: str = "frames") -> Generat
 
 @contextmanager
 def current_work() -> Generator[Callable[[str], None]]:
-    """Yield what shows on stderr what is done: on a terminal always, elsewhere at times."""
+    """Yield what shows on stderr what is being done; elsewhere than on terminals now and then."""
     if is_quiet():
         yield lambda sentence: None
     elif errors.is_terminal:

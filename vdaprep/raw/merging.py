@@ -184,7 +184,7 @@ def _drop_own_repeats(files: Files) -> list[Rejection]:
 
 
 def _drop_copies(files: Files, shares: Mapping[Pair, _Share], apart: Mapping[str, str]) -> list[Rejection]:
-    """Take out archives' files that only repeat one put apart, or they seem the odd ones."""
+    """Take out files that only repeat one put apart, which would else seem the odd ones."""
     said: list[Rejection] = []
     for (earlier, archive), share in shares.items():
         if share.frames and not share.differing and earlier in apart and archive not in apart:

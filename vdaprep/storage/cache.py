@@ -238,7 +238,7 @@ class CachedTar:
         return str(self.source)
 
     def read_range(self, start: int, stop: int) -> bytes:
-        """Return bytes as `read_range` of paths does, of the source without room."""
+        """Return bytes as `paths.read_range`, from the source where the cache has no room."""
         for _ in range(_TRIES):
             data = self.cache.read(self, start, stop)
             if data is not None:

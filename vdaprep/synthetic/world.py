@@ -54,7 +54,7 @@ class Solid:
         return self.spin_rad != 0 or any(self.sway_m.size)
 
     def is_clear_of(self, track_m: Float64[np.ndarray, "t 3"], *, clearance_m: float) -> bool:
-        """Tell whether the disc that it needs, seen from above, is that far from a track."""
+        """Tell whether the disc it turns and sways in, seen from above, is that far from a track."""
         reach_m = math.hypot(self.half_m[0], self.half_m[2]) + math.hypot(self.sway_m.size[0], self.sway_m.size[2])
         away_m = np.linalg.norm((track_m - np.array(self.centre_m))[:, (0, 2)], axis=1)
         return bool(away_m.min() - reach_m > clearance_m)

@@ -167,7 +167,7 @@ def fit_view(stored: tuple[int, int], *, size: int) -> CropParams:
 
 
 def fit_size(stored: tuple[int, int], *, size: int) -> tuple[int, int]:
-    """Return (height, width): multiples of PATCH_SIZE, `size` the short one, about the aspect.
+    """Return (height, width) of about the aspect, `size` the short one, in whole patches.
 
     As video_depth.py and util/transform.py of Video Depth Anything: the sides are scaled by one factor, so that the
     short one is `size`, and rounded to the nearest multiple, up where that is below `size`. A frame wider or taller

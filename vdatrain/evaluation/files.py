@@ -1,4 +1,4 @@
-"""An evaluation as files: `evaluation.json` and a `gallery-DATASET.npz` each.
+"""An evaluation as files: `evaluation.json` and one `gallery-DATASET.npz` a data set.
 
     datasets, average    the metrics by name, of each data set and of all
     protocol             what was evaluated, see `Protocol`

@@ -29,7 +29,7 @@ class LongEvaluation:
     """How many trajectories each data set has."""
 
     def average(self) -> dict[str, float | None]:
-        """Return the mean of each figure over the data sets; TAE over those that have it."""
+        """Return each figure's mean over the data sets, of equal weight; TAE where there is one."""
         return asdict(mean_metrics(self.metrics.values()))
 
     def to_json(self) -> dict[str, Any]:

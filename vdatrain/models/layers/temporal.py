@@ -16,7 +16,7 @@ MAX_SEQUENCES = 65_535  # attention kernels number the batch in 16 bits of a CUD
 
 
 def sinusoids(num_frames: int, channels: int) -> Float[Tensor, "1 t c"]:
-    """Return the position table of arXiv:1706.03762, section 3.5: sine, cosine by turns."""
+    """Return the position table of arXiv:1706.03762, section 3.5: sines and cosines by turns."""
     frequencies = torch.exp(torch.arange(0, channels, 2) * (-math.log(10_000.0) / channels))
     angles = torch.arange(num_frames)[:, None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[None]
