@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vdaprep.raw.frames import Trajectory
 from vdaprep.shards.canonical import canonical_json
@@ -30,6 +31,12 @@ class PlannedClip:
     def indices(self) -> Sequence[int]:
         """Indices of the clip's frames in `trajectory.frames`."""
         return _every(self.trajectory, range(self.start, self.stop), self.stride)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        """Give another process the files of this clip's frames, not of its whole trajectory."""
+        needed = {*self.indices} if self.before is None else {self.before, *self.indices}
+        trajectory = self.trajectory.with_files_of(needed)
+        return type(self), (trajectory, self.start, self.stop, self.after_gap, self.stride, self.alike)
 
     @property
     def num_frames(self) -> int:

@@ -12,7 +12,7 @@ from vdaprep.analysis.warping import Hypothesis, View, fits_of
 from vdaprep.conversion.clips import PlannedClip
 from vdaprep.conversion.options import Encoding
 from vdaprep.errors import FrameError
-from vdaprep.raw.frames import Cameras, Frame, SourceOptions, Trajectory, fit_short_side, make_frame
+from vdaprep.raw.frames import Cameras, Frame, SourceOptions, Trajectory, fit_short_side, make_frame, spread
 from vdaprep.raw.prefetch import ReadAhead
 from vdaprep.raw.tree import Reader
 from vdaprep.shards import codec
@@ -77,6 +77,20 @@ class _Take:
         rgb = self._encoding.rgb
         self._groups.append(codec.encode_group(self._waiting, codec=rgb.codec, crf=rgb.quality))
         self._waiting = []
+
+
+_last_cameras: dict[str, Cameras] = {}  # of one trajectory, by its listing: shard after shard may be of it
+
+
+def _once(listing: str | None, read: Callable[[], Cameras]) -> Cameras:
+    """Read a trajectory's cameras, or return them if this process has just read them."""
+    if listing is None:
+        return read()
+    if listing not in _last_cameras:
+        cameras = read()
+        _last_cameras.clear()
+        _last_cameras[listing] = cameras
+    return _last_cameras[listing]
 
 
 class ClipEncoder:
@@ -228,15 +242,16 @@ class ClipEncoder:
 
     def _cameras_of(self, trajectory: Trajectory) -> Cameras:
         if self._cameras is None or self._cameras[0] is not trajectory:
-            cameras = self._source.read_cameras(trajectory, self._reader, self._options)
-            if cameras.candidates:
-                cameras = self._with_best_intrinsics(cameras, trajectory)
-            self._cameras = trajectory, cameras
+            self._cameras = trajectory, _once(trajectory.listing, lambda: self._read_cameras(trajectory))
         return self._cameras[1]
+
+    def _read_cameras(self, trajectory: Trajectory) -> Cameras:
+        cameras = self._source.read_cameras(trajectory, self._reader, self._options)
+        return self._with_best_intrinsics(cameras, trajectory) if cameras.candidates else cameras
 
     def _with_best_intrinsics(self, cameras: Cameras, trajectory: Trajectory) -> Cameras:
         """Take those of the candidates for intrinsics that depth and poses fit best, and say so."""
-        views = [self._view_or_none(trajectory, index, cameras) for index in _spread(len(trajectory.frames))]
+        views = [self._view_or_none(trajectory, index, cameras) for index in spread(len(trajectory.frames))]
         pairs = [(one, other) for one, other in itertools.pairwise(views) if one is not None and other is not None]
         if not pairs:
             return cameras
@@ -255,12 +270,6 @@ class ClipEncoder:
         except FrameError:
             return None
         return None if frame.camera_to_world is None else View(frame.depth_m, frame.intrinsics, frame.camera_to_world)
-
-
-def _spread(count: int) -> list[int]:
-    """Return four frames of `count`, a twentieth of them apart, from the middle on."""
-    step = max(1, min(count // 20, 5))
-    return [index for index in range(count // 2, count // 2 + 4 * step, step) if index < count] or [0]
 
 
 def _with_f_x(factor: float) -> Hypothesis:

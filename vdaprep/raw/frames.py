@@ -2,8 +2,9 @@
 
 import functools
 import operator
+import uuid
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast, overload
 
@@ -68,8 +69,45 @@ class Frames(Sequence[FrameFiles]):
     def __hash__(self) -> int:
         return hash(tuple(self.ids))
 
+    @functools.cached_property
+    def listing(self) -> str:
+        """A name that no other listing has, in any process."""
+        return uuid.uuid4().hex
+
     def __reduce__(self) -> tuple[type, tuple[tuple[FrameFiles, ...]]]:
         return tuple, (tuple(self),)  # for another process, which has no other use for the list of all files
+
+
+_GLANCED_AT = 8  # frames from the first on that a source may look at to know a trajectory
+_CARRIED_WHOLE = 1000  # frames of a trajectory that are no burden to another process
+
+
+class SomeFrames:  # no Sequence, as it does not have all items
+    """All frames of a long trajectory by number, the files of some: what one task reads.
+
+    A frame whose files were left behind is a LookupError.
+    """
+
+    def __init__(self, ids: Sequence[int], files: Mapping[int, FrameFiles], listing: str) -> None:
+        """Keep the files of frames by their indices; `listing` names the list that they are of."""
+        self.ids, self.listing = ids, listing
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> FrameFiles: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[FrameFiles, ...]: ...
+    def __getitem__(self, index: int | slice) -> FrameFiles | tuple[FrameFiles, ...]:
+        if isinstance(index, slice):
+            return tuple(self._files[i] for i in range(*index.indices(len(self))))
+        return self._files[range(len(self))[index]]
+
+    def __iter__(self) -> Iterator[FrameFiles]:
+        """Yield the frames whose files are here."""
+        return iter(self._files.values())
 
 
 @dataclass(frozen=True)
@@ -80,7 +118,7 @@ class Trajectory:
     """Its name in the data set, as ENV/LEVEL/P000."""
     layout: str
     """How its files are named: a version or size, as the source calls it."""
-    frames: Sequence[FrameFiles]
+    frames: Sequence[FrameFiles] | SomeFrames
     """Its frames, in order of their numbers."""
     shared: Mapping[str, Location] = field(default_factory=dict[str, Location])
     """Files of all frames, such as poses and intrinsics, by what they are."""
@@ -93,7 +131,24 @@ class Trajectory:
     def frame_ids(self) -> Sequence[int]:
         """The frames' numbers, ascending."""
         frames = self.frames
-        return frames.ids if isinstance(frames, Frames) else tuple(frame.frame_id for frame in frames)
+        return frames.ids if isinstance(frames, Frames | SomeFrames) else tuple(frame.frame_id for frame in frames)
+
+    @property
+    def listing(self) -> str | None:
+        """The name of its list of frames, which no other trajectory has; None if it has no name."""
+        return self.frames.listing if isinstance(self.frames, Frames | SomeFrames) else None
+
+    def with_files_of(self, indices: Iterable[int]) -> "Trajectory":
+        """Return it with the files of these frames alone, if it is long.
+
+        Those by which it is judged as a whole come along.
+        """
+        frames = self.frames
+        if not isinstance(frames, Frames) or len(frames) <= _CARRIED_WHOLE:
+            return self
+        kept = {*range(_GLANCED_AT), *spread(len(frames)), *indices}
+        files = {index: frames[index] for index in sorted(kept)}
+        return replace(self, frames=SomeFrames(frames.ids, files, frames.listing), problems=(), unused=())
 
     def count_without(self, kind: Literal["rgb", "depth"]) -> int:
         """Return how many frames lack an image (`rgb`) or a depth map (`depth`)."""
@@ -101,6 +156,12 @@ class Trajectory:
         if isinstance(frames, Frames):
             return len(frames) - len(frames.rgb if kind == "rgb" else frames.depth)
         return sum(getattr(frame, kind) is None for frame in frames)
+
+
+def spread(count: int) -> list[int]:
+    """Return four frames of `count`, a twentieth of them apart, from the middle on."""
+    step = max(1, min(count // 20, 5))
+    return [index for index in range(count // 2, count // 2 + 4 * step, step) if index < count] or [0]
 
 
 @dataclass(frozen=True)
