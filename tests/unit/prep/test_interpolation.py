@@ -1,5 +1,7 @@
 """Packing `interpolation` keeps its bound, its masks and its size, and numpy and torch decode the same."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from vdaprep.errors import ShardError
 from vdaprep.shards import codec
+from vdaprep.shards.codec import interpolation
 from vdaprep.shards.codec.interpolation import pack_interpolated, unpack_interpolated
 from vdaprep.shards.codec.zstd import compress, decompress
 from vdaprep.shards.depth_codes import SKY_CODE, UNKNOWN_CODE, code_depth
@@ -87,6 +90,51 @@ def test_metres_keep_the_relative_error() -> None:
     assert code_depth(depth_m, spec)[0].max() > 5 * code_depth(depth_m, exact)[0].max()
 
 
+@pytest.mark.parametrize("wrong", [100 + 6, 100 - 6, UNKNOWN_CODE, SKY_CODE])
+def test_what_decodes_beyond_the_bound_is_not_packed(wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = np.full((3, 4), 100, np.uint16)
+    decoded = codes.astype(np.int32)
+    decoded[1, 2] = wrong
+    monkeypatch.setattr(interpolation, "codes_of_values", lambda *_, **__: decoded)
+    with pytest.raises(ValueError, match=f"code 100 at row 1, column 2 would decode as {wrong}, expected at most 5"):
+        pack_interpolated(codes, steps=11)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (5, 1), (31, 33), (64, 65)])
+def test_passes_and_the_coarsest_grid_reach_each_pixel_once(shape: tuple[int, int]) -> None:
+    seen = np.zeros(shape, int)
+    seen[::32, ::32] += 1
+    for one in interpolation.passes(*shape):
+        assert seen[one.source].all()  # it depends on earlier ones alone
+        seen[one.target] += 1
+    assert (seen == 1).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(values=SHAPES.flatmap(lambda shape: arrays(np.int32, (2, *shape), elements=st.integers(0, 65535))), steps=STEPS)
+def test_values_of_damage_decode_in_numpy_as_in_torch_each_frame_alone(values: np.ndarray, steps: int) -> None:
+    decoded = np.stack([codec.codes_of_values(frame, steps=steps) for frame in values])
+    on_device = codec.codes_of_values(torch.from_numpy(values), steps=steps, xp=torch)
+    assert np.array_equal(on_device.numpy(), decoded)
+    assert np.array_equal(decoded == UNKNOWN_CODE, values == 0)
+    assert np.array_equal(decoded == SKY_CODE, values == 1)
+
+
+def test_flags_of_a_later_version_are_refused() -> None:
+    good = decompress(pack_interpolated(np.ones((2, 2), np.uint16), steps=5)[0], size=(0, 99), where="x")
+    with pytest.raises(ShardError, match="^x: has flags 4, expected at most 3"):
+        unpack_interpolated(compress(b"\4" + good[1:]), height=2, width=2, where="x")
+
+
+def test_a_bomb_takes_no_memory() -> None:
+    bomb = compress(bytes(50_000_000))
+    tracemalloc.start()
+    with pytest.raises(ShardError, match="holds 50000000 bytes when unpacked, expected"):
+        unpack_interpolated(bomb, height=20, width=20)
+    assert tracemalloc.get_traced_memory()[1] < 100_000
+    tracemalloc.stop()
+
+
 def test_damage_is_a_sentence() -> None:
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 65536, (9, 7)).astype(np.uint16)
@@ -102,5 +150,5 @@ def test_damage_is_a_sentence() -> None:
             assert str(error).startswith("x.depth.zst: ")  # noqa: PT017 - either a sentence or other depth
         else:
             codec.codes_of_values(values_of(planes), steps=5)
-    with pytest.raises(ShardError, match="holds 8 bytes when unpacked, expected 23 to 228"):
+    with pytest.raises(ShardError, match="holds 8 bytes when unpacked, expected 23 to 236"):
         unpack_interpolated(compress(b"12345678"), height=9, width=7)

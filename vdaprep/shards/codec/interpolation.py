@@ -2,23 +2,29 @@
 
 Source: Zhao et al. 2021, arXiv 2105.12730, of which this is the idea, not the format.
 
-Pixels are coded from coarse to fine: every 32nd pixel of every 32nd row, then at strides 16, 8, 4, 2 and 1 the columns
-that are missing in known rows, then the rows that are missing. A pixel is predicted from four that are known already,
-at distances 3, 1, 1 and 3 strides in its row or column, by the cubic (-1, 9, 9, -1) / 16, no farther beyond the inner
-two than a quarter of their distance. What is unknown, sky or outside takes no part: without an outer pixel the inner
-two's mean is the prediction, with one inner pixel that one. Pixels that are masked themselves take what is predicted.
+Pixels are coded from coarse to fine: every 32nd pixel of every 32nd row, as the difference to the known one before it;
+then at strides 16, 8, 4, 2 and 1 the columns that are missing in known rows, then the rows that are missing. At the
+strides 16 and 8 a pixel is predicted from four that are known already, at distances 3, 1, 1 and 3 strides in its row or
+column, by the cubic (-1, 9, 9, -1) / 16, no farther beyond the inner two than a quarter of their distance; at the
+finer ones it is the mean of two, since their errors then outweigh what a curve explains. In place of one that is
+unknown, sky or outside stands the other one of the inner two, and for an outer one the inner one beside it. Pixels that
+are masked themselves take what is predicted, and stand for themselves where both of the inner two are masked.
 
-With `steps` = 2 E + 1, what a pixel differs from its prediction is rounded to whole `steps` at stride 1, to which E
-codes are lost at most, and more finely before that. Within a stride all depends on coarser pixels alone, so that a
-level is a few operations on whole arrays, of numpy or of torch; all numbers are integers, and both give the same.
+What a pixel differs from its prediction is rounded to whole steps of 2 e + 1 codes. At stride 1 e is (steps - 1) / 2,
+the bound; before that less, since more pixels depend on it: 5/6 of it at stride 2, 4/6 at 4, half at coarser ones.
+Within a pass all depends on earlier passes alone, so that a pass is a few operations on whole arrays, of numpy or of
+torch; all numbers are integers, and both give the same.
 
-Bytes, packed by zstd: flags (1: some unknown, 2: some sky) and a bit plane for each; then, in the order of coding, the
-zigzags of all rounded differences, four to a byte: a pixel, the one below, and the two to the right of these, in two
-bits each. Of those that are 3 or more the rest follows in a byte each, and of those whose rest is 255 or more the rest
-of that in two bytes, the low one first.
+Bytes, packed by zstd: flags (1: some unknown, 2: some sky; others are for later versions) and a bit plane for each,
+of pixels XOR the pixel above, a byte being four rows of two; then, in the order of coding, the zigzags of all rounded
+differences, four to a byte: a pixel, the one below, and the two to the right of these, in two bits each. Of those that
+are 3 or more the rest follows in a byte each, and of those whose rest is 255 or more the rest of that in two bytes, the
+low one first.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,13 +37,28 @@ from vdaprep.shards.depth_codes import SKY_CODE, UNKNOWN_CODE
 MAX_CODE = SKY_CODE - 1
 _COARSEST = 32
 _STRIDES = (16, 8, 4, 2, 1)
+_CUBIC = (16, 8)  # strides
+_SIXTHS = {1: 6, 2: 5, 4: 4}  # of the bound; 3 for coarser strides. On real frames 40 % smaller than half for all
 _UNKNOWN, _SKY, _FIRST = 0, 1, 2  # values of planes: two for masked pixels, then zigzags
 _IN_BLOCK, _IN_BYTE = 3, 255  # what does not fit two bits, and its rest not a byte
-_LEVEL = 15  # of zstd: 12 % smaller than 9 on real frames, for some 5 ms a frame
+_LEVEL = 15  # of zstd: 8 % smaller than 9 on real frames, for some 5 ms a frame
 _SOME_UNKNOWN, _SOME_SKY = 1, 2
 
-# A pass: its pixels, and those they are predicted from, as slices of rows and columns; the axis; if the stride is 1.
-_Pass = tuple[tuple[Any, slice, slice], tuple[Any, slice, slice], int, bool]
+
+@dataclass(frozen=True)
+class Pass:
+    """Pixels that are predicted at once, and those that they are predicted from."""
+
+    stride: int
+    """Pixels to the nearest of those."""
+    axis: int
+    """-1: they lie to the left and right; -2: above and below."""
+    source: tuple[slice, slice]
+    """Rows and columns of those."""
+    target: tuple[slice, slice]
+    """Rows and columns of the pixels."""
+    count: int
+    """How many columns (axis -1) or rows (axis -2) are predicted; of the others there are as many, or one more."""
 
 
 def pack_interpolated(codes: UInt16[np.ndarray, "h w"], *, steps: int) -> tuple[bytes, UInt16[np.ndarray, "h w"]]:
@@ -46,13 +67,11 @@ def pack_interpolated(codes: UInt16[np.ndarray, "h w"], *, steps: int) -> tuple[
     Returns the bytes, and the codes that they decode to. Raises ValueError if one of these were farther off.
     """
     values = _values_of(codes, steps=steps)
-    decoded = codes_of_values(values, steps=steps)
-    off = np.abs(decoded - codes.astype(np.int32))
-    if off.max(initial=0) > steps // 2:
-        raise ValueError(f"a depth code would decode {off.max()} codes off, expected at most {steps // 2}")
+    decoded = codes_of_values(values, steps=steps).astype(np.uint16)
+    _check_bound(codes, decoded, bound=steps // 2)
     unknown, sky = codes == UNKNOWN_CODE, codes == SKY_CODE
     flags = _SOME_UNKNOWN * unknown.any() + _SOME_SKY * sky.any()
-    masks = [np.packbits(mask) for mask in (unknown, sky) if mask.any()]
+    masks = [_bits_of(mask) for mask in (unknown, sky) if mask.any()]
     zigzags = [np.maximum(part, _FIRST) - _FIRST for part in _in_order(values)]
     blocks = [_blocks_of(part) for part in zigzags]
     flat = np.concatenate([part.ravel() for part in zigzags])
@@ -60,7 +79,7 @@ def pack_interpolated(codes: UInt16[np.ndarray, "h w"], *, steps: int) -> tuple[
     largest = larger[larger >= _IN_BYTE] - _IN_BYTE
     parts = [np.array([flags], np.uint8), *masks, *blocks, np.minimum(larger, _IN_BYTE).astype(np.uint8)]
     data = compress(b"".join(part.tobytes() for part in [*parts, largest.astype("<u2")]), level=_LEVEL)
-    return data, decoded.astype(np.uint16)
+    return data, decoded
 
 
 def unpack_interpolated(
@@ -72,12 +91,14 @@ def unpack_interpolated(
     """
     pixels = height * width
     values = np.empty((height, width), np.uint16)
-    of_mask, of_blocks = (pixels + 7) // 8, sum(map(_blocks_in, _in_order(values)))
+    of_mask, of_blocks = (height + 3) // 4 * ((width + 1) // 2), sum(map(_blocks_in, _in_order(values)))
     limits = 1 + of_blocks, 1 + 2 * of_mask + of_blocks + 3 * pixels
     read = _Bytes(decompress(data, size=limits, where=where), where)
     flags = int(read.take(1)[0])
+    if flags > _SOME_UNKNOWN | _SOME_SKY:
+        raise ShardError(f"{where}: has flags {flags}, expected at most 3; a later vdaprep wrote it, or it is damaged.")
     masked = [value for flag, value in ((_SOME_UNKNOWN, _UNKNOWN), (_SOME_SKY, _SKY)) if flags & flag]
-    masks = [np.unpackbits(read.take(of_mask), count=pixels).view(bool).reshape(height, width) for _ in masked]
+    masks = [_mask_of(read.take(of_mask), height, width) for _ in masked]
     parts = [_pixels_of(read.take(_blocks_in(part)), *part.shape).ravel() for part in _in_order(values)]
     zigzags = np.concatenate(parts).astype(np.uint16)
     larger = np.flatnonzero(zigzags == _IN_BLOCK)
@@ -97,6 +118,19 @@ def unpack_interpolated(
     np.copyto(planes[0], values, casting="unsafe")
     np.right_shift(values, 8, out=planes[1], casting="unsafe")
     return planes
+
+
+def _check_bound(codes: UInt16[np.ndarray, "h w"], decoded: UInt16[np.ndarray, "h w"], *, bound: int) -> None:
+    off = np.maximum(codes, decoded) - np.minimum(codes, decoded)
+    masked = (codes == UNKNOWN_CODE) | (codes == SKY_CODE)
+    masked |= (decoded == UNKNOWN_CODE) | (decoded == SKY_CODE)
+    wrong = (off > bound) | (masked & (off != 0))
+    if wrong.any():
+        row, column = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
+        raise ValueError(
+            f"depth code {codes[row, column]} at row {row}, column {column} would decode as {decoded[row, column]}, "
+            f"expected at most {bound} codes off"
+        )
 
 
 def _blocks_in(part: np.ndarray) -> int:
@@ -143,106 +177,168 @@ def _pixels_of(blocks: UInt8[np.ndarray, " n"], height: int, width: int) -> UInt
     return pixels[:height, :width]
 
 
+def _bits_of(mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, " n"]:
+    """Put each 4 x 2 pixels into a byte, as bits that say where the pixel above is another."""
+    height, width = mask.shape
+    edges = np.zeros((height + -height % 4, width + width % 2), bool)
+    edges[:height, :width] = mask
+    edges[1:height, :width] ^= mask[:-1]
+    return np.packbits(edges.reshape(len(edges) // 4, 4, -1, 2).swapaxes(1, 2))
+
+
+def _mask_of(bits: UInt8[np.ndarray, " n"], height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
+    """Undo `_bits_of`."""
+    edges = bits.reshape((height + 3) // 4, (width + 1) // 2)
+    blocks: UInt8[np.ndarray, "rows columns"] = (
+        edges ^ edges >> 2
+    )  # a byte's rows are two bits each, the upper ones first
+    blocks ^= blocks >> 4
+    below = np.bitwise_xor.accumulate(blocks & 3, axis=0)  # each block's lowest row
+    blocks[1:] ^= below[:-1] * np.uint8(0b01010101)
+    pairs = np.unpackbits(blocks, axis=1).view(np.uint16).reshape(*blocks.shape, 4)
+    rows = np.ascontiguousarray(pairs.swapaxes(1, 2)).view(bool)
+    return rows.reshape(4 * len(blocks), 2 * blocks.shape[1])[:height, :width]
+
+
+def _in_order(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the pixels of the coarsest grid, then those of each pass."""
+    yield values[::_COARSEST, ::_COARSEST]
+    for one in passes(*values.shape):
+        yield values[one.target]
+
+
+# --------------------------------------------------------------------------------------------------------- prediction
+
+
 def codes_of_values(values: Any, *, steps: int, xp: Any = np) -> Any:
     """Undo the prediction.
 
     Args:
         values: Integers of 32 bits, `[..., h, w]`, of the numbers that `unpack_interpolated` gives in two bytes.
         steps: Those of the clip's DepthSpec.
-        xp: `numpy` or `torch`, whichever the values are arrays of.
+        xp: `numpy` or `torch`, whichever the values are arrays of. Nothing waits for a GPU.
 
     Returns:
         Depth codes, in integers of 32 bits, of the same shape.
     """
     known = values >= _FIRST
-    zigzag = xp.where(known, values - _FIRST, 0)
+    everywhere = str(getattr(values, "device", "cpu")) == "cpu" and bool(known.all())  # then masks take no time
+    zigzag = xp.clip(values - _FIRST, 0, SKY_CODE)
     differences = (zigzag >> 1) ^ -(zigzag & 1)
-    codes = xp.zeros_like(values)
-    grid = differences[..., ::_COARSEST, ::_COARSEST]
-    levels = grid.reshape(*grid.shape[:-2], -1).cumsum(-1).reshape(grid.shape)
-    codes[..., ::_COARSEST, ::_COARSEST] = _limited(levels * _coarse(steps), xp)
-    for target, source, axis, last in _passes(values.shape[-2], values.shape[-1]):
-        predicted = _predict(codes[source], known[source], codes[target].shape[axis], axis, xp)
-        codes[target] = _limited(predicted + differences[target] * (steps if last else _coarse(steps)), xp)
-    codes = xp.where(values == _UNKNOWN, UNKNOWN_CODE, codes)
-    return xp.where(values == _SKY, SKY_CODE, codes)
+
+    def fill(one: Pass, predicted: Any) -> Any:
+        return _moved(predicted, differences[(..., *one.target)], _step(one.stride, steps), xp)
+
+    codes = xp.empty_like(values)
+    first = _first_codes(differences[..., ::_COARSEST, ::_COARSEST], steps, xp)
+    _interpolate(codes, None if everywhere else known, first, fill, xp)
+    return codes if everywhere else xp.where(known, codes, values * SKY_CODE)
 
 
 def _values_of(codes: UInt16[np.ndarray, "h w"], *, steps: int) -> Int32[np.ndarray, "h w"]:
     """Return the numbers whose low and high bytes `unpack_interpolated` gives."""
     known = (codes != UNKNOWN_CODE) & (codes != SKY_CODE)
     truth = codes.astype(np.int32)
-    decoded = np.zeros_like(truth)
     differences = np.zeros_like(truth)
     every = (slice(None, None, _COARSEST),) * 2
-    levels = _filled((truth[every] + _coarse(steps) // 2) // _coarse(steps), known[every])
-    differences[every] = np.diff(levels.ravel(), prepend=0).reshape(levels.shape)
-    decoded[every] = _limited(levels * _coarse(steps), np)
-    for target, source, axis, last in _passes(*codes.shape):
-        step = steps if last else _coarse(steps)
-        predicted = _predict(decoded[source], known[source], decoded[target].shape[axis], axis, np)
-        found = np.where(known[target], (truth[target] - predicted + step // 2) // step, 0)
-        differences[target] = found
-        decoded[target] = _limited(predicted + found * step, np)
+    step = _step(_COARSEST, steps)
+    apart = differences[every]
+    apart[known[every]] = np.diff((truth[every][known[every]] + step // 2) // step, prepend=0)
+
+    def fill(one: Pass, predicted: Int32[np.ndarray, "n m"]) -> Int32[np.ndarray, "n m"]:
+        step = _step(one.stride, steps)
+        found = (truth[one.target] - predicted + step // 2) // step
+        found *= known[one.target]
+        differences[one.target] = found
+        return _moved(predicted, found, step, np)
+
+    _interpolate(np.empty_like(truth), None if known.all() else known, _first_codes(apart, steps, np), fill, np)
     zigzag = (differences << 1) ^ (differences >> 31)
     return np.where(known, zigzag + _FIRST, np.where(codes == SKY_CODE, _SKY, _UNKNOWN)).astype(np.int32)
 
 
-def _coarse(steps: int) -> int:
-    """Return the steps before stride 1: half as many, odd, at least 3 to fit 16 bits."""
-    return 2 * max(1, steps // 4) + 1
+def _step(stride: int, steps: int) -> int:
+    """Return the codes of a step: odd, at least 3 so that differences fit 16 bits."""
+    return 2 * max(1, (_SIXTHS.get(stride, 3) * (steps // 2) + 2) // 6) + 1
 
 
-def _filled(levels: Int32[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]) -> Int32[np.ndarray, "h w"]:
-    """Put the last known level before it in reading order, or 0, for each masked one."""
-    last = np.maximum.accumulate(np.where(known.ravel(), np.arange(known.size), -1))
-    return np.where(last < 0, 0, levels.ravel()[last]).reshape(levels.shape)
+def _moved(predicted: Any, differences: Any, step: int, xp: Any) -> Any:
+    return xp.clip(predicted + differences * step, 1, MAX_CODE)
 
 
-def _limited(codes: Any, xp: Any) -> Any:
-    return xp.clip(codes, 1, MAX_CODE)
+def _first_codes(differences: Any, steps: int, xp: Any) -> Any:
+    """Return the codes of the coarsest grid; a masked pixel takes the one before it."""
+    step = _step(_COARSEST, steps)
+    levels = xp.cumsum(differences.reshape(*differences.shape[:-2], -1), -1, dtype=xp.int32)
+    return _moved(0, xp.clip(levels, 0, MAX_CODE // step + 1), step, xp).reshape(differences.shape)
 
 
-def _passes(height: int, width: int) -> Iterator[_Pass]:
-    """Yield the passes after the coarsest grid."""
+@functools.lru_cache(maxsize=16)
+def passes(height: int, width: int) -> tuple[Pass, ...]:
+    """Return the passes of an image in their order, without those that have no pixels."""
+    return tuple(_passes(height, width))
+
+
+def _passes(height: int, width: int) -> Iterator[Pass]:
     for stride in _STRIDES:
-        twice = 2 * stride
-        known_rows, known_columns = slice(None, None, twice), slice(None, None, twice)
-        columns = slice(stride, None, twice)
-        if stride < width:
-            yield (..., known_rows, columns), (..., known_rows, known_columns), -1, stride == 1
-        if stride < height:
-            every = slice(None, None, stride)
-            yield (..., columns, every), (..., known_rows, every), -2, stride == 1
+        coarse, between, fine = slice(0, None, 2 * stride), slice(stride, None, 2 * stride), slice(0, None, stride)
+        columns, rows = (len(range(stride, length, 2 * stride)) for length in (width, height))
+        if columns:
+            yield Pass(stride, -1, (coarse, coarse), (coarse, between), columns)
+        if rows:
+            yield Pass(stride, -2, (coarse, fine), (between, fine), rows)
 
 
-def _in_order(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the pixels of the coarsest grid, then those of each pass."""
-    yield values[::_COARSEST, ::_COARSEST]
-    for target, _, _, _ in _passes(*values.shape):
-        yield values[target]
+def _interpolate(codes: Any, known: Any | None, first: Any, fill: Callable[[Pass, Any], Any], xp: Any) -> None:
+    """Fill in the codes, `[..., h, w]`, from coarse to fine.
+
+    known: Where there is depth; None: everywhere. first: Codes of the coarsest grid. fill: Returns the codes of a
+    pass's pixels, given what is predicted for them.
+    """
+    codes[..., ::_COARSEST, ::_COARSEST] = first
+    for one in passes(*codes.shape[-2:]):
+        mask = None if known is None else known[(..., *one.source)]
+        codes[(..., *one.target)] = fill(one, _predict(one, codes[(..., *one.source)], mask, xp))
 
 
-def _predict(codes: Any, known: Any, count: int, axis: int, xp: Any) -> Any:
-    """Predict `count` pixels between, and perhaps one behind, those of an axis."""
-    outer, left, right, far = _neighbours(codes, count, axis, xp)
-    has_outer, has_left, has_right, has_far = _neighbours(known, count, axis, xp, outside=False)
-    spread = abs(left - right) >> 2
-    cubic = (9 * (left + right) - outer - far + 8) >> 4
-    cubic = xp.minimum(cubic, xp.maximum(left, right) + spread)
-    cubic = xp.maximum(cubic, xp.minimum(left, right) - spread)
-    mean = (xp.where(has_left | ~has_right, left, right) + xp.where(has_right | ~has_left, right, left)) >> 1
-    return xp.where(has_outer & has_left & has_right & has_far, cubic, mean)
+def _predict(one: Pass, cells: Any, known: Any | None, xp: Any) -> Any:
+    reach = 3 if one.stride in _CUBIC else 1
+    near = _neighbours(one, cells, reach, xp)
+    if known is not None:
+        near = _replace_unknown(near, _neighbours(one, known, reach, xp), xp)
+    before, after = near[-2:]
+    if reach == 1:
+        return (before + after + 1) >> 1
+    low, high = xp.minimum(before, after), xp.maximum(before, after)
+    more = (high - low) >> 2
+    cubic = (9 * (before + after) - near[0] - near[1] + 8) >> 4
+    return xp.clip(cubic, low - more, high + more)
 
 
-def _neighbours(values: Any, count: int, axis: int, xp: Any, *, outside: bool | None = None) -> list[Any]:
-    """Return what lies 3 and 1 before, 1 and 3 behind; `outside` or the last at an edge."""
+def _neighbours(one: Pass, cells: Any, reach: int, xp: Any) -> tuple[Any, ...]:
+    """Return the neighbours at three strides before and after (with reach 3), then at one stride.
 
-    def cut(start: int, stop: int | None) -> Any:
-        return values[..., start:stop] if axis == -1 else values[..., start:stop, :]
+    Where the image ends, its last row or column stands for those outside.
+    """
 
-    first, last = cut(0, 1), cut(-1, None)
-    if outside is not None:
-        first = last = xp.zeros_like(first)
-    wide = xp.concatenate([first, values, last, last, last], axis)
-    return [wide[..., i : i + count] if axis == -1 else wide[..., i : i + count, :] for i in range(4)]
+    def along(start: int, stop: int | None) -> Any:
+        return cells[..., start:stop] if one.axis == -1 else cells[..., start:stop, :]
+
+    first, last = along(0, 1), along(-1, None)
+    before, after = along(0, one.count), along(1, one.count + 1)
+    if after.shape[one.axis] < one.count:
+        after = xp.concatenate((after, last), one.axis)
+    if reach == 1:
+        return before, after
+    outer_before = xp.concatenate((first, along(0, one.count - 1)), one.axis) if one.count > 1 else first
+    outer_after = along(2, one.count + 2)
+    missing = one.count - outer_after.shape[one.axis]
+    return outer_before, xp.concatenate((outer_after, *[last] * missing), one.axis), before, after
+
+
+def _replace_unknown(near: tuple[Any, ...], known: tuple[Any, ...], xp: Any) -> tuple[Any, ...]:
+    before, after = near[-2:]
+    inner = xp.where(known[-2], before, after), xp.where(known[-1], after, before)
+    if len(near) == 2:
+        return inner
+    return xp.where(known[0], near[0], inner[0]), xp.where(known[1], near[1], inner[1]), *inner
