@@ -22,7 +22,10 @@ from vdaprep.shards.records import ClipEntry, Rejection
 
 TAR, RECORDS = "tar", "records"  # beside the kinds of members: headers and padding; the JSON files beside the tars
 _KINDS = ("json", *FRAME_KINDS, TAR, RECORDS)
-_DEVIATIONS = 3.0  # standard errors between a prediction and its upper bound
+_DEVIATIONS = 3.0  # standard errors between a prediction and its upper bound, at least
+# With few probes the standard error itself is uncertain: so many of it hold with 99 % of normal samples. Student's
+# factors for what successive differences are worth; by simulation, as these overlap.
+_DEVIATIONS_OF_FEW = {2: 31.9, 3: 7.5, 4: 5.1, 5: 4.2, 6: 3.8, 7: 3.5, 8: 3.3, 9: 3.2}
 _SLACK = 0.005  # what the standard error does not cover: digits of numbers in JSON, for one
 _SUMMARY_BYTES = 300  # a shard in `dataset.json`, about
 
@@ -77,9 +80,12 @@ class Prediction:
 
     @property
     def upper_bytes(self) -> int:
-        """Upper bound of `bytes`: three standard errors and half a percent above it."""
+        """Upper bound of `bytes`: half a percent and some standard errors above it.
+
+        These are three, more if probes are few.
+        """
         sure = self.bytes * (1 + _SLACK) + tarfile.RECORDSIZE  # a tar is whole records
-        return math.ceil(sure + _DEVIATIONS * self.standard_error)
+        return math.ceil(sure + _deviations(self.probes) * self.standard_error)
 
     @property
     def frames(self) -> int:
@@ -227,6 +233,11 @@ def _standard_error(plan: ConversionPlan, probes: Probes) -> float:
         return 0.0
     variance = float(np.square(np.diff(weights)).mean()) / 2
     return plan.num_frames * math.sqrt(variance / len(weights) * unseen)
+
+
+def _deviations(probes: int) -> float:
+    """Return how many standard errors from so many probes the upper bound is away."""
+    return _DEVIATIONS_OF_FEW.get(probes, _DEVIATIONS)
 
 
 def _makespan(tasks: Sequence[float], *, workers: int) -> float:

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,8 +14,8 @@ from tests.conftest import RawTree, write_raw
 from vdaprep.conversion.clips import plan_shards
 from vdaprep.conversion.options import Rgb, Selection, Settings
 from vdaprep.conversion.plan import ConversionPlan, make_plan
-from vdaprep.conversion.predict import RECORDS, TAR, Prediction, predict, room
-from vdaprep.conversion.probes import Prober, choose_probes
+from vdaprep.conversion.predict import RECORDS, TAR, Prediction, _deviations, _standard_error, predict, room
+from vdaprep.conversion.probes import Probe, Prober, Probes, choose_probes
 from vdaprep.errors import DataError
 from vdaprep.raw.frames import FrameFiles, Trajectory
 from vdaprep.raw.tree import Location
@@ -79,6 +80,19 @@ def test_what_was_probed_whole_is_sure(rendered) -> None:
     plan = make_plan(dataset, raw=raw, settings=Settings(), selection=Selection())
     few, all_of_them = (forecast(plan, probes=count).standard_error for count in (PROBES, FRAMES))
     assert few > all_of_them == 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6, 9, 10, 64])
+def test_the_upper_bound_holds_however_few_the_probes(count: int) -> None:
+    """Of samples of normal sizes at most a hundredth exceeds it; three standard errors of 4 probes miss a thirtieth."""
+    shards = plan_shards([trajectory("t", list(range(5000)))], split="train", clip_frames=1000, frames_per_shard=5000)
+    plan = ConversionPlan("tartanair", "raw", Settings(), {}, tuple(shards), {}, ())
+    missed, trials = 0, 4000
+    for sizes in np.random.default_rng(count).normal(1000, 10, (trials, count)).tolist():
+        found = tuple(Probe({}, None, (0.0, size), None, asked=2, seconds_per_frame=1.0) for size in sizes)
+        bound = sum(sizes) / count + _deviations(count) * _standard_error(plan, Probes(found, ())) / 5000
+        missed += bound < 1000
+    assert missed <= 0.015 * trials
 
 
 def test_splits_peak_and_time_follow_the_shards(raw: RawTree) -> None:
