@@ -8,10 +8,10 @@
 
 errors, units  the exceptions; sizes and durations as text
 storage        local folders, http(s) and object stores behind one path type; atomic writes, locks, shard cache
-shards         the format (version 1): names, metadata, codecs, writer and reader
+shards         the format (versions 1 and 2): names, metadata, codecs, writer and reader
 raw            raw downloads, read in place
 sources        one module per data set
-conversion     plan, encode, convert, resume, repair, budget, consume
+conversion     plan, encode, convert, recode, resume, repair, budget, consume
 workers        local processes or Ray; progress
 analysis       verify, inspect, statistics, previews, export
 synthetic      sample data in the layouts of the raw data sets
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vdaprep.analysis.verify import VerifyReport, verify
     from vdaprep.analysis.verify_shard import Finding
     from vdaprep.conversion.api import convert, plan, repair
+    from vdaprep.conversion.encode.recode import RecodeOptions, recode
     from vdaprep.conversion.plan import ConversionPlan
     from vdaprep.shards.dataset import ShardCollection, open_shards
     from vdaprep.shards.metadata import ClipMeta, DepthSpec, DiffSpec
@@ -63,6 +64,7 @@ __all__ = [
     "MissingExtraError",
     "OutputError",
     "ProgressEvent",
+    "RecodeOptions",
     "ShardCollection",
     "ShardError",
     "StoredFrame",
@@ -75,6 +77,7 @@ __all__ = [
     "export",
     "open_shards",
     "plan",
+    "recode",
     "repair",
     "verify",
 ]
@@ -90,6 +93,7 @@ _LAZY = {
     "Finding": "vdaprep.analysis.verify_shard",
     "Frames": "vdaprep.shards.reader",
     "ProgressEvent": "vdaprep.workers.progress",
+    "RecodeOptions": "vdaprep.conversion.encode.recode",
     "ShardCollection": "vdaprep.shards.dataset",
     "StoredFrame": "vdaprep.shards.reader",
     "VerifyReport": "vdaprep.analysis.verify",
@@ -97,6 +101,7 @@ _LAZY = {
     "export": "vdaprep.analysis.export",
     "open_shards": "vdaprep.shards.dataset",
     "plan": "vdaprep.conversion.api",
+    "recode": "vdaprep.conversion.encode.recode",
     "repair": "vdaprep.conversion.api",
     "verify": "vdaprep.analysis.verify",
 }

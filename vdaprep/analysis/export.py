@@ -12,12 +12,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float32
 
 from vdaprep.analysis.describe import choose_clips, open_shard
 from vdaprep.errors import UsageError
 from vdaprep.shards.dataset import Paths, find_shards
-from vdaprep.shards.metadata import ClipMeta, DepthSpec
+from vdaprep.shards.depth_codes import within_range
+from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import Clip
 from vdaprep.storage.atomic import new_path
 from vdaprep.storage.paths import StoragePath
@@ -83,19 +83,9 @@ def _write_frames(folder: Path, clip: Clip, meta: ClipMeta, on_frame: Callable[[
         ok, png = cv2.imencode(".png", cv2.cvtColor(frame.rgb(), cv2.COLOR_RGB2BGR))
         assert ok  # cv2 encodes any uint8 image
         (folder / "rgb" / f"{number:06d}.png").write_bytes(png.tobytes())
-        depth_m = _within_range(frame.depth_m(), meta.depth)
+        depth_m = within_range(frame.depth_m(), meta.depth)
         np.save(folder / "depth" / f"{number:06d}.npy", depth_m, allow_pickle=False)
         on_frame()
-
-
-def _within_range(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> Float32[np.ndarray, "h w"]:
-    """Take the farthest code of kind `log`, up to a step beyond the range, back into it.
-
-    Converted again, it would be sky otherwise.
-    """
-    if spec.far_m is None:
-        return depth_m
-    return np.where(np.isfinite(depth_m), np.minimum(depth_m, np.float32(spec.far_m)), depth_m)
 
 
 def _write_table(path: Path, rows: Iterable[Sequence[float]]) -> None:

@@ -73,7 +73,7 @@ def _write_video(clip: Clip, path: Path) -> None:
 
 def _title(frame: StoredFrame) -> str:
     meta = frame.meta
-    no_difference = meta.diff is not None and not meta.diff_valid[frame.index]
+    no_difference = meta.stored_diff is not None and not meta.diff_valid[frame.index]
     return f"frame {meta.frame_ids[frame.index]}" + (", no difference" if no_difference else "")
 
 
@@ -86,7 +86,7 @@ def _framed(picture: UInt8[np.ndarray, "h w 3"], clip: Clip, *, note: str = "") 
 
 def _row_names(column: UInt8[np.ndarray, "h w 3"], meta: ClipMeta) -> UInt8[np.ndarray, "h names_w 3"]:
     """Name the rows of a column of equal pictures."""
-    names = ("RGB", "depth", "difference")[: 2 if meta.diff is None else 3]
+    names = ("RGB", "depth", "difference")[: 2 if meta.stored_diff is None else 3]
     title = text_line("", _NAMES_WIDTH).shape[0]
     rows = (column.shape[0] - title) // len(names)
     parts = [np.full((title, _NAMES_WIDTH, 3), 255, np.uint8)]

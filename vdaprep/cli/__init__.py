@@ -1,6 +1,6 @@
 """The command line of vdaprep: options in, sentences out; all work is done elsewhere.
 
-convert, plan, repair, verify, inspect, stats, export, datasets, sample   the commands
+convert, recode, plan, repair, verify, inspect, stats, export, datasets, sample   the commands
 group       programs whose commands are modules, imported when invoked; vdatrain's too
 options     options made from dataclasses; vdatrain's too
 output      what is printed, and where; vdatrain's too

@@ -41,18 +41,7 @@ def write_dataset_record(plan: ConversionPlan, output: OutputDir, records: dict[
 
 def summarise(plan: ConversionPlan, records: list[ShardRecord]) -> DatasetRecord:
     """Return what `dataset.json` holds of a plan whose shards have these records."""
-    summaries = [
-        ShardSummary(
-            split=shard.split,
-            name=record.tar_name,
-            bytes=record.tar_bytes,
-            sha256=record.tar_sha256,
-            record_sha256=hashlib.sha256(record.to_bytes()).hexdigest(),
-            clips=len(record.clips),
-            frames=record.num_frames,
-        )
-        for shard, record in zip(plan.shards, records, strict=True)
-    ]
+    summaries = [summary_of(shard.split, record) for shard, record in zip(plan.shards, records, strict=True)]
     rejected = [*plan.rejected, *(item for record in records for item in record.rejected)]
     return DatasetRecord(
         dataset=plan.dataset,
@@ -62,6 +51,20 @@ def summarise(plan: ConversionPlan, records: list[ShardRecord]) -> DatasetRecord
         totals=totals(records),
         shards=tuple(summaries),
         rejected=tuple(rejected),
+        schema_version=plan.settings.schema,
+    )
+
+
+def summary_of(split: str, record: ShardRecord) -> ShardSummary:
+    """Return what `dataset.json` holds of a shard."""
+    return ShardSummary(
+        split=split,
+        name=record.tar_name,
+        bytes=record.tar_bytes,
+        sha256=record.tar_sha256,
+        record_sha256=hashlib.sha256(record.to_bytes()).hexdigest(),
+        clips=len(record.clips),
+        frames=record.num_frames,
     )
 
 
@@ -405,11 +408,11 @@ def make_verified(
 
 def _make_and_reread(item: _VerifiedTask, tick: Tick) -> tuple[str, ShardRecord]:
     name, record = (item.task.shard.name, item.record) if item.record is not None else encode_shard(item.task, tick)
-    _reread(item.task.output, name, record)
+    reread(item.task.output, name, record)
     return name, record
 
 
-def _reread(output: OutputDir, name: str, record: ShardRecord) -> None:
+def reread(output: OutputDir, name: str, record: ShardRecord) -> None:
     """Read back a shard's every member; raises ShardError if it is not as its record says."""
     tar = output.path(name)
     if isinstance(tar, Path):

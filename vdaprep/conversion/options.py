@@ -178,15 +178,20 @@ class Settings:
             return spec
         if not self.interpolate:
             return replace(spec, packing="nibbles")
-        near_m, far_m = log_range(spec)
-        for steps in INTERPOLATION_STEPS:
-            log_step = 2 * math.log1p(self.depth_error) / steps
-            if math.log(far_m / near_m) / log_step < 0.99 * MAX_CODE:
-                return DepthSpec("log", self.depth_error, None, near_m, far_m, "interpolation", steps)
-        raise UsageError(
-            f"--depth-error {self.depth_error:g}: is too fine for depth from {near_m:g} to {far_m:g} m in this "
-            "profile; take a larger one, or --profile standard."
-        )
+        return interpolated(spec, self.depth_error)
+
+
+def interpolated(spec: DepthSpec, depth_error: float) -> DepthSpec:
+    """Return how depth of a spec's range is coded by interpolation; raises UsageError if 16 bits do not suffice."""
+    near_m, far_m = log_range(spec)
+    for steps in INTERPOLATION_STEPS:
+        log_step = 2 * math.log1p(depth_error) / steps
+        if math.log(far_m / near_m) / log_step < 0.99 * MAX_CODE:
+            return DepthSpec("log", depth_error, None, near_m, far_m, "interpolation", steps)
+    raise UsageError(
+        f"--depth-error {depth_error:g}: is too fine for depth from {near_m:g} to {far_m:g} m in this profile; take a "
+        "larger one, or --profile standard."
+    )
 
 
 @dataclass(frozen=True)
@@ -238,7 +243,7 @@ def _write_intrinsics(intrinsics: tuple[float, float, float, float]) -> str:
 
 
 _SHORT_SIDE = {"parse": _parse_short_side, "write": _write_short_side}
-_RGB = {"parse": parse_rgb, "write": str, "metavar": "CODEC:N", "show_default": "the profile's"}
+RGB = {"parse": parse_rgb, "write": str, "metavar": "CODEC:N", "show_default": "the profile's"}
 _INTRINSICS = {"parse": _parse_intrinsics, "write": _write_intrinsics}
 
 
@@ -268,7 +273,7 @@ class ConversionOptions:
     """Frames of a shard at most."""
     profile: ProfileName = "standard"
     """How small: standard, small, tiny; v1 continues what an earlier release began."""
-    rgb: Rgb | None = field(default=None, metadata=_RGB)
+    rgb: Rgb | None = field(default=None, metadata=RGB)
     """Frames: jpeg:QUALITY, h264:CRF or av1:CRF."""
     depth_error: float | None = field(default=None, metadata={"show_default": "the profile's"})
     """Relative error of depth at most, where it is not exact."""
@@ -378,6 +383,8 @@ def options_of(settings: Settings, selection: Selection, facts: Manifest) -> dic
 
 def settings_of(options: Mapping[str, Any], *, dataset: str) -> tuple[Settings, Selection]:
     """Undo `options_of`; raises UsageError for options that this program does not write."""
+    if "recoded_from" in options:
+        raise UsageError("these shards were made by vdaprep recode, from other shards; run that again.")
     version = version_of(options)
     try:
         depth, diff, intrinsics = options["depth"], options["diff"], options["intrinsics"]

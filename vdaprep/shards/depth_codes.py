@@ -260,6 +260,16 @@ def _expect_exact(depth_m: Float32[np.ndarray, "h w"], codes: UInt16[np.ndarray,
     )
 
 
+def within_range(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> Float32[np.ndarray, "h w"]:
+    """Take the farthest code of kind `log`, up to a step beyond the range, back into it.
+
+    Converted again, it would be sky otherwise.
+    """
+    if spec.far_m is None:
+        return depth_m
+    return np.where(np.isfinite(depth_m), np.minimum(depth_m, np.float32(spec.far_m)), depth_m)
+
+
 def log_range(spec: DepthSpec) -> tuple[float, float]:
     """Return the nearest and farthest metres for a code of kind `log` in place of this one."""
     if spec.near_m is not None and spec.far_m is not None:

@@ -259,10 +259,10 @@ class ClipMeta:
                 width=document.integer("width", 1, MAX_FRAME_PIXELS),
                 intrinsics=_rows(intrinsics),
                 camera_to_world=None if poses is None else tuple(map(_rows, poses)),
-                depth=_depth_spec(document.mapping("depth"), version),
+                depth=parse_depth_spec(document.mapping("depth"), version),
                 disparity_min=document.number("disparity_min", 0.0, _MAX_METRES),
                 disparity_max=document.number("disparity_max", 0.0, _MAX_METRES),
-                diff=None if diff is None else _diff_spec(diff, version),
+                diff=None if diff is None else parse_diff_spec(diff, version),
                 diff_valid=document.booleans("diff_valid", at_most=MAX_CLIP_FRAMES),
                 rgb=RgbSpec() if rgb is None else RgbSpec(rgb.text("codec"), rgb.integer("group", 1, 64)),
                 source=dict(document.mapping("source").all_texts()),
@@ -275,7 +275,8 @@ def _field_names(version: int) -> list[str]:
     return [item.name for item in dataclasses.fields(ClipMeta) if item.name not in new]
 
 
-def _depth_spec(fields: Fields, version: int) -> DepthSpec:
+def parse_depth_spec(fields: Fields, version: int) -> DepthSpec:
+    """Return what `DepthSpec.to_json` wrote; raises DocumentError or ShardError."""
     new = _NEW_DEPTH_FIELDS if version == 1 else ()
     fields.expect_only([item.name for item in dataclasses.fields(DepthSpec) if item.name not in new])
     return DepthSpec(
@@ -289,7 +290,8 @@ def _depth_spec(fields: Fields, version: int) -> DepthSpec:
     )
 
 
-def _diff_spec(fields: Fields, version: int) -> DiffSpec:
+def parse_diff_spec(fields: Fields, version: int) -> DiffSpec:
+    """Return what `DiffSpec.to_json` wrote; raises DocumentError or ShardError."""
     fields.expect_only(["scale", "step"] if version == 1 else ["scale", "step", "origin"])
     origin = "stored" if version == 1 else fields.text("origin")
     return DiffSpec(fields.integer("scale", 1, 4096), fields.integer("step", 1, 255), origin)

@@ -106,7 +106,7 @@ def test_the_farthest_depth_comes_back_as_itself() -> None:
     spec = DepthSpec("log", 0.0005, near_m=0.1, far_m=1000.0)
     depth_m = np.linspace(990, 1000, 4000, dtype=np.float32).reshape(40, 100)
     codes, _ = depth_codes.code_depth(depth_m, spec)
-    exported = exporting._within_range(depth_codes.depth_table(spec).take(codes), spec)
+    exported = depth_codes.within_range(depth_codes.depth_table(spec).take(codes), spec)
     again, clamped = depth_codes.code_depth(exported, spec)
     assert np.array_equal(codes, again)
     assert clamped == 0
@@ -122,5 +122,5 @@ def test_every_code_of_every_kind_comes_back_as_itself() -> None:
         table = depth_codes.depth_table(spec)
         used = np.isfinite(table)
         codes = np.arange(65536, dtype=np.uint16)[used]
-        metres = exporting._within_range(table[used][None], spec)
+        metres = depth_codes.within_range(table[used][None], spec)
         assert np.array_equal(depth_codes.code_depth(metres, spec)[0][0], codes)

@@ -10,7 +10,15 @@ video_groups   frames in groups, as H.264 or AV1
 mp4            where the packets of a group lie
 """
 
-from vdaprep.shards.codec.clip_depth import COMPARED_EVERY, HALF_METRES, PackedDepth, pack_depth, settle
+from vdaprep.shards.codec.clip_depth import (
+    COMPARED_EVERY,
+    HALF_METRES,
+    PackedDepth,
+    keep_packed,
+    pack_again,
+    pack_depth,
+    settle,
+)
 from vdaprep.shards.codec.depth import (
     codes_of_planes,
     decode_depth,
@@ -42,6 +50,8 @@ __all__ = [
     "encode_rgb",
     "encoder_version",
     "jpeg_size",
+    "keep_packed",
+    "pack_again",
     "pack_codes",
     "pack_depth",
     "settle",

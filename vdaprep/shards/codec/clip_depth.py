@@ -59,6 +59,17 @@ def pack_depth(
     return replace(_packed(codes, spec, depth_m, compare=compare), clamped_near=clamped_near)
 
 
+def pack_again(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec, *, compare: bool) -> PackedDepth:
+    """Pack codes that were packed otherwise, `compare` as for `pack_depth`."""
+    return _packed(codes, spec, None, compare=compare)
+
+
+def keep_packed(data: bytes, codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> PackedDepth:
+    """Take over bytes that decode to these codes."""
+    height, width = codes.shape
+    return PackedDepth(data, spec, height, width, disparity_range(codes, spec), clamped_near=0, clamped_far=0)
+
+
 def settle(frames: Sequence[PackedDepth], spec: DepthSpec) -> list[PackedDepth]:
     """Return a clip's frames with one kind and one packing; `spec` is what they were packed for."""
     if any(frame.spec.kind != HALF_METRES.kind for frame in frames):
@@ -70,7 +81,7 @@ def settle(frames: Sequence[PackedDepth], spec: DepthSpec) -> list[PackedDepth]:
 
 
 def _packed(
-    codes: UInt16[np.ndarray, "h w"], spec: DepthSpec, depth_m: Float32[np.ndarray, "h w"], *, compare: bool
+    codes: UInt16[np.ndarray, "h w"], spec: DepthSpec, depth_m: Float32[np.ndarray, "h w"] | None, *, compare: bool
 ) -> PackedDepth:
     height, width = codes.shape
     compare = compare and spec.packing == "nibbles"
@@ -85,7 +96,7 @@ def _packed(
         width,
         disparity_range(codes, spec),
         clamped_near=0,
-        clamped_far=count_beyond(depth_m, codes),
+        clamped_far=0 if depth_m is None else count_beyond(depth_m, codes),
         bytes_otherwise=len(pack_codes(codes, replace(spec, packing="bytes"))) if compare else None,
     )
 

@@ -1,4 +1,4 @@
-"""Encode clips of raw frames as members of a shard."""
+"""Clips of raw frames to members of a shard."""
 
 import itertools
 import logging
@@ -10,6 +10,7 @@ from jaxtyping import Float32, UInt8
 
 from vdaprep.analysis.warping import Hypothesis, View, fits_of
 from vdaprep.conversion.clips import PlannedClip
+from vdaprep.conversion.encode.members import ClipMembers, encode_jpeg
 from vdaprep.conversion.options import Encoding
 from vdaprep.errors import FrameError
 from vdaprep.raw.frames import Cameras, Frame, SourceOptions, Trajectory, fit_short_side, make_frame, spread
@@ -24,7 +25,6 @@ from vdaprep.shards.writer import EncodedClip
 from vdaprep.sources import Source
 
 _log = logging.getLogger("vdaprep")
-_KEPT_QUALITY = 95  # from this quality on JPEGs of the raw data are kept; a lower one is asked for to save space
 _FRAMES_AHEAD = 3  # a slow file now and then holds nothing up; some 20 MiB of the largest frames
 
 
@@ -42,41 +42,6 @@ class _EncodedFrame:
     diff: bytes | None
     shrunk: Float32[np.ndarray, "dh dw 3"] | None
     diff_valid: bool
-
-
-class _Take:
-    """The frames of a clip so far; a complete group of video lets go of its pixels."""
-
-    def __init__(self, encoding: Encoding) -> None:
-        self._encoding = encoding
-        self._waiting: list[UInt8[np.ndarray, "h w 3"]] = []
-        self._groups: list[bytes] = []
-        self.frames: list[_EncodedFrame] = []
-
-    def add(self, frame: _EncodedFrame) -> None:
-        """Append a frame."""
-        self.frames.append(replace(frame, pixels=None))
-        if frame.pixels is not None:
-            self._waiting.append(frame.pixels)
-            if len(self._waiting) == self._encoding.rgb.spec.group:
-                self._end_group()
-
-    def members(self, depth: Sequence[bytes]) -> tuple[tuple[tuple[str, bytes], ...], ...]:
-        """Return each frame's members, in the shard's order; to be called at the clip's end."""
-        if self._waiting:
-            self._end_group()
-        rgb = self._encoding.rgb.spec
-        result: list[tuple[tuple[str, bytes], ...]] = []
-        for number, (frame, packed) in enumerate(zip(self.frames, depth, strict=True)):
-            image = frame.jpeg if number % rgb.group else (frame.jpeg or self._groups[number // rgb.group])
-            members = [(rgb.kind, image), ("depth.zst", packed), ("diff.zst", frame.diff)]
-            result.append(tuple((kind, data) for kind, data in members if data is not None))
-        return tuple(result)
-
-    def _end_group(self) -> None:
-        rgb = self._encoding.rgb
-        self._groups.append(codec.encode_group(self._waiting, codec=rgb.codec, crf=rgb.quality))
-        self._waiting = []
 
 
 _last_cameras: dict[str, Cameras] = {}  # of one trajectory, by its listing: shard after shard may be of it
@@ -113,26 +78,32 @@ class ClipEncoder:
 
         So does a change of size within a trajectory. `on_frame` is called after every frame, used or not.
         """
-        take = _Take(self._encoding)
+        take: list[_EncodedFrame] = []
+        members = self._members()
         order = self._announced(clip)
         try:
             previous = None
             if clip.before is not None:
                 previous = self._frame_or_none(clip.trajectory, next(order), None, compare=False)
             for index in order:
-                compare = len(take.frames) % COMPARED_EVERY == 0
+                compare = len(take) % COMPARED_EVERY == 0
                 current = self._frame_or_none(clip.trajectory, index, previous, compare=compare, rejected=rejected)
-                if take.frames and (current is None or current.size != take.frames[-1].size):
-                    yield self._clip(clip, split, take)
-                    take = _Take(self._encoding)
+                if take and (current is None or current.size != take[-1].size):
+                    yield self._clip(clip, split, take, members)
+                    take, members = [], self._members()
                 if current is not None:
-                    take.add(current)
+                    take.append(replace(current, pixels=None))
+                    image = current.pixels if current.jpeg is None else current.jpeg
+                    members.add(image, current.depth, current.diff)
                 previous = current
                 on_frame()
         finally:
             self._reader.rest()
-        if take.frames:
-            yield self._clip(clip, split, take)
+        if take:
+            yield self._clip(clip, split, take, members)
+
+    def _members(self) -> ClipMembers:
+        return ClipMembers(self._encoding.rgb, self._encoding.depth)
 
     def _announced(self, clip: PlannedClip) -> Iterator[int]:
         """Yield a clip's frames' indices, the one before it first, reading the next ones' files."""
@@ -188,13 +159,10 @@ class ClipEncoder:
 
     def _jpeg(self, frame: Frame) -> bytes:
         """Return the frame's own JPEG, unless it is to be smaller than that, or a new one."""
-        quality = self._encoding.rgb.quality
-        own = frame.rgb.jpeg
-        if own and (quality >= _KEPT_QUALITY or self._encoding.schema == 1):
-            return own
-        optimised = quality < _KEPT_QUALITY and self._encoding.schema > 1
-        made = codec.encode_rgb(frame.rgb.pixels, quality=quality, optimised=optimised)
-        return min(made, own, key=len) if own else made
+        if frame.rgb.jpeg and self._encoding.schema == 1:
+            return frame.rgb.jpeg
+        optimised = self._encoding.schema > 1
+        return encode_jpeg(frame.rgb.pixels, self._encoding.rgb, own=frame.rgb.jpeg, optimised=optimised)
 
     def _difference(
         self, frame: Frame, previous: _EncodedFrame | None
@@ -208,11 +176,11 @@ class ClipEncoder:
         before = previous.shrunk if previous is not None and previous.size == _size(frame) else None
         return codec.encode_diff(shrunk, before, spec), shrunk, before is not None
 
-    def _clip(self, clip: PlannedClip, split: str, take: "_Take") -> EncodedClip:
+    def _clip(
+        self, clip: PlannedClip, split: str, frames: Sequence[_EncodedFrame], members: ClipMembers
+    ) -> EncodedClip:
         trajectory = clip.trajectory
-        frames = take.frames
-        depth = codec.settle([item.depth for item in frames], self._encoding.depth)
-        ranges = [item.disparity_range for item in depth if item.disparity_range is not None]
+        depth, content = members.finish()
         poses = [item.camera_to_world for item in frames if item.camera_to_world is not None]
         meta = ClipMeta(
             dataset=self._dataset,
@@ -223,9 +191,9 @@ class ClipEncoder:
             width=frames[0].size[1],
             intrinsics=tuple(item.intrinsics for item in frames),
             camera_to_world=tuple(poses) if len(poses) == len(frames) else None,
-            depth=depth[0].spec,
-            disparity_min=min((low for low, _ in ranges), default=0.0),
-            disparity_max=max((high for _, high in ranges), default=0.0),
+            depth=depth.spec,
+            disparity_min=depth.disparity_min,
+            disparity_max=depth.disparity_max,
             diff=self._encoding.diff,
             diff_valid=tuple(item.diff_valid for item in frames),
             rgb=self._encoding.rgb.spec,
@@ -235,9 +203,9 @@ class ClipEncoder:
         return EncodedClip(
             clip_key(self._dataset, trajectory.name, frames[0].frame_id, alike=clip.alike),
             meta,
-            take.members([item.data for item in depth]),
-            clamped_near=sum(item.clamped_near for item in depth),
-            clamped_far=sum(item.clamped_far for item in depth),
+            content,
+            clamped_near=depth.clamped_near,
+            clamped_far=depth.clamped_far,
         )
 
     def _cameras_of(self, trajectory: Trajectory) -> Cameras:

@@ -1,0 +1,352 @@
+"""Shards to smaller shards, without the raw data.
+
+What is stored as the new options have it is taken over byte by byte: JPEGs, groups of video, depth, differences. Depth
+that is coded without loss stays so in profile `standard`, packed again. All else is decoded and encoded with a loss
+beside the one that it had, which `recoded_from` in the options says. Nothing can be made better than it is: a finer
+error, a higher quality, or differences that are not there are refused.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from vdaprep.conversion.convert import reread, summary_of
+from vdaprep.conversion.encode.members import ClipMembers, encode_jpeg
+from vdaprep.conversion.options import PROFILES, RGB, Diffs, Rgb, interpolated, parse_rgb
+from vdaprep.errors import DataError, ShardError, UsageError
+from vdaprep.shards import codec, reader, writer
+from vdaprep.shards.canonical import contract
+from vdaprep.shards.dataset import as_paths, find_in
+from vdaprep.shards.depth_codes import within_range
+from vdaprep.shards.metadata import ClipMeta, DepthSpec, DiffSpec, parse_depth_spec, parse_diff_spec
+from vdaprep.shards.names import DATASET_FILE, record_name
+from vdaprep.shards.reader import Clip, StoredFrame
+from vdaprep.shards.records import DatasetRecord, ShardRecord, totals, version_of
+from vdaprep.shards.writer import EncodedClip
+from vdaprep.storage.atomic import check_output_folder
+from vdaprep.storage.documents import Document
+from vdaprep.storage.output import OutputDir, open_output, write_file
+from vdaprep.storage.paths import StoragePath, document_bytes
+from vdaprep.storage.urls import is_url
+from vdaprep.workers.local import LocalExecutor
+from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
+from vdaprep.workers.tasks import Tick
+
+_DIFFS = ("none", "decoded", "stored")  # from least to most
+
+
+@dataclass(frozen=True)
+class RecodeOptions:
+    """How shards are stored again."""
+
+    profile: Literal["standard", "small", "tiny"] = "tiny"
+    """How small: standard (no loss but what there is), small, tiny."""
+    rgb: Rgb | None = field(default=None, metadata=RGB)
+    """Frames: jpeg:QUALITY, h264:CRF or av1:CRF."""
+    depth_error: float | None = field(default=None, metadata={"show_default": "the profile's"})
+    """Relative error of depth at most, beside that which it has."""
+    diffs: Diffs | None = field(default=None, metadata={"show_default": "the profile's"})
+    """Frame differences: stored, taken from decoded frames, or none."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How the frames of a data set are stored."""
+
+    rgb: Rgb
+    """Images."""
+    depth: DepthSpec
+    """Depth; a clip may take another packing, and kind `half`, where both lose nothing."""
+    diff: DiffSpec | None
+    """Differences."""
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], *, where: str) -> "Stored":
+        """Read the options of a record; raises ShardError naming `where` for others than this program writes."""
+        version = version_of(options)
+        document = Document(options, where=where)
+        with contract(where):
+            diff = document.optional_mapping("diff")
+            quality = document.integer("jpeg_quality", 1, 100) if version == 1 else 0
+            return cls(
+                Rgb("jpeg", quality) if version == 1 else parse_rgb(document.text("rgb")),
+                parse_depth_spec(document.mapping("depth"), version),
+                None if diff is None else parse_diff_spec(diff, version),
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options of a record."""
+        diff = None if self.diff is None else self.diff.to_json()
+        return {"rgb": str(self.rgb), "depth": self.depth.to_json(), "diff": diff}
+
+    def recoded(self, options: RecodeOptions) -> "Stored":
+        """Return how frames are to be stored; raises UsageError if that would have to make them better."""
+        profile = PROFILES[options.profile]
+        return Stored(
+            _coarser_rgb(self.rgb, options.rgb or profile.rgb),
+            _coarser_depth(self.depth, profile.interpolate, options.depth_error, profile.depth_error),
+            _fewer_diffs(self.diff, options.diffs, profile.diffs),
+        )
+
+
+def _coarser_rgb(found: Rgb, wanted: Rgb) -> Rgb:
+    if found.codec == "jpeg":
+        if wanted.codec == "jpeg" and wanted.quality > found.quality:
+            raise UsageError(f"--rgb {wanted}: the frames are {found}; recoding cannot make them better.")
+        return wanted
+    if wanted.codec != found.codec or wanted.quality < found.quality:
+        raise UsageError(f"--rgb {wanted}: the frames are {found}; take {found.codec} with {found.quality} or more.")
+    return wanted
+
+
+def _coarser_depth(found: DepthSpec, interpolate: bool, asked: float | None, usual: float) -> DepthSpec:
+    lossy = found.packing == "interpolation"
+    if not interpolate:
+        if lossy or asked is not None:
+            raise UsageError(
+                "--profile standard: stores depth as it is, code by code"
+                + (", and this depth is interpolated; take small or tiny." if lossy else "; leave --depth-error out.")
+            )
+        return replace(found, packing="nibbles")
+    error = max(usual, found.relative_error) if asked is None else asked
+    if error < found.relative_error:
+        raise UsageError(
+            f"--depth-error {error:g}: the depth is within {found.relative_error:g}; it cannot get better."
+        )
+    return found if lossy and error == found.relative_error else interpolated(found, error)
+
+
+def _fewer_diffs(found: DiffSpec | None, asked: Diffs | None, usual: Diffs) -> DiffSpec | None:
+    has = "none" if found is None else found.origin
+    wanted = asked or min(usual, has, key=_DIFFS.index)
+    if _DIFFS.index(wanted) > _DIFFS.index(has):
+        raise UsageError(f"--diffs {wanted}: these shards have {has}; they cannot be got back.")
+    return None if found is None or wanted == "none" else replace(found, origin=wanted)
+
+
+# ---------------------------------------------------------------------------------------------------------------- clips
+
+
+def recode_clip(clip: Clip, *, found: Stored, wanted: Stored, tick: Tick) -> EncodedClip:
+    """Encode a clip as `wanted`; raises ShardError as `Clip.frames` does."""
+    meta = clip.meta
+    members = ClipMembers(wanted.rgb, wanted.depth)
+    for frame in clip.frames():
+        depth = _depth(frame, wanted.depth)
+        diff = frame.members["diff.zst"] if wanted.diff is not None and wanted.diff.origin == "stored" else None
+        members.add(_image(frame, found.rgb, wanted.rgb), depth, None if diff is None else bytes(diff))
+        tick(Amount(frames=1, bytes_in=sum(map(len, frame.members.values()))))
+    said, content = members.finish()
+    new = replace(
+        meta,
+        depth=said.spec,
+        disparity_min=said.disparity_min,
+        disparity_max=said.disparity_max,
+        diff=wanted.diff,
+        rgb=wanted.rgb.spec,
+        schema_version=ClipMeta.schema_version,
+    )
+    return EncodedClip(clip.key, new, content, clamped_near=said.clamped_near, clamped_far=said.clamped_far)
+
+
+def _image(frame: StoredFrame, found: Rgb, wanted: Rgb) -> Any:
+    own = frame.members.get(found.spec.kind)
+    if found == wanted:
+        return None if own is None else bytes(own)
+    if wanted.codec == "jpeg":
+        return encode_jpeg(frame.rgb(), wanted, own=None if own is None else bytes(own))
+    return frame.rgb()
+
+
+def _depth(frame: StoredFrame, wanted: DepthSpec) -> codec.PackedDepth:
+    meta = frame.meta
+    if wanted.packing == "interpolation" and meta.depth != wanted:
+        return codec.pack_depth(within_range(frame.depth_m(), meta.depth), wanted, compare=False)
+    codes = codec.codes_of_planes(frame.depth_planes(), meta.depth)
+    if wanted.packing == "interpolation":
+        return codec.keep_packed(bytes(frame.members["depth.zst"]), codes, meta.depth)
+    compare = frame.index % codec.COMPARED_EVERY == 0
+    return codec.pack_again(codes, replace(meta.depth, packing="nibbles"), compare=compare)
+
+
+# --------------------------------------------------------------------------------------------------------------- shards
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A shard to make."""
+
+    tar: StoragePath
+    dataset: str
+    split: str
+    output: OutputDir
+    found: Stored
+    wanted: Stored
+    options: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}/{self.tar.name}"
+
+    def __str__(self) -> str:
+        return self.output.place(self.name)
+
+
+def _recode_shard(task: _Task, tick: Tick) -> tuple[str, ShardRecord]:
+    source = reader.read_record(task.tar)
+    reader.check_tar(task.tar, source)
+    clips = (
+        recode_clip(Clip(task.dataset, task.tar, entry), found=task.found, wanted=task.wanted, tick=tick)
+        for entry in source.clips
+    )
+    rejected = list(source.rejected)
+    record = writer.write_shard(
+        task.output, task.name, clips, options=task.options, plan=source.tar_sha256, rejected=rejected
+    )
+    tick(Amount(bytes_out=record.tar_bytes))
+    reread(task.output, task.name, record)
+    return task.name, record
+
+
+# ------------------------------------------------------------------------------------------------------------ data sets
+
+
+def recode(
+    shards: str | Path,
+    *,
+    out: str | Path,
+    options: RecodeOptions | None = None,
+    workers: int | None = None,
+    on_progress: OnProgress = ignore,
+) -> list[DatasetRecord]:
+    """Store converted data sets again, smaller, in OUT/DATASET; shards that are finished are kept.
+
+    Args:
+        shards: Folder or URL of a converted data set, or of several.
+        out: Folder of the new shards, or s3:// URL.
+        options: How small; None: profile `tiny`.
+        workers: Processes that encode; None: one per core.
+        on_progress: Called with every ProgressEvent.
+
+    Returns:
+        What each `dataset.json` holds.
+
+    Raises:
+        UsageError: something would have to become better than it is, or nothing would change, or what is in OUT was
+            made with other options or from other shards.
+        DataError: there is no finished data set.
+        ShardError: a shard is damaged, or does not read back as it was written.
+        OutputError: a shard cannot be written.
+    """
+    options = options or RecodeOptions()
+    folders = [folder for place in as_paths(str(shards)) for folder in find_in(place)[1]]
+    if not folders:
+        raise DataError(f"{shards}: has no {DATASET_FILE}, so no conversion there was finished; run convert again.")
+    sources = [_Source.at(folder, options) for folder in folders]
+    for source in sources:
+        if not is_url(str(out)):
+            check_output_folder(Path(out, source.record.dataset), inputs=[str(source.folder)])
+    return [source.recode(str(out), workers or os.cpu_count() or 1, on_progress) for source in sources]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A converted data set, and how it is to be stored."""
+
+    folder: StoragePath
+    record: DatasetRecord
+    found: Stored
+    wanted: Stored
+
+    @classmethod
+    def at(cls, folder: StoragePath, options: RecodeOptions) -> "_Source":
+        where = str(folder / DATASET_FILE)
+        record = DatasetRecord.from_bytes(document_bytes(folder / DATASET_FILE), where=where)
+        found = Stored.of(record.options, where=where)
+        wanted = found.recoded(options)
+        if found.to_json() == wanted.to_json() and record.schema_version == DatasetRecord.schema_version:
+            raise UsageError(f"{where}: these shards are stored so already; choose a smaller --profile.")
+        return cls(folder, record, found, wanted)
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of the new records."""
+        old = {name: value for name, value in self.record.options.items() if name != "jpeg_quality"}
+        before = {name: self.record.options.get(name) for name in ("recoded_from",) if name in self.record.options}
+        return {**old, **self.wanted.to_json(), "recoded_from": {**self.found.to_json(), **before}}
+
+    def recode(self, out: str, workers: int, on_progress: OnProgress) -> DatasetRecord:
+        """Make the shards that are missing, then `dataset.json`."""
+        record, options = self.record, self.options()
+        executor = LocalExecutor(workers)
+        output = open_output(f"{out.rstrip('/')}/{record.dataset}", writers=executor.workers)
+        facts = {
+            "dataset": record.dataset, "raw": str(self.folder), "out": output.place(),
+            "frames": sum(item.frames for item in record.shards), "clips": sum(item.clips for item in record.shards),
+            "shards": len(record.shards),
+        }  # fmt: skip
+        on_progress(ProgressEvent("plan", facts=facts))
+        on_progress(ProgressEvent("notice", self._loss()))
+        with output.lock():
+            made: dict[str, ShardRecord] = {}
+            for name, found in self._finished(output, options):
+                made[name] = found
+                _report(name, found, on_progress, earlier=True)
+            tasks = [
+                _Task(
+                    self.folder / item.split / item.name, record.dataset, item.split, output, self.found, self.wanted,
+                    options,
+                )
+                for item in record.shards if f"{item.split}/{item.name}" not in made
+            ]  # fmt: skip
+            with contextlib.closing(executor.run(_recode_shard, tasks, on_progress)) as results:
+                for name, found in results:
+                    made[name] = found
+                    _report(name, found, on_progress, earlier=False)
+            records = [made[f"{item.split}/{item.name}"] for item in record.shards]
+            new = replace(
+                record,
+                options=options,
+                totals=totals(records),
+                shards=tuple(summary_of(item.split, made[f"{item.split}/{item.name}"]) for item in record.shards),
+                schema_version=DatasetRecord.schema_version,
+            )
+            write_file(output, DATASET_FILE, new.to_bytes())
+        return new
+
+    def _loss(self) -> str:
+        """Say what is lost beside what was."""
+        lost: list[str] = []
+        if self.wanted.rgb != self.found.rgb:
+            lost.append(f"frames are {self.wanted.rgb} of {self.found.rgb}")
+        if self.wanted.depth.packing == "interpolation" and self.wanted.depth != self.found.depth:
+            error, before = self.wanted.depth.relative_error, self.found.depth.relative_error
+            lost.append(f"depth is within {error:.2%} of the shards', which is within {before:.2%} of the source")
+        if self.found.diff is not None and self.wanted.diff != self.found.diff:
+            lost.append("stored differences are left out")
+        return f"{self.record.dataset}: {'; '.join(lost) or 'nothing is lost'}."
+
+    def _finished(self, output: OutputDir, options: Mapping[str, Any]) -> Iterator[tuple[str, ShardRecord]]:
+        """Yield the shards that an earlier run finished; raises UsageError for those of another."""
+        for item in self.record.shards:
+            name = f"{item.split}/{item.name}"
+            if output.size(record_name(name)) is None:
+                continue
+            where = output.place(record_name(name))
+            found = ShardRecord.from_bytes(output.read(record_name(name)), where=where)
+            if dict(found.options) != options or found.plan != item.sha256:
+                raise UsageError(f"{where}: was made from other shards or with other options; choose another --out.")
+            if output.size(name) != found.tar_bytes:
+                raise ShardError(f"{output.place(name)}: is not as its record says; delete {where} to make it again.")
+            yield name, found
+
+
+def _report(name: str, record: ShardRecord, on_progress: OnProgress, *, earlier: bool) -> None:
+    facts = {
+        "frames": record.num_frames, "clips": len(record.clips), "bytes": record.tar_bytes,
+        "sha256": record.tar_sha256, "earlier": earlier,
+    }  # fmt: skip
+    amount = Amount(frames=record.num_frames, bytes_out=record.tar_bytes)
+    on_progress(ProgressEvent("shard", name, amount, facts))
