@@ -182,7 +182,7 @@ class Settings:
 
 
 def interpolated(spec: DepthSpec, depth_error: float) -> DepthSpec:
-    """Return how depth of a spec's range is coded by interpolation; raises UsageError if 16 bits do not suffice."""
+    """Return how interpolation codes depth of a range; raises UsageError beyond 16 bits."""
     near_m, far_m = log_range(spec)
     for steps in INTERPOLATION_STEPS:
         log_step = 2 * math.log1p(depth_error) / steps

@@ -65,7 +65,7 @@ class Stored:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], *, where: str) -> "Stored":
-        """Read the options of a record; raises ShardError naming `where` for others than this program writes."""
+        """Read the options of a record; raises ShardError for those of another program."""
         version = version_of(options)
         document = Document(options, where=where)
         with contract(where):
@@ -83,7 +83,7 @@ class Stored:
         return {"rgb": str(self.rgb), "depth": self.depth.to_json(), "diff": diff}
 
     def recoded(self, options: RecodeOptions) -> "Stored":
-        """Return how frames are to be stored; raises UsageError if that would have to make them better."""
+        """Return how frames are to be stored; raises UsageError if that would be better."""
         profile = PROFILES[options.profile]
         return Stored(
             _coarser_rgb(self.rgb, options.rgb or profile.rgb),
@@ -146,6 +146,7 @@ def recode_clip(clip: Clip, *, found: Stored, wanted: Stored, tick: Tick) -> Enc
         disparity_min=said.disparity_min,
         disparity_max=said.disparity_max,
         diff=wanted.diff,
+        diff_valid=meta.diff_valid if wanted.diff is not None else (False,) * meta.num_frames,
         rgb=wanted.rgb.spec,
         schema_version=ClipMeta.schema_version,
     )
@@ -222,7 +223,7 @@ def recode(
     workers: int | None = None,
     on_progress: OnProgress = ignore,
 ) -> list[DatasetRecord]:
-    """Store converted data sets again, smaller, in OUT/DATASET; shards that are finished are kept.
+    """Store converted data sets again, smaller, in OUT/DATASET; finished shards are kept.
 
     Args:
         shards: Folder or URL of a converted data set, or of several.

@@ -1,0 +1,171 @@
+"""Storage profiles: what they promise, from the raw data and from other shards."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import tree_bytes
+from vdaprep.conversion.api import convert_dataset
+from vdaprep.conversion.options import ConversionOptions, RunOptions
+from vdaprep.errors import ShardError
+from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.reader import Frames
+from vdaprep.synthetic.sample import SampleSpec, write_sample
+
+PROFILES = ("v1", "standard", "small", "tiny")
+OPTIONS = ("--clip-frames", 11, "--frames-per-shard", 22)  # clips of 10 frames, groups of 8 and of 2
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw")
+    write_sample("tartanair", out=folder, spec=SampleSpec(2, 30, 180, 135), archives=False, on_frame=lambda: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One conversion a profile."""
+    outs = {name: tmp_path_factory.mktemp(name) for name in PROFILES}
+    for name, out in outs.items():
+        options = ConversionOptions(raw=str(raw), profile=name, clip_frames=11, frames_per_shard=22)
+        convert_dataset("tartanair", out=str(out), options=options, run=RunOptions(workers=2, check=False))
+    return outs
+
+
+def frames_of(out: Path) -> list[Frames]:
+    return [clip.read() for clip in open_shards(out).clips()]
+
+
+def weight(out: Path) -> int:
+    return sum(len(data) for name, data in tree_bytes(out).items() if name.endswith(".tar"))
+
+
+def test_each_profile_is_whole_smaller_and_within_its_promise(converted, vdaprep) -> None:
+    weights = [weight(converted[name]) for name in PROFILES]
+    assert weights == sorted(weights, reverse=True)
+    truth = frames_of(converted["v1"])
+    for name in PROFILES:
+        assert vdaprep("verify", converted[name], "--deep", "--geometry").code == 0
+        for found, exact in zip(frames_of(converted[name]), truth, strict=True):
+            assert np.array_equal(np.isnan(found.depth_m), np.isnan(exact.depth_m))
+            assert np.array_equal(np.isinf(found.depth_m), np.isinf(exact.depth_m))
+            known = np.isfinite(exact.depth_m)
+            bound = 0.0005 if name in ("v1", "standard") else 0.0022 + 0.0005  # of two codes of the same depth
+            assert np.abs(found.depth_m[known] / exact.depth_m[known] - 1).max() <= bound
+            error = found.rgb.astype(np.float64) - exact.rgb
+            assert 10 * np.log10(255**2 / max(1e-9, np.square(error).mean())) > 30
+            assert found.differences is not None
+            assert np.abs(found.differences - exact.differences)[1:].mean() < 3
+            assert found.diff_valid[1:].all()
+            np.testing.assert_array_equal(found.camera_to_world, exact.camera_to_world)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_windows_are_cut_from_groups(name: str, converted) -> None:
+    """A window that begins and ends within groups has the frames of the whole clip."""
+    for clip in open_shards(converted[name]).clips()[:2]:
+        whole = clip.read()
+        for first, count, stride in ((0, 3, 1), (5, 5, 1), (7, 1, 1), (8, 2, 1), (1, 3, 3)):
+            found = clip.read(first, count, stride=stride)
+            rows = slice(first, first + (count - 1) * stride + 1, stride)
+            np.testing.assert_array_equal(found.rgb, whole.rgb[rows])
+            np.testing.assert_array_equal(found.depth_m, whole.depth_m[rows])
+            if stride == 1:
+                np.testing.assert_array_equal(found.differences[1:], whole.differences[rows][1:])
+
+
+@pytest.mark.parametrize("name", ["standard", "tiny"])
+def test_workers_change_no_byte(name: str, converted, raw: Path, vdaprep, tmp_path: Path) -> None:
+    options = ("--profile", name, *OPTIONS, "--workers", 1, "--no-check")
+    assert vdaprep("convert", "tartanair", "--raw", raw, "--out", tmp_path, *options).code == 0
+    assert tree_bytes(tmp_path) == tree_bytes(converted[name])
+    assert vdaprep("convert", "tartanair", "--raw", raw, "--out", tmp_path, *options).code == 0  # goes on from there
+    shard = next((tmp_path / "tartanair" / "train").glob("*.tar"))
+    data = shard.read_bytes()
+    shard.write_bytes(data[:5000] + b"damaged" + data[5007:])
+    assert vdaprep("verify", tmp_path).code == 1
+    assert vdaprep("repair", "tartanair", "--raw", raw, "--out", tmp_path).code == 0
+    assert tree_bytes(tmp_path) == tree_bytes(converted[name])
+
+
+def test_a_damaged_group_is_named_and_its_neighbours_read(converted, tmp_path: Path) -> None:
+    out = tmp_path / "tartanair"
+    for name, data in tree_bytes(converted["tiny"] / "tartanair").items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(data)
+    clip = open_shards(out).clips()[0]
+    start = clip.entry.frame_offsets[0]
+    data = bytearray(Path(str(clip.tar)).read_bytes())
+    data[start + 700] ^= 0xFF
+    Path(str(clip.tar)).write_bytes(data)
+    with pytest.raises(ShardError, match=f"frame 0 of clip {clip.key} differs from its checksum"):
+        clip.read(3, 4)
+    assert len(clip.read(8, 2)) == 2
+
+
+RECODED = [  # from, to, further options, what is said
+    ("v1", "standard", (), "nothing is lost"),
+    ("v1", "small", (), "frames are jpeg:85 of jpeg:95; depth is within 0.22%"),
+    ("standard", "tiny", (), "frames are h264:16 of jpeg:95"),
+    ("small", "tiny", (), "frames are h264:16 of jpeg:85."),
+    (
+        "standard",
+        "tiny",
+        ("--rgb", "jpeg:70", "--depth-error", 0.005),
+        "within 0.50% of the shards', which is within 0.05%",
+    ),
+    ("tiny", "tiny", ("--rgb", "h264:24", "--diffs", "none"), "frames are h264:24 of h264:16; stored differences"),
+]
+
+
+@pytest.mark.parametrize(("source", "profile", "options", "said"), RECODED)
+def test_recoding(source: str, profile: str, options, said: str, converted, vdaprep, tmp_path: Path) -> None:
+    result = vdaprep("recode", converted[source], "--out", tmp_path, "--profile", profile, *options, "--workers", 1)
+    assert result.code == 0, result.err
+    assert said.removesuffix("; stored differences") in result.err
+    assert "KiB a frame" in result.out
+    assert weight(tmp_path) < weight(converted[source])
+    assert vdaprep("verify", tmp_path, "--deep").code == 0
+    for found, before in zip(frames_of(tmp_path), frames_of(converted[source]), strict=True):
+        known = np.isfinite(before.depth_m)
+        bound = 0 if profile == "standard" else 0.0051
+        assert np.abs(found.depth_m[known] / before.depth_m[known] - 1).max() <= bound
+        np.testing.assert_array_equal(found.frame_ids, before.frame_ids)
+        if profile == "standard":
+            np.testing.assert_array_equal(found.rgb, before.rgb)
+            np.testing.assert_array_equal(found.differences, before.differences)
+    record = json.loads((tmp_path / "tartanair" / "dataset.json").read_bytes())
+    assert record["options"]["recoded_from"]["depth"]["kind"] == "log"
+
+
+UPWARD = [
+    ("small", ("--profile", "standard"), "--rgb jpeg:95: the frames are jpeg:85; recoding cannot make them better"),
+    ("tiny", ("--profile", "small"), "--rgb jpeg:85: the frames are h264:16; take h264 with 16 or more"),
+    ("tiny", ("--profile", "tiny"), "dataset.json: these shards are stored so already"),
+    ("small", ("--profile", "small", "--depth-error", 0.001), "depth is within 0.0022; it cannot get better"),
+    ("small", ("--profile", "tiny", "--diffs", "stored"), "--diffs stored: these shards have decoded"),
+    ("standard", ("--profile", "standard", "--depth-error", 0.01), "--profile standard: stores depth as it is"),
+]
+
+
+@pytest.mark.parametrize(("source", "options", "sentence"), UPWARD)
+def test_nothing_is_made_better_than_it_is(source, options, sentence, converted, vdaprep, tmp_path: Path) -> None:
+    result = vdaprep("recode", converted[source], "--out", tmp_path, *options)
+    assert (result.code, sentence in result.err) == (2, True), result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recoding_into_itself_or_beside_other_shards_is_refused(converted, vdaprep, tmp_path: Path) -> None:
+    assert vdaprep("recode", converted["standard"], "--out", converted["standard"]).code == 2
+    assert vdaprep("recode", converted["standard"], "--out", tmp_path, "--profile", "small").code == 0
+    made = tree_bytes(tmp_path)
+    (tmp_path / "tartanair" / "dataset.json").unlink()
+    assert vdaprep("recode", converted["standard"], "--out", tmp_path, "--profile", "small").code == 0  # goes on
+    assert tree_bytes(tmp_path) == made
+    result = vdaprep("recode", converted["standard"], "--out", tmp_path, "--profile", "tiny")
+    assert result.code == 2
+    assert "was made from other shards or with other options" in result.err
+    assert "run that again" in vdaprep("repair", "tartanair", "--out", tmp_path).err
