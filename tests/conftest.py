@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from rich.console import Console
 
 from vdaprep import cli as prep_cli
-from vdaprep.cli import output as prep_console
+from vdaprep.cli.views import output as prep_console
 from vdaprep.conversion.convert import convert_plan
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import make_plan

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 
 from tests.unit.train.conftest import Toy
-from vdaprep.cli.output import print_log
+from vdaprep.cli.views.output import print_log
 from vdatrain.config import TrainConfig
 from vdatrain.data import loader
 from vdatrain.device import Precision

@@ -18,7 +18,7 @@ from vdaprep.shards.names import PLAN_FILE
 PROGRAM = (
     sys.executable,
     "-c",
-    "from vdaprep import cli; from vdaprep.cli import output; output.LINE_S = 1e9; cli.main()",
+    "from vdaprep import cli; from vdaprep.cli.views import output; output.LINE_S = 1e9; cli.main()",
 )
 PATIENCE_S = 300  # of conversions that take seconds
 TRIES = 20  # to reach a run before it has come to its end

@@ -13,8 +13,8 @@ import pytest
 from rich.progress import Progress
 
 from tests.conftest import RawTree
-from vdaprep.cli import output
-from vdaprep.cli.output import LabelColumn, SafeConsole, frame_bar, make_table, print_json, show, visible
+from vdaprep.cli.views import output
+from vdaprep.cli.views.output import LabelColumn, SafeConsole, frame_bar, make_table, print_json, show, visible
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,7 +97,7 @@ def test_a_name_in_raw_data_is_shown_by_convert(name: str, raw: RawTree, vdaprep
 
 
 def test_nothing_prints_but_one_module() -> None:
-    """In cli/, what reaches a terminal goes through `vdaprep.cli.output`; elsewhere ruff's T20 forbids print."""
+    """In cli/, what reaches a terminal goes through `vdaprep.cli.views.output`; elsewhere ruff's T20 forbids print."""
     files = [path for package in ("vdaprep", "vdatrain") for path in (ROOT / package / "cli").rglob("*.py")]
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node.func)}"

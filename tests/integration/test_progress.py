@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import RawTree, Run
-from vdaprep.cli import output
-from vdaprep.cli.views import progress
+from vdaprep.cli.views import output, progress
 from vdaprep.raw.archives import targz_index
 from vdaprep.raw.tree import Reader, open_tree
 from vdaprep.workers.progress import Amount, ProgressEvent, Throughput

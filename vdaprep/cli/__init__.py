@@ -3,8 +3,7 @@
 convert, recode, plan, repair, verify, inspect, stats, export, datasets, sample   the commands
 group       programs whose commands are modules, imported when invoked; vdatrain's too
 options     options made from dataclasses; vdatrain's too
-output      what is printed, and where; vdatrain's too
-views       how results and progress are laid out
+views       what is printed, and how it is laid out
 
 A command's module has `EXAMPLE`, a command line that works, and `command`, the function that typer runs.
 """
@@ -12,7 +11,7 @@ A command's module has `EXAMPLE`, a command line that works, and `command`, the 
 import sys
 
 from vdaprep.cli.group import exits, make_app
-from vdaprep.cli.output import errors
+from vdaprep.cli.views.output import errors
 from vdaprep.workers.signals import Interrupted, handled
 
 app = make_app(__name__, help="Turn raw depth videos into small WebDataset shards.")

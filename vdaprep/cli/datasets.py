@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from vdaprep.cli.output import console, print_json
+from vdaprep.cli.views.output import console, print_json
 
 EXAMPLE = "vdaprep datasets --json"
 

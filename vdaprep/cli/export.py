@@ -7,7 +7,7 @@ import typer
 
 from vdaprep.analysis.export import export
 from vdaprep.analysis.verify import count_frames
-from vdaprep.cli.output import console, frame_bar
+from vdaprep.cli.views.output import console, frame_bar
 from vdaprep.storage.atomic import check_output_folder
 
 EXAMPLE = "vdaprep export shards/tartanair --out frames/"

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Protocol, cast, runtime_checkable
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from vdaprep.cli.output import console, errors, flush_results, prepare_streams, print_log, set_verbosity
+from vdaprep.cli.views.output import console, errors, flush_results, prepare_streams, print_log, set_verbosity
 from vdaprep.errors import MissingExtraError, UsageError, VdakitError
 from vdaprep.storage.atomic import system_sentence
 

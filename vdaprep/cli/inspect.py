@@ -7,7 +7,7 @@ import typer
 
 from vdaprep.analysis import describe
 from vdaprep.analysis.preview import check_preview, write_preview
-from vdaprep.cli.output import errors, frame_bar, print_json, show
+from vdaprep.cli.views.output import errors, frame_bar, print_json, show
 from vdaprep.cli.views.shard import renderables
 from vdaprep.errors import UsageError
 from vdaprep.shards.dataset import TARS

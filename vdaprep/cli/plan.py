@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vdaprep.cli.options import Dataset, check_shards_folder, cli_options, command_words
-from vdaprep.cli.output import errors, frame_bar, print_json, show
+from vdaprep.cli.views.output import errors, frame_bar, print_json, show
 from vdaprep.cli.views.plan import renderables, to_json
 from vdaprep.conversion.account import take_account
 from vdaprep.conversion.budget import choose

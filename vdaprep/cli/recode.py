@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from vdaprep.cli.options import cli_options
-from vdaprep.cli.output import console
+from vdaprep.cli.views.output import console
 from vdaprep.cli.views.progress import reporter
 from vdaprep.conversion.encode.recode import RecodeOptions, recode
 from vdaprep.units import format_bytes

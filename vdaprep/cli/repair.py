@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from vdaprep.cli.options import Dataset, check_shards_folder, given_options
-from vdaprep.cli.output import console, frame_bar
+from vdaprep.cli.views.output import console, frame_bar
 from vdaprep.conversion.api import repair
 from vdaprep.conversion.options import ConversionOptions
 from vdaprep.errors import VdakitError

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vdaprep.cli.options import Dataset
-from vdaprep.cli.output import console
+from vdaprep.cli.views.output import console
 from vdaprep.errors import UsageError
 from vdaprep.storage.atomic import as_sentence, check_output_folder
 
@@ -23,7 +23,7 @@ def command(
     archives: Annotated[bool, typer.Option("--archives", help="Pack it as the download is packed.")] = False,
 ) -> None:
     """Render a small synthetic data set in the exact raw layout of a real one."""
-    from vdaprep.cli.output import frame_bar
+    from vdaprep.cli.views.output import frame_bar
     from vdaprep.synthetic.sample import SampleSpec, write_sample
 
     width, height = _size(size)

@@ -7,7 +7,7 @@ import typer
 
 from vdaprep.analysis.plots import write_picture
 from vdaprep.analysis.stats import gather
-from vdaprep.cli.output import errors, frame_bar, print_json, show
+from vdaprep.cli.views.output import errors, frame_bar, print_json, show
 from vdaprep.cli.views.stats import renderables
 from vdaprep.errors import UsageError
 from vdaprep.shards.dataset import find_shards

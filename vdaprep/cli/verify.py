@@ -7,7 +7,7 @@ import typer
 
 from vdaprep.analysis import geometry as warping
 from vdaprep.analysis.verify import VerifyReport, count_frames, verify
-from vdaprep.cli.output import console, errors, frame_bar, print_json, show
+from vdaprep.cli.views.output import console, errors, frame_bar, print_json, show
 from vdaprep.errors import VdakitError
 from vdaprep.shards.dataset import find_shards
 from vdaprep.units import format_bytes

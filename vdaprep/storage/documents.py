@@ -128,7 +128,7 @@ class Fields:
         return value
 
     def text(self, key: str, *, at_most: int = MAX_TEXT_LENGTH) -> str:
-        """Return any text: show it through `vdaprep.cli.output`, make no path of it."""
+        """Return any text: show it through `vdaprep.cli.views.output`, make no path of it."""
         value = self.get(key, str, "text")
         if len(value) > at_most:
             self.fail(key, f"has {len(value)} characters, expected at most {at_most}")

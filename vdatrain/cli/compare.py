@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from vdaprep.cli.output import console, errors, make_table, show, visible
+from vdaprep.cli.views.output import console, errors, make_table, show, visible
 from vdaprep.errors import UsageError
 from vdaprep.storage.atomic import check_output
 from vdatrain.evaluation import compare as comparison

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vdaprep.cli.options import cli_options
-from vdaprep.cli.output import errors, frame_bar, print_json, show
+from vdaprep.cli.views.output import errors, frame_bar, print_json, show
 from vdaprep.errors import UsageError
 from vdatrain.cli.model import ModelOptions
 from vdatrain.cli.output import evaluation_table

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vdaprep.cli.output import console
+from vdaprep.cli.views.output import console
 
 EXAMPLE = "vdatrain export --checkpoint runs/conv/best.pt --out conv.safetensors"
 

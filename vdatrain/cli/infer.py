@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vdaprep.cli.options import cli_options
-from vdaprep.cli.output import errors, frame_bar
+from vdaprep.cli.views.output import errors, frame_bar
 from vdaprep.errors import DataError
 from vdatrain.cli.model import ModelOptions
 

@@ -1,4 +1,4 @@
-"""What the commands of vdatrain print beside what vdaprep.cli.output offers."""
+"""What the commands of vdatrain print beside what vdaprep.cli.views.output offers."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from vdaprep.cli.output import console, errors, make_table
+from vdaprep.cli.views.output import console, errors, make_table
 from vdatrain.distributed.launch import rank_prefix
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vdaprep.cli.options import given_options
-from vdaprep.cli.output import current_work, show
+from vdaprep.cli.views.output import current_work, show
 from vdaprep.units import parse_bytes
 from vdatrain.cli.output import step_plan
 from vdatrain.config import TrainConfig, from_file, from_mapping

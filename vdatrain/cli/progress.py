@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID
 from rich.table import Table
 
-from vdaprep.cli.output import LabelColumn
+from vdaprep.cli.views.output import LabelColumn
 from vdatrain.config import TrainConfig
 from vdatrain.evaluation.evaluate import Evaluation
 from vdatrain.models.weights import LoadReport

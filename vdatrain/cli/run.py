@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vdaprep.cli.options import given_options
-from vdaprep.cli.output import errors, is_quiet, show
+from vdaprep.cli.views.output import errors, is_quiet, show
 from vdatrain.cli.output import evaluation_table, warn
 from vdatrain.config import CHANGEABLE, CPU_DEFAULTS, TrainConfig, from_file, from_mapping, option_name
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from vdaprep.cli.output import make_table, show
+from vdaprep.cli.views.output import make_table, show
 from vdaprep.errors import UsageError
 from vdatrain.config import EncoderName
 

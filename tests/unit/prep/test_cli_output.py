@@ -7,7 +7,7 @@ import re
 import pytest
 from rich.text import Text
 
-from vdaprep.cli.output import SafeConsole, is_quiet, make_table, print_log, set_verbosity, show
+from vdaprep.cli.views.output import SafeConsole, is_quiet, make_table, print_log, set_verbosity, show
 
 NAME = "tartanair-" + "abandonedfactory-" * 6 + "[bold]\x1b[31m:smile:"
 SEEN = NAME.replace("\x1b", "\\x1b")

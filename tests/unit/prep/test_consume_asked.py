@@ -11,8 +11,7 @@ import pytest
 from tests.conftest import tree_bytes
 from tests.unit.prep.consuming import EASY, consumed, on_shard, pack, plain, prepared, run, same, sample
 from vdaprep.analysis.verify import verify
-from vdaprep.cli import output
-from vdaprep.cli.views import progress
+from vdaprep.cli.views import output, progress
 from vdaprep.conversion import consume
 from vdaprep.conversion.options import Selection
 

@@ -284,7 +284,7 @@ def test_the_command_says_what_fits(vdatrain) -> None:
 
 def test_what_is_tried_is_said(vdatrain, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where none fits at once, for minutes nothing else would be."""
-    monkeypatch.setattr("vdaprep.cli.output.LINE_S", 0.0)
+    monkeypatch.setattr("vdaprep.cli.views.output.LINE_S", 0.0)
     small = ("--encoder", "tiny", "--size", 28, "--frames", 2, "--device-memory", "1MB")
     said = vdatrain("plan", *small)
     first, *others = [line for line in said.err.splitlines() if line.startswith("counting a step with ")]

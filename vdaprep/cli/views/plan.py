@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from vdaprep.cli.output import make_table
+from vdaprep.cli.views.output import make_table
 from vdaprep.conversion.account import Account, grouped
 from vdaprep.conversion.budget import Choice
 from vdaprep.conversion.predict import Prediction, Room

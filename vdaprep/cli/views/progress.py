@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, SpinnerColumn
 
-from vdaprep.cli import output
 from vdaprep.cli.options import command_words
-from vdaprep.cli.output import Every
+from vdaprep.cli.views import output
+from vdaprep.cli.views.output import Every
 from vdaprep.cli.views.picture import finding_lines, picture_lines
 from vdaprep.conversion.account import grouped
 from vdaprep.conversion.api import ConversionResult

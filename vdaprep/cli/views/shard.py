@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from vdaprep.analysis import describe
-from vdaprep.cli.output import make_table
+from vdaprep.cli.views.output import make_table
 from vdaprep.units import format_bytes
 
 _BAR = 40

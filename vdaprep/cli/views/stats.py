@@ -7,7 +7,7 @@ from rich.console import RenderableType
 
 from vdaprep.analysis.plots import KIND_NAMES, kib_per_frame
 from vdaprep.analysis.stats import DatasetStats, Spread
-from vdaprep.cli.output import make_table
+from vdaprep.cli.views.output import make_table
 from vdaprep.units import format_bytes
 
 _NONE = "-"
