@@ -316,7 +316,7 @@ def _predict(one: Pass, cells: Any, known: Any | None, xp: Any) -> Any:
 
 
 def _neighbours(one: Pass, cells: Any, reach: int, xp: Any) -> tuple[Any, ...]:
-    """Return the neighbours at three strides before and after (with reach 3), then at one stride.
+    """Return the neighbours three strides before and after (reach 3), then one stride.
 
     Where the image ends, its last row or column stands for those outside.
     """
