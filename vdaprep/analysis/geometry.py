@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -78,8 +78,9 @@ class Flaws:
 
     def look(self, frame: DecodedFrame, before: DecodedFrame | None) -> None:
         """Look at a frame, and at the one that it follows."""
-        known = frame.depth_m[np.isfinite(frame.depth_m)]
-        self._flat += bool(known.size and known.min() == known.max())
+        known = np.isfinite(frame.depth_m)
+        least = frame.depth_m.min(where=known, initial=np.inf)
+        self._flat += bool(least == frame.depth_m.max(where=known, initial=-np.inf))
         flaws = {
             "are black": frame.is_black,
             "are nothing but sky": bool(np.isposinf(frame.depth_m).all()),
@@ -110,6 +111,7 @@ def _look_alike(one: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3
 
 _FAR = 8  # frames between those that tell hypotheses apart: motion of one frame may be too small
 _FAR_EVERY = 4
+_KEPT_PIXELS = 1 << 22  # of a view that waits for those that are some frames away: 16 MiB
 
 
 @dataclass(frozen=True)
@@ -162,22 +164,36 @@ def measure(tars: Iterable[StoragePath], *, on_frame: Callable[[], None]) -> lis
     return [trajectory.result(*name) for name, trajectory in sorted(found.items())]
 
 
+def _thinned(view: View) -> View:
+    """Return a view with every few-th pixel, so that a few views of any size need little memory."""
+    height, width = view.depth_m.shape
+    step = math.isqrt(max(0, height * width - 1) // _KEPT_PIXELS) + 1
+    if step == 1:
+        return view
+    fx, fy, cx, cy = view.intrinsics
+    intrinsics = np.array([fx, fy, cx - step // 2, cy - step // 2]) / step
+    return replace(view, depth_m=view.depth_m[step // 2 :: step, step // 2 :: step].copy(), intrinsics=intrinsics)
+
+
 class _Trajectory:
-    """Gathers what is measured of a trajectory, frame by frame; keeps the last few frames."""
+    """Gathers what is measured of a trajectory, frame by frame; keeps the last few views."""
 
     def __init__(self, width: int) -> None:
         self._agreement = Agreement(width)
-        self._window: deque[DecodedFrame] = deque(maxlen=_FAR + 1)
+        self._window: deque[View | None] = deque(maxlen=_FAR + 1)
+        self._before: DecodedFrame | None = None
         self._frames = 0
         self._has_poses = False
         self._flaws = Flaws()
 
     def add(self, frame: DecodedFrame) -> None:
         """Measure the next frame."""
-        if self._window and not frame.follows(self._window[-1]):
+        before = self._before
+        if before is not None and not frame.follows(before):
             self._window.clear()
-        before = self._window[-1] if self._window else None
-        self._window.append(frame)
+            before = None
+        self._before = frame
+        self._window.append(None if frame.view is None else _thinned(frame.view))
         self._frames += 1
         self._flaws.look(frame, before)
         if frame.view is None:
@@ -201,6 +217,6 @@ class _Trajectory:
         )
 
     def _measure_distant(self) -> None:
-        first, last = self._window[0].view, self._window[-1].view
+        first, last = self._window[0], self._window[-1]
         if first is not None and last is not None:
             self._agreement.add_distant(first, last)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import pinhole, toy_frame
+from vdaprep.analysis import geometry
 from vdaprep.analysis.geometry import TrajectoryGeometry, measure
 from vdaprep.analysis.warping import View, warp
 from vdaprep.raw.frames import Frame, RgbImage
@@ -206,3 +207,26 @@ def test_warping_onto_a_shifted_plane_is_exact() -> None:
     assert warp(
         View(depths[0].astype(np.float32), intrinsics, away), View(x.astype(np.float32), intrinsics, before)
     ) == (dataclasses.replace(fit, error=np.inf, share=0.0))
+
+
+def test_large_views_wait_with_few_pixels_and_tell_the_same(
+    still: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window of 8192x8192 frames would take gigabytes; a thinned camera is still the camera that it was."""
+    frame = still[0]
+    assert frame.camera_to_world is not None
+    view = View(frame.depth_m, frame.intrinsics, frame.camera_to_world)
+    wide = [dataclasses.replace(item, intrinsics=item.intrinsics * (2, 2, 1, 1)) for item in still]
+    whole, odd = measured(still, tmp_path), measured(wide, tmp_path)
+    said = "the focal lengths look like those of another image size: times 0.5, they fit clearly better"
+    assert whole.findings == ()
+    assert odd.findings[0].startswith(said)
+    for pixels in (WIDTH * HEIGHT, WIDTH * HEIGHT - 1, 3000, 1000):
+        monkeypatch.setattr(geometry, "_KEPT_PIXELS", pixels)
+        thin = geometry._thinned(view)
+        assert thin.depth_m.size <= pixels
+        assert (thin is view) == (pixels == WIDTH * HEIGHT)
+        assert warp(thin, view).error < 0.002
+        assert measured(still, tmp_path) == whole
+        [finding] = measured(wide, tmp_path).findings
+        assert finding.startswith(said)
