@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -87,40 +87,27 @@ def _is_spread(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def spread_moments(state: Mapping[str, Any], parameters: list[nn.Parameter]) -> dict[str, Any]:
-    """Return an optimiser's state with the moments sharded and laid out as their parameters are."""
+def full_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return weights and the optimiser's state by parameter name, whole, on rank 0's host.
 
-    def spread(value: Any, parameter: nn.Parameter) -> Any:
-        fits = isinstance(value, Tensor) and value.shape == parameter.shape
-        return part_like(value, parameter) if fits else value
+    All ranks have to call it, also those of DDP; the others get nothing. On the CPU the tensors are the model's own.
+    """
+    from torch.distributed.checkpoint import state_dict as checkpoint  # two seconds
 
-    moments = {
-        number: {name: spread(value, parameters[number]) for name, value in moments.items()}
-        for number, moments in state["state"].items()
-    }
-    return {**state, "state": moments}
-
-
-def to_host(value: Any) -> Any:
-    """Return a copy of a state with full tensors on the CPU; waits for the device."""
-    return _map_tensors(value, lambda tensor: whole(tensor).detach().to("cpu", copy=True))
+    options = checkpoint.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = checkpoint.get_model_state_dict(model, options=options)
+    # Before the first step torch would take one to have a state, with gradients of zero; but that step would count.
+    moments = checkpoint.get_optimizer_state_dict(model, optimiser, options=options) if optimiser.state else {}
+    return weights, moments
 
 
-def help_to_host(value: Any) -> None:
-    """Take part in the gathering of a sharded state by the rank that calls `to_host`."""
+def spread_moments(state: dict[str, Any], model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Give an optimiser a state that every rank has whole, laid out as its parameters are."""
+    from torch.distributed.checkpoint import state_dict as checkpoint
 
-    def give(tensor: Tensor) -> Tensor:
-        whole(tensor)
-        return tensor
-
-    _map_tensors(value, give)
-
-
-def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {name: _map_tensors(item, change) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_map_tensors(item, change) for item in value)
-    return value
+    options = checkpoint.StateDictOptions(full_state_dict=True)
+    checkpoint.set_optimizer_state_dict(model, optimiser, state, options=options)
+    for parameter, moments in optimiser.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:  # a fused optimiser assumes, without a check, one layout for both
+                moments[name] = torch.empty_like(parameter).copy_(value)

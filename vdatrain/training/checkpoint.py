@@ -8,6 +8,7 @@
 
 A state, as `vdatrain.training.state.snapshot` takes it, is a dictionary of tensors, numbers and strings:
 
+    version                     2: AdamW's state is by parameter name; it was by number in 1, which lacks this entry
     model, average              weights and their moving averages, by parameter name; average is empty without `ema`
     optimiser, scaler, meter    state of AdamW, of the fp16 loss scaler, and of the figures not logged yet
     step, position              steps done; position in the order of windows at which the next one begins
@@ -33,6 +34,8 @@ from vdatrain.run_dir import flush_log
 _log = logging.getLogger(__name__)
 
 LAST_FILE, BEST_FILE = "last.pt", "best.pt"
+VERSION = 2
+"""Of the states that are written; those of version 1 are read, too."""
 _NEXT_FILE = "next.pt"
 _EARLIER = re.compile(r"step-(\d+)\.pt")
 _PARTS = {
@@ -133,6 +136,8 @@ def _whole_state(path: Path) -> dict[str, Any]:
     """Read a state; raises DataError for a damaged one, and for weights alone (best.pt)."""
     content = tensor_files.load(path)
     lost = [name for name, kind in _PARTS.items() if type(content.get(name)) is not kind]
+    if content.get("version", 1) not in (1, VERSION):
+        raise DataError(f"{path}: is of a version that is not known here; go on with the vdatrain that wrote it.")
     if lost:
         raise DataError(f"{path}: is no whole state of a run, it lacks {', '.join(lost)}.")
     return content

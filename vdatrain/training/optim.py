@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -70,6 +71,23 @@ def step_where(optimiser: torch.optim.AdamW, wanted: Bool[Tensor, ""]) -> None:
     optimiser.found_inf = (~wanted).to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
     optimiser.step()
     del optimiser.found_inf  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def moments_by_name(state: Mapping[str, Any], model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimiser's state by parameter name, as checkpoints have it since version 2.
+
+    One of version 1 has it by number: first the parameters of the first group, then those of the next. Raises
+    ValueError if it is of other parameters than those that learn.
+    """
+    name_of = {parameter: name for name, parameter in model.named_parameters()}
+    names = [name_of[parameter] for group in optimiser.param_groups for parameter in group["params"]]
+    moments, groups = state["state"], state["param_groups"]
+    if moments and all(isinstance(key, int) for key in moments):
+        groups = [{**group, "params": [names[number] for number in group["params"]]} for group in groups]
+        moments = {names[number]: value for number, value in moments.items()}
+    if moments.keys() != set(names):
+        raise ValueError("the state is of other parameters")
+    return {"state": moments, "param_groups": groups}
 
 
 class AveragedWeights:

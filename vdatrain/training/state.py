@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.dataset import open_shards
@@ -17,18 +18,17 @@ from vdaprep.storage.urls import redact
 from vdatrain.config import PRESETS, TrainConfig, from_stored
 from vdatrain.data.sampler import DistributedPositions
 from vdatrain.device import Precision
-from vdatrain.distributed import fsdp
-from vdatrain.distributed.fsdp import shard, spread_moments, whole
+from vdatrain.distributed.fsdp import full_state, shard, spread_moments, whole
 from vdatrain.distributed.launch import torchrun_agent
 from vdatrain.distributed.ranks import Ranks
 from vdatrain.models.layers.encoder import Encoder
 from vdatrain.models.loading import build_from_config, initialise, whole_model
 from vdatrain.models.weights import LoadReport, Weights, load_weights
 from vdatrain.run_dir import CONFIG_FILE, forget_log_after, git_state, read_facts, stored_config, versions, write_facts
-from vdatrain.training.checkpoint import LAST_FILE, load_newest
+from vdatrain.training.checkpoint import LAST_FILE, VERSION, load_newest
 from vdatrain.training.compile import CompiledForward
 from vdatrain.training.monitor import StepMonitor
-from vdatrain.training.optim import AveragedWeights, make_optimiser, parameter_groups, rate_factor
+from vdatrain.training.optim import AveragedWeights, make_optimiser, moments_by_name, parameter_groups, rate_factor
 
 _log = logging.getLogger(__name__)
 
@@ -185,10 +185,14 @@ def snapshot(run: TrainState) -> dict[str, Any] | None:
     All ranks have to call it, the first alone gets it; it is the same for any number of ranks, sharded or not.
     """
     run.monitor.settle(run.ranks)
+    weights, moments = full_state(run.model, run.optimiser)
+    averages = {} if run.average is None else run.average.state_dict()
+    place = "cpu" if run.ranks.is_first else "meta"
     state = {
-        "model": run.model.state_dict(),
-        "average": {} if run.average is None else run.average.state_dict(),
-        "optimiser": run.optimiser.state_dict(),
+        "version": VERSION,
+        "model": weights,
+        "average": {name: whole(value).to(place) for name, value in averages.items()},
+        "optimiser": moments,
         "scaler": run.scaler.state_dict(),
         "meter": run.monitor.state_dict(),
         "step": run.step,
@@ -198,10 +202,9 @@ def snapshot(run: TrainState) -> dict[str, Any] | None:
         "config": run.config.to_json(),
         "versions": versions(),
     }
-    if run.ranks.is_first:
-        return fsdp.to_host(state)
-    fsdp.help_to_host(state)
-    return None
+    if not run.ranks.is_first:
+        return None
+    return tree_map_only(torch.Tensor, torch.clone, state) if run.precision.device.type == "cpu" else state
 
 
 def _begin(config: TrainConfig, folder: Path, precision: Precision, ranks: Ranks) -> TrainState:
@@ -242,7 +245,8 @@ def _make_run(config: TrainConfig, folder: Path, precision: Precision, *, model:
 
 
 def _take_over(run: TrainState, state: Mapping[str, Any]) -> None:
-    run.optimiser.load_state_dict(spread_moments(state["optimiser"], run.trained))
+    if state["step"]:  # an optimiser that has not stepped has no state
+        spread_moments(moments_by_name(state["optimiser"], run.model, run.optimiser), run.model, run.optimiser)
     run.scaler.load_state_dict(state["scaler"])
     run.monitor.load_state_dict(state["meter"])
     if run.average is not None:

@@ -27,6 +27,7 @@ from vdatrain.models import variants
 from vdatrain.objectives.losses import video_loss
 from vdatrain.run_dir import is_own, read_facts, write_facts
 from vdatrain.training import state, step, trainer
+from vdatrain.training.optim import make_optimiser
 
 LAUNCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
 QUICK = Heartbeat(beat_s=0.05, silence_s=3.0, suspected_s=1.0, farewell_s=0.3)  # threads are not heard of for a while
@@ -301,12 +302,21 @@ def test_whatever_learns_has_a_gradient(variant: str, toy_shards: Path, tmp_path
 
 
 def test_moments_are_laid_out_as_their_weights() -> None:
-    weight = nn.Parameter(torch.rand(4, 3, 2, 2).to(memory_format=torch.channels_last))
-    moments = {"step": torch.tensor(3.0), "exp_avg": torch.rand(4, 3, 2, 2)}
-    state = spread_moments({"state": {0: moments}, "param_groups": []}, [weight])
-    assert state["state"][0]["exp_avg"].stride() == weight.stride()
-    assert torch.equal(state["state"][0]["exp_avg"], moments["exp_avg"])
-    assert state["state"][0]["step"] is moments["step"]
+    """Also those of a checkpoint whose weights were laid out otherwise, as sharded ones are."""
+    model = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+    optimiser = make_optimiser([{"params": list(model.parameters())}], device=torch.device("cpu"))
+    moments = {name: torch.rand(4, 3, 2, 2) for name in ("exp_avg", "exp_avg_sq")}
+    named = {"weight": {"step": torch.tensor(3.0), **moments}, "bias": {"step": torch.tensor(3.0)}}
+    named["bias"] |= {name: torch.rand(4) for name in moments}
+    group = {**optimiser.state_dict()["param_groups"][0], "params": ["weight", "bias"]}
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    spread_moments({"state": named, "param_groups": [group]}, model, optimiser)
+    found = optimiser.state[model.weight]
+    for name, value in moments.items():
+        assert found[name].stride() == model.weight.stride() != value.stride()
+        assert torch.equal(found[name], value)
+    assert found["step"] == 3
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
 def test_sharding_needs_ranks_and_does_without_compiling(toy_shards: Path, tmp_path: Path) -> None:

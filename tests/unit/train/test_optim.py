@@ -8,11 +8,13 @@ from torch import nn
 
 from vdaprep.errors import UsageError
 from vdatrain.config import PRESETS, Preset
+from vdatrain.distributed.fsdp import full_state
 from vdatrain.models import variants
 from vdatrain.training.optim import (
     AveragedWeights,
     gradient_norm,
     make_optimiser,
+    moments_by_name,
     parameter_groups,
     rate_factor,
     set_rates,
@@ -88,6 +90,34 @@ def test_the_average_is_the_formula_and_can_be_swapped() -> None:
     assert model.weight.item() == pytest.approx(2.9)
     average.swap(model)
     assert model.weight.item() == 3.0
+
+
+def test_moments_by_number_are_those_by_name() -> None:
+    """Numbers run through the groups, whose order is not the model's; what does not learn has none."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1), nn.Linear(1, 1))
+    model[2].requires_grad_(False)
+    groups = [{"params": [model[1].weight, model[0].weight], "lr": 0.1}, {"params": [model[0].bias, model[1].bias]}]
+    optimiser = make_optimiser(groups, device=torch.device("cpu"))
+    model[1](model[0](torch.ones(1, 2))).sum().backward()
+    optimiser.step()
+    by_number = optimiser.state_dict()
+    named = moments_by_name(by_number, model, optimiser)
+    assert {name: value["exp_avg"].shape for name, value in named["state"].items()} == {
+        name: value.shape for name, value in model.named_parameters() if not name.startswith("2.")
+    }
+    assert [group["params"] for group in named["param_groups"]] == [["1.weight", "0.weight"], ["0.bias", "1.bias"]]
+    assert full_state(model, optimiser)[1]["param_groups"] == named["param_groups"]
+    assert moments_by_name(named, model, optimiser) == named
+    for other in ({**named["state"], "2.weight": {}}, {}, {"0.weight": named["state"]["0.weight"]}):
+        with pytest.raises(ValueError, match="is of other parameters"):
+            moments_by_name({**named, "state": other}, model, optimiser)
+
+
+def test_taking_a_state_before_the_first_step_takes_no_step() -> None:
+    model = nn.Linear(2, 3)
+    optimiser = make_optimiser([{"params": list(model.parameters())}], device=torch.device("cpu"))
+    assert full_state(model, optimiser)[1] == {}
+    assert not optimiser.state
 
 
 def test_gradients_are_clipped_to_a_norm() -> None:
