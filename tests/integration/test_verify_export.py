@@ -142,9 +142,11 @@ def test_datasets_lists_every_source(vdaprep) -> None:
     assert result.code == 0
     for name in sources.names():
         assert f"{name}: " in result.out
-    assert "1: 305,000 frames, 210 GB to download, 54 GB of shards, about" in result.out
+    assert (
+        "1: 305,000 frames, 210 GB to download, as shards about 32 GB standard, 9.1 GB small, 5.0 GB tiny" in result.out
+    )
     rows = json.loads(vdaprep("datasets", "--json").out)
     assert {row["dataset"] for row in rows} == {*sources.names()}
     assert all(row["licence"] and row["home"] for row in rows)
     [first] = [row for row in rows if row["dataset"] == "tartanair" and row["version"] == "1"]
-    assert (first["frames"], first["shards_gb"]) == (305_000, pytest.approx(54.3, abs=0.1))
+    assert (first["frames"], first["shards_gb"]["tiny"]) == (305_000, pytest.approx(5.0, abs=0.1))

@@ -1,6 +1,6 @@
 """The command `vdaprep datasets`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,9 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print the fact
 
     facts = [_manifest.load(name) for name in sources.names()]
     with_samples = layouts.names()
-    rows = [row | {"sample": item.name in with_samples} for item in facts for row in _manifest.overview(item)]
+    rows: list[dict[str, Any]] = [
+        row | {"sample": item.name in with_samples} for item in facts for row in _manifest.overview(item)
+    ]
     if as_json:
         print_json(rows)
         return
@@ -27,8 +29,13 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print the fact
         console.print(line)
         for row in (row for row in rows if row["dataset"] == item.name and row["version"]):
             figures = [f"{row[name]:,.0f} {unit}" for name, unit in _FIGURES.items() if row[name] is not None]
+            estimates: dict[str, float] = row["shards_gb"]
+            sizes = ", ".join(
+                f"{size:,.{0 if size >= 10 else 1}f} GB {profile}" for profile, size in estimates.items()
+            )
+            figures += [f"as shards about {sizes}"] if sizes else []
             known = ", ".join(figures) or "sizes are not known"
             console.print(f"  {row['version']}: {known}")
 
 
-_FIGURES = {"frames": "frames", "download_gb": "GB to download", "shards_gb": "GB of shards, about"}
+_FIGURES = {"frames": "frames", "download_gb": "GB to download"}

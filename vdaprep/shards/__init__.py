@@ -1,4 +1,4 @@
-"""The contract between the two programs, version 1: names, metadata and records of shards.
+"""The contract between the two programs, version 2: names, metadata and records of shards.
 
     OUT/DATASET/dataset.json              DatasetRecord, written last
     OUT/DATASET/SPLIT/shard-0001.tar      clips, one after the other
@@ -6,11 +6,15 @@
 
 A clip's members, in this order, so that any window of frames is one contiguous range of bytes:
 
-    KEY.json              ClipMeta
-    KEY.f000.rgb.jpg      the frame, JPEG
-    KEY.f000.depth.zst    codec.encode_depth of the frame
-    KEY.f000.diff.zst     codec.encode_diff of the frame and the one before it; absent without differences
+    KEY.json              ClipMeta: how depth is packed, how frames are stored, where differences come from
+    KEY.f000.rgb.jpg      the frame, JPEG; or
+    KEY.f000.rgb.mp4      frames 0 to 7, a closed group of video, in front of the first of them
+    KEY.f000.depth.zst    the frame's depth, in the packing of `meta.depth`
+    KEY.f000.diff.zst     the frame minus the one before it; absent unless differences are stored
     KEY.f001.rgb.jpg ...
+
+Version 1 has JPEG frames, depth in packing `bytes`, and differences that are stored; it is read, and continued, for
+ever.
 
 JSON is canonical: sorted keys, no spaces, ASCII, no nan or infinity. Both records hold a checksum of themselves.
 

@@ -34,8 +34,8 @@ class Manifest:
     """Split sets: {set: {split: globs of trajectories}}; what no glob matches is `train`."""
     exclude: tuple[str, ...]
     """Globs of trajectories that are converted only on request."""
-    kib_per_frame: int | float | None
-    """Size of a frame in a shard, about; None: not measured."""
+    kib_per_frame: Mapping[str, int | float]
+    """Size of a frame in a shard, about, by storage profile; without those that were not measured."""
     takes_depth_unit: bool
     """Whether users give the unit of integer depth."""
     not_needed: tuple[str, ...]
@@ -71,11 +71,14 @@ class Manifest:
 def overview(facts: Manifest) -> list[dict[str, Any]]:
     """Return a line for each version, or one without numbers; None for what is unknown.
 
-    `download_gb` and `shards_gb` are in 10^9 bytes; the latter is an estimate at the default options.
+    `download_gb` and `shards_gb` are in 10^9 bytes; the latter are estimates, by storage profile.
     """
     rows: list[dict[str, Any]] = []
     for version in facts.versions or ({"name": None},):
-        frames, kib = version.get("frames"), facts.kib_per_frame
+        frames = version.get("frames")
+        sizes = (
+            {name: round(frames * kib * 1024 / 1e9, 1) for name, kib in facts.kib_per_frame.items()} if frames else {}
+        )
         rows.append(
             {
                 "dataset": facts.name,
@@ -84,7 +87,7 @@ def overview(facts: Manifest) -> list[dict[str, Any]]:
                 "frames": frames,
                 "download_gb": version.get("download_gb"),
                 "archives": version.get("archives"),
-                "shards_gb": None if frames is None or kib is None else round(frames * kib * 1024 / 1e9, 1),
+                "shards_gb": sizes,
                 "licence": facts.licence,
                 "home": facts.home,
             }
@@ -119,7 +122,7 @@ def load(name: str) -> Manifest:
             for set_name, splits in value["splits"].items()
         },
         exclude=tuple(value.get("exclude", ())),
-        kib_per_frame=value.get("kib_per_frame"),
+        kib_per_frame=value.get("kib_per_frame", {}),
         takes_depth_unit=value.get("takes_depth_unit", False),
         not_needed=tuple(value.get("not_needed", ())),
     )
