@@ -130,6 +130,8 @@ def test_what_is_refused(checkpoints, movie: Path, vdatrain, tmp_path: Path) -> 
     refused(vdatrain("infer", tmp_path / "no.mp4", *known), 1, "no.mp4: there is no such video")
     refused(vdatrain("infer", tmp_path, *known), 1, "has no images")
     refused(vdatrain("infer", movie, *known, "--size", 7), 2, "--size 7: expected the pixels of the short side")
+    refused(vdatrain("infer", movie, *known, "--size", 1_000_000), 2, "short side, 14 to 8400")
+    refused(vdatrain("infer", movie, *known, "--size", 8400), 2, "--size 8400: makes frames of")
     wrong = vdatrain("infer", movie, *known, "--precision", "fp8")
     assert wrong.code == 2
     assert "'fp8' is not one of 'fp32', 'bf16', 'fp16'" in wrong.err

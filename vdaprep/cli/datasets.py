@@ -30,9 +30,7 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print the fact
         for row in (row for row in rows if row["dataset"] == item.name and row["version"]):
             figures = [f"{row[name]:,.0f} {unit}" for name, unit in _FIGURES.items() if row[name] is not None]
             estimates: dict[str, float] = row["shards_gb"]
-            sizes = ", ".join(
-                f"{size:,.{0 if size >= 10 else 1}f} GB {profile}" for profile, size in estimates.items()
-            )
+            sizes = ", ".join(f"{size:,.{0 if size >= 10 else 1}f} GB {profile}" for profile, size in estimates.items())
             figures += [f"as shards about {sizes}"] if sizes else []
             known = ", ".join(figures) or "sizes are not known"
             console.print(f"  {row['version']}: {known}")

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from vdaprep.errors import DataError, UsageError
 from vdaprep.shards import codec
 from vdaprep.shards.metadata import DiffSpec
+from vdaprep.storage.limits import MAX_FRAME_PIXELS
 from vdatrain.config import PRECISIONS
 from vdatrain.data.batch import normalise, resample_differences
 from vdatrain.data.transforms import CropParams, fit_view
@@ -33,6 +34,8 @@ from vdatrain.models.variants.basic import VideoDepth
 from vdatrain.models.weights import load_weights, read_weights
 
 PUBLISHED_SIZE = 518  # pixels of the short side that the published weights were trained at
+
+_MAX_SIZE = 600 * PATCH_SIZE  # as of a run
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ class Predictor:
     """Which weights these are, as `evaluation.json` has it: `config` and `step` of a run, or `weights`."""
 
     def __post_init__(self) -> None:
-        if self.size < PATCH_SIZE:
-            raise UsageError(f"--size {self.size}: expected the pixels of the short side, at least {PATCH_SIZE}.")
+        if not PATCH_SIZE <= self.size <= _MAX_SIZE:
+            raise UsageError(f"--size {self.size}: expected the pixels of the short side, {PATCH_SIZE} to {_MAX_SIZE}.")
 
     def predict(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Float32[np.ndarray, "t h w"]:
         """Predict the disparity of successive frames, in windows that are aligned with one another.
@@ -172,6 +175,11 @@ class Predictor:
     def prepare(self, frame: VideoFrame) -> PreparedFrame:
         """Resize a frame as published VDA does: bicubic, to whole patches of about its aspect."""
         view = fit_view((frame.rgb.shape[0], frame.rgb.shape[1]), size=self.size)
+        if view.width * view.height > MAX_FRAME_PIXELS:
+            raise UsageError(
+                f"--size {self.size}: makes frames of {view.width}x{view.height} pixels, more than {MAX_FRAME_PIXELS}; "
+                "take a smaller one."
+            )
         unit = frame.rgb.astype(np.float32) / np.float32(255)
         resized = cv2.resize(unit, (view.width, view.height), interpolation=cv2.INTER_CUBIC)
         normalised = normalise(torch.from_numpy(resized).permute(2, 0, 1)).contiguous()

@@ -152,7 +152,7 @@ def test_only_frames_that_follow_one_another_have_a_difference(toy_frame) -> Non
 
 
 def test_a_size_without_a_patch() -> None:
-    with pytest.raises(UsageError, match="--size 13: expected the pixels of the short side, at least 14"):
+    with pytest.raises(UsageError, match="--size 13: expected the pixels of the short side, 14 to 8400"):
         predictor(Spy(), size=13)
 
 
