@@ -1,6 +1,8 @@
 """Storage profiles: what they promise, from the raw data and from other shards."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from vdaprep.conversion.options import ConversionOptions, RunOptions
 from vdaprep.errors import ShardError
 from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.reader import Frames
+from vdaprep.shards.records import DatasetRecord
 from vdaprep.synthetic.sample import SampleSpec, write_sample
 
 PROFILES = ("v1", "standard", "small", "tiny")
@@ -89,6 +92,24 @@ def test_workers_change_no_byte(name: str, converted, raw: Path, vdaprep, tmp_pa
     assert vdaprep("verify", tmp_path).code == 1
     assert vdaprep("repair", "tartanair", "--raw", raw, "--out", tmp_path).code == 0
     assert tree_bytes(tmp_path) == tree_bytes(converted[name])
+
+
+def test_another_encoder_is_told_when_a_shard_is_made_again(converted, raw: Path, vdaprep, tmp_path: Path) -> None:
+    """As if another release of PyAV had made the shards: their bytes cannot be had again, their frames can."""
+    out = tmp_path / "tartanair"
+    shutil.copytree(converted["tiny"] / "tartanair", out)
+    record = DatasetRecord.from_bytes((out / "dataset.json").read_bytes(), where="")
+    first = dataclasses.replace(record.shards[0], sha256="ab" * 32)
+    totals = {**record.totals, "encoders": {"h264": ["libx264 of PyAV 1.0"]}}
+    old = dataclasses.replace(record, shards=(first, *record.shards[1:]), totals=totals)
+    (out / "dataset.json").write_bytes(old.to_bytes())
+    tar = out / first.split / first.name
+    tar.write_bytes(tar.read_bytes()[:-20000])
+    result = vdaprep("repair", "tartanair", "--raw", raw, "--out", tmp_path)
+    assert result.code == 0, result.err
+    assert f"{first.split}/{first.name}: not the same bytes as before, since the encoder is another" in result.err
+    assert (out / "dataset.json").read_bytes() == record.to_bytes()
+    assert vdaprep("verify", tmp_path, "--deep").code == 0
 
 
 def test_a_damaged_group_is_named_and_its_neighbours_read(converted, tmp_path: Path) -> None:

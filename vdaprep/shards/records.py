@@ -335,6 +335,8 @@ def totals(records: Sequence[ShardRecord]) -> dict[str, Any]:
     for record in records:
         kinds.update({kind: size for kind, (_, size) in record.kinds.items()})
     beyond = sum(sum(record.clamped_far.values()) for record in records)
+    found = {(codec, encoder) for record in records for codec, encoder in record.encoders.items()}
+    encoders = {codec: sorted(one for of, one in found if of == codec) for codec, _ in sorted(found)}
     return {
         "clips": sum(len(record.clips) for record in records),
         "frames": sum(record.num_frames for record in records),
@@ -342,4 +344,5 @@ def totals(records: Sequence[ShardRecord]) -> dict[str, Any]:
         "bytes_by_kind": dict(kinds),
         "clamped_near": sum(record.clamped_near for record in records),
         **({"clamped_far": beyond} if beyond else {}),
+        **({"encoders": encoders} if encoders else {}),
     }
