@@ -137,7 +137,7 @@ def _whole_state(path: Path) -> dict[str, Any]:
     content = tensor_files.load(path)
     lost = [name for name, kind in _PARTS.items() if type(content.get(name)) is not kind]
     if content.get("version", 1) not in (1, VERSION):
-        raise DataError(f"{path}: is of a version that is not known here; go on with the vdatrain that wrote it.")
+        raise DataError(f"{path}: is of a version that is not known here; go on with the release that wrote it.")
     if lost:
         raise DataError(f"{path}: is no whole state of a run, it lacks {', '.join(lost)}.")
     return content

@@ -182,7 +182,7 @@ class _Conversion:
             "read, npy parse": _each(lambda files: source.read_depth(files, reader), self._files),
             "depth code": _each(lambda depth_m: depth_codes.code_depth(depth_m, spec), depths),
             "disparity range": _each(lambda one: depth_codes.disparity_range(one, spec), codes),
-            "JPEG encode": _each(lambda image: codec.encode_rgb(image, quality=self._encoding.jpeg_quality), images),
+            "JPEG encode": _each(lambda image: codec.encode_rgb(image, quality=self._encoding.rgb.quality), images),
             "depth pack": _each(lambda one: codec.pack_codes(one, spec), codes),
             "difference": differences,
             "tar, hash": lambda: self.write(clips),
@@ -198,7 +198,7 @@ class _Conversion:
         members = [dict(frame) for frame in clip.frames]
         planes = [unpack(frame["depth.zst"]) for frame in members]
         differences = [unpack(frame["diff.zst"]) for frame in members]
-        quality = [cv2.IMWRITE_JPEG_QUALITY, self._encoding.jpeg_quality]
+        quality = [cv2.IMWRITE_JPEG_QUALITY, self._encoding.rgb.quality]
         calls: dict[str, Work] = {
             "read, PNG decode": _each(
                 lambda pair: cv2.imdecode(np.frombuffer(pair[0].read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB),

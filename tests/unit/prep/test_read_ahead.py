@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import RawTree
 from vdaprep import sources
-from vdaprep.conversion.encode import _FRAMES_AHEAD, ClipEncoder
+from vdaprep.conversion.encode.encoder import _FRAMES_AHEAD, ClipEncoder
 from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import make_plan
 from vdaprep.errors import FrameError
