@@ -190,5 +190,5 @@ def test_what_is_no_state_of_a_run_is_not_resumed_from(name: str, tmp_path: Path
 @pytest.mark.parametrize("version", [0, 3, "2", None])
 def test_a_state_of_an_unknown_version_is_not_resumed_from(version: object, tmp_path: Path) -> None:
     tensor_files.save(tmp_path / "last.pt", {**STATE, "version": version})
-    with pytest.raises(DataError, match=r"last.pt: is of a version that is not known here; go on with the vdatrain"):
+    with pytest.raises(DataError, match=r"last.pt: is of a version that is not known here; go on with the release"):
         load_newest(tmp_path)
