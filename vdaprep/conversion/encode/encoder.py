@@ -17,7 +17,7 @@ from vdaprep.raw.frames import Cameras, Frame, SourceOptions, Trajectory, fit_sh
 from vdaprep.raw.prefetch import ReadAhead
 from vdaprep.raw.tree import Reader
 from vdaprep.shards import codec
-from vdaprep.shards.codec import COMPARED_EVERY, PackedDepth
+from vdaprep.shards.codec import PackedDepth
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import clip_key
 from vdaprep.shards.records import Rejection
@@ -30,14 +30,13 @@ _FRAMES_AHEAD = 3  # a slow file now and then holds nothing up; some 20 MiB of t
 
 @dataclass(frozen=True)
 class _EncodedFrame:
-    """An encoded frame; of its pixels only what a difference or a group needs is kept."""
+    """An encoded frame; `image`, a JPEG or a group's pixels, is None once its clip has it."""
 
     frame_id: int
     size: tuple[int, int]
     intrinsics: tuple[float, ...]
     camera_to_world: tuple[tuple[float, ...], ...] | None
-    jpeg: bytes | None
-    pixels: UInt8[np.ndarray, "h w 3"] | None
+    image: bytes | UInt8[np.ndarray, "h w 3"] | None
     depth: PackedDepth
     diff: bytes | None
     shrunk: Float32[np.ndarray, "dh dw 3"] | None
@@ -84,17 +83,16 @@ class ClipEncoder:
         try:
             previous = None
             if clip.before is not None:
-                previous = self._frame_or_none(clip.trajectory, next(order), None, compare=False)
+                previous = self._frame_or_none(clip.trajectory, next(order), None, rejected=[])
             for index in order:
-                compare = len(take) % COMPARED_EVERY == 0
-                current = self._frame_or_none(clip.trajectory, index, previous, compare=compare, rejected=rejected)
+                current = self._frame_or_none(clip.trajectory, index, previous, rejected=rejected)
                 if take and (current is None or current.size != take[-1].size):
                     yield self._clip(clip, split, take, members)
                     take, members = [], self._members()
                 if current is not None:
-                    take.append(replace(current, pixels=None))
-                    image = current.pixels if current.jpeg is None else current.jpeg
-                    members.add(image, current.depth, current.diff)
+                    members.add(current.image, current.depth, current.diff)
+                    current = replace(current, image=None)  # a group of video lets go of its pixels
+                    take.append(current)
                 previous = current
                 on_frame()
         finally:
@@ -114,43 +112,32 @@ class ClipEncoder:
             yield index
 
     def _frame_or_none(
-        self,
-        trajectory: Trajectory,
-        index: int,
-        previous: _EncodedFrame | None,
-        *,
-        compare: bool,
-        rejected: list[Rejection] | None = None,
+        self, trajectory: Trajectory, index: int, previous: _EncodedFrame | None, *, rejected: list[Rejection]
     ) -> _EncodedFrame | None:
         try:
-            return self._frame(trajectory, index, previous, compare=compare)
+            return self._frame(trajectory, index, previous)
         except FrameError as error:
-            if rejected is not None:
-                rejected.append(Rejection(error.file, error.reason))
+            rejected.append(Rejection(error.file, error.reason))
             return None
 
-    def _frame(
-        self, trajectory: Trajectory, index: int, previous: _EncodedFrame | None, *, compare: bool
-    ) -> _EncodedFrame:
+    def _frame(self, trajectory: Trajectory, index: int, previous: _EncodedFrame | None) -> _EncodedFrame:
         files = trajectory.frames[index]
         rgb = self._source.read_rgb(files, self._reader)
         depth_m = self._source.read_depth(files, self._reader)
         raw = make_frame(files, rgb, depth_m, self._cameras_of(trajectory), index)
         frame = fit_short_side(raw, self._encoding.short_side)
         try:
-            depth = codec.pack_depth(frame.depth_m, self._encoding.depth, compare=compare)
+            depth = codec.pack_depth(frame.depth_m, self._encoding.depth)
         except ValueError as error:
             raise FrameError(str(files.depth), str(error)) from error
         diff, shrunk, diff_valid = self._difference(frame, previous)
         pose = frame.camera_to_world
-        still = self._encoding.rgb.codec == "jpeg"
         return _EncodedFrame(
             frame_id=frame.frame_id,
             size=_size(frame),
             intrinsics=tuple(frame.intrinsics.tolist()),
             camera_to_world=None if pose is None else tuple(map(tuple, pose.tolist())),
-            jpeg=self._jpeg(frame) if still else None,
-            pixels=None if still else frame.rgb.pixels,
+            image=self._jpeg(frame) if self._encoding.rgb.codec == "jpeg" else frame.rgb.pixels,
             depth=depth,
             diff=diff,
             shrunk=shrunk,

@@ -11,7 +11,6 @@ mp4            where the packets of a group lie
 """
 
 from vdaprep.shards.codec.clip_depth import (
-    COMPARED_EVERY,
     HALF_METRES,
     PackedDepth,
     keep_packed,
@@ -34,7 +33,6 @@ from vdaprep.shards.codec.video_groups import decode_group, encode_group, encode
 from vdaprep.shards.codec.zstd import ZSTD_LEVEL
 
 __all__ = [
-    "COMPARED_EVERY",
     "HALF_METRES",
     "PackedDepth",
     "ZSTD_LEVEL",

@@ -15,10 +15,9 @@ from vdaprep.shards.codec.interpolation import pack_interpolated
 from vdaprep.shards.depth_codes import SKY_CODE, code_depth, count_beyond, disparity_range, metres_of
 from vdaprep.shards.metadata import DepthSpec
 
-COMPARED_EVERY = 8
-"""Of how many frames one is packed both ways."""
 HALF_METRES = DepthSpec("half", 0.0, unit_m=1.0, packing="nibbles")
 """How the depth of a clip is stored, in place of kind `log`, if all of it is half floats in metres."""
+_COMPARED_EVERY = 8  # of so many frames one is packed both ways
 _LOOKED_AT = 16  # of so many pixels each way one is asked first whether depth is half floats
 
 
@@ -40,28 +39,24 @@ class PackedDepth:
     """Pixels nearer than near_m."""
     clamped_far: int
     """Pixels of finite depth that are stored as sky."""
-    bytes_otherwise: int | None = None
-    """How many bytes packing `bytes` takes; None unless it was compared."""
 
 
-def pack_depth(
-    depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, *, compare: bool, halves: bool = True
-) -> PackedDepth:
+def pack_depth(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, *, halves: bool = True) -> PackedDepth:
     """Encode metres (nan or <= 0: unknown, inf: sky) for a clip to be stored as `spec` says.
 
-    `compare` asks for the size of packing `bytes` as well, `halves` for kind `half` where the depth is that. Raises
-    ValueError if the depth cannot be kept within the kind's promise.
+    `halves` asks for kind `half` where the depth is that. Raises ValueError if the depth cannot be kept within the
+    kind's promise.
     """
     codes = _half_codes(depth_m, spec) if halves and (spec.kind, spec.packing) == ("log", "nibbles") else None
     if codes is not None:
-        return _packed(codes, HALF_METRES, depth_m, compare=compare)
+        return _packed(codes, HALF_METRES, depth_m)
     codes, clamped_near = code_depth(depth_m, spec)
-    return replace(_packed(codes, spec, depth_m, compare=compare), clamped_near=clamped_near)
+    return replace(_packed(codes, spec, depth_m), clamped_near=clamped_near)
 
 
-def pack_again(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec, *, compare: bool) -> PackedDepth:
-    """Pack codes that were packed otherwise, `compare` as for `pack_depth`."""
-    return _packed(codes, spec, None, compare=compare)
+def pack_again(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> PackedDepth:
+    """Pack codes that were packed otherwise."""
+    return _packed(codes, spec, None)
 
 
 def keep_packed(data: bytes, codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> PackedDepth:
@@ -74,17 +69,17 @@ def settle(frames: Sequence[PackedDepth], spec: DepthSpec) -> list[PackedDepth]:
     """Return a clip's frames with one kind and one packing; `spec` is what they were packed for."""
     if any(frame.spec.kind != HALF_METRES.kind for frame in frames):
         frames = [_coded_again(frame, spec) if frame.spec.kind != spec.kind else frame for frame in frames]
-    compared = [frame for frame in frames if frame.bytes_otherwise is not None]
-    if sum(frame.bytes_otherwise or 0 for frame in compared) < sum(len(frame.data) for frame in compared):
-        return [_packed_as_bytes(frame) for frame in frames]
+    if spec.packing == "nibbles":
+        compared = frames[::_COMPARED_EVERY]
+        if sum(len(_packed_as_bytes(frame).data) for frame in compared) < sum(len(frame.data) for frame in compared):
+            return [_packed_as_bytes(frame) for frame in frames]
     return list(frames)
 
 
 def _packed(
-    codes: UInt16[np.ndarray, "h w"], spec: DepthSpec, depth_m: Float32[np.ndarray, "h w"] | None, *, compare: bool
+    codes: UInt16[np.ndarray, "h w"], spec: DepthSpec, depth_m: Float32[np.ndarray, "h w"] | None
 ) -> PackedDepth:
     height, width = codes.shape
-    compare = compare and spec.packing == "nibbles"
     if spec.packing == "interpolation":
         data, codes = pack_interpolated(codes, steps=spec.steps)
     else:
@@ -97,7 +92,6 @@ def _packed(
         disparity_range(codes, spec),
         clamped_near=0,
         clamped_far=0 if depth_m is None else count_beyond(depth_m, codes),
-        bytes_otherwise=len(pack_codes(codes, replace(spec, packing="bytes"))) if compare else None,
     )
 
 
@@ -128,8 +122,7 @@ def _are_halves(depth_m: Float32[np.ndarray, "h w"], halves: np.ndarray, far_m: 
 def _coded_again(frame: PackedDepth, spec: DepthSpec) -> PackedDepth:
     """Code a frame that was stored as half floats, which lost nothing, as its clip is."""
     codes = unpack_codes(frame.data, frame.spec, height=frame.height, width=frame.width)
-    compare = frame.bytes_otherwise is not None
-    again = pack_depth(metres_of(codes, frame.spec), spec, compare=compare, halves=False)
+    again = pack_depth(metres_of(codes, frame.spec), spec, halves=False)
     return replace(again, clamped_far=frame.clamped_far)
 
 
