@@ -15,7 +15,7 @@ from vdaprep.shards import codec, depth_codes, reader
 from vdaprep.shards.canonical import canonical_json, parse_json
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import clip_key, clip_keys, member_name
-from vdaprep.shards.records import ClipEntry, version_of
+from vdaprep.shards.records import ClipEntry, codec_of, version_of
 from vdaprep.shards.tar import Member, header, split_members
 from vdaprep.storage.paths import StoragePath
 
@@ -116,7 +116,7 @@ def _meta_problems(
         (min(meta.height, meta.width) <= short_side, f"{meta.width}x{meta.height} is larger than short_side allows."),
         (meta.schema_version == version_of(options), f"is of version {meta.schema_version}, unlike the options."),
         (meta.depth.to_json(version=meta.schema_version) in allowed, "its depth code is not the one of the options."),
-        (_codec_of(options) == meta.rgb.codec, f"its frames are {meta.rgb.codec}, unlike those of the options."),
+        (codec_of(options) == meta.rgb.codec, f"its frames are {meta.rgb.codec}, unlike those of the options."),
         (diff == options.get("diff"), "its differences are not those of the options."),
     ]
     yield from (problem for holds, problem in checks if not holds)
@@ -132,10 +132,6 @@ def _allowed_depths(options: Mapping[str, Any]) -> list[Any]:
             halves = codec.HALF_METRES.to_json()
             allowed += [halves, {**halves, "packing": "bytes"}]
     return allowed
-
-
-def _codec_of(options: Mapping[str, Any]) -> str:
-    return str(options.get("rgb", "jpeg")).partition(":")[0]
 
 
 class _Content:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vdaprep.conversion.options import PROFILES, ConversionOptions, Selection, Settings
+from vdaprep.conversion.options import ConversionOptions, Selection, Settings
 from vdaprep.conversion.plan import ConversionPlan, RawData
 from vdaprep.conversion.predict import Prediction, predict
 from vdaprep.conversion.probes import PROBES, Prober
@@ -20,7 +20,7 @@ from vdaprep.units import format_bytes, spread_evenly
 from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
 
 _SHORT_SIDES = (518, 476, 434, 392, 350)  # whole patches of 14 pixels; 518 is what training crops
-_PROFILES = ("small", "tiny")
+_SMALLER = {"standard": ("small", "tiny"), "small": ("tiny",)}  # profiles
 _QUALITIES = {"jpeg": (90, 85, 80, 75), "h264": (18, 20, 22, 24), "av1": (24, 28, 32)}
 _DIFF_SCALES = (6, 8)
 _STRIDES = (2, 3, 4)
@@ -209,11 +209,8 @@ def _short_sides(begun: Choice) -> Rungs:
 def _profiles(begun: Choice) -> Rungs:
     """Yield the profiles that are smaller than a profile which is as it was."""
     settings = begun.plan.settings
-    names = list(PROFILES)
-    current = next((name for name in names if settings.follows(name)), None)
-    for name in _PROFILES if current in names[: names.index("tiny")] else ():
-        if names.index(name) > names.index(current or name):
-            yield f"--profile {name}", settings.with_profile(name)
+    for name in next((smaller for name, smaller in _SMALLER.items() if settings.follows(name)), ()):
+        yield f"--profile {name}", settings.with_profile(name)
 
 
 def _qualities(begun: Choice) -> Rungs:

@@ -299,7 +299,7 @@ def _encode_missing(
         for name, record in results:
             _expect_visible(output, name, record)
             records[name] = record
-            _report_shard(name, record, on_progress)
+            report_shard(name, record, on_progress)
     return records
 
 
@@ -312,7 +312,7 @@ def take_over(
     found = {shard.name: _finished_record(plan, shard, output) for shard in wanted}
     records = {name: record for name, record in found.items() if record is not None}
     for name, record in records.items():
-        _report_shard(name, record, on_progress, earlier=True)
+        report_shard(name, record, on_progress, earlier=True)
     return records
 
 
@@ -348,7 +348,7 @@ def announce(plan: ConversionPlan, shards: Sequence[PlannedShard], output: Outpu
     _report_rejected(plan.rejected, on_progress)
 
 
-def _report_shard(name: str, record: ShardRecord, on_progress: OnProgress, *, earlier: bool = False) -> None:
+def report_shard(name: str, record: ShardRecord, on_progress: OnProgress, *, earlier: bool = False) -> None:
     """Report a finished shard: its clips and frames, and whether an earlier run made it."""
     facts = {
         "frames": record.num_frames,
@@ -402,7 +402,7 @@ def make_verified(
         for name, record in results:
             if name not in records:
                 _expect_visible(output, name, record)
-                _report_shard(name, record, on_progress)
+                report_shard(name, record, on_progress)
             yield name, record
 
 

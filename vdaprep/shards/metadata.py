@@ -24,9 +24,7 @@ PACKINGS = ("bytes", "nibbles", "interpolation")
 RGB_CODECS = ("jpeg", "h264", "av1")
 GROUP_FRAMES = 8
 """Frames of a group of video, unless the clip ends before."""
-_NEW_FIELDS = ("rgb",)  # of version 2
-_NEW_DEPTH_FIELDS = ("packing", "steps")
-_NEW_DIFF_FIELDS = ("origin",)
+_NEW_FIELDS = ("rgb", "packing", "steps", "origin")  # of version 2, in clips, their depth and their differences
 _MAX_STEPS = 99
 _MAX_NUMBER = 2**63 - 1  # frames may be numbered by time stamps
 _MIN_METRES, _MAX_METRES = 1e-12, 1e12  # of float32 even when a code counts 65534 of them
@@ -89,10 +87,8 @@ class DepthSpec:
 
     def to_json(self, *, version: int = SCHEMA_VERSION) -> dict[str, Any]:
         """Return the fields that this kind has in a version."""
-        new = _NEW_DEPTH_FIELDS if version == 1 else ()
-        return {
-            name: value for name, value in dataclasses.asdict(self).items() if value is not None and name not in new
-        }
+        values = {name: getattr(self, name) for name in _field_names(DepthSpec, version)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -135,8 +131,7 @@ class DiffSpec:
 
     def to_json(self, *, version: int = SCHEMA_VERSION) -> dict[str, Any]:
         """Return the fields that a version has."""
-        new = _NEW_DIFF_FIELDS if version == 1 else ()
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in new}
+        return {name: getattr(self, name) for name in _field_names(DiffSpec, version)}
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """Return (rows, columns) of the stored difference of a frame of `height` x `width` pixels."""
@@ -224,7 +219,7 @@ class ClipMeta:
     def to_bytes(self) -> bytes:
         """Serialise as the clip's `.json` member."""
         version = self.schema_version
-        value = {name: getattr(self, name) for name in _field_names(version)}  # asdict copies every number
+        value = {name: getattr(self, name) for name in _field_names(ClipMeta, version)}  # asdict copies every number
         value["depth"] = self.depth.to_json(version=version)
         value["diff"] = None if self.diff is None else self.diff.to_json(version=version)
         if version > 1:
@@ -237,7 +232,7 @@ class ClipMeta:
         document = parse_json(data, where=where, limit=MAX_SMALL_DOCUMENT_BYTES)
         version = check_version(document)
         with contract(where):
-            document.expect_only(_field_names(version))
+            document.expect_only(_field_names(cls, version))
             frame_ids = document.integers("frame_ids", 0, _MAX_NUMBER, at_most=MAX_CLIP_FRAMES)
             count = len(frame_ids)
             intrinsics = document.numbers("intrinsics", (count, 4), at_most=_MAX_METRES)
@@ -270,15 +265,15 @@ class ClipMeta:
             )
 
 
-def _field_names(version: int) -> list[str]:
+def _field_names(kind: type[ClipMeta | DepthSpec | DiffSpec], version: int) -> list[str]:
+    """Return the fields that a kind of document has in a version."""
     new = _NEW_FIELDS if version == 1 else ()
-    return [item.name for item in dataclasses.fields(ClipMeta) if item.name not in new]
+    return [item.name for item in dataclasses.fields(kind) if item.name not in new]
 
 
 def parse_depth_spec(fields: Fields, version: int) -> DepthSpec:
     """Return what `DepthSpec.to_json` wrote; raises DocumentError or ShardError."""
-    new = _NEW_DEPTH_FIELDS if version == 1 else ()
-    fields.expect_only([item.name for item in dataclasses.fields(DepthSpec) if item.name not in new])
+    fields.expect_only(_field_names(DepthSpec, version))
     return DepthSpec(
         kind=fields.text("kind"),
         relative_error=fields.number("relative_error", 0.0, 1.0),
@@ -292,7 +287,7 @@ def parse_depth_spec(fields: Fields, version: int) -> DepthSpec:
 
 def parse_diff_spec(fields: Fields, version: int) -> DiffSpec:
     """Return what `DiffSpec.to_json` wrote; raises DocumentError or ShardError."""
-    fields.expect_only(["scale", "step"] if version == 1 else ["scale", "step", "origin"])
+    fields.expect_only(_field_names(DiffSpec, version))
     origin = "stored" if version == 1 else fields.text("origin")
     return DiffSpec(fields.integer("scale", 1, 4096), fields.integer("step", 1, 255), origin)
 

@@ -329,6 +329,11 @@ def version_of(options: Mapping[str, Any]) -> int:
     return 1 if "rgb" not in options else SCHEMA_VERSION
 
 
+def codec_of(options: Mapping[str, Any]) -> str:
+    """Return the codec of the frames that a conversion with these options writes."""
+    return str(options.get("rgb", "jpeg")).partition(":")[0]
+
+
 def totals(records: Sequence[ShardRecord]) -> dict[str, Any]:
     """Add up shards to `DatasetRecord.totals`."""
     kinds: Counter[str] = Counter()

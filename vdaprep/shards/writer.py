@@ -8,7 +8,7 @@ from typing import Any
 from vdaprep.shards.codec import encoder_version
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import record_name
-from vdaprep.shards.records import ClipEntry, Rejection, ShardRecord, version_of
+from vdaprep.shards.records import ClipEntry, Rejection, ShardRecord, codec_of, version_of
 from vdaprep.shards.tar import TarWriter
 from vdaprep.storage.output import OutputDir, write_file
 
@@ -82,7 +82,7 @@ def write_shard(
 
 def _encoders(options: Mapping[str, Any]) -> dict[str, str]:
     """Return the encoder of video that the options ask for, and its version, by codec."""
-    name = str(options.get("rgb", "jpeg")).partition(":")[0]
+    name = codec_of(options)
     return {} if name == "jpeg" else {name: encoder_version(name)}
 
 

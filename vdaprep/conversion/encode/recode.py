@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vdaprep.conversion.convert import reread, summary_of
+from vdaprep.conversion.convert import report_shard, reread, summary_of
 from vdaprep.conversion.encode.members import ClipMembers, encode_jpeg
 from vdaprep.conversion.options import PROFILES, RGB, Diffs, Rgb, interpolated, parse_rgb
 from vdaprep.errors import DataError, ShardError, UsageError
@@ -165,12 +165,11 @@ def _image(frame: StoredFrame, found: Rgb, wanted: Rgb) -> Any:
 def _depth(frame: StoredFrame, wanted: DepthSpec) -> codec.PackedDepth:
     meta = frame.meta
     if wanted.packing == "interpolation" and meta.depth != wanted:
-        return codec.pack_depth(within_range(frame.depth_m(), meta.depth), wanted, compare=False)
+        return codec.pack_depth(within_range(frame.depth_m(), meta.depth), wanted)
     codes = codec.codes_of_planes(frame.depth_planes(), meta.depth)
     if wanted.packing == "interpolation":
         return codec.keep_packed(bytes(frame.members["depth.zst"]), codes, meta.depth)
-    compare = frame.index % codec.COMPARED_EVERY == 0
-    return codec.pack_again(codes, replace(meta.depth, packing="nibbles"), compare=compare)
+    return codec.pack_again(codes, replace(meta.depth, packing="nibbles"))
 
 
 # --------------------------------------------------------------------------------------------------------------- shards
@@ -294,7 +293,7 @@ class _Source:
             made: dict[str, ShardRecord] = {}
             for name, found in self._finished(output, options):
                 made[name] = found
-                _report(name, found, on_progress, earlier=True)
+                report_shard(name, found, on_progress, earlier=True)
             tasks = [
                 _Task(
                     self.folder / item.split / item.name, record.dataset, item.split, output, self.found, self.wanted,
@@ -305,7 +304,7 @@ class _Source:
             with contextlib.closing(executor.run(_recode_shard, tasks, on_progress)) as results:
                 for name, found in results:
                     made[name] = found
-                    _report(name, found, on_progress, earlier=False)
+                    report_shard(name, found, on_progress)
             records = [made[f"{item.split}/{item.name}"] for item in record.shards]
             new = replace(
                 record,
@@ -342,12 +341,3 @@ class _Source:
             if output.size(name) != found.tar_bytes:
                 raise ShardError(f"{output.place(name)}: is not as its record says; delete {where} to make it again.")
             yield name, found
-
-
-def _report(name: str, record: ShardRecord, on_progress: OnProgress, *, earlier: bool) -> None:
-    facts = {
-        "frames": record.num_frames, "clips": len(record.clips), "bytes": record.tar_bytes,
-        "sha256": record.tar_sha256, "earlier": earlier,
-    }  # fmt: skip
-    amount = Amount(frames=record.num_frames, bytes_out=record.tar_bytes)
-    on_progress(ProgressEvent("shard", name, amount, facts))

@@ -33,8 +33,8 @@ from jaxtyping import Bool, Int32, UInt8, UInt16
 from vdaprep.errors import ShardError
 from vdaprep.shards.codec.zstd import Data, compress, decompress
 from vdaprep.shards.depth_codes import SKY_CODE, UNKNOWN_CODE
+from vdaprep.shards.metadata import MAX_CODE
 
-MAX_CODE = SKY_CODE - 1
 _COARSEST = 32
 _STRIDES = (16, 8, 4, 2, 1)
 _CUBIC = (16, 8)  # strides
