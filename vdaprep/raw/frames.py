@@ -30,7 +30,29 @@ class FrameFiles:
     """Its depth map."""
 
 
-class Frames(Sequence[FrameFiles]):
+class _ByIndex:
+    """Frames by index or slice."""
+
+    ids: Sequence[int]
+    """The frames' numbers, ascending."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> FrameFiles: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[FrameFiles, ...]: ...
+    def __getitem__(self, index: int | slice) -> FrameFiles | tuple[FrameFiles, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        return self._frame(range(len(self))[index])
+
+    def _frame(self, index: int) -> FrameFiles:
+        raise NotImplementedError
+
+
+class Frames(_ByIndex, Sequence[FrameFiles]):
     """The frames of a trajectory in order of their numbers, made when they are asked for.
 
     As objects, a million frames would take a gigabyte; here they take what `Numbered` does.
@@ -43,23 +65,13 @@ class Frames(Sequence[FrameFiles]):
         self.rgb, self.depth = rgb, depth
         self._make = make
         same = len(rgb) == len(depth) and all(map(operator.eq, rgb, depth))
-        self.ids: Sequence[int] = array("q", rgb if same else sorted(rgb.keys() | depth.keys()))
-        """The frames' numbers, ascending."""
+        self.ids = array("q", rgb if same else sorted(rgb.keys() | depth.keys()))
 
     def made_by(self, make: Callable[..., FrameFiles]) -> "Frames":
         """Return the same frames, of another class."""
         return Frames(self.rgb, self.depth, make)
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @overload
-    def __getitem__(self, index: int) -> FrameFiles: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[FrameFiles, ...]: ...
-    def __getitem__(self, index: int | slice) -> FrameFiles | tuple[FrameFiles, ...]:
-        if isinstance(index, slice):
-            return tuple(self[i] for i in range(*index.indices(len(self))))
+    def _frame(self, index: int) -> FrameFiles:
         number = self.ids[index]
         return self._make(number, self.rgb.get(number), self.depth.get(number))
 
@@ -82,7 +94,7 @@ _GLANCED_AT = 8  # frames from the first on that a source may look at to know a 
 _CARRIED_WHOLE = 1000  # frames of a trajectory that are no burden to another process
 
 
-class SomeFrames:  # no Sequence, as it does not have all items
+class SomeFrames(_ByIndex):  # no Sequence, as it does not have all items
     """All frames of a long trajectory by number, the files of some: what one task reads.
 
     A frame whose files were left behind is a LookupError.
@@ -93,17 +105,8 @@ class SomeFrames:  # no Sequence, as it does not have all items
         self.ids, self.listing = ids, listing
         self._files = files
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @overload
-    def __getitem__(self, index: int) -> FrameFiles: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[FrameFiles, ...]: ...
-    def __getitem__(self, index: int | slice) -> FrameFiles | tuple[FrameFiles, ...]:
-        if isinstance(index, slice):
-            return tuple(self._files[i] for i in range(*index.indices(len(self))))
-        return self._files[range(len(self))[index]]
+    def _frame(self, index: int) -> FrameFiles:
+        return self._files[index]
 
     def __iter__(self) -> Iterator[FrameFiles]:
         """Yield the frames whose files are here."""
