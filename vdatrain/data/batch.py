@@ -138,7 +138,7 @@ def _show_frames(sample: Sample, view: CropParams, device: torch.device) -> Floa
         slice(view.top, view.top + view.crop_height),
         slice(view.left, view.left + view.crop_width),
     )
-    crop = sample.rgb.to(device, non_blocking=True)[:, rows, columns].permute(0, 3, 1, 2).float() / 255
+    crop = sample.rgb[:, rows, columns].permute(0, 3, 1, 2).float() / 255
     frames = F.interpolate(crop, (view.height, view.width), mode="bilinear", antialias=True)
     if view.flip:
         frames = frames.flip(-1)
@@ -150,7 +150,7 @@ def _show_frames(sample: Sample, view: CropParams, device: torch.device) -> Floa
 def _show_differences(sample: Sample, view: CropParams, device: torch.device) -> Float32[Tensor, "t 3 dh dw"]:
     """Return the view's differences; zeros for a sample that has none."""
     if sample.diff is not None and sample.diff.origin == "decoded":
-        grey_levels = shrink(sample.rgb.to(device, non_blocking=True), sample.diff)
+        grey_levels = shrink(sample.rgb, sample.diff)
         differences = grey_levels.diff(dim=0, prepend=grey_levels[:1])
         return resample_differences(differences, view, stored=sample.size, step=1)
     if sample.differences is None or sample.diff is None:
