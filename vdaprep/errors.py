@@ -11,6 +11,10 @@ VdakitError              exit 1; anything below
 └── ShardError           exit 1; a shard, a record or a member breaks the contract of `schema`
 """
 
+from typing import TypeVar
+
+_Kind = TypeVar("_Kind", bound=BaseException)
+
 
 class VdakitError(Exception):
     """Base of all errors that a user can mend: `str(error)` is one sentence.
@@ -78,3 +82,21 @@ class MissingExtraError(VdakitError, ImportError):
         if module not in _EXTRAS:
             return None
         return cls(f"{subject} {module}, which is not installed: pip install 'vdakit[{_EXTRAS[module]}]'.")
+
+
+def origin_of(error: BaseException, kind: type[_Kind]) -> _Kind | None:
+    """Return the error of a kind that another came of, or None.
+
+    It came of what it was raised from, and of what was handled as it was raised. A signal's error can arrive in code
+    that turns any error into one of its own, as CPython 3.11 does where a class is made.
+    """
+    waiting, seen = [error], {id(error)}
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, kind):
+            return found
+        for origin in (found.__cause__, found.__context__):
+            if origin and id(origin) not in seen:
+                seen.add(id(origin))
+                waiting.append(origin)
+    return None

@@ -12,6 +12,7 @@ import sys
 
 from vdaprep.cli.group import exits, make_app
 from vdaprep.cli.views.output import errors
+from vdaprep.errors import origin_of
 from vdaprep.workers.signals import Interrupted, handled
 
 app = make_app(__name__, help="Turn raw depth videos into small WebDataset shards.")
@@ -23,6 +24,9 @@ def main() -> None:
         try:
             with handled():
                 app()
-        except Interrupted as stop:
+        except (Interrupted, Exception) as error:
+            stop = origin_of(error, Interrupted)
+            if stop is None:
+                raise
             errors.print(f"vdaprep: {stop}")
             sys.exit(stop.exit_code)

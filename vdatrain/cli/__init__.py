@@ -7,12 +7,15 @@ progress    how a run is shown while it trains
 """
 
 import os
+import sys
 
 from vdaprep.cli.group import exits, make_app
+from vdaprep.errors import origin_of
 from vdatrain.cli.output import errors
 from vdatrain.distributed.launch import is_main_process, rank_prefix
 
 _INTERRUPTED = 130
+_STOPPED = "vdatrain: stopped; a run goes on from its last checkpoint with --resume."
 
 app = make_app(__name__, help="Train Video Depth Anything variants on shards, and compare them.")
 
@@ -25,8 +28,14 @@ def main() -> None:
             app()
         except SystemExit as exit_:  # which is all that typer leaves of a KeyboardInterrupt
             if exit_.code == _INTERRUPTED and is_main_process():
-                errors.print("vdatrain: stopped; a run goes on from its last checkpoint with --resume.")
+                errors.print(_STOPPED)
             raise
+        except Exception as error:
+            if not origin_of(error, KeyboardInterrupt):
+                raise
+            if is_main_process():
+                errors.print(_STOPPED)
+            sys.exit(_INTERRUPTED)
 
 
 def _sleep_at_barriers() -> None:
