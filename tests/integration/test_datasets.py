@@ -55,7 +55,7 @@ def test_the_wrong_data_set_is_recognised(name: str, vdaprep, tmp_path: Path) ->
 TOY_SOURCE = '''
 """A toy: everything of TartanAir under another name."""
 
-from vdaprep.sources.tartanair import *  # noqa: F403
+from vdaprep.sources.training.tartanair import *  # noqa: F403
 '''
 TOY_MANIFEST = """
 title = "Toy"
@@ -76,7 +76,7 @@ def test_a_new_data_set_is_one_module_and_one_manifest(raw, tmp_path: Path) -> N
     copy = tmp_path / "copy"
     for folder in ("vdaprep", "manifests"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "vdaprep" / "sources" / "toy_set.py").write_text(TOY_SOURCE)
+    (copy / "vdaprep" / "sources" / "training" / "toy_set.py").write_text(TOY_SOURCE)
     (copy / "manifests" / "toy-set.toml").write_text(TOY_MANIFEST)
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:

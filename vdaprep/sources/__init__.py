@@ -1,10 +1,14 @@
-"""The raw data sets that can be read: one module each, found by listing this folder.
+"""The raw data sets that can be read: one module each, found by listing two folders.
 
-A module `NAME.py` here with a manifest `manifests/NAME.toml` is a data set; it has the functions of `Source`. Samples
-of it can be rendered if there is a `vdaprep/synthetic/layouts/NAME.py`, too.
+training     sets to train on
+evaluation   sets that are only measured on
+
+A module `NAME.py` in one of them with a manifest `manifests/NAME.toml` is a data set; it has the functions of `Source`.
+Samples of it can be rendered if there is a `vdaprep/synthetic/layouts/NAME.py`, too.
 """
 
 import fnmatch
+import functools
 import importlib
 import pkgutil
 from pathlib import Path
@@ -48,17 +52,36 @@ class Source(Protocol):
         ...
 
 
+ROLES = ("training", "evaluation")
+"""What data sets are for, and the folders of their modules."""
+
+
 def names() -> list[str]:
     """List the data sets, sorted: modules but those with `_` first, hyphens for underscores."""
-    found = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name.replace("_", "-") for name in found if not name.startswith("_"))
+    return sorted(_roles())
+
+
+def role(name: str) -> str:
+    """Return what a data set is for, one of `ROLES`; UsageError if there is none."""
+    if name not in _roles():
+        raise UsageError(f"there is no data set {name!r}; known: {', '.join(names())}.")
+    return _roles()[name]
+
+
+@functools.cache
+def _roles() -> dict[str, str]:
+    folders = {folder: [str(Path(path, folder)) for path in __path__] for folder in ROLES}
+    return {
+        module.name.replace("_", "-"): folder
+        for folder, paths in folders.items()
+        for module in pkgutil.iter_modules(paths)
+        if not module.name.startswith("_")
+    }
 
 
 def load(name: str) -> Source:
     """Import the data set `name`; raises UsageError, listing the known ones, if there is none."""
-    if name not in names():
-        raise UsageError(f"there is no data set {name!r}; known: {', '.join(names())}.")
-    return cast(Source, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
+    return cast(Source, importlib.import_module(f"{__name__}.{role(name)}.{name.replace('-', '_')}"))
 
 
 def may_hold(name: str, select: tuple[str, ...], archive: str, first: str) -> bool:

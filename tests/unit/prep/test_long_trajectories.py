@@ -10,7 +10,7 @@ from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import make_plan
 from vdaprep.raw import frames
 from vdaprep.raw.frames import SomeFrames, spread
-from vdaprep.sources import tartanair
+from vdaprep.sources.training import tartanair
 
 NAME = "abandonedfactory/Easy/P000"
 SMALL = Settings(clip_frames=5, frames_per_shard=10, frame_stride=2)

@@ -22,7 +22,8 @@ from vdaprep.raw.tree import Location, Reader, Tree, open_tree
 from vdaprep.shards import depth_codes
 from vdaprep.shards.names import clip_key
 from vdaprep.shards.records import DatasetRecord
-from vdaprep.sources import _manifest, mvs_synth
+from vdaprep.sources import _manifest
+from vdaprep.sources.training import mvs_synth
 from vdaprep.synthetic import layouts
 from vdaprep.synthetic.sample import unpack
 

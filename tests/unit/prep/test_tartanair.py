@@ -13,7 +13,8 @@ from vdaprep import sources
 from vdaprep.errors import FrameError
 from vdaprep.raw.frames import FrameFiles, SourceOptions
 from vdaprep.raw.tree import Location, Reader, Tree, open_tree
-from vdaprep.sources import _manifest, tartanair
+from vdaprep.sources import _manifest
+from vdaprep.sources.training import tartanair
 
 
 def pose_from_line(line: np.ndarray) -> np.ndarray:

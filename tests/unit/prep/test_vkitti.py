@@ -15,7 +15,8 @@ from vdaprep.errors import FrameError, UsageError
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.shards import codec, depth_codes
-from vdaprep.sources import _manifest, vkitti
+from vdaprep.sources import _manifest
+from vdaprep.sources.training import vkitti
 
 ONE_ROW = "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1"
 V2_HEADER = "frame cameraID r1,1 r1,2 r1,3 t1 r2,1 r2,2 r2,3 t2 r3,1 r3,2 r3,3 t3 0 0 0 1"

@@ -1,6 +1,6 @@
 """Writers of rendered frames in raw layouts: modules found by listing this folder.
 
-A module `NAME.py` here belongs to the data set `vdaprep/sources/NAME.py` and has the functions of `Layout`. It is
+A module `NAME.py` here belongs to the data set `vdaprep/sources/*/NAME.py` and has the functions of `Layout`. It is
 optional: a data set without one converts all the same, only `vdaprep sample` cannot render a sample of it.
 """
 

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from vdaprep.raw.exr import encode_exr
 from vdaprep.raw.frames import Frame
 from vdaprep.raw.png import encode_png
-from vdaprep.sources.mvs_synth import INTRINSICS, extrinsic_from_pose, unit_m
+from vdaprep.sources.training.mvs_synth import INTRINSICS, extrinsic_from_pose, unit_m
 
 CAMERAS_M = (0.0,)
 

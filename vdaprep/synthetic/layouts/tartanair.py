@@ -10,7 +10,7 @@ from vdaprep.errors import UsageError
 from vdaprep.raw.frames import Frame
 from vdaprep.raw.png import encode_png
 from vdaprep.shards.cameras import scale_intrinsics
-from vdaprep.sources.tartanair import line_from_pose, own_camera
+from vdaprep.sources.training.tartanair import line_from_pose, own_camera
 
 CAMERAS_M = (0.0,)
 

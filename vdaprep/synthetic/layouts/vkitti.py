@@ -11,7 +11,7 @@ from vdaprep.raw.frames import Frame
 from vdaprep.raw.png import encode_png16
 from vdaprep.shards import codec
 from vdaprep.sources import _manifest
-from vdaprep.sources.vkitti import SKY_CM, TEXT_ARCHIVES, V2
+from vdaprep.sources.training.vkitti import SKY_CM, TEXT_ARCHIVES, V2
 
 CAMERAS_M = (0.0, 0.532725)
 
