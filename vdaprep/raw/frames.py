@@ -128,7 +128,9 @@ class Trajectory:
     problems: tuple[Rejection, ...] = ()
     """Files that claim a place which another one has."""
     unused: tuple[Location, ...] = ()
-    """All such files, and copies of what is shared."""
+    """All such files, copies of what is shared, and depth maps that no image belongs to."""
+    times_us: Sequence[int] = ()
+    """When each frame's image was taken, in microseconds, where files are named by time; empty elsewhere."""
 
     @functools.cached_property
     def frame_ids(self) -> Sequence[int]:
@@ -167,6 +169,10 @@ def spread(count: int) -> list[int]:
     return [index for index in range(count // 2, count // 2 + 4 * step, step) if index < count] or [0]
 
 
+Pairing = Literal["time", "legacy-index"]
+"""By the nearest time, or by place in sorted lists, as published evaluations do, which drifts."""
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """What a user may say about a raw data set."""
@@ -177,6 +183,8 @@ class SourceOptions:
     """fx, fy, cx, cy in raw pixels; None: the data set's own."""
     depth_unit_m: float | None = None
     """Metres of a unit of integer depth, for data sets that do not define it."""
+    pairing: Pairing = "time"
+    """How images and depth maps that are named by time are paired."""
 
 
 _MAX_PIXELS = 1e6  # of a focal length, and of a principal point from the corner

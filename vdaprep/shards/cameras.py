@@ -29,6 +29,21 @@ def are_rigid(poses: Float64[np.ndarray, "n 4 4"]) -> Bool[np.ndarray, " n"]:
     return (off < _RIGID) & proper & last & np.isfinite(poses).all(axis=(1, 2))
 
 
+def poses_from_quaternions(rows: Float64[np.ndarray, "n 7"]) -> Float64[np.ndarray, "n 4 4"]:
+    """Turn `tx ty tz qx qy qz qw` into matrices; quaternions are scaled to unit length."""
+    lengths = [[np.linalg.norm(row)] for row in rows[:, 3:]]  # along an axis the last bit is another
+    x, y, z, w = (rows[:, 3:] / np.reshape(lengths, (-1, 1))).T
+    poses = np.tile(np.eye(4), (len(rows), 1, 1))
+    rotation = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    poses[:, :3, :3] = np.moveaxis(np.array(rotation), 2, 0)
+    poses[:, :3, 3] = rows[:, :3]
+    return poses
+
+
 def scale_intrinsics(intrinsics: Float64[np.ndarray, "4"], *, x: float, y: float) -> Float64[np.ndarray, "4"]:
     """Scale fx, fy, cx, cy to `x` times the width and `y` times the height.
 

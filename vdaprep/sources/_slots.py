@@ -34,6 +34,8 @@ class Folder:
     """Matches the name of a frame's file, whose number is its first group."""
     tables: Mapping[str, str] = field(default_factory=dict[str, str])
     """Keys in `Trajectory.shared` of files of the whole trajectory, by their names in lower case."""
+    number: Callable[[str], int] = int
+    """Turns the first group of a match of `frame` into the number."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ def gather(
             folders[above] = folder_of(above)
         folder = folders[above]
         if folder is not None and folder.frame is not None and (match := folder.frame.match(name)):
-            _claims_of(folder, claims, tree.files).frame(folder, int(match[1]), location)
+            _claims_of(folder, claims, tree.files).frame(folder, folder.number(match[1]), location)
         elif found := table_of(path) if folder is None else _table(folder, name):
             _claims_of(found[0], claims, tree.files).table(*found, location)
         else:

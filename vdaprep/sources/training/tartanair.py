@@ -14,6 +14,7 @@ from vdaprep.raw.arrays import parse_npy
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
 from vdaprep.raw.png import parse_png, parse_png_floats
 from vdaprep.raw.tree import Location, Reader, Tree
+from vdaprep.shards.cameras import poses_from_quaternions
 from vdaprep.sources import _manifest
 from vdaprep.sources._rows import frame_rows
 from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
@@ -146,18 +147,7 @@ def poses_from_lines(lines: Float64[np.ndarray, "n 7"]) -> Float64[np.ndarray, "
 
     Theirs: camera-to-world, x forward, y right, z down.
     """
-    columns = lines[:, _NED_TO_OPENCV]
-    lengths = [[np.linalg.norm(row)] for row in columns[:, 3:]]  # along an axis the last bit is another
-    x, y, z, w = (columns[:, 3:] / np.reshape(lengths, (-1, 1))).T
-    poses = np.tile(np.eye(4), (len(lines), 1, 1))
-    rotation = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    poses[:, :3, :3] = np.moveaxis(np.array(rotation), 2, 0)
-    poses[:, :3, 3] = columns[:, :3]
-    return poses
+    return poses_from_quaternions(lines[:, _NED_TO_OPENCV])
 
 
 def line_from_pose(camera_to_world: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "7"]:
