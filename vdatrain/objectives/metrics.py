@@ -65,20 +65,22 @@ def clip_metrics(
     Raises:
         VdakitError: The prediction is not finite.
     """
-    if not disparity.isfinite().all():
-        raise VdakitError(
-            "the predicted disparity holds nan or infinity, expected finite numbers: the model has diverged, or "
-            "numbers coarser than fp32 overflow; train with a lower --lr, or take a finer --precision if there is one."
-        )
+    expect_finite(disparity)
     depth_m = depth_m.double()
-    mask = (depth_m > _MIN_DEPTH_M) & (depth_m < max_depth_m)
+    mask = evaluated(depth_m, max_depth_m)
     if not mask.any():
         return ClipMetrics(absrel=math.nan, delta1=math.nan, rmse=math.nan, tae=None, tae_share=0.0)
-    predicted_m = _aligned_depth(disparity.double(), depth_m, mask, max_depth_m)
-    tae, tae_share = None, 0.0
-    if camera_to_world is not None:
-        tae, tae_share = _temporal_alignment_error(predicted_m, intrinsics.double(), camera_to_world)
-    return ClipMetrics(**_depth_errors(predicted_m, depth_m, mask), tae=tae, tae_share=tae_share)
+    disparity = disparity.double()
+    fit = fit_scale_shift(raised(disparity).flatten(), true_disparity(depth_m).flatten(), mask.flatten())
+    predicted_m = fitted_depth(disparity, *fit, max_depth_m=max_depth_m)
+    errors, temporal = DepthErrors(), TemporalErrors()
+    errors.add(predicted_m, depth_m, mask)
+    for first in range(len(depth_m) - 1 if camera_to_world is not None else 0):
+        assert camera_to_world is not None
+        # Pair by pair: the points of a whole clip in float64 would take gigabytes.
+        pair = slice(first, first + 2)
+        temporal.add(predicted_m[pair], intrinsics[pair].double(), camera_to_world[pair])
+    return ClipMetrics(**errors.means(), tae=temporal.tae(), tae_share=temporal.share())
 
 
 def mean_metrics(clips: Iterable[ClipMetrics]) -> ClipMetrics:
@@ -105,68 +107,138 @@ def _mean(values: list[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _aligned_depth(
-    disparity: Float64[Tensor, "t h w"],
-    depth_m: Float64[Tensor, "t h w"],
-    mask: Bool[Tensor, "t h w"],
+def expect_finite(disparity: Float[Tensor, "*shape"]) -> None:
+    """Raise VdakitError if a prediction is not finite."""
+    if not disparity.isfinite().all():
+        raise VdakitError(
+            "the predicted disparity holds nan or infinity, expected finite numbers: the model has diverged, or "
+            "numbers coarser than fp32 overflow; train with a lower --lr, or take a finer --precision if there is one."
+        )
+
+
+def evaluated(depth_m: Float64[Tensor, "*shape"], max_depth_m: float) -> Bool[Tensor, "*shape"]:
+    """Return which pixels are evaluated, by their true depth."""
+    return (depth_m > _MIN_DEPTH_M) & (depth_m < max_depth_m)
+
+
+def raised(disparity: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+    """Return the disparity that is fitted."""
+    return disparity.clamp(min=MIN_DISPARITY)
+
+
+def true_disparity(depth_m: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+    """Return the disparity in 1/m that is fitted to."""
+    return 1 / (depth_m + 1e-8)
+
+
+def fitted_depth(
+    disparity: Float64[Tensor, "*shape"],
+    scale: Float64[Tensor, ""] | float,
+    shift: Float64[Tensor, ""] | float,
+    *,
     max_depth_m: float,
-) -> Float64[Tensor, "t h w"]:
-    """Return the prediction as depth in metres, after one fit in disparity over the clip."""
-    disparity = disparity.clamp(min=MIN_DISPARITY)
-    true_disparity = 1 / (depth_m + 1e-8)
-    scale, shift = fit_scale_shift(disparity.flatten(), true_disparity.flatten(), mask.flatten())
-    aligned = (scale * disparity + shift).clamp(min=MIN_DISPARITY)
-    return (1 / aligned).clamp(_MIN_DEPTH_M, max_depth_m)
+) -> Float64[Tensor, "*shape"]:
+    """Return the prediction as depth in metres, given the scale and shift of its disparity."""
+    return (1 / raised(scale * raised(disparity) + shift)).clamp(_MIN_DEPTH_M, max_depth_m)
 
 
-def _depth_errors(
-    predicted_m: Float64[Tensor, "t h w"], depth_m: Float64[Tensor, "t h w"], mask: Bool[Tensor, "t h w"]
-) -> dict[str, float]:
-    true_m = torch.where(mask, depth_m, predicted_m)  # outside the mask: no error, no division by 0
-    error_m = predicted_m - true_m
-    inliers = mask & (torch.maximum(predicted_m / true_m, true_m / predicted_m) < DELTA1_LIMIT)
-    return {
-        "absrel": _mean_over_frames(error_m.abs() / true_m, mask).mean().item(),
-        "delta1": _mean_over_frames(inliers.double(), mask).mean().item(),
-        "rmse": _mean_over_frames(error_m.square(), mask).sqrt().mean().item(),
-    }
+class DepthErrors:
+    """The errors of predicted depth, of frames that come a few at a time."""
 
+    def __init__(self) -> None:
+        self._sums: list[Float64[Tensor, "t 4"]] = []  # of each frame: pixels, absrel, delta1, squares
 
-def _mean_over_frames(values: Float64[Tensor, "t h w"], mask: Bool[Tensor, "t h w"]) -> Float64[Tensor, " frames"]:
-    """Return the mean over the mask of each frame that has any; `values` are 0 outside it."""
-    count = mask.sum((-1, -2))
-    return (values.sum((-1, -2)) / count)[count > 0]
+    def add(
+        self,
+        predicted_m: Float64[Tensor, "t h w"],
+        depth_m: Float64[Tensor, "t h w"],
+        mask: Bool[Tensor, "t h w"],
+    ) -> None:
+        """Compare frames with their true depth over the mask."""
+        true_m = torch.where(mask, depth_m, predicted_m)  # outside the mask: no error, no division by 0
+        error_m = predicted_m - true_m
+        inliers = mask & (torch.maximum(predicted_m / true_m, true_m / predicted_m) < DELTA1_LIMIT)
+        values = (mask, error_m.abs() / true_m, inliers, error_m.square())
+        self._sums.append(torch.stack([value.sum((-1, -2)).double() for value in values], dim=-1))
+
+    def means(self) -> dict[str, float]:
+        """Return absrel, delta1 and rmse: means over a frame's pixels, then over frames.
+
+        Of the frames that have any; nan if none has.
+        """
+        sums = torch.cat(self._sums)
+        of_frames = (sums[:, 1:] / sums[:, :1])[sums[:, 0] > 0]
+        rows = torch.cat([of_frames[:, :2], of_frames[:, 2:].sqrt()], dim=-1)
+        return dict(zip(("absrel", "delta1", "rmse"), rows.mean(0).tolist(), strict=True))
+
+    def pixel_means(self) -> dict[str, float]:
+        """Return absrel, delta1 and rmse over all pixels of all frames; nan without any."""
+        pixels, absrel, delta1, squares = torch.cat(self._sums).sum(0).tolist()
+        if not pixels:
+            return dict.fromkeys(("absrel", "delta1", "rmse"), math.nan)
+        return {"absrel": absrel / pixels, "delta1": delta1 / pixels, "rmse": math.sqrt(squares / pixels)}
+
+    def pixels(self) -> list[int]:
+        """Return the evaluated pixels of each frame."""
+        return [int(count) for count in torch.cat(self._sums)[:, 0].tolist()]
 
 
 # --------------------------------------------------------------------------------------------- temporal alignment error
 
 
-def _temporal_alignment_error(
-    depth_m: Float64[Tensor, "t h w"], intrinsics: Float64[Tensor, "t 4"], camera_to_world: Float64[Tensor, "t 4 4"]
-) -> tuple[float | None, float]:
-    """Return TAE x 100 over all neighbours, both ways, and the share of pixels compared.
+class TemporalErrors:
+    """The temporal alignment error, of pairs of neighbours that come one at a time.
 
     Each frame's predicted depth is warped into its neighbour by the poses and compared with the depth predicted there,
-    whether the true depth is known or not. A pair without a pixel in common adds an error of 0, as published. Frames
-    project by their own intrinsics; the published code takes the first frame's of each pair for both.
+    whether the true depth is known or not. Frames project by their own intrinsics; the published code takes the first
+    frame's of each pair for both.
     """
-    num_frames, height, width = depth_m.shape
-    if num_frames < 2:
-        return None, 0.0
-    forward = torch.linalg.inv(camera_to_world[1:]) @ camera_to_world[:-1]
-    poses = torch.stack([forward, torch.linalg.inv(forward)], dim=1)
-    error, compared = depth_m.new_zeros(()), depth_m.new_zeros(())
-    # Pair by pair: the points of a whole clip in float64 would take gigabytes.
-    for first in range(num_frames - 1):
-        pair = slice(first, first + 2)
-        warped_m = _warp_depth(depth_m[pair], intrinsics[pair], poses[first])
-        predicted_m = depth_m[pair].flip(0)
+
+    def __init__(self) -> None:
+        self._errors: list[Float64[Tensor, " both"]] = []
+        self._seen: list[Float64[Tensor, " both"]] = []
+        self._pixels = 0
+
+    def add(
+        self,
+        depth_m: Float64[Tensor, "2 h w"],
+        intrinsics: Float64[Tensor, "2 4"],
+        camera_to_world: Float64[Tensor, "2 4 4"],
+    ) -> None:
+        """Compare two neighbours, both ways."""
+        forward = torch.linalg.inv(camera_to_world[1]) @ camera_to_world[0]
+        warped_m = _warp_depth(depth_m, intrinsics, torch.stack([forward, torch.linalg.inv(forward)]))
+        neighbour_m = depth_m.flip(0)
         seen = warped_m > 0
-        relative = torch.where(seen, (warped_m - predicted_m).abs() / predicted_m, 0)
-        error += (relative.sum((1, 2)) / seen.sum((1, 2)).clamp(min=1)).sum()
-        compared += seen.sum()
-    directions = 2 * (num_frames - 1)
-    return 100 * error.item() / directions, compared.item() / (directions * height * width)
+        relative = torch.where(seen, (warped_m - neighbour_m).abs() / neighbour_m, 0)
+        pixels = seen.sum((1, 2))
+        self._errors.append(relative.sum((1, 2)) / pixels.clamp(min=1))
+        self._seen.append(pixels.double())
+        self._pixels += depth_m.numel()
+
+    def tae(self, *, apart_is_perfect: bool = True) -> float | None:
+        """Return the mean over pairs and both ways, x 100; None if there is none.
+
+        apart_is_perfect: a pair without a pixel in common counts as an error of 0, as published; otherwise it is left
+        out.
+        """
+        if not self._errors:
+            return None
+        errors = torch.cat(self._errors)
+        counted = torch.ones_like(errors) if apart_is_perfect else (torch.cat(self._seen) > 0).double()
+        return 100 * (errors * counted).sum().item() / counted.sum().item() if counted.any() else None
+
+    def share(self) -> float:
+        """Return the share of the pixels, in both directions, that were compared."""
+        return torch.cat(self._seen).sum().item() / self._pixels if self._pixels else 0.0
+
+    def apart(self) -> int:
+        """Return how many times a frame warped into its neighbour had no pixel in common with it."""
+        return int((torch.cat(self._seen) == 0).sum().item()) if self._seen else 0
+
+    def pairs(self) -> int:
+        """Return the number of pairs."""
+        return len(self._errors)
 
 
 def _warp_depth(

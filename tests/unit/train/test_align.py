@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vdatrain.objectives.alignment import fit_scale_shift
+from vdatrain.objectives.alignment import ScaleShiftFit, fit_scale_shift
 
 
 def noisy(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -74,3 +74,24 @@ def test_gradient() -> None:
     mask[:, :3] = True
     arguments = (prediction.requires_grad_(), target.requires_grad_())
     assert torch.autograd.gradcheck(lambda x, y: fit_scale_shift(x, y, mask), arguments)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+@pytest.mark.parametrize("pieces", [1, 7, 60])
+def test_piece_by_piece(pieces: int, offset: float) -> None:
+    prediction, target, mask = noisy(60, 50)
+    fit = ScaleShiftFit()
+    for part in zip(*(values.chunk(pieces) for values in (prediction + offset, target, mask)), strict=True):
+        fit.add(*part)
+    expected = fit_scale_shift((prediction + offset).flatten(), target.flatten(), mask.flatten())
+    torch.testing.assert_close(fit.solve(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_piece_by_piece_without_an_answer() -> None:
+    constant, target, mask = torch.full((8,), 0.7, dtype=torch.float64), *noisy(8)[1:]
+    fit = ScaleShiftFit()
+    assert fit.solve() == (0, 0)
+    for _ in range(3):
+        fit.add(constant, target, mask)
+    fit.add(constant * torch.nan, target, torch.zeros_like(mask))
+    torch.testing.assert_close(fit.solve(), fit_scale_shift(constant, target, mask))
