@@ -116,6 +116,7 @@ def test_on_a_system_without_file_locks_one_sentence(program: str, name: str) ->
 WITHOUT_TORCH = (
     "run --shards shards", "plan", "eval --shards shards --checkpoint best.pt",
     "infer film.mp4 --checkpoint best.pt --out depth.mp4", "export --checkpoint best.pt --out best.pth", "variants",
+    "benchmark --shards shards --checkpoint best.pt --out results",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ A path stands for shards in four ways, one rule for every reader:
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +64,22 @@ class _Shard:
 class ShardCollection:
     """The shards of one or more converted data sets; got from `open_shards`."""
 
-    def __init__(self, shown: str, shards: Sequence[_Shard], *, fingerprint: str, cache: ShardCache | None) -> None:
+    def __init__(
+        self,
+        shown: str,
+        shards: Sequence[_Shard],
+        *,
+        fingerprint: str,
+        records: Mapping[str, DatasetRecord],
+        cache: ShardCache | None,
+    ) -> None:
         self._shown = shown
         self._shards = tuple(shards)
         self._cache = cache
         self.fingerprint = fingerprint
         """SHA-256 of what the data sets are: of every `dataset.json`."""
+        self.records = records
+        """What `dataset.json` says of each data set: its options, and what was left out."""
 
     def __repr__(self) -> str:
         return f"<ShardCollection {self._shown}: {len(self._shards)} shards of {', '.join(self.datasets)}>"
@@ -147,7 +157,8 @@ def open_shards(path: Paths, *, cache: ShardCache | None = None) -> ShardCollect
         digest.update(item.data)
     shards = [shard for item in found for shard in item.shards()]
     shown = ", ".join(map(str, places))
-    return ShardCollection(shown, shards, fingerprint=digest.hexdigest(), cache=cache)
+    records = {record.dataset: record for record in (item.record() for item in found if isinstance(item, _Dataset))}
+    return ShardCollection(shown, shards, fingerprint=digest.hexdigest(), records=records, cache=cache)
 
 
 def as_paths(path: Paths) -> list[StoragePath]:
@@ -170,8 +181,11 @@ class _Dataset:
     split: str | None = None
     name: str | None = None
 
+    def record(self) -> DatasetRecord:
+        return DatasetRecord.from_bytes(self.data, where=str(self.folder / DATASET_FILE))
+
     def shards(self) -> list[_Shard]:
-        record = DatasetRecord.from_bytes(self.data, where=str(self.folder / DATASET_FILE))
+        record = self.record()
         limit_m = float(record.source.get("evaluation_max_m", math.inf))
         return [
             _Shard(

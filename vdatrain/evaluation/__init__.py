@@ -6,4 +6,5 @@ figures    pictures of predictions and their errors
 files      evaluations as files, written and read
 compare    tables of finished runs
 report     a comparison as an HTML page
+benchmark  published benchmarks, by their protocols
 """

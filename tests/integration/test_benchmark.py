@@ -1,0 +1,106 @@
+"""`vdatrain benchmark` through the command line, on a scene or two of each set."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import Run
+from tests.integration.conftest import refused
+from tests.scenes import FIRST_NUMBERS, PREFIXES, Shot, write_scenes
+from vdatrain.evaluation.benchmark.protocols import PROTOCOLS, VDA
+from vdatrain.models import variants
+
+DATASETS = ("kitti", "scannet", "bonn", "nyuv2", "sintel")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(3)
+    state = variants.build("basic", encoder="tiny").state_dict()
+    for name in ("vda_tiny.pth", "metric_vda_tiny.pth"):
+        torch.save(state, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve frames of the first scene of each set of the paper's protocol; numbers that reach into all protocols."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    for name in DATASETS:
+        scene = next(item for item in VDA.sets if item.dataset == name).scenes[0]
+        first = FIRST_NUMBERS[name] + (30 if name == "bonn" else 0)
+        write_scenes(folder / name, [Shot(PREFIXES.get(name, "") + scene, range(first, first + 12))])
+    return folder
+
+
+def benchmark(vdatrain: Run, weights: Path, shards: Path, out: Path, *options: object, file: str = "vda_tiny.pth"):
+    model = ("--checkpoint", weights / file, "--encoder", "tiny", "--size", 28)
+    return vdatrain("benchmark", *model, "--shards", shards, "--out", out, "--allow-missing", *options)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol_ends_in_a_table(
+    protocol: str, vdatrain: Run, weights: Path, shards: Path, tmp_path: Path
+) -> None:
+    result = benchmark(vdatrain, weights, shards, tmp_path / "out", "--protocol", protocol)
+    assert result.code == 0, result.err
+    made = json.loads((tmp_path / "out" / "table.json").read_text())
+    keys = [item.key for item in PROTOCOLS[protocol].sets if item.key != "sintel" or protocol != "monst3r"]
+    assert {scene["key"] for scene in made["scenes"]} == set(keys)
+    ours = made["rows"][-1]
+    assert ours["model"] == "vda_tiny"
+    assert ("vda_tiny" in result.out) and ("VDA-L" in result.out) == (protocol in ("vda", "vda-legacy"))
+    lines = list(csv.DictReader((tmp_path / "out" / "table.csv").read_text().splitlines()))
+    assert {(line["model"], line["set"]) for line in lines} >= {("vda_tiny", key) for key in keys}
+    assert "| vda_tiny |" in (tmp_path / "out" / "table.md").read_text()
+    ledger = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    assert {item["kind"] for item in ledger} >= {"missing scene", "size"}
+
+
+def test_it_goes_on_where_it_was_stopped(vdatrain: Run, weights: Path, shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert benchmark(vdatrain, weights, shards, out, "--sets", "kitti", "--sets", "bonn").code == 0
+    first = json.loads((out / "table.json").read_text())
+    file = out / "scenes-0.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:1]))
+    assert benchmark(vdatrain, weights, shards, out, "--sets", "kitti", "--sets", "bonn").code == 0
+    again = json.loads((out / "table.json").read_text())
+    assert again["scenes"][0]["seconds"] == first["scenes"][0]["seconds"]  # which was not measured again
+    assert [scene["figures"] for scene in again["scenes"]] == [scene["figures"] for scene in first["scenes"]]
+    refused(benchmark(vdatrain, weights, shards, out), 2, "holds results of another sets", "choose another folder")
+    refused(
+        benchmark(vdatrain, weights, shards, out, "--sets", "kitti", "--sets", "bonn", "--stream"), 2, "another stream"
+    )
+
+
+def test_streaming_and_metric_weights(vdatrain: Run, weights: Path, shards: Path, tmp_path: Path) -> None:
+    result = benchmark(vdatrain, weights, shards, tmp_path / "stream", "--sets", "nyuv2", "--stream", "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["rows"][-1]["model"] == "vda_tiny, streaming"
+    metric = benchmark(vdatrain, weights, shards, tmp_path / "metric", "--sets", "nyuv2", file="metric_vda_tiny.pth")
+    assert metric.code == 0, metric.err
+    assert re.search(r"VDA-L metric.*- / 0.908", metric.out)
+    ledger = json.loads((tmp_path / "metric" / "ledger.json").read_text())
+    assert [item["text"] for item in ledger if item["kind"] == "alignment"] == [
+        "metric weights are measured as they are, not fitted."
+    ]
+    [scene] = json.loads((tmp_path / "metric" / "table.json").read_text())["scenes"]
+    assert scene["figures"]["scale"] == 1
+
+
+def test_what_is_missing_is_an_error(vdatrain: Run, weights: Path, shards: Path, tmp_path: Path) -> None:
+    model = ("--checkpoint", weights / "vda_tiny.pth", "--encoder", "tiny")
+    out = ("--shards", shards, "--out", tmp_path / "out")
+    refused(
+        vdatrain("benchmark", *model, *out, "--sets", "scannet-tae"), 1, "the shards lack 19 of what it needs",
+        "scene0708_00: missing scene", "and 11 more", "--allow-missing",
+    )  # fmt: skip
+    assert not list((tmp_path / "out").glob("*"))
+    refused(vdatrain("benchmark", *model, *out, "--sets", "tum"), 2, "--sets tum: protocol vda has kitti, scannet")
+    inside = ("--shards", shards, "--out", shards / "bonn" / "results")
+    refused(vdatrain("benchmark", *model, *inside), 2, "lies in the input")
