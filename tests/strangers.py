@@ -1,6 +1,7 @@
 """Shards as a stranger may make them: whatever stands in them, their checksums agree; and commands, measured."""
 
 import copy
+import functools
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vdaprep.shards import codec
+from vdaprep.shards import codec, depth_codes
 from vdaprep.shards.canonical import canonical_json, crc32, sealed_json
 from vdaprep.shards.metadata import DepthSpec, DiffSpec
 from vdaprep.shards.tar import header
@@ -136,6 +137,54 @@ def _members() -> dict[str, bytes]:
         found[f"f{frame:03d}.depth.zst"] = depth
         found[f"f{frame:03d}.diff.zst"] = codec.encode_diff(shrunk, before, DiffSpec(4, 2))
     return found
+
+
+# ----------------------------------------------------------------------------------------------------------- version 2
+
+GROUP = 2  # frames of a group, so that the last of the three has one of its own
+_DEPTHS = {
+    "nibbles": DepthSpec("linear", 0.0, unit_m=0.01, packing="nibbles"),
+    "interpolation": DepthSpec("log", 0.0022, near_m=0.1, far_m=100.0, packing="interpolation", steps=3),
+}
+
+
+def packed(rgb: str, packing: str) -> Stranger:
+    """Return a data set of version 2, whole: frames in groups of `h264` or `av1`, depth in a packing."""
+    depth = _DEPTHS[packing]
+    diff = DiffSpec(4, 2, "decoded")
+    options = {**OPTIONS, "depth": depth.to_json(), "diff": diff.to_json(), "rgb": f"{rgb}:20"}
+    _, codes = _coded(depth)
+    low, high = depth_codes.disparity_range(codes, depth) or (0.0, 0.0)
+    found = Stranger(
+        members=dict(_packed_members(rgb, packing)),
+        record={"schema_version": 2, "options": options},
+        dataset={"schema_version": 2, "options": options},
+    )
+    found.meta |= {
+        "schema_version": 2, "depth": depth.to_json(), "diff": diff.to_json(), "disparity_min": low,
+        "disparity_max": high, "rgb": {"codec": rgb, "group": GROUP},
+    }  # fmt: skip
+    return found
+
+
+@functools.cache
+def _packed_members(rgb: str, packing: str) -> dict[str, bytes]:
+    frames = [np.full((HEIGHT, WIDTH, 3), 60 + 10 * frame, np.uint8) for frame in range(FRAMES)]
+    data, _ = _coded(_DEPTHS[packing])
+    found: dict[str, bytes] = {}
+    for frame in range(FRAMES):
+        if frame % GROUP == 0:
+            found[f"f{frame:03d}.rgb.mp4"] = codec.encode_group(frames[frame : frame + GROUP], codec=rgb, crf=20)
+        found[f"f{frame:03d}.depth.zst"] = data
+    return found
+
+
+def _coded(depth: DepthSpec) -> tuple[bytes, np.ndarray]:
+    """Return a frame's depth, unknown and sky in it, as bytes and as the codes that these decode to."""
+    depth_m = np.linspace(4, 5, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH).round(2)
+    depth_m[0, :5], depth_m[5, :7] = np.nan, np.inf
+    data, _ = codec.encode_depth(depth_m, depth)
+    return data, codec.unpack_codes(data, depth, height=HEIGHT, width=WIDTH)
 
 
 # ------------------------------------------------------------------------------------------------------------- commands

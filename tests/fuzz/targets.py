@@ -18,7 +18,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tests.fuzz.mutation import as_json, spoilt, spoilt_values
-from tests.strangers import FRAMES, Stranger
+from tests.strangers import FRAMES, HEIGHT, WIDTH, Stranger, packed
 from vdaprep import sources
 from vdaprep.analysis import describe, export, verify
 from vdaprep.conversion import saved_plan
@@ -28,8 +28,10 @@ from vdaprep.raw import arrays, exr, images, png
 from vdaprep.raw.files import Location
 from vdaprep.raw.tree import Reader, open_tree
 from vdaprep.shards.canonical import sealed_json
-from vdaprep.shards.codec import decode_group, encode_group
+from vdaprep.shards.codec import decode_depth, decode_group, encode_group
+from vdaprep.shards.codec.zstd import compress, decompress
 from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.metadata import parse_depth_spec
 from vdaprep.sources import _rows
 from vdaprep.storage import documents, paths, urls
 from vdaprep.storage.cache import CachedTar, ShardCache
@@ -42,8 +44,9 @@ _HERE = Location("", "frame")
 
 SHARES = {
     "tar.gz": 8.0, "tar in a gzip": 8.0,
-    "metadata": 2.0, "metadata bytes": 2.0, "shard record": 2.0, "dataset.json": 2.0, "shard tar": 2.0,
-    "zstd members": 2.0, "jpeg members": 2.0, "video .mp4": 2.0, "video .avi": 2.0,
+    "metadata": 2.0, "metadata bytes": 2.0, "metadata v2": 2.0, "shard record": 2.0,
+    "dataset.json": 2.0, "shard tar": 2.0, "zstd members": 2.0, "jpeg members": 2.0, "h264 members": 2.0, "av1 members": 2.0,
+    "video .mp4": 2.0, "video .avi": 2.0,
     ".pt": 2.0, ".safetensors": 2.0, "gallery": 2.0,
 }  # fmt: skip
 """How much more time than others those get that take long: a tar.gz is listed by a process of its own."""
@@ -85,6 +88,11 @@ def targets(folder: Path) -> Mapping[str, Callable[[], Target]]:
         "jpeg members": lambda: _shard_bytes(_with_rgb, [Stranger().members["f001.rgb.jpg"]]),
         "h264 group": lambda: _group("h264"),
         "av1 group": lambda: _group("av1"),
+        "h264 members": lambda: _packed_member("h264", "nibbles", "f000.rgb.mp4"),
+        "av1 members": lambda: _packed_member("av1", "interpolation", "f000.rgb.mp4"),
+        "nibbles": lambda: _packed_depth("nibbles"),
+        "interpolation": lambda: _packed_depth("interpolation"),
+        "metadata v2": lambda: _packed_meta("h264", "interpolation"),
         "cache entry": lambda: Target(spoilt([b'{"bytes": 20480, "mtime_ns": 1}', b""]), _cache_entry),
         "plan.json": lambda: _plan(folder),
         "tartanair tree": lambda: _tree(folder, "tartanair", ("txt",)),
@@ -340,6 +348,41 @@ def _group(codec: str) -> Target:
     frames = list(np.random.default_rng(0).integers(0, 255, (3, 18, 34, 3), np.uint8))
     seed = encode_group(frames, codec=codec, crf=30)
     return _bytes([seed], lambda data: decode_group(data, codec=codec, size=(18, 34), count=3))
+
+
+def _packed_member(rgb: str, packing: str, name: str) -> Target:
+    """Spoil a member of version 2, of which the checksums know, and use the whole data set."""
+
+    def run(data: bytes, folder: Path) -> None:
+        stranger = packed(rgb, packing)
+        stranger.members[name] = data
+        use_shards(stranger.write(folder / "toy"), folder)
+
+    return Target(spoilt([packed(rgb, packing).members[name]]), run)
+
+
+def _packed_depth(packing: str) -> Target:
+    """Spoil depth, and what zstd holds of it, whose checksum then agrees."""
+    stranger = packed("h264", packing)
+    good = stranger.members["f001.depth.zst"]
+    spec = parse_depth_spec(documents.Fields(stranger.meta["depth"], where=""), 2)
+
+    def parse(data: bytes) -> None:
+        decode_depth(data, spec, height=HEIGHT, width=WIDTH)
+
+    within = spoilt([decompress(good, size=(1, 1 << 20), where="")]).map(compress)
+    return Target(st.one_of(spoilt([good]), within, within), lambda data, _: parse(data))
+
+
+def _packed_meta(rgb: str, packing: str) -> Target:
+    seed = packed(rgb, packing).meta
+
+    def run(value: Any, folder: Path) -> None:
+        stranger = packed(rgb, packing)
+        stranger.raw_meta = as_json(value)
+        use_shards(stranger.write(folder / "toy"), folder)
+
+    return Target(spoilt_values([seed]), run)
 
 
 def _with_rgb(data: bytes) -> Stranger:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from tests.strangers import LIMIT_KIB, OPTIONS, Measured, Stranger, measure
+from tests.strangers import GROUP, HEIGHT, LIMIT_KIB, OPTIONS, WIDTH, Measured, Stranger, measure, packed
+from tests.unit.prep.test_video_groups import many_pictures, patched
 from vdaprep.errors import DataError
 from vdaprep.shards.dataset import open_shards
 
@@ -38,6 +39,19 @@ def _of_clip(**values: Any) -> Stranger:
 
 def _member(name: str, data: bytes) -> Stranger:
     return Stranger(members={**Stranger().members, name: data})
+
+
+def _in_group(rgb: str, spoil: Callable[[bytes], bytes], *, name: str = "f000.rgb.mp4") -> Stranger:
+    """A data set of version 2 of which one member is spoilt."""
+    stranger = packed(rgb, "interpolation")
+    stranger.members[name] = spoil(stranger.members[name])
+    return stranger
+
+
+def _packed_meta(**values: Any) -> Stranger:
+    stranger = packed("h264", "nibbles")
+    stranger.meta |= values
+    return stranger
 
 
 def _jpeg(height: int, width: int, *, before: bytes = b"") -> bytes:
@@ -92,6 +106,26 @@ CASES: dict[str, tuple[Callable[[], Stranger], str, str]] = {
     "a member that is a device": (lambda: Stranger(of_tar=_in_tar(156, b"3")), "header of", ALL),
     "a sparse member": (lambda: Stranger(of_tar=_in_tar(156, b"S")), "header of", ALL),
     "a name of pax": (lambda: Stranger(of_tar=_in_tar(156, b"x")), "header of", ALL),
+    "groups and nibbles": (lambda: packed("h264", "nibbles"), "all is well (every member decoded)", ALL),
+    "groups and interpolation": (lambda: packed("av1", "interpolation"), "all is well", ALL),
+    "a group of 65535 pixels": (
+        lambda: _in_group("h264", lambda data: patched(data, b"avc1", 24, b"\xff" * 4)),
+        "is 65535x65535 pixels", "stats"),
+    "a group of a billion frames": (
+        lambda: _in_group("av1", lambda data: patched(data, b"stsz", 8, b"\x7f" * 4)),
+        "pictures by its header", "stats"),
+    "a group of more frames than it says": (
+        lambda: _in_group("av1", lambda _: many_pictures((HEIGHT, WIDTH), 48, GROUP)),
+        "its packets hold", "stats"),
+    "a group that metadata make large": (
+        lambda: _packed_meta(width=8192, height=8192, rgb={"codec": "h264", "group": 64}),
+        "8192x8192 is larger than short_side", ""),
+    "a group that metadata make long": (
+        lambda: _packed_meta(rgb={"codec": "h264", "group": 64}),
+        "group of 3 frames in h264: it has 2 pictures", "stats"),
+    "frames in no group": (lambda: _packed_meta(rgb={"codec": "h264", "group": 1}), "cannot lie in groups of 1", ""),
+    "interpolated depth of 256 MiB": (
+        lambda: _in_group("h264", lambda _: _packed(1 << 28), name="f001.depth.zst"), "holds 268435456 bytes", ""),
     "metadata of 5 MiB": (lambda: Stranger(raw_meta=b" " * (5 << 20)), "bytes of metadata", ""),
     "metadata that are deep": (lambda: Stranger(raw_meta=_deep(1_000_000)), "nested deeper than 32 levels", ""),
     "metadata of empty lists": (

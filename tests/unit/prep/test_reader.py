@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import make_shards, toy_frame
+from tests.strangers import packed
 from vdaprep.conversion.options import Settings
 from vdaprep.errors import DataError, ShardError, UsageError
 from vdaprep.shards import reader
@@ -143,3 +144,17 @@ def test_a_shard_needs_no_more_than_its_record(toy_shards: Path, tmp_path: Path)
         open_shards(tmp_path / "shard-0001.tar")
     with pytest.raises(ShardError, match="there is no such shard"):
         open_shards(tmp_path / "shard-0002.tar")
+
+
+@pytest.mark.parametrize("rgb", ["h264", "av1"])
+def test_a_damaged_group_is_named_and_a_window_beside_it_reads(rgb: str, tmp_path: Path) -> None:
+    """Of three frames the first two are a group; its checksum agrees with what is damaged in it."""
+    stranger = packed(rgb, "interpolation")
+    good = stranger.members["f000.rgb.mp4"]
+    at = good.index(b"mdat") + 4
+    stranger.members["f000.rgb.mp4"] = good[:at] + bytes(len(good) - at - 800) + good[-800:]
+    clip = open_shards(stranger.write(tmp_path / "toy")).clips()[0]
+    for first, count in ((0, 3), (0, 1), (1, 2)):
+        with pytest.raises(ShardError, match=rf"clip {clip.key}, frames 0 to 1: .*vdaprep repair"):
+            clip.read(first, count)
+    assert abs(clip.read(2, 1).rgb.mean() - 80) < 2

@@ -234,6 +234,21 @@ def test_pictures_of_another_size_than_the_header_says_are_not_begun(codec: str)
         decoded(data, codec)
 
 
+def many_pictures(size: tuple[int, int], count: int, said: int) -> bytes:
+    """A group in AV1 whose header says fewer pictures than its first packet holds."""
+    data = encoded("av1", size, count)
+    at = data.rindex(b"stsz") + 16
+    first, *others = struct.unpack_from(f">{count}I", data, at)
+    joined = first + sum(others[: count - said])
+    return patched(data, b"stsz", 8, struct.pack(f">{said + 1}I", said, joined, *others[count - said :]))
+
+
+def test_a_packet_of_many_pictures_is_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_groups, "CodecContext", None)
+    with pytest.raises(ShardError, match=r"its packets hold \d+ pictures, expected at most 16"):
+        decoded(many_pictures(SIZE, 64, COUNT), "av1")
+
+
 @pytest.mark.parametrize("codec", CRF)
 def test_flipped_bits_are_refused_or_decoded_but_nothing_else(codec: str) -> None:
     data = encoded(codec)

@@ -1,4 +1,4 @@
-"""Where the packets of an MP4 lie, by four tables of ISO/IEC 14496-12 and nothing else.
+"""Where the packets of an MP4 lie, by four tables of ISO/IEC 14496-12 and nothing else; what an AV1 packet holds.
 
     moov/trak/mdia/minf/stbl/stsd   the codec, its settings and the size of the pictures
                              stsz   bytes of each packet
@@ -23,6 +23,8 @@ class Mp4Error(Exception):
 _Span = tuple[int, int]  # of bytes: the first, and the one after the last
 _MOST_BOXES = 64  # in one box
 _ENTRY_SIZE = 86  # of a visual sample entry in front of its own boxes
+_PICTURES = (3, 6)  # types of AV1's units that begin a picture, or show one: frame header, frame
+_SIZE_BYTES = 8  # of the number in front of a unit, at most
 
 
 def parse_mp4(
@@ -119,3 +121,35 @@ def _place(
             at, placed = at + size, placed + 1
     if placed != len(sizes):
         raise Mp4Error("its tables disagree about how many pictures there are")
+
+
+def check_coded(packets: Sequence[Data], *, most: int) -> None:
+    """Refuse AV1 packets that hold over `most` pictures; raises Mp4Error.
+
+    A packet may hold any number, a decoder gives them all at once, and a picture takes few bytes: a packet of 6 kB
+    would become 200 pictures. Of H.264 a packet is one picture.
+    """
+    found = sum(kind in _PICTURES for packet in packets for kind in _units(memoryview(packet)))
+    if found > most:
+        raise Mp4Error(f"its packets hold {found} pictures, expected at most {most}")
+
+
+def _units(packet: memoryview) -> Iterator[int]:
+    """Yield the types of a packet's units (OBUs of the AV1 specification, 5.3); raises Mp4Error if one is cut short."""
+    at = 0
+    while at < len(packet):
+        head = packet[at]
+        yield head >> 3 & 15
+        at += 1 + (head >> 2 & 1)
+        if not head >> 1 & 1:  # without a size it reaches to the end
+            return
+        size = 0
+        for number, byte in enumerate(packet[at : at + _SIZE_BYTES]):
+            size |= (byte & 127) << 7 * number
+            if byte < 128:
+                at += number + 1 + size
+                break
+        else:
+            raise Mp4Error("a unit of its packets has no size")
+    if at > len(packet):
+        raise Mp4Error("a unit of its packets is cut short")

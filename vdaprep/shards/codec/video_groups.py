@@ -29,7 +29,7 @@ from av.video.frame import VideoFrame
 from jaxtyping import UInt8
 
 from vdaprep.errors import ShardError, VdakitError
-from vdaprep.shards.codec.mp4 import Mp4Error, parse_mp4
+from vdaprep.shards.codec.mp4 import Mp4Error, check_coded, parse_mp4
 from vdaprep.shards.codec.zstd import Data
 from vdaprep.storage.limits import check_pixels, check_window
 
@@ -38,6 +38,7 @@ _FRAMES_PER_SECOND = 30  # of a player; the data set's own rate is not known
 _LEAST_SIDE = 4  # of SVT-AV1
 _MARGIN = 64  # pixels that a decoder adds to a side for itself
 _LAYOUTS = ("yuv420p", "yuvj420p")
+_CODED = 2  # pictures in AV1 for each shown one: itself, hidden at first, and the word to show it
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,8 @@ def _decoded(data: Data, *, codec: str, size: tuple[int, int], count: int, where
         settings, packets = parse_mp4(
             data, entry=chosen.entry, settings=chosen.settings, size=(height, width), count=count
         )
+        if codec == "av1":
+            check_coded(packets, most=_CODED * count)
         found = 0
         for frame in _frames(chosen, settings, packets, pixels=(height + _MARGIN) * (width + _MARGIN)):
             if (frame.height, frame.width) != (height, width) or frame.format.name not in _LAYOUTS:
