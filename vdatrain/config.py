@@ -19,6 +19,7 @@ PresetName = Literal["paper", "finetune", "adapter", "scratch"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 RecomputedPart = Literal["none", "head", "encoder", "all"]
 WindowOrder = Literal["shuffle", "sequential"]
+LicenceName = Literal["any", "commercial"]
 
 PRECISIONS: tuple[str, ...] = get_args(PrecisionName)
 PATCH_PX = 14
@@ -96,6 +97,8 @@ class TrainConfig:
     """Spread weights, gradients and moments over the ranks (FSDP2)."""
     mix: str = _option("", show_default="all once")
     """How often each data set's windows come in an epoch: tartanair=1,vkitti=3."""
+    licence: LicenceName = _option("any", changeable=True)
+    """Data to take: any, or with commercial only sets whose licence allows commercial use."""
     order: WindowOrder = "shuffle"
     """All windows shuffled, or whole shards one after the other: sequential, for object stores and slow disks."""
     shuffle_buffer: int = 64

@@ -60,7 +60,7 @@ def test_what_is_exported_begins_a_run_with_equal_outputs(variant: str, ending: 
     result = vdatrain("export", "--checkpoint", path, "--out", out)
     assert (result.code, result.err) == (0, "")
     assert f"{out}: written" in result.out
-    model, config, _ = load_model(path)
+    model, config, *_ = load_model(path)
     again = replace(config, init=str(out), seed=5)
     copy = loading.build_from_config(again)
     report = loading.initialise(copy, again)
@@ -82,7 +82,7 @@ def test_a_longer_position_table_is_cut_to_the_published_one_and_comes_back(vdat
     assert vdatrain("export", "--checkpoint", path, "--out", out).code == 0
     state = torch.load(out, weights_only=True)
     assert {value.shape[1] for name, value in state.items() if name.endswith(".pe")} == {32}
-    model, config, _ = load_model(path)
+    model, config, *_ = load_model(path)
     copy = loading.build_from_config(config)
     report = loading.initialise(copy, replace(config, init=str(out)))
     assert report is not None

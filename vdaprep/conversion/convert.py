@@ -45,7 +45,7 @@ def summarise(plan: ConversionPlan, records: list[ShardRecord]) -> DatasetRecord
     rejected = [*plan.rejected, *(item for record in records for item in record.rejected)]
     return DatasetRecord(
         dataset=plan.dataset,
-        source=_source(plan.dataset),
+        source=_source(plan),
         options=plan.options,
         splits=plan.splits,
         totals=totals(records),
@@ -68,14 +68,18 @@ def summary_of(split: str, record: ShardRecord) -> ShardSummary:
     )
 
 
-def _source(dataset: str) -> dict[str, Any]:
-    facts = _manifest.load(dataset)
-    return {
+def _source(plan: ConversionPlan) -> dict[str, Any]:
+    facts = _manifest.load(plan.dataset)
+    terms = facts.terms({clip.trajectory.layout for shard in plan.shards for clip in shard.clips})
+    source = {
         "title": facts.title,
         "home": facts.home,
-        "licence": facts.licence,
+        "licence": terms.licence,
         "evaluation_max_m": facts.evaluation_max_m,
     }
+    if plan.settings.schema == 1:  # whose documents stay as they were
+        return {**source, "licence": facts.licence}
+    return {**source, "citation": terms.citation, "commercial": terms.commercial}
 
 
 def _expect_frames(plan: ConversionPlan, output: OutputDir, records: dict[str, ShardRecord]) -> None:

@@ -22,7 +22,7 @@ from vdaprep.errors import DataError, ShardError
 from vdaprep.shards.index import ClipIndex, ShardClips
 from vdaprep.shards.names import DATASET_FILE, record_name
 from vdaprep.shards.reader import Clip, record_bytes
-from vdaprep.shards.records import DatasetRecord, ShardRecord, ShardSummary
+from vdaprep.shards.records import DatasetRecord, DataTerms, ShardRecord, ShardSummary
 from vdaprep.storage.cache import CachedTar, ShardCache
 from vdaprep.storage.paths import (
     RemotePath,
@@ -56,6 +56,7 @@ class _Shard:
     sha256: str
     record_sha256: str | None
     evaluation_max_m: float
+    terms: DataTerms
 
     def through(self, cache: ShardCache) -> CachedTar:
         return CachedTar(cache, self.tar, self.bytes, self.sha256)
@@ -88,6 +89,11 @@ class ShardCollection:
     def datasets(self) -> tuple[str, ...]:
         """Names of the data sets, sorted."""
         return tuple(sorted({shard.dataset for shard in self._shards}))
+
+    def terms(self, *, split: str | None = None) -> tuple[DataTerms, ...]:
+        """Return the terms of the data sets, sorted by name; of those only that have a split."""
+        found = {shard.terms for shard in self._shards if split in (None, shard.split)}
+        return tuple(sorted(found, key=lambda terms: (terms.dataset, terms.licence, terms.citation)))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -186,11 +192,12 @@ class _Dataset:
 
     def shards(self) -> list[_Shard]:
         record = self.record()
+        terms = record.terms
         limit_m = float(record.source.get("evaluation_max_m", math.inf))
         return [
             _Shard(
                 self.folder / item.split / item.name, item.split, record.dataset, item.bytes, item.sha256,
-                record_sha256=item.record_sha256, evaluation_max_m=limit_m,
+                record_sha256=item.record_sha256, evaluation_max_m=limit_m, terms=terms,
             )
             for item in record.shards if self._has(item)
         ]  # fmt: skip
@@ -213,7 +220,7 @@ class _LoneShard:
         return [
             _Shard(
                 self.tar, self.tar.parent.name, dataset, record.tar_bytes, record.tar_sha256,
-                record_sha256=None, evaluation_max_m=math.inf,
+                record_sha256=None, evaluation_max_m=math.inf, terms=DataTerms(dataset, "", "", None),
             )
         ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from vdaprep.errors import ShardError
 from vdaprep.shards.canonical import SCHEMA_VERSION, check_version, contract, crc32, parse_sealed_json, sealed_json
-from vdaprep.shards.names import MAX_CLIP_FRAMES, MAX_KEY_LENGTH
+from vdaprep.shards.names import DATASET_FILE, MAX_CLIP_FRAMES, MAX_KEY_LENGTH
 from vdaprep.storage.documents import Document, Fields, path_problem, shown
 from vdaprep.storage.limits import MAX_FRAME_BYTES, MAX_SMALL_DOCUMENT_BYTES
 
@@ -205,13 +205,41 @@ class ShardSummary:
 
 
 @dataclass(frozen=True)
+class DataTerms:
+    """Under which terms a data set may be used."""
+
+    dataset: str
+    """Name of the data set."""
+    licence: str
+    """Its licence; empty where nothing says it."""
+    citation: str
+    """Whom to cite; empty where nothing says it."""
+    commercial: bool | None
+    """Whether the licence allows commercial use; None where nothing says it."""
+
+    @classmethod
+    def from_fields(cls, dataset: str, fields: Fields) -> "DataTerms":
+        """Take the terms from what a document says of a data set; raises DocumentError."""
+        allowed = fields.get("commercial", bool, "true or false") if "commercial" in fields else None
+        texts = {name: fields.optional_text(name) or "" for name in ("licence", "citation")}
+        return cls(dataset, **texts, commercial=allowed)
+
+    @classmethod
+    def parse_all(cls, value: object, *, where: str) -> "tuple[DataTerms, ...]":
+        """Read a list of terms as mappings, None as none; raises DocumentError, naming `where`."""
+        fields = Fields({"data": [] if value is None else value}, where=where)
+        items = fields.mappings("data", at_most=_MAX_ENTRIES)
+        return tuple(cls.from_fields(item.text("dataset"), item) for item in items)
+
+
+@dataclass(frozen=True)
 class DatasetRecord:
     """`dataset.json`: what a converted data set is."""
 
     dataset: str
     """Name of the data set."""
     source: Mapping[str, Any]
-    """Facts of its manifest, such as version and `evaluation_max_m`."""
+    """Facts of its manifest, such as `evaluation_max_m` and the licence."""
     options: Mapping[str, Any]
     """Options of the conversion that decide bytes."""
     splits: Mapping[str, Sequence[str]]
@@ -224,6 +252,11 @@ class DatasetRecord:
     """Inputs that were left out."""
     schema_version: int = SCHEMA_VERSION
     """Version of the format."""
+
+    @property
+    def terms(self) -> DataTerms:
+        """The terms that the data set may be used under."""
+        return DataTerms.from_fields(self.dataset, Fields(self.source, where=DATASET_FILE))
 
     def to_bytes(self) -> bytes:
         """Serialise as `dataset.json`."""
@@ -311,6 +344,7 @@ def _rejections(document: Document) -> tuple[Rejection, ...]:
 
 def _source(fields: Fields) -> Mapping[str, Any]:
     fields.optional_number("evaluation_max_m", 0.0)
+    DataTerms.from_fields("", fields)
     return fields.values
 
 

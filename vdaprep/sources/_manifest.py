@@ -2,7 +2,7 @@
 
 import functools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from vdaprep.errors import UsageError
 from vdaprep.shards.metadata import DepthSpec
+from vdaprep.shards.records import DataTerms
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,19 @@ class Manifest:
     """Where to get it."""
     licence: str
     """Licence of the data."""
+    commercial: bool
+    """Whether the licence allows commercial use; false where it is not stated."""
+    citation: str
+    """Whom to cite: authors, title, venue and year."""
     depth: Mapping[str, Any]
     """Depth code: the arguments of DepthSpec but for its error."""
     evaluation_max_m: float
     """Depth beyond this is left out of evaluations."""
     versions: tuple[Mapping[str, Any], ...]
-    """Facts of each version: name, frames, trajectories, size, intrinsics, archives, download_gb, as far as known."""
+    """Facts of each version: name, frames, trajectories, size, intrinsics, archives, download_gb, as far as known.
+
+    A version with a licence of its own says so, and which `layout` of raw data it is, in Trajectory's words.
+    """
     splits: Mapping[str, Mapping[str, tuple[str, ...]]]
     """Split sets: {set: {split: globs of trajectories}}; what no glob matches is `train`."""
     exclude: tuple[str, ...]
@@ -56,6 +64,15 @@ class Manifest:
     def version(self, name: str) -> Mapping[str, Any]:
         """Return the facts of a version that the manifest lists."""
         return next(version for version in self.versions if version["name"] == name)
+
+    def terms(self, layouts: Collection[str]) -> DataTerms:
+        """Return the terms of data with these layouts: of their versions, where these have own ones."""
+        own = {version["layout"]: version for version in self.versions if "layout" in version}
+        if not layouts or not own.keys() >= set(layouts):
+            return DataTerms(self.name, self.licence, self.citation, self.commercial)
+        found = [own[layout] for layout in sorted(layouts)]
+        licences = dict.fromkeys(version["licence"] for version in found)
+        return DataTerms(self.name, "; ".join(licences), self.citation, all(version["commercial"] for version in found))
 
     def split_of(self, trajectory: str, *, splits: str) -> str:
         """Return a trajectory's split in the split set `splits`; UsageError without that set."""
@@ -88,7 +105,9 @@ def overview(facts: Manifest) -> list[dict[str, Any]]:
                 "download_gb": version.get("download_gb"),
                 "archives": version.get("archives"),
                 "shards_gb": sizes,
-                "licence": facts.licence,
+                "licence": version.get("licence", facts.licence),
+                "commercial": version.get("commercial", facts.commercial),
+                "citation": facts.citation,
                 "home": facts.home,
             }
         )
@@ -114,6 +133,8 @@ def load(name: str) -> Manifest:
         title=value["title"],
         home=value["home"],
         licence=value["licence"],
+        commercial=value.get("commercial", False),
+        citation=value.get("citation", ""),
         evaluation_max_m=depth.pop("evaluation_max_m"),
         depth=depth,
         versions=tuple(value["versions"]),

@@ -89,6 +89,10 @@ def _cpu_defaults(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_result(result: "TrainResult", config: TrainConfig) -> None:
+    from vdatrain.data.terms import sentence
+
+    if not is_quiet():
+        errors.print(f"trained on {sentence(result.data)}")
     if result.stopped is not None:
         warn(
             f"{result.folder}: saved and left {result.stopped}, {result.step} of {config.steps} steps done; "

@@ -6,6 +6,7 @@ stream      windows read by threads, in the order of a sampler
 sequential  windows of whole shards, one after the other, through webdataset
 dataset     ShardDataset, for a plain DataLoader
 transforms  crop, flip and colour jitter
+terms       licences of the data that a run trains on
 batch       decoding and augmentation on the device
 prefetch    ordered map over threads, copies in a stream of their own
 loader      TrainLoader, EvalLoader

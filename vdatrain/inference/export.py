@@ -6,7 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -63,10 +63,14 @@ def export(path: Path, out: Path, *, frames: int | None = None, size: int | None
         check_output(written, inputs=[path])
     if out.suffix != ".onnx" and (frames or size):
         raise UsageError(f"--out {out}: holds weights for any --frames and --size; leave them out, or write .onnx.")
-    model, config, _ = load_model(path)
+    model, config, _, data = load_model(path)
     shape = OnnxShape(config.frames if frames is None else frames, config.size if size is None else size)
     facts = writer(out, model.eval(), config, shape)
-    write_text(record, json.dumps({**_facts(out, model, config), **facts}, indent=2) + "\n")
+    write_text(
+        record,
+        json.dumps({**_facts(out, model, config), "trained_on": [asdict(terms) for terms in data], **facts}, indent=2)
+        + "\n",
+    )
     return record
 
 

@@ -283,7 +283,7 @@ def load_predictor(
         raise UsageError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}.")
     where = choose_device(device)
     if encoder is None:
-        model, config, step = load_model(path)
+        model, config, step, _ = load_model(path)
         predictor = Predictor(
             model.eval(),
             Precision(torch.device("cpu"), config.precision),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vdaprep.errors import DataError
+from vdaprep.shards.records import DataTerms
 from vdatrain.config import TrainConfig, from_stored
 from vdatrain.models import tensor_files, variants
 from vdatrain.models.layers.dpt import TemporalDPTHead
@@ -66,6 +67,8 @@ class LoadedRun(NamedTuple):
     """The run's options."""
     step: int
     """The step that the weights are of."""
+    data: tuple[DataTerms, ...] = ()
+    """The data sets that they were trained on, as far as the checkpoint says."""
 
 
 def load_model(path: Path) -> LoadedRun:
@@ -80,7 +83,8 @@ def load_model(path: Path) -> LoadedRun:
     if not isinstance(state["config"], dict) or type(step) is not int or step < 0:
         raise DataError(f"{path}: holds no configuration or step of a run, expected what `vdatrain run` wrote.")
     config = from_stored(state["config"], where=str(path))
-    return LoadedRun(whole_model(config, state, where=str(path)), config, step)
+    data = DataTerms.parse_all(state.get("data"), where=str(path))
+    return LoadedRun(whole_model(config, state, where=str(path)), config, step, data)
 
 
 def whole_model(config: TrainConfig, state: Mapping[str, Any], *, where: str) -> nn.Module:

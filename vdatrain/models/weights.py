@@ -22,6 +22,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from vdaprep.errors import DataError, UsageError
+from vdaprep.shards.records import DataTerms
 from vdatrain.models import tensor_files
 from vdatrain.models.layers.encoder import ENCODERS, encoder_spec
 from vdatrain.models.variants.basic import VideoDepth
@@ -51,6 +52,8 @@ class Weights:
     """The starts of names that weights of this kind never have."""
     metric: bool = False
     """Whether the model's output is depth in metres rather than relative disparity."""
+    data: tuple[DataTerms, ...] = ()
+    """The data that they were trained on, as far as the file says."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class LoadReport:
     """Of another shape than the model's, with both shapes."""
     rebuilt: tuple[str, ...]
     """Position tables over time of another length; the model keeps the ones that it computed for its own length."""
+    data: tuple[DataTerms, ...] = ()
+    """The data that the weights were trained on, as far as the file says."""
 
     def __str__(self) -> str:
         """Return what matched, is missing, unexpected, of another shape, a line each, by group."""
@@ -90,14 +95,16 @@ def read_weights(path: Path, *, metric: bool | None = None) -> Weights:
 
     metric: whether their output is depth in metres; None: as the name of the file says.
     """
-    weights = make_weights(tensor_files.load(path), where=str(path))
+    state = tensor_files.load(path)
+    weights = make_weights(state, where=str(path))
     metric = is_named_metric(path) if metric is None else metric
     if metric and _TEMPORAL in weights.lacks:
         raise DataError(
             f"{path}: are metric weights of an image model, whose depth is a sigmoid times its greatest depth, which a "
             "video model does not have; take the relative ones, such as depth_anything_v2_vits.pth."
         )
-    return replace(weights, metric=metric and not weights.lacks)
+    data = DataTerms.parse_all(state.get("data") if "config" in state else None, where=str(path))
+    return replace(weights, metric=metric and not weights.lacks, data=data)
 
 
 def is_named_metric(path: Path) -> bool:
@@ -215,6 +222,7 @@ def _compare(expected: Mapping[str, Tensor], weights: Weights) -> LoadReport:
         unexpected=tuple(name for name in given if name not in expected),
         reshaped=tuple(shapes[name] for name in differ if name not in rebuilt),
         rebuilt=tuple(shapes[name] for name in rebuilt),
+        data=weights.data,
     )
 
 

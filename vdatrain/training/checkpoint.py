@@ -14,6 +14,7 @@ A state, as `vdatrain.training.state.snapshot` takes it, is a dictionary of tens
     step, position              steps done; position in the order of windows at which the next one begins
     evaluated, best             the last step that was evaluated; the lowest absrel so far
     config, versions            the options, without secrets; versions of torch and others
+    data                        the data sets trained on, `init`'s included: licence, citation, commercial use
 
 A schedule or generator state is not among them: rates follow from `step`, random numbers from seed, step and rank.
 """
@@ -43,7 +44,14 @@ _PARTS = {
     "step": int, "position": int, "evaluated": int, "best": float,
 }  # fmt: skip
 """What a run needs to go on, and of which type."""
-_BEST_PARTS = ("model", "average", "step", "config", "versions")  # what is needed to use it, not to go on with it
+_BEST_PARTS = (
+    "model",
+    "average",
+    "step",
+    "config",
+    "versions",
+    "data",
+)  # what is needed to use it, not to go on with it
 
 
 class CheckpointManager:

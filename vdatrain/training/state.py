@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from torch.utils._pytree import tree_map_only
 
 from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.records import DataTerms
 from vdaprep.storage.urls import redact
 from vdatrain.config import PRESETS, TrainConfig, from_stored
 from vdatrain.data.sampler import DistributedPositions
+from vdatrain.data.terms import terms_of_run, union
 from vdatrain.device import Precision
 from vdatrain.distributed.fsdp import full_state, shard, spread_moments, whole
 from vdatrain.distributed.launch import torchrun_agent
@@ -69,6 +71,8 @@ class TrainState:
     """The step of the folder's last.pt; None if there is none, or a damaged one."""
     resumed: bool = False
     """Whether the run was resumed from a checkpoint, so that its log has a beginning."""
+    data: tuple[DataTerms, ...] = ()
+    """The data sets that it was trained on, those of the weights in `config.init` included, as far as they say."""
     loaded: LoadReport | None = None
     """What became of the weights in `config.init`; None if there were none, or where the run was resumed."""
 
@@ -96,6 +100,7 @@ def new_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks:
     if ranks.is_first and (folder / CONFIG_FILE).exists():
         raise UsageError(f"{folder}: holds a run; give --resume to go on with it, or another --out.")
     data = open_shards(config.shards).fingerprint  # before the model: a folder without shards is said at once
+    terms_of_run(config)  # likewise
     run = _begin(config, folder, precision, ranks)
     if ranks.is_first:
         made_by = {"versions": versions(), "git": git_state(Path()), "agent": torchrun_agent()}
@@ -201,6 +206,7 @@ def snapshot(run: TrainState) -> dict[str, Any] | None:
         "best": run.best,
         "config": run.config.to_json(),
         "versions": versions(),
+        "data": [asdict(terms) for terms in run.data],
     }
     if not run.ranks.is_first:
         return None
@@ -214,6 +220,7 @@ def _begin(config: TrainConfig, folder: Path, precision: Precision, ranks: Ranks
         model.load_state_dict(ranks.broadcast_from_rank0(model.state_dict()))
     run = _make_run(config, folder, precision, model=model, ranks=ranks)
     run.loaded = loaded
+    run.data = union(loaded.data if loaded else (), terms_of_run(config))
     return run
 
 
@@ -251,6 +258,7 @@ def _take_over(run: TrainState, state: Mapping[str, Any]) -> None:
     run.monitor.load_state_dict(state["meter"])
     if run.average is not None:
         run.average.load_state_dict(state["average"])
+    run.data = union(DataTerms.parse_all(state.get("data"), where=str(run.folder)), terms_of_run(run.config))
     run.step, run.position = state["step"], state["position"]
     run.evaluated, run.best = state["evaluated"], state["best"]
 

@@ -14,6 +14,7 @@ from vdaprep.errors import DataError, VdakitError
 from vdaprep.shards.dataset import as_paths, open_shards
 from vdaprep.shards.names import DATASET_FILE
 from vdaprep.shards.reader import Clip
+from vdaprep.shards.records import DataTerms
 from vdaprep.storage.atomic import check_output_folder
 from vdaprep.storage.urls import redact
 from vdatrain.config import TrainConfig
@@ -54,6 +55,8 @@ class TrainResult:
     """The step whose weights best.pt holds; None without held-out clips, or where the run was stopped."""
     evaluation: Evaluation | None = None
     """Those weights on all held-out windows; None as above."""
+    data: tuple[DataTerms, ...] = ()
+    """The data sets that were trained on, and their licences."""
 
 
 def train(
@@ -135,7 +138,7 @@ def train_state(
                 raise
             raise oom_advice(state.config, step=state.step, device=state.precision.device) from error
     if stopped is not None:
-        return TrainResult(state.folder, state.step, stopped=stopped)
+        return TrainResult(state.folder, state.step, stopped=stopped, data=state.data)
     return _evaluate_best(state, training.held_out, callbacks)
 
 
@@ -360,7 +363,7 @@ def _evaluate_best(state: TrainState, clips: Sequence[Clip], callbacks: Sequence
         tensor_files.load(path) if clips and state.ranks.is_first and path.is_file() else None
     )
     if best is None:
-        return TrainResult(state.folder, state.step)
+        return TrainResult(state.folder, state.step, data=state.data)
     model = whole_model(state.config, best, where=str(path)).to(state.precision.device)
     plan = _evaluation_plan(state)
     counter = _WindowCounter(callbacks, state.step, plan, clips)
@@ -370,4 +373,4 @@ def _evaluate_best(state: TrainState, clips: Sequence[Clip], callbacks: Sequence
         protocol = Protocol(config.eval_split, config.size, config.frames, config.stride)
         origin = {"step": best["step"], "config": config.to_json()}
         write_evaluation(state.folder, evaluation, protocol=protocol, clips=clips, origin=origin)
-    return TrainResult(state.folder, state.step, best_step=best["step"], evaluation=evaluation)
+    return TrainResult(state.folder, state.step, best_step=best["step"], evaluation=evaluation, data=state.data)

@@ -1,0 +1,38 @@
+"""Under which terms the data of a run may be used; what a checkpoint says of it."""
+
+from collections.abc import Iterable, Sequence
+
+from vdaprep.errors import UsageError
+from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.records import DataTerms
+from vdatrain.config import TrainConfig, parse_mix
+
+
+def terms_of_run(config: TrainConfig) -> tuple[DataTerms, ...]:
+    """Return the terms of the data sets that a run trains on.
+
+    Raises UsageError where `licence` takes none but commercial use and a data set does not allow it, DataError and
+    ShardError as `open_shards`.
+    """
+    shares = parse_mix(config.mix)
+    found = tuple(
+        terms for terms in open_shards(config.shards).terms(split=config.train_split) if shares.get(terms.dataset, 1)
+    )
+    refused = [terms for terms in found if not terms.commercial]
+    if config.licence == "commercial" and refused:
+        names = "; ".join(f"{terms.dataset} ({terms.licence or 'its shards do not say'})" for terms in refused)
+        raise UsageError(
+            f"--licence commercial: is not what these data sets are known to allow: {names}; leave them out with "
+            f"--mix {','.join(f'{terms.dataset}=0' for terms in refused)}, or train with --licence any."
+        )
+    return found
+
+
+def union(*several: Iterable[DataTerms]) -> tuple[DataTerms, ...]:
+    """Return all terms once, in order."""
+    return tuple(dict.fromkeys(terms for each in several for terms in each))
+
+
+def sentence(found: Sequence[DataTerms]) -> str:
+    """Return names and licences in one line."""
+    return "; ".join(f"{terms.dataset} ({terms.licence or 'licence not said'})" for terms in found)
