@@ -29,12 +29,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve frames of the first scene of each set of the paper's protocol; numbers that reach into all protocols."""
+    """Twelve frames of the first scene of each set of the paper's protocol, and of Bonn those before the 30th, too."""
     folder = tmp_path_factory.mktemp("benchmark")
     for name in DATASETS:
         scene = next(item for item in VDA.sets if item.dataset == name).scenes[0]
-        first = FIRST_NUMBERS[name] + (30 if name == "bonn" else 0)
-        write_scenes(folder / name, [Shot(PREFIXES.get(name, "") + scene, range(first, first + 12))])
+        first = FIRST_NUMBERS[name]
+        ids = range(first, first + (42 if name == "bonn" else 12))
+        write_scenes(folder / name, [Shot(PREFIXES.get(name, "") + scene, ids)])
     return folder
 
 

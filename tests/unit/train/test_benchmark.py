@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tests.scenes import FIRST_NUMBERS, PREFIXES, SIZE, STEP_M, Shot, true_depth_m, write_scenes
 from vdaprep.errors import DataError, UsageError, VdakitError
 from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.records import Rejection
 from vdatrain.device import Precision
 from vdatrain.distributed.ranks import Ranks
 from vdatrain.evaluation.benchmark import protocols, results, run, table
@@ -55,7 +56,7 @@ def perfect(of: BenchmarkSet, first: int = 0) -> Oracle:
     """Return what knows the truth of a set's scenes, as it is cropped; 0 where it is unknown."""
 
     def answer(number: int) -> np.ndarray:
-        depth_m = true_depth_m(of.frames[number] + first)
+        depth_m = true_depth_m(of.frames.start + number * of.frames.step + first)
         depth_m = shown(of, depth_m) if resized(of) else of.crop.of(depth_m)
         return np.nan_to_num(3 / depth_m + (0 if of.alignment == "scale" else 0.2), nan=0.4)
 
@@ -64,7 +65,7 @@ def perfect(of: BenchmarkSet, first: int = 0) -> Oracle:
 
 def shots_of(of: BenchmarkSet, *, scenes: int, frames: int = 14, **changes) -> list[Shot]:
     first = FIRST_NUMBERS[of.dataset]
-    ids = [number + first for number in range(of.frames.start, of.frames.start + frames * of.frames.step)]
+    ids = [number + first for number in range(of.frames.start + frames * of.frames.step)]
     prefix = PREFIXES.get(of.dataset, "")
     return [Shot(f"{prefix}{name}", ids, **changes) for name in of.scenes[:scenes]]
 
@@ -364,24 +365,36 @@ def test_order_of_frames(tmp_path: Path) -> None:
     """10: by the last four characters the second 10,000 comes before 9,999; ours go by their numbers."""
     names = ["9998.png", "9999.png", "10000.png", "10001.png"]
     assert sorted(names, key=lambda name: name.split(".")[0][-4:]) == [*names[2:], *names[:2]]
-    of = replace(set_of("vda", "bonn"), frames=range(20000))
+    of = set_of("vda", "bonn")
     shots = [Shot("rgbd_bonn_balloon2", ids) for ids in ([10000, 10001], [9998, 9999])]
     write_scenes(tmp_path / "bonn", shots)
-    [scene] = found(of, tmp_path, allow_missing=True).scenes
-    assert [place.number for place in scene.places] == [9998, 9999, 10000, 10001]
+    [scene] = found(of, tmp_path).scenes
+    assert [place.clip.meta.frame_ids[place.index] for place in scene.places] == [9998, 9999, 10000, 10001]
 
 
-def test_gaps(tmp_path: Path) -> None:
-    """11: missing frames are an error, or in the ledger; no pair of neighbours spans them."""
-    of = set_of("vda", "bonn")
-    write_scenes(tmp_path / "bonn", [Shot("rgbd_bonn_balloon2", [0, 1, 2, 6, 7])])
-    with pytest.raises(DataError, match=r"balloon2: missing frames: 3 frames are not there \(3, 4, 5\)"):
+def test_missing_frames(tmp_path: Path) -> None:
+    """11: they are an error, or in the ledger; no pair of neighbours spans them."""
+    of = set_of("vda", "scannet")
+    rejected = [Rejection("scene0707_00/color/4.jpg", "is truncated"), Rejection("scene0708_00/color/9.jpg", "is grey")]
+    write_scenes(tmp_path / "scannet", [Shot("scene0707_00", [0, 1, 2, 6, 7])], rejected=rejected)
+    sentence = r"scene0707_00: missing frames: 3 frames are not there \(3, 4, 5\): scene0707_00/color/4.jpg is truncated; convert"
+    with pytest.raises(DataError, match=sentence):
         found(of, tmp_path)
     [scene] = found(of, tmp_path, allow_missing=True).scenes
     exact = measure_scene(scene, perfect(of), scratch=tmp_path)
     assert (exact.frames, exact.pairs, exact.pairs_without_pose) == (5, 3, 1)
     silent = replace(scene, of=replace(of, faults=Faults(gaps_are_silent=True)))
     assert measure_scene(silent, perfect(of), scratch=tmp_path).pairs == 4
+
+
+def test_a_gap_in_time_is_counted_on_but_no_neighbourhood(tmp_path: Path) -> None:
+    of = replace(set_of("vda-short", "bonn"), frames=range(1, 5), faults=Faults())
+    write_scenes(tmp_path / "bonn", [Shot("rgbd_bonn_balloon2", [0, 1, 2, 6, 7, 8])])
+    benchmark = found(of, tmp_path)
+    [scene] = benchmark.scenes
+    assert [place.number for place in scene.places] == [0, 1, 5, 6]
+    assert "gap" in [remark.kind for remark in benchmark.remarks]
+    assert measure_scene(scene, perfect(of, first=0), scratch=tmp_path).pairs == 2
 
 
 def test_neighbours_without_a_pixel_in_common(tmp_path: Path) -> None:
@@ -421,7 +434,7 @@ def test_missing_scenes_are_named(tmp_path: Path) -> None:
 def test_a_scene_that_ends_early_is_named(tmp_path: Path) -> None:
     of = replace(set_of("vda", "sintel"), scenes=("ambush_6",))
     write_scenes(tmp_path / "sintel", [Shot("ambush_6", range(1, 18))])
-    with pytest.raises(DataError, match="ends after 17 frames, expected 20"):
+    with pytest.raises(DataError, match="ambush_6: missing frames: has 17 of 20 frames"):
         run.find_benchmark(Protocol("vda", "", (of,)), open_shards(tmp_path))
 
 

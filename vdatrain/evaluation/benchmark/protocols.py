@@ -85,7 +85,7 @@ class BenchmarkSet:
     scenes: tuple[str, ...]
     """The scenes, sorted."""
     frames: range
-    """Which frames of a scene are predicted, counted from 0 as the data set has them; fewer where a scene ends."""
+    """Which frames of a scene are predicted, counted from 0; fewer where a scene ends."""
     max_depth_m: float
     """The greatest depth that is evaluated."""
     crop: Crop = WHOLE
@@ -98,8 +98,8 @@ class BenchmarkSet:
     """How a prediction up to scale and shift is fitted to the truth: in disparity, by a scale of depth, or not."""
     rgb_pass: str | None = None
     """Which rendering of the images, where there are several."""
-    first_number: int = 0
-    """Number in the shards of the data set's first frame with a truth."""
+    counted: Literal["places", "numbers"] = "places"
+    """How frames are counted: those that have a truth, one after the other, or by the numbers that they have."""
     native: tuple[tuple[int, int], ...] = ()
     """Heights and widths that the data set has."""
     lengths: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -167,15 +167,15 @@ _SCANNET_COLOUR = (968, 1296)
 
 _sintel = BenchmarkSet(
     "sintel", "Sintel", "sintel", SINTEL, range(100), 70.0, Crop((0, 436), (0, 1024)), rgb_pass="clean",
-    first_number=1, native=((436, 1024),), lengths=_SINTEL_LENGTHS,
+    native=((436, 1024),), lengths=_SINTEL_LENGTHS,
 )  # fmt: skip
 _kitti = BenchmarkSet(
-    "kitti", "KITTI-500", "kitti", KITTI, range(500), 80.0, Crop((0, 374), (0, 1242)), first_number=5,
+    "kitti", "KITTI-500", "kitti", KITTI, range(500), 80.0, Crop((0, 374), (0, 1242)),
     native=_KITTI_SIZES, lengths=_KITTI_LENGTHS,
 )  # fmt: skip
 _bonn = BenchmarkSet("bonn", "Bonn-500", "bonn", BONN, range(500), 10.0, native=_VGA)
 _scannet = BenchmarkSet(
-    "scannet", "ScanNet-500", "scannet", SCANNET, range(500), 10.0, _SCANNET_CROP, native=_VGA
+    "scannet", "ScanNet-500", "scannet", SCANNET, range(500), 10.0, _SCANNET_CROP, counted="numbers", native=_VGA
 )  # fmt: skip
 _nyuv2 = BenchmarkSet("nyuv2", "NYUv2-500", "nyuv2", NYUV2, range(500), 10.0, Crop((45, 471), (41, 601)), native=_VGA)
 _scannet_tae = replace(

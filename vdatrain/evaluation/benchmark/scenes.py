@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -43,7 +44,7 @@ class Place:
     """Where a frame is."""
 
     number: int
-    """Which of the protocol's frames of the scene it is, from 0 on."""
+    """Counts frames from 0 on; of successive ones it is successive."""
     clip: Clip
     """The clip that holds it."""
     index: int
@@ -55,7 +56,7 @@ class SceneFrame:
     """A frame with its truth and its camera."""
 
     number: int
-    """Which of the protocol's frames of the scene it is."""
+    """As its place has it."""
     rgb: UInt8[np.ndarray, "h w 3"]
     """Grey levels."""
     depth_m: Float32[np.ndarray, "h w"]
@@ -183,17 +184,14 @@ def _has_pass(trajectory: str, benchmark_set: BenchmarkSet) -> bool:
 
 def _places(benchmark_set: BenchmarkSet, clips: Iterable[Clip]) -> tuple[tuple[Place, ...], list[int]]:
     """Return where the protocol's frames are, and the numbers missing before the last of them."""
-    found: dict[int, Place] = {}
+    stored = [(number, clip, index) for clip in clips for index, number in enumerate(clip.meta.frame_ids)]
     frames = benchmark_set.frames
-    for clip in clips:
-        for index, frame_id in enumerate(clip.meta.frame_ids):
-            number = frame_id - benchmark_set.first_number
-            if number in frames:
-                position = frames.index(number)
-                found[position] = Place(position, clip, index)
-    last = max(found, default=-1)
-    missing = [frames[position] + benchmark_set.first_number for position in range(last) if position not in found]
-    return tuple(found[position] for position in sorted(found)), missing
+    if benchmark_set.counted == "places":
+        chosen = stored[frames.start : frames.stop : frames.step]
+        return tuple(Place(number - chosen[0][0], clip, index) for number, clip, index in chosen), []
+    places = [Place(frames.index(number), clip, index) for number, clip, index in stored if number in frames]
+    there = {place.number for place in places}
+    return tuple(places), [frames[number] for number in range(max(there, default=0)) if number not in there]
 
 
 # ------------------------------------------------------------------------------------------------------------- ledger
@@ -228,8 +226,12 @@ def _of_scene(scene: Scene, missing: Sequence[int], record: DatasetRecord | None
         why = "; ".join(_reasons(scene, record)) or "the shards do not say why"
         note("missing frames", f"{len(missing)} frames are not there ({numbers}): {why}.")
     expected = len(range(of.frames.start, min(of.frames.stop, of.lengths.get(scene.name, 0)), of.frames.step))
-    if 0 < len(scene.places) + len(missing) < expected:
-        note("missing frames", f"ends after {len(scene.places) + len(missing)} frames, expected {expected}.")
+    if len(scene.places) < expected:
+        why = "".join(f"; {reason}" for reason in _reasons(scene, record))
+        note("missing frames", f"has {len(scene.places)} of {expected} frames{why}.")
+    breaks = sum(later.number - earlier.number > 1 for earlier, later in pairwise(scene.places))
+    if breaks and not missing:
+        note("gap", f"there are {breaks} gaps in it, behind which frames are counted on.")
     if (meta.height, meta.width) not in of.native:
         sizes = " or ".join(f"{width}x{height}" for height, width in of.native)
         note(
