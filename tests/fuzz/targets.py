@@ -45,8 +45,8 @@ _HERE = Location("", "frame")
 SHARES = {
     "tar.gz": 8.0, "tar in a gzip": 8.0,
     "metadata": 2.0, "metadata bytes": 2.0, "metadata v2": 2.0, "shard record": 2.0,
-    "dataset.json": 2.0, "shard tar": 2.0, "zstd members": 2.0, "jpeg members": 2.0, "h264 members": 2.0, "av1 members": 2.0,
-    "video .mp4": 2.0, "video .avi": 2.0,
+    "dataset.json": 2.0, "shard tar": 2.0, "zstd members": 2.0, "jpeg members": 2.0, "h264 members": 2.0,
+    "av1 members": 2.0, "video .mp4": 2.0, "video .avi": 2.0,
     ".pt": 2.0, ".safetensors": 2.0, "gallery": 2.0,
 }  # fmt: skip
 """How much more time than others those get that take long: a tar.gz is listed by a process of its own."""
