@@ -4,8 +4,10 @@ OUT/TRAJECTORY/rgb/000000.png          the decoded frame; files are numbered as 
 OUT/TRAJECTORY/depth/000000.npy        float32, metres along z, nan unknown, inf sky
 OUT/TRAJECTORY/intrinsics.txt          fx fy cx cy, in pixels, a line a frame
 OUT/TRAJECTORY/camera_to_world.txt     16 numbers, row by row, metres, OpenCV axes, a line a frame; if known
+                                       of any frame, nan for the others
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -72,10 +74,15 @@ def _write_trajectory(folder: Path, clips: Sequence[_Clip], on_frame: Callable[[
         _write_frames(folder, clip, meta, on_frame)
     metas = [meta for _, meta in clips]
     _write_table(folder / "intrinsics.txt", (row for meta in metas for row in meta.intrinsics))
-    poses = [meta.camera_to_world for meta in metas if meta.camera_to_world is not None]
-    if len(poses) == len(metas):
-        rows = ([number for row in pose for number in row] for of_clip in poses for pose in of_clip)
-        _write_table(folder / "camera_to_world.txt", rows)
+    if any(meta.camera_to_world is not None for meta in metas):
+        _write_table(folder / "camera_to_world.txt", (row for meta in metas for row in _pose_rows(meta)))
+
+
+def _pose_rows(meta: ClipMeta) -> list[list[float]]:
+    """Return each frame's pose as 16 numbers, nan in clips without poses."""
+    if meta.camera_to_world is None:
+        return [[math.nan] * 16] * meta.num_frames
+    return [[number for row in pose for number in row] for pose in meta.camera_to_world]
 
 
 def _write_frames(folder: Path, clip: Clip, meta: ClipMeta, on_frame: Callable[[], None]) -> None:

@@ -189,6 +189,7 @@ class SourceOptions:
 
 _MAX_PIXELS = 1e6  # of a focal length, and of a principal point from the corner
 _MAX_METRES = 1e8  # of a position
+_SAME_ASPECT = 0.01  # relative: sizes are rounded to whole pixels
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,8 @@ class Cameras:
     """Whether the user said the intrinsics: their principal point may be anywhere."""
     candidates: Mapping[str, float] = field(default_factory=dict[str, float])
     """Factors of fx one of which is meant, by their names; which, depth and poses tell. Empty: fx is as it is."""
+    without_pose: frozenset[int] = frozenset()
+    """Indices of frames that are kept though their pose is not known, as where tracking was lost."""
 
     def __post_init__(self) -> None:
         positive = (self.intrinsics[:, :2] > 0).all(axis=1)
@@ -222,7 +225,8 @@ class Cameras:
             where = "" if self.pose_file is None else f" in {self.pose_file}"
             reason = f"has no usable pose: its matrix{where} is not a rotation and a translation"
             far = ~(np.abs(self.camera_to_world[:, :3, 3]) < _MAX_METRES).all(axis=1)
-            bad |= dict.fromkeys(np.flatnonzero(~are_rigid(self.camera_to_world) | far).tolist(), reason)
+            unusable = np.flatnonzero(~are_rigid(self.camera_to_world) | far).tolist()
+            bad |= {index: reason for index in unusable if index not in self.without_pose}
         object.__setattr__(self, "problems", bad | dict(self.problems))
 
 
@@ -234,6 +238,8 @@ class RgbImage:
     """RGB, 8 bits."""
     jpeg: bytes | None = None
     """The source's own bytes, where they are a JPEG that can be stored as it is."""
+    covers_depth: bool = False
+    """Whether it shows the same view as its depth map on a finer grid, so that it is scaled down to that."""
 
 
 @dataclass(frozen=True)
@@ -249,13 +255,14 @@ class Frame:
     intrinsics: Float64[np.ndarray, "4"]
     """fx, fy, cx, cy in pixels of this size."""
     camera_to_world: Float64[np.ndarray, "4 4"] | None
-    """The pose: metres, OpenCV axes; None where the data set has none."""
+    """The pose: metres, OpenCV axes; None where it is not known."""
 
 
 def make_frame(
     files: FrameFiles, rgb: RgbImage, depth_m: Float32[np.ndarray, "_h _w"], cameras: Cameras, index: int
 ) -> Frame:
     """Put a frame together; raises FrameError if its parts do not fit or its camera is unusable."""
+    rgb = _on_grid_of(depth_m, rgb)
     height, width = rgb.pixels.shape[:2]
     if depth_m.shape != (height, width):
         found, expected = _size(depth_m.shape), _size((height, width))
@@ -267,8 +274,19 @@ def make_frame(
         intrinsics = _intrinsics_of_copy(intrinsics, cameras.size, (width, height), files)
     if not cameras.said:
         _expect_in_the_middle(intrinsics, (width, height), files)
-    pose = None if cameras.camera_to_world is None else cameras.camera_to_world[index]
+    poses = None if index in cameras.without_pose else cameras.camera_to_world
+    pose = None if poses is None else poses[index]
     return Frame(files.frame_id, rgb, depth_m, intrinsics, pose)
+
+
+def _on_grid_of(depth_m: Float32[np.ndarray, "h w"], rgb: RgbImage) -> RgbImage:
+    """Scale an image that covers its depth map down to that, if it has its aspect."""
+    height, width = rgb.pixels.shape[:2]
+    rows, columns = depth_m.shape
+    x, y = columns / width, rows / height
+    if not rgb.covers_depth or max(x, y) > 1 or x == y == 1 or abs(x / y - 1) > _SAME_ASPECT:
+        return rgb
+    return RgbImage(cv2.resize(rgb.pixels, (columns, rows), interpolation=cv2.INTER_AREA))
 
 
 def _expect_in_the_middle(intrinsics: Float64[np.ndarray, "4"], size: tuple[int, int], files: FrameFiles) -> None:
@@ -298,7 +316,7 @@ def _intrinsics_of_copy(
 ) -> Float64[np.ndarray, "4"]:
     """Scale a known camera's intrinsics to a resized copy, not to another aspect."""
     x, y = found[0] / known[0], found[1] / known[1]
-    if abs(x / y - 1) > 0.01:
+    if abs(x / y - 1) > _SAME_ASPECT:
         raise FrameError(
             str(files.rgb),
             f"is {found[0]}x{found[1]} pixels, the data set's camera has {known[0]}x{known[1]}; "

@@ -131,3 +131,42 @@ def test_depth_of_another_size_is_refused() -> None:
     cameras = Cameras(np.ones((1, 4)), None)
     with pytest.raises(FrameError, match="a.npy: the depth map is 64x47 pixels, the image is 64x48"):
         make_frame(files, RgbImage(np.zeros((48, 64, 3), np.uint8)), np.ones((47, 64), np.float32), cameras, 0)
+
+
+FILES = FrameFiles(0, Location("", "0.jpg"), Location("", "0.png"))
+
+
+@pytest.mark.parametrize("size", [(8, 12), (16, 24), (24, 36), (16, 25), (1200, 1800)])
+def test_an_image_that_covers_its_depth_map_is_scaled_down_to_it(size: tuple[int, int]) -> None:
+    rows, columns = size
+    pixels = np.repeat(np.arange(rows * columns, dtype=np.uint8).reshape(*size, 1), 3, axis=2)
+    depth_m = np.ones((8, 12), np.float32)
+    cameras = Cameras(np.array([[12.0, 12.0, 5.5, 3.5]]), None)
+    image = RgbImage(pixels, jpeg=b"of this size", covers_depth=True)
+    if size == (16, 25):
+        with pytest.raises(FrameError, match="the depth map is 12x8 pixels, the image is 25x16"):
+            make_frame(FILES, image, depth_m, cameras, 0)
+        return
+    frame = make_frame(FILES, image, depth_m, cameras, 0)
+    blocks = pixels.reshape(8, rows // 8, 12, columns // 12, 3).mean(axis=(1, 3))
+    assert np.abs(frame.rgb.pixels - blocks).max() <= 0.5 + 1e-3
+    assert (frame.rgb.jpeg is None) == (size != (8, 12))
+
+
+def test_images_are_scaled_only_as_far_as_their_source_says_and_never_up() -> None:
+    cameras = Cameras(np.array([[12.0, 12.0, 5.5, 3.5]]), None)
+    for image in (
+        RgbImage(np.zeros((16, 24, 3), np.uint8)),
+        RgbImage(np.zeros((4, 6, 3), np.uint8), covers_depth=True),
+    ):
+        with pytest.raises(FrameError, match="the depth map is 12x8 pixels, the image is"):
+            make_frame(FILES, image, np.ones((8, 12), np.float32), cameras, 0)
+
+
+def test_a_frame_whose_pose_is_not_known_is_kept_without_one() -> None:
+    poses = np.stack([np.eye(4), np.full((4, 4), -np.inf), np.full((4, 4), np.nan)])
+    cameras = Cameras(np.tile([12.0, 12.0, 5.5, 3.5], (3, 1)), poses, without_pose=frozenset({1}))
+    assert list(cameras.problems) == [2]
+    image, depth_m = RgbImage(np.zeros((8, 12, 3), np.uint8)), np.ones((8, 12), np.float32)
+    assert make_frame(FILES, image, depth_m, cameras, 0).camera_to_world is not None
+    assert make_frame(FILES, image, depth_m, cameras, 1).camera_to_world is None

@@ -42,6 +42,10 @@ class _EncodedFrame:
     shrunk: Float32[np.ndarray, "dh dw 3"] | None
     diff_valid: bool
 
+    def goes_with(self, other: "_EncodedFrame") -> bool:
+        """Tell whether a clip can hold both: of one size, and both with poses or without."""
+        return self.size == other.size and (self.camera_to_world is None) == (other.camera_to_world is None)
+
 
 _last_cameras: dict[str, Cameras] = {}  # of one trajectory, by its listing: shard after shard may be of it
 
@@ -75,7 +79,8 @@ class ClipEncoder:
     ) -> Iterator[EncodedClip]:
         """Encode a planned clip; a rejected frame is added to `rejected` and cuts the clip in two.
 
-        So does a change of size within a trajectory. `on_frame` is called after every frame, used or not.
+        So do a change of size within a trajectory, and poses that begin or end. `on_frame` is called after every frame,
+        used or not.
         """
         take: list[_EncodedFrame] = []
         members = self._members()
@@ -86,7 +91,7 @@ class ClipEncoder:
                 previous = self._frame_or_none(clip.trajectory, next(order), None, rejected=[])
             for index in order:
                 current = self._frame_or_none(clip.trajectory, index, previous, rejected=rejected)
-                if take and (current is None or current.size != take[-1].size):
+                if take and (current is None or not current.goes_with(take[-1])):
                     yield self._clip(clip, split, take, members)
                     take, members = [], self._members()
                 if current is not None:
