@@ -3,10 +3,10 @@
 tree      all files of a data set, wherever they lie; reading one of them
 files     where files lie: locations by path and by frame number
 walking   the files below a folder
-archives  zip, tar and tar.gz
+archives  zip, tar, tar.gz and .sens
 merging   files of several archives under one path
 prefetch  reading ahead in a thread
-images    JPEG, and what holds for every image
+images    JPEG, PPM, PGM, and what holds for every image
 png, exr  these
 arrays    .npy, tables of text
 deflate   decompression by ISA-L

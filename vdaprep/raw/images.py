@@ -1,4 +1,4 @@
-"""JPEGs to pixels, and the decoding that all kinds of images have in common.
+"""JPEGs, PPMs and PGMs to pixels, and the decoding that all kinds of images have in common.
 
 Pixels are taken as they are stored: no metadata turns, mirrors or recolours them, since depth maps have none.
 """
@@ -9,6 +9,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8, UInt16
 
 from vdaprep.errors import FrameError
 from vdaprep.raw.archives.sniff import found_instead
@@ -24,6 +25,9 @@ _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
 _SHORT = 3  # kind of a TIFF value: 16 bits
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation[\s=\"'>]*([^\s\"'<]*)")
+_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
+_NETPBM_HEADER = re.compile(rb"P[56]" + _GAP + rb"(\d{1,7})" + _GAP + rb"(\d{1,7})" + _GAP + rb"(\d{1,5})\s")
+_MAX_NETPBM_HEADER_BYTES = 4096
 
 
 def parse_jpeg(data: bytes, location: Location) -> RgbImage:
@@ -91,6 +95,38 @@ def _is_upright(tiff: bytes) -> bool:
         if tag == _ORIENTATION and (kind, count, int.from_bytes(entry[8:10], order)) != (_SHORT, 1, 1):
             return False
     return True
+
+
+def parse_pgm16(data: bytes, location: Location) -> UInt16[np.ndarray, "h w"]:
+    """Decode a PGM of 16 bits, high bytes first; raises FrameError for anything else."""
+    width, height, pixels = _parse_netpbm(data, location, kind="a PGM", magic=b"P5", largest=65535, pixel_bytes=2)
+    return np.frombuffer(pixels, ">u2").astype(np.uint16).reshape(height, width)
+
+
+def parse_ppm(data: bytes, location: Location) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode a PPM of 8 bits; raises FrameError for anything else."""
+    width, height, pixels = _parse_netpbm(data, location, kind="a PPM", magic=b"P6", largest=255, pixel_bytes=3)
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+
+
+def _parse_netpbm(
+    data: bytes, location: Location, *, kind: str, magic: bytes, largest: int, pixel_bytes: int
+) -> tuple[int, int, memoryview]:
+    """Return width, height and the bytes of the pixels, whose number is as the header says."""
+    header = _NETPBM_HEADER.match(data, 0, _MAX_NETPBM_HEADER_BYTES)
+    if header is None or data[:2] != magic:
+        raise wrong_kind(kind, data, location)
+    width, height, found = map(int, header.groups())
+    check_size(width, height, location)
+    if found != largest:
+        raise FrameError(str(location), f"is {kind} whose largest value is {found}, expected {largest}")
+    pixels = memoryview(data)[header.end() :]
+    expected = pixel_bytes * width * height
+    if len(pixels) != expected:
+        what = "is cut short" if len(pixels) < expected else "goes on after its end"
+        reason = f"{what}: it has {len(pixels)} bytes for {width}x{height} pixels, expected {expected}"
+        raise FrameError(str(location), reason)
+    return width, height, pixels
 
 
 def wrong_kind(expected: str, data: bytes, location: Location) -> FrameError:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from vdaprep.errors import DataError, FrameError
+from vdaprep.raw.archives.sens import list_sens
 from vdaprep.raw.archives.sniff import found_instead, is_tar_header, named_otherwise
 from vdaprep.raw.archives.spans import HEADER_BYTES, UNREADABLE, GzipSpan, Listing, Span, name_end
 from vdaprep.raw.archives.targz import list_targz, open_gzip
@@ -29,7 +30,8 @@ from vdaprep.storage.atomic import KEPT
 from vdaprep.storage.range_reader import Ranges, buffered, open_ranges, read_file
 from vdaprep.storage.urls import is_url, join_url, redact, split_urls
 
-_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.gzip", ".taz")
+_SENS = ".sens"
+_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.gzip", ".taz", _SENS)
 _COMMON = ("png", "jpg", "jpeg", "npy", "exr", "txt", "json")  # no need to ask whether these are pieces of archives
 _OPEN_ARCHIVES = 8
 
@@ -306,6 +308,9 @@ def _list_archive(name: str, on_bytes: Callable[[int, int], None]) -> tuple[int,
 
 
 def _list_open(archive: Ranges, start: bytes, name: str, on_bytes: Callable[[int, int], None]) -> Listing:
+    path = unquote(urlsplit(name).path) if is_url(name) else name
+    if path.lower().endswith(_SENS):
+        return list_sens(archive, path.rpartition("/")[2], lambda done: on_bytes(done, archive.size))
     if start.startswith(b"\x1f\x8b"):
         if is_url(name):
             raise ValueError("a tar.gz cannot be read in parts from a server; download it first")
@@ -323,7 +328,7 @@ def _cannot_be_opened(error: Exception, *, url: bool) -> str:
         advice = ""
     elif isinstance(error, PermissionError):
         advice = "; let this user read it, for example by chmod u+r"
-    elif "unpack it: " in str(error) or "join the pieces" in str(error):
+    elif any(text in str(error) for text in ("unpack it: ", "join the pieces", "which is not read")):
         advice = ""
     return f"cannot be opened as an archive ({_reason(error)}){advice}"
 

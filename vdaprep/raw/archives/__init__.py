@@ -3,5 +3,6 @@
 sniff        what a file is, by its name and its first bytes
 spans        where members lie
 zips, tars   listing them
+sens         the same for ScanNet's recordings
 targz        random access in a tar.gz, by seek points
 targz_index  making seek points"""

@@ -1,1 +1,4 @@
-"""Data sets that are only measured on, as all of their trajectories are held out."""
+"""Data sets that are only measured on.
+
+scannet   rooms, by depth cameras
+"""
