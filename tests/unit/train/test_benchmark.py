@@ -377,7 +377,7 @@ def test_missing_frames(tmp_path: Path) -> None:
     of = set_of("vda", "scannet")
     rejected = [Rejection("scene0707_00/color/4.jpg", "is truncated"), Rejection("scene0708_00/color/9.jpg", "is grey")]
     write_scenes(tmp_path / "scannet", [Shot("scene0707_00", [0, 1, 2, 6, 7])], rejected=rejected)
-    sentence = r"scene0707_00: missing frames: 3 frames are not there \(3, 4, 5\): scene0707_00/color/4.jpg is truncated; convert"
+    sentence = r"missing frames: 3 frames are not there \(3, 4, 5\): scene0707_00/color/4.jpg is truncated; convert"
     with pytest.raises(DataError, match=sentence):
         found(of, tmp_path)
     [scene] = found(of, tmp_path, allow_missing=True).scenes
