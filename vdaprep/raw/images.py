@@ -3,8 +3,11 @@
 Pixels are taken as they are stored: no metadata turns, mirrors or recolours them, since depth maps have none.
 """
 
+import os
 import re
-from collections.abc import Iterator
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import cv2
@@ -21,6 +24,9 @@ _JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd7])")  # not ff 00 and 
 _JPEG_END = 0xD9
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # headers with the size, one for each kind of coding
 _JPEG_METADATA = 0xE1  # Exif or XMP
+_LIBJPEG = re.compile(rb"(?P<what>(?:Corrupt JPEG data|Premature end of JPEG file)(?:: (?P<extra>\d+) extra)?[^\n]*)\n")
+_EXTRA = 16  # bytes before a marker that no damage need have left
+_hearing = threading.Lock()
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
 _SHORT = 3  # kind of a TIFF value: 16 bits
@@ -50,7 +56,44 @@ def parse_jpeg(data: bytes, location: Location) -> RgbImage:
             parts.append(data[start:begin])
             start = end
     jpeg = b"".join([*parts, data[start : segments[-1][2]]])
-    return RgbImage(decode_image(jpeg, location, cv2.IMREAD_COLOR_RGB), jpeg=jpeg)
+    said, pixels = _hear(lambda: decode_image(jpeg, location, cv2.IMREAD_COLOR_RGB))
+    if damage := _damage(said):
+        raise FrameError(str(location), f"the JPEG is damaged ({damage}); get it again")
+    return RgbImage(pixels, jpeg=jpeg)
+
+
+def _damage(said: bytes) -> str:
+    """Return what libjpeg said of damage inside an image; empty if it said nothing of that.
+
+    It fills what it cannot read with grey. A few bytes before a marker are what some cameras add.
+    """
+    found = _LIBJPEG.search(said)
+    if found is None or int(found["extra"] or _EXTRA + 1) <= _EXTRA:
+        return ""
+    return found["what"].decode("ascii", "replace").strip()
+
+
+def _hear(decode: Callable[[], np.ndarray]) -> tuple[bytes, np.ndarray]:
+    """Decode, and return what was written to stderr meanwhile: libjpeg warns there and nowhere else.
+
+    What is no warning of libjpeg, as of another thread, is passed on.
+    """
+    with _hearing, tempfile.TemporaryFile() as heard:
+        try:
+            stderr = os.dup(2)
+        except OSError:  # there is none to write to
+            return b"", decode()
+        os.dup2(heard.fileno(), 2)
+        try:
+            image = decode()
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            heard.seek(0)
+            said = heard.read()
+            if others := _LIBJPEG.sub(b"", said):
+                os.write(2, others)
+    return said, image
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

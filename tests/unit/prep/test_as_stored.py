@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -343,6 +344,25 @@ BUDGET = "pixels by its header, expected at most 67108864 pixels a frame; make i
 CMYK = b"\xff\xd8\xff\xc0\x00\x14\x08\x00\x18\x00\x20\x04" + bytes(12) + b"\xff\xd9"
 EXR_CUT = exr.encode_exr(np.ones((4, 4), np.float16)).replace(b"displayWindow", b"displayWindxx")
 BARE = resized_jpeg(32000, 32000).replace(b"\xff\xc0", b"\xff\x01\xff\xc0", 1)
+SMOOTH = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8), (0, 0), 2)
+WHOLE_JPEGS = {
+    "plain": encoded(".jpg", SMOOTH),
+    "optimised": encoded(".jpg", SMOOTH, cv2.IMWRITE_JPEG_OPTIMIZE, 1),
+    "progressive": encoded(".jpg", SMOOTH, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "restarts": encoded(".jpg", SMOOTH, cv2.IMWRITE_JPEG_RST_INTERVAL, 8),
+    "grey": encoded(".jpg", SMOOTH[..., 0]),
+    "black, all zeros but its header": encoded(".jpg", np.zeros((240, 320, 3), np.uint8), cv2.IMWRITE_JPEG_OPTIMIZE, 1),
+    "a byte of filling": encoded(".jpg", SMOOTH)[:-2] + b"\0\xff\xd9",
+}
+HOLES = {  # in the middle of the scan; the end marker is there
+    f"{kind}-{hole}": spoil(WHOLE_JPEGS[kind], len(WHOLE_JPEGS[kind]) // 2)
+    for kind in ("plain", "optimised", "progressive", "restarts", "grey")
+    for hole, spoil in {
+        "zeros": lambda data, at: data[:at] + bytes(512) + data[at + 512 :],
+        "dropped": lambda data, at: data[:at] + data[at + 512 :],
+        "zeros-to-its-end": lambda data, at: data[:at] + bytes(len(data) - at - 2) + data[-2:],
+    }.items()
+}
 REFUSED = [
     Refused("jpeg-huge", "jpeg", resized_jpeg(32000, 32000), f"is 32000x32000 {BUDGET}"),
     Refused("jpeg-wide", "jpeg", resized_jpeg(65535, 1025), f"is 65535x1025 {BUDGET}"),
@@ -353,6 +373,7 @@ REFUSED = [
     Refused("jpeg-colours-cut", "jpeg", b"\xff\xd8\xff\xc2\x00\x07\x08\0\1\0\1\xff\xd9", "is a JPEG of 0 colours"),
     Refused("jpeg-no-frame", "jpeg", b"\xff\xd8\xff\xd9", "the image cannot be decoded"),
     Refused("jpeg-12-bits", "jpeg", JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"), "cannot be decoded"),
+    *(Refused(f"jpeg-{name}", "jpeg", data, r"the JPEG is damaged \(.*\); get") for name, data in HOLES.items()),
     Refused("png-1-bit-huge", "png", png_header(32000, 32000, bits=1, colour=0), f"is 32000x32000 {BUDGET}"),
     Refused("png-interlaced-huge", "png", png_header(16000, 16000, interlaced=1), f"is 16000x16000 {BUDGET}"),
     Refused("png-no-width", "png", png_header(0, 10), "is 0x10 pixels by its header"),
@@ -412,6 +433,20 @@ def test_what_is_no_frame_costs_one_sentence(case: Refused) -> None:
         PARSERS[case.kind](case.data, HERE)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("case", WHOLE_JPEGS)
+def test_a_whole_jpeg_is_taken_and_others_may_write_to_stderr(case: str, capfd: pytest.CaptureFixture[str]) -> None:
+    decode = images.decode_image
+
+    def talking(*given: Any) -> np.ndarray:
+        os.write(2, b"of another thread\n")
+        return decode(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "decode_image", talking)
+        assert images.parse_jpeg(WHOLE_JPEGS[case], HERE).jpeg == WHOLE_JPEGS[case]
+    assert capfd.readouterr().err == "of another thread\n"
 
 
 @pytest.mark.parametrize("name", ["rgb/000000.jpg", "depth/000000.npy"])
