@@ -13,7 +13,7 @@ from itertools import accumulate
 import numpy as np
 from jaxtyping import Float32
 
-from vdaprep.analysis.geometry import view_of
+from vdaprep.analysis.geometry import TrajectoryGeometry, view_of
 from vdaprep.analysis.photometric import Likeness, Sighting
 from vdaprep.analysis.warping import Agreement, View, frames_away
 from vdaprep.shards.metadata import ClipMeta
@@ -92,20 +92,48 @@ def look(
     Raises:
         ShardError: A shard cannot be read.
     """
-    found: defaultdict[str, _Shown] = defaultdict(_Shown)
-    for tar in tars:
-        record = read_record(tar)
-        for entry in record.clips:
-            clip = Clip(dataset, tar, entry)
-            found[clip.meta.trajectory].clips.append(clip)
-        for name, pixels in record.clamped_far.items():
-            found[name].beyond += pixels
     pictures: list[Picture] = []
-    for name, shown in sorted(found.items()):
+    for (_, name), shown in _shown(tars, dataset).items():
         if shown.clips:
             pictures.append(_Look(name, shown, takes_unit=takes_unit).picture())
             on_trajectory()
     return [replace(one, findings=(*one.findings, *_beside(one, pictures))) for one in pictures]
+
+
+def add_shifts(measured: Iterable[TrajectoryGeometry], tars: Iterable[StoragePath]) -> list[TrajectoryGeometry]:
+    """Add which other frames' images or poses would fit clearly better.
+
+    Only where nothing else was found.
+
+    Args:
+        measured: The trajectories of the shards.
+        tars: The shards, of any data sets.
+
+    Raises:
+        ShardError: A shard cannot be read.
+    """
+    shown = _shown(tars)
+    found: list[TrajectoryGeometry] = []
+    for one in measured:
+        clips = shown[one.dataset, one.trajectory]
+        more = () if one.findings or not one.has_poses else _Look(one.trajectory, clips, takes_unit=False).misfits()
+        found.append(replace(one, findings=(*one.findings, *more)))
+    return found
+
+
+def _shown(tars: Iterable[StoragePath], dataset: str = "") -> "dict[tuple[str, str], _Shown]":
+    """Return what shards hold by data set and trajectory, sorted; `dataset` where it is known."""
+    found: defaultdict[tuple[str, str], _Shown] = defaultdict(_Shown)
+    for tar in tars:
+        record = read_record(tar)
+        of = dataset
+        for entry in record.clips:
+            clip = Clip(dataset, tar, entry)
+            of = clip.meta.dataset
+            found[of, clip.meta.trajectory].clips.append(clip)
+        for name, pixels in record.clamped_far.items():
+            found[of, name].beyond += pixels
+    return dict(sorted(found.items()))
 
 
 @dataclass
@@ -130,8 +158,7 @@ class _Look:
 
     def picture(self) -> Picture:
         """Return what was seen."""
-        for clip, meta, first, last in self._places():
-            self._compare(clip, meta, first, last)
+        self._compare_places()
         meta = self._metas[0]
         pixels = sum(meta.num_frames * meta.height * meta.width for meta in self._metas)
         depth_m = np.concatenate([depth_m.ravel() for depth_m in self._depths])
@@ -151,6 +178,19 @@ class _Look:
             warp_error=None if fit is None or fit.error == math.inf else fit.error,
         )
         return replace(seen, findings=tuple(self._findings(seen)))
+
+    def misfits(self) -> tuple[str, ...]:
+        """Return what depth, poses and images do not fit, and what would fit clearly better."""
+        self._compare_places()
+        return tuple(self._misfits())
+
+    def _misfits(self) -> Iterator[str]:
+        misfits = list(self._agreement.misfits())
+        yield from misfits or self._likeness.misfits()
+
+    def _compare_places(self) -> None:
+        for clip, meta, first, last in self._places():
+            self._compare(clip, meta, first, last)
 
     def _places(self) -> Iterator[tuple[Clip, ClipMeta, int, int]]:
         """Yield clips, and in each both frames of a pair, at three places of the trajectory."""
@@ -199,12 +239,8 @@ class _Look:
                 f"its principal point is at {place} of the image's width and height: the intrinsics may belong to "
                 f"images of another size than {meta.width}x{meta.height}, or to a crop; see --intrinsics"
             )
-        if seen.median_m is None:
-            return
-        misfits = list(self._agreement.misfits())
-        yield from misfits
-        if not misfits:
-            yield from self._likeness.misfits()
+        if seen.median_m is not None:
+            yield from self._misfits()
 
 
 def _thinned(depth_m: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "_h _w"]:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from vdaprep.analysis import geometry as warping
+from vdaprep.analysis.picture import add_shifts
 from vdaprep.analysis.verify import VerifyReport, count_frames, verify
 from vdaprep.cli.views.output import console, errors, frame_bar, print_json, show
 from vdaprep.errors import VdakitError
@@ -31,6 +32,7 @@ def command(
     if geometry and not report.findings:
         with frame_bar("warp", total=frames) as bar:
             measured = warping.measure(find_shards(paths), on_frame=bar.advance)
+        measured = add_shifts(measured, find_shards(paths))
     findings = [*report.findings, *(what for item in measured for what in item.findings)]
     if as_json:
         trajectories = {"geometry": [asdict(item) for item in measured]} if geometry else {}
