@@ -265,6 +265,8 @@ class ConversionOptions:
     """Camera, where a data set has several."""
     depth_unit: float | None = None
     """Metres of a unit of 16-bit PNG depth, for custom."""
+    render_pass: str = field(default="", metadata={"option": "--pass", "metavar": "NAME"})
+    """Rendering of the images, for sintel: clean (default) or final."""
     short_side: int | None = field(default=540, metadata=_SHORT_SIDE)
     """Scale down to this short side; native keeps."""
     clip_frames: int = 64
@@ -301,7 +303,12 @@ class ConversionOptions:
             diffs=self.diffs or profile.diffs,
             diff_scale=self.diff_scale,
             schema=1 if self.profile == "v1" else SCHEMA_VERSION,
-            source=SourceOptions(camera=self.camera, intrinsics=self.intrinsics, depth_unit_m=self.depth_unit),
+            source=SourceOptions(
+                camera=self.camera,
+                intrinsics=self.intrinsics,
+                depth_unit_m=self.depth_unit,
+                render_pass=self.render_pass,
+            ),
             frame_stride=self.frame_stride,
         )
 
@@ -364,6 +371,7 @@ class RunOptions:
 def options_of(settings: Settings, selection: Selection, facts: Manifest) -> dict[str, Any]:
     """Return settings and selection as records hold them."""
     intrinsics = settings.source.intrinsics
+    render_pass = facts.render_pass(settings.source.render_pass)
     options = {
         **settings.encoding(facts).to_json(),
         "clip_frames": settings.clip_frames,
@@ -372,6 +380,7 @@ def options_of(settings: Settings, selection: Selection, facts: Manifest) -> dic
         "camera": settings.source.camera,
         "intrinsics": None if intrinsics is None else list(intrinsics),
         "depth_unit": settings.source.depth_unit_m,
+        **({"pass": render_pass} if render_pass else {}),
         "select": list(selection.select),
         "splits": selection.splits,
         "val": list(selection.val),
@@ -400,6 +409,7 @@ def settings_of(options: Mapping[str, Any], *, dataset: str) -> tuple[Settings, 
                 camera=options["camera"],
                 intrinsics=None if intrinsics is None else tuple(intrinsics),
                 depth_unit_m=options["depth_unit"],
+                render_pass=options.get("pass", ""),
             ),
             frame_stride=options["frame_stride"],
         )

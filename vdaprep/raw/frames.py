@@ -185,6 +185,8 @@ class SourceOptions:
     """Metres of a unit of integer depth, for data sets that do not define it."""
     pairing: Pairing = "time"
     """How images and depth maps that are named by time are paired."""
+    render_pass: str = ""
+    """The rendering of the images, for data sets that have several; empty: the first one."""
 
 
 _MAX_PIXELS = 1e6  # of a focal length, and of a principal point from the corner

@@ -46,6 +46,8 @@ class Manifest:
     """Size of a frame in a shard, about, by storage profile; without those that were not measured."""
     takes_depth_unit: bool
     """Whether users give the unit of integer depth."""
+    passes: tuple[str, ...]
+    """Renderings of the images, one of which is converted: by default the first; empty where there is but one."""
     not_needed: tuple[str, ...]
     """Files of the data set that are not converted: globs of lower-case paths that begin with `/`."""
 
@@ -60,6 +62,17 @@ class Manifest:
         if unit_m is not None:
             return DepthSpec("linear", 0.0, unit_m=float(unit_m))
         return DepthSpec(**self.depth, relative_error=relative_error if self.depth["kind"] == "log" else 0.0)
+
+    def render_pass(self, wanted: str) -> str:
+        """Return the pass that is converted if `wanted` is asked for: the first if that is empty.
+
+        Empty for data sets without passes. Raises UsageError for a pass that there is not.
+        """
+        if wanted and not self.passes:
+            raise UsageError(f"--pass {wanted}: {self.title} has no passes; leave the option out.")
+        if wanted and wanted not in self.passes:
+            raise UsageError(f"--pass {wanted}: {self.title} has the passes {' and '.join(self.passes)}.")
+        return wanted or next(iter(self.passes), "")
 
     def version(self, name: str) -> Mapping[str, Any]:
         """Return the facts of a version that the manifest lists."""
@@ -145,6 +158,7 @@ def load(name: str) -> Manifest:
         exclude=tuple(value.get("exclude", ())),
         kib_per_frame=value.get("kib_per_frame", {}),
         takes_depth_unit=value.get("takes_depth_unit", False),
+        passes=tuple(value.get("passes", ())),
         not_needed=tuple(value.get("not_needed", ())),
     )
 

@@ -1,4 +1,5 @@
 """Data sets that are only measured on.
 
 scannet   rooms, by depth cameras
+sintel    rendered
 """
