@@ -1,5 +1,6 @@
 """List the files of a folder, links followed, each real folder once."""
 
+import contextlib
 import os
 import stat
 from collections.abc import Collection, Iterator
@@ -31,7 +32,8 @@ def walk(root: str, without: Collection[Identity] = ()) -> Listed:
     """List all files below a folder but those in the folders `without`.
 
     Links are followed. A folder that several ways lead to is listed once: where it really is, if that is below
-    `root`, else below the first link to it; so links in a circle end.
+    `root`, else below the first link to it; so links in a circle end. A link to a folder in which `root` itself lies,
+    and what belongs to the system's own file systems, is a problem: all of a machine's files would be listed.
     """
     return _Walk(root.rstrip("/") or "/", without).all()
 
@@ -48,9 +50,26 @@ def _identity(folder: str) -> Identity:
     return state.st_dev, state.st_ino
 
 
+_SYSTEMS = ("/proc", "/sys", "/dev")  # what is mounted there is not on a disk
+
+
+def _system_devices(root: str) -> dict[int, str]:
+    """Return where each system's own file system is mounted, by device; `root` may lie in one."""
+    found: dict[int, str] = {}
+    for place in _SYSTEMS:
+        with contextlib.suppress(OSError):
+            found[_identity(place)[0]] = place
+    for place in ("/", root):
+        with contextlib.suppress(OSError):
+            found.pop(_identity(place)[0], None)
+    return found
+
+
 class _Walk:
     def __init__(self, root: str, without: Collection[Identity]) -> None:
         self._root = root
+        self._real_root = os.path.realpath(root)
+        self._systems = _system_devices(root)
         self._without = without
         self._passed_over: list[str] = []
         self._names: list[str] = []
@@ -77,6 +96,9 @@ class _Walk:
                 if identity in self._seen:
                     continue
                 self._seen.add(identity)
+                if reason := self._stranger(place, identity):
+                    self._problems.append((folder, reason))
+                    continue
                 if identity in self._without:
                     self._passed_over.append(folder)
                     continue
@@ -84,6 +106,18 @@ class _Walk:
                     waiting += self._take(entries, f"{folder}/" if folder else "")
             except OSError as error:
                 self._problems.append((folder or self._root, f"cannot be listed ({error.strerror})"))
+
+    def _stranger(self, place: str, identity: Identity) -> str:
+        """Say why a folder, or what a link leads to, cannot be part of a data set; empty if it can."""
+        target = os.path.realpath(place)
+        if identity[0] in self._systems:
+            return f"leads into {self._systems[identity[0]]} of the system ({target}); left out"
+        if target != self._real_root and os.path.commonpath([target, self._real_root]) == target:
+            return (
+                f"is a link to {target}, in which this raw data itself lies; left out: link to the folders that are "
+                "meant"
+            )
+        return ""
 
     def _take(self, entries: Iterator["os.DirEntry[str]"], before: str) -> list[str]:
         """Note the files and links of a folder; returns its real folders."""
@@ -99,6 +133,9 @@ class _Walk:
             elif entry.is_dir():
                 self._links.append(name)
             elif entry.is_file():
+                if entry.stat().st_dev in self._systems:
+                    self._problems.append((name, self._stranger(entry.path, _identity(entry.path))))
+                    continue
                 (self._passed_over if self._leads_into(entry.path) else self._names).append(name)
             else:
                 self._problems.append((name, f"is {_kind(entry)}, not a file; left out"))

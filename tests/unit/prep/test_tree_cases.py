@@ -217,6 +217,32 @@ def test_links_are_followed_once(case: str, tmp_path: Path) -> None:
     assert all(item.reason.startswith("is a link that leads nowhere (") for item in tree.problems)
 
 
+STRANGE: dict[str, tuple[str, str]] = {
+    "to the root": ("/", "is a link to /, in which this raw data itself lies; left out: link to the folders that are"),
+    "to the folder above": ("..", "in which this raw data itself lies"),
+    "to processes": ("/proc", "leads into /proc of the system (/proc); left out"),
+    "to one process": ("/proc/self", "leads into /proc of the system (/proc/"),
+    "to a file of a process": ("/proc/self/environ", "leads into /proc of the system (/proc/"),
+    "to devices": ("/sys/class", "leads into /sys of the system (/sys/class); left out"),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_links_to_a_whole_machine_are_named_and_not_followed(case: str, tmp_path: Path) -> None:
+    target, reason = STRANGE[case]
+    if not Path(target).exists():
+        pytest.skip(f"there is no {target} here")
+    folder = tmp_path / "raw"
+    (folder / "env").mkdir(parents=True)
+    (folder / "env" / "0.png").write_bytes(b"")
+    (folder / "link").symlink_to(target)
+    tree = open_tree(folder)
+    assert list(tree.files) == ["env/0.png"]
+    [problem] = tree.problems
+    assert problem.file == "link"
+    assert reason in problem.reason
+
+
 # ------------------------------------------------------------------------------------------------- no files, no folders
 
 
