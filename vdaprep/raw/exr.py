@@ -25,6 +25,10 @@ _MAGIC = b"\x76\x2f\x31\x01"
 _NOT_SCAN_LINES = 0x1A00  # flags: tiles, deep pixels, several parts
 _BLOCK_LINES = {0: 1, 1: 1, 2: 1, 3: 16, 4: 32, 5: 16, 6: 32, 7: 32, 8: 32, 9: 256}  # by the code of the compression
 _ZIPS, _ZIP = 2, 3
+_LOSSY = {  # compressions by code that change values, by the type of a channel
+    "float16": {6: "B44", 7: "B44A", 8: "DWAA", 9: "DWAB"},
+    "float32": {5: "PXR24", 8: "DWAA", 9: "DWAB"},
+}
 _CHANNEL_TYPES = {0: "uint32", 1: "float16", 2: "float32"}
 _WINDOWS = ("dataWindow", "displayWindow")
 _EXPECTED = "one channel Y of half floats"
@@ -96,6 +100,8 @@ def parse_exr(data: bytes, location: Location) -> Float[np.ndarray, "h w"]:
     """
     header = _parse_header(data, location)
     channel = _depth_channel(header, location)
+    if header.compression in _LOSSY.get(header.channels[channel], {}):
+        _note_loss(_LOSSY[header.channels[channel]][header.compression])
     _check_blocks(data, header, location)
     try:
         file = _openexr.File(io.BytesIO(data), separate_channels=True)
@@ -140,6 +146,15 @@ def _depth_channel(header: _Header, location: Location) -> str:
 
 
 @functools.cache  # logged once, not for every frame
+def _note_loss(compression: str) -> None:
+    _log.warning(
+        "EXR files are compressed with %s, which changes depth, most at edges; expected ZIP, ZIPS, PIZ, RLE or none: "
+        "they are taken as they are, get the original ones.",
+        compression,
+    )
+
+
+@functools.cache
 def _note_channels(found: str, taken: str) -> None:
     _log.warning(
         "EXR files have the channels %s, expected %s: depth is taken from %s; a frame whose values are no half floats "

@@ -227,11 +227,17 @@ def test_a_camera_file_that_is_none(data: bytes | None, sentence: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("width", "c_x", "repaired"),
-    [(960, 404.6, 404.6 * 960 / 810), (960, 480.2, 480.2), (960, 402.0, 402.0), (810, 404.6, 404.6)],
+    ("width", "c_x", "repaired", "said"),
+    [
+        (960, 404.6, 404.6 * 960 / 810, ["c_x is near 405 in images 960 pixels wide; multiplied by 960/810."]),
+        (960, 480.2, 480.2, []),
+        (960, 402.0, 402.0, []),
+        (810, 404.6, 404.6, []),
+        (810, 480.2, 480.2 * 810 / 960, ["c_x is near 480 in images 810 pixels wide; multiplied by 810/960."]),
+    ],
 )
 def test_the_old_principal_point_is_repaired(
-    width: int, c_x: float, repaired: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    width: int, c_x: float, repaired: float, said: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path)
     for number in range(3):
@@ -242,8 +248,7 @@ def test_the_old_principal_point_is_repaired(
         cameras = cameras_of(tmp_path)
     assert np.allclose(cameras.intrinsics[:, 2], repaired)
     assert np.array_equal(cameras.intrinsics[:, :2], [[60, 61]] * 3)
-    line = "0000: c_x is near 405 in images 960 pixels wide; multiplied by 960/810."
-    assert [record.getMessage() for record in caplog.records] == ([] if c_x == repaired else [line])
+    assert [record.getMessage() for record in caplog.records] == [f"0000: {line}" for line in said]
 
 
 # ---------------------------------------------------------------------------------------------------------------- EXR
@@ -267,10 +272,31 @@ def test_half_floats_round_trip_bit_for_bit(bits: np.ndarray) -> None:
     assert np.array_equal(values.view(np.uint16), bits)
 
 
-@pytest.mark.parametrize("name", ["NO", "RLE", "ZIPS", "ZIP", "PIZ", "PXR24"])
-def test_every_lossless_compression(name: str) -> None:
-    data = an_exr({"Y": slope()}, getattr(OpenEXR, f"{name}_COMPRESSION"))
-    assert np.array_equal(exr.parse_exr(data, HERE), slope())
+COMPRESSIONS = {  # whether values of half floats, and of floats, come back as they were
+    **dict.fromkeys(["NO", "RLE", "ZIPS", "ZIP", "PIZ"], (True, True)),
+    "PXR24": (True, False),
+    **dict.fromkeys(["B44", "B44A"], (False, True)),
+    **dict.fromkeys(["DWAA", "DWAB"], (False, False)),
+}
+
+
+@pytest.mark.parametrize("kind", ["f2", "f4"])
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_a_compression_that_changes_depth_is_said_once(name: str, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    exr._note_loss.cache_clear()
+    exr._note_channels("Y (float32)", "Y")  # said already
+    noise = np.random.default_rng(0).random((96, 96))
+    values = (np.linspace(5, 60, 96) + 0.1 * noise).astype(kind)  # nothing but noise is stored as it is
+    data = an_exr({"Y": values}, getattr(OpenEXR, f"{name}_COMPRESSION"))
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="vdaprep"):
+        found = [exr.parse_exr(data, HERE) for _ in range(2)][0]
+    is_kept = COMPRESSIONS[name][kind == "f4"]
+    assert np.array_equal(found, values) == is_kept
+    said = [record.getMessage() for record in caplog.records]
+    assert [f"EXR files are compressed with {name}, which changes depth" in line for line in said] == [True] * (
+        not is_kept
+    )
 
 
 @pytest.mark.parametrize("kind", ["f2", "f4"])

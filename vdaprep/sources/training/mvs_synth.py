@@ -175,11 +175,11 @@ def _centre_old_copy(intrinsics: Float64[np.ndarray, "n 4"], trajectory: Traject
     width = _image_width(trajectory, reader)
     if width not in (810, 960) or (width == 960 and not old.any()):
         return False
-    if width == 960:
-        intrinsics[old, 2] *= 960 / 810
-        _log.warning("%s: c_x is near 405 in images 960 pixels wide; multiplied by 960/810.", trajectory.name)
-    else:
-        intrinsics[~old, 2] *= 810 / 960
+    other, of = (old, 810) if width == 960 else (~old, 960)
+    if other.any():
+        intrinsics[other, 2] *= width / of
+        line = "%s: c_x is near %d in images %d pixels wide; multiplied by %d/%d."
+        _log.warning(line, trajectory.name, of // 2, width, width, of)
     return True
 
 
