@@ -36,6 +36,8 @@ class Folder:
     """Keys in `Trajectory.shared` of files of the whole trajectory, by their names in lower case."""
     number: Callable[[str], int] = int
     """Turns the first group of a match of `frame` into the number."""
+    beside: tuple["Folder", ...] = ()
+    """What other files there are, where frames' files of several kinds lie in one folder."""
 
 
 @dataclass(frozen=True)
@@ -217,13 +219,21 @@ def gather(
         if above not in folders:
             folders[above] = folder_of(above)
         folder = folders[above]
-        if folder is not None and folder.frame is not None and (match := folder.frame.match(name)):
-            _claims_of(folder, claims, tree.files).frame(folder, folder.number(match[1]), location)
+        of_frame = None if folder is None else _frame(folder, name)
+        if of_frame is not None:
+            _claims_of(of_frame[0], claims, tree.files).frame(*of_frame, location)
         elif found := table_of(path) if folder is None else _table(folder, name):
             _claims_of(found[0], claims, tree.files).table(*found, location)
         else:
             others.append(path)
     return [claims[key] for key in sorted(claims)], others
+
+
+def _frame(folder: Folder, name: str) -> tuple[Folder, int] | None:
+    for part in (folder, *folder.beside):
+        if part.frame is not None and (match := part.frame.match(name)):
+            return part, part.number(match[1])
+    return None
 
 
 def _table(folder: Folder, name: str) -> tuple[Folder, str] | None:

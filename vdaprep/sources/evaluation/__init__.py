@@ -1,5 +1,5 @@
 """Data sets that are only measured on.
 
-scannet   rooms, by depth cameras
-sintel    rendered
+nyuv2, scannet   rooms, by depth cameras
+sintel           rendered
 """
