@@ -87,7 +87,8 @@ def _opened(path: Path) -> Generator[InputContainer]:
         ):
             yield cast("InputContainer", container)
     except (FFmpegError, OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as a video ({_what_it_is(path) or _reason(error)}).") from error
+        reason = "it ends before its first frame" if isinstance(error, EOFError) else _reason(error)
+        raise DataError(f"{path}: cannot be read as a video ({_what_it_is(path) or reason}).") from error
 
 
 def _what_it_is(path: Path) -> str:
@@ -129,7 +130,7 @@ def _choose(container: InputContainer, path: Path, remarks: Remarks) -> VideoStr
     usable = [stream for stream in films if getattr(stream, "codec_context", None) is not None]
     if not usable:
         found = ", ".join(sorted({stream.type or "data" for stream in container.streams}))
-        what = f"only {found or 'nothing'}"
+        what = f"only {found}" if found else "it is a container of nothing"
         if films or covers:
             what = "its codec is unknown, or the file was cut off" if films else "only a cover picture"
         raise DataError(f"{path}: has no video stream ({what}).")

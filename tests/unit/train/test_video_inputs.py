@@ -394,6 +394,34 @@ def sound(folder: Path) -> Path:
     return folder / "a.mkv"
 
 
+SUBTITLES = b"1\n00:00:00,000 --> 00:00:02,000\nHello\n\n2\n00:00:03,000 --> 00:00:04,000\nYou\n"
+
+
+def subtitles(folder: Path) -> Path:
+    with (
+        av.open(str(holding("a.srt", SUBTITLES)(folder))) as texts,
+        av.open(str(folder / "a.mkv"), "w") as container,
+    ):
+        stream = container.add_stream_from_template(texts.streams[0])
+        for packet in texts.demux():
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    return folder / "a.mkv"
+
+
+def without_frames(name: str, codec: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        with av.open(str(folder / name), "w") as container:
+            stream = container.add_stream(codec, rate=10)
+            stream.width, stream.height = 64, 48
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            container.start_encoding()
+        return folder / name
+
+    return make
+
+
 def only_a_cover(folder: Path) -> Path:
     return copy_streams(folder / "a.mp4", [], cover=jpeg(np.zeros((480, 640, 3), np.uint8)))
 
@@ -431,6 +459,12 @@ REFUSED = [
     ("HLS", a_list("#EXTM3U\n#EXTINF:1,\nfilm.ts\n#EXT-X-ENDLIST\n"), "it is a list of other files"),
     ("concat", a_list("ffconcat version 1.0\nfile 'film.ts'\n"), "it is a list of other files"),
     ("sound", sound, "has no video stream (only audio)"),
+    ("subtitles", subtitles, "has no video stream (only subtitle)"),
+    ("subtitles called a film", holding("a.mp4", SUBTITLES), "has no video stream (only subtitle)"),
+    ("no frames, mkv", without_frames("a.mkv", "ffv1"), "cannot be read as a video (it ends before its first frame)"),
+    ("no frames, mp4", without_frames("a.mp4", "libx264"), "has no video stream (it is a container of nothing)"),
+    ("no frames, avi", without_frames("a.avi", "mjpeg"), "holds no frame of video that can be read"),
+    ("no frames, y4m", holding("a.y4m", b"YUV4MPEG2 W64 H48 F25:1 C420jpeg\n"), "holds no frame of video that can be"),
     ("only a cover", only_a_cover, "has no video stream (only a cover picture)"),
     ("a pipe", lambda f: os.mkfifo(f / "a.mp4") or f / "a.mp4", "is no file; give a video file"),
     ("not there", lambda f: f / "a.mp4", "there is no such video"),
