@@ -5,12 +5,16 @@ import json
 import re
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from tests.conftest import Run
 from tests.integration.conftest import refused
 from tests.scenes import FIRST_NUMBERS, PREFIXES, Shot, write_scenes
+from vdaprep import sources
+from vdaprep.sources import _manifest
 from vdatrain.evaluation.benchmark.protocols import PROTOCOLS, VDA
 from vdatrain.models import variants
 
@@ -106,3 +110,75 @@ def test_what_is_missing_is_an_error(vdatrain: Run, weights: Path, shards: Path,
     refused(vdatrain("benchmark", *model, *out, "--sets", "tum"), 2, "--sets tum: protocol vda has kitti, scannet")
     inside = ("--shards", shards, "--out", shards / "bonn" / "results")
     refused(vdatrain("benchmark", *model, *inside), 2, "lies in the input")
+
+
+def write_scan(folder: Path, *, frames: int) -> None:
+    """A scan as ScanNet's exporter writes it, colour as large as depth."""
+    for kind in ("color", "depth", "pose", "intrinsic"):
+        (folder / kind).mkdir(parents=True)
+    y, x = np.mgrid[:48, :64]
+    for number in range(frames):
+        cv2.imwrite(str(folder / f"color/{number}.jpg"), np.dstack([x, y, x + y + number]).astype(np.uint8))
+        cv2.imwrite(str(folder / f"depth/{number}.png"), (2000 + 10 * x + 5 * number).astype(np.uint16))
+        np.savetxt(folder / f"pose/{number}.txt", np.eye(4))
+    camera = [[60, 0, 31.5, 0], [0, 60, 23.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    np.savetxt(folder / "intrinsic/intrinsic_depth.txt", camera)
+
+
+def test_a_conversion_for_it_keeps_what_it_needs(
+    vdaprep: Run, vdatrain: Run, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_manifest.load("scannet").benchmark, "frames", 16)  # of 500
+    scans = tmp_path / "raw"
+    for name in ("scene0706_00", "scene0707_00", "scene0710_00", "scene0806_00"):
+        write_scan(scans / name, frames=19 if name == "scene0710_00" else 14)
+    done = vdaprep("convert", "scannet", "--raw", scans, "--out", tmp_path / "shards", "--for", "benchmark")
+    assert done.code == 0, done.err
+    facts = json.loads((tmp_path / "shards" / "scannet" / "dataset.json").read_text())
+    assert facts["splits"] == {"val": ["scene0707_00", "scene0710_00", "scene0806_00"]}
+    assert facts["totals"]["frames"] == 14 + 16 + 14
+    assert {name: facts["options"][name] for name in ("short_side", "diff", "first_frames")} == {
+        "short_side": None, "diff": None, "first_frames": 16,
+    }  # fmt: skip
+    again = vdaprep("convert", "scannet", "--raw", scans, "--out", tmp_path / "shards", "--for", "benchmark")
+    assert again.code == 0, again.err
+    other = vdaprep("convert", "scannet", "--raw", scans, "--out", tmp_path / "shards")
+    assert other.code == 2
+    assert "first_frames" in other.err or "diff" in other.err
+    result = benchmark(vdatrain, weights, tmp_path / "shards", tmp_path / "out", "--sets", "scannet-tae")
+    assert result.code == 0, result.err
+    scenes = json.loads((tmp_path / "out" / "table.json").read_text())["scenes"]
+    assert {scene["scene"]: scene["figures"]["evaluated_frames"] for scene in scenes} == {
+        "scene0707_00": 4, "scene0710_00": 6,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "sentence"),
+    [
+        ("tartanair", [], "--for benchmark: TartanAir is in no benchmark; leave it out"),
+        ("scannet", ["--first-frames", 90], "--for benchmark: sets --first-frames; leave one of them out"),
+        ("scannet", ["--short-side", 480], "--for benchmark: sets --short-side; leave one of them out"),
+    ],
+)
+def test_options_that_do_not_go_with_it(
+    dataset: str, options: list[object], sentence: str, vdaprep: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "raw").mkdir()
+    for command in ("plan", "convert"):
+        result = vdaprep(
+            command, dataset, "--raw", tmp_path / "raw", "--out", tmp_path / "out", "--for", "benchmark", *options
+        )
+        assert result.code == 2
+        assert sentence in result.err
+
+
+def test_manifests_name_the_scenes_and_frames_of_all_protocols() -> None:
+    for item in (item for protocol in PROTOCOLS.values() for item in protocol.sets):
+        if item.dataset not in sources.names():
+            continue
+        facts = _manifest.load(item.dataset)
+        assert facts.benchmark["frames"] >= min(item.frames.stop, max(item.lengths.values(), default=500))
+        for scene in item.scenes:
+            name = PREFIXES.get(item.dataset, "") + scene
+            assert _manifest.matches(name, tuple(facts.benchmark["select"])), name

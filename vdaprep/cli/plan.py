@@ -38,6 +38,7 @@ def command(
 ) -> None:
     """Predict shards, disk space and time; with --budget also choose settings that fit."""
     limit = parse_bytes(budget, "--budget") if budget else None
+    conversion = conversion.for_dataset(dataset)
     source = conversion.settings().source
     place = conversion.raw_of(dataset)
     check_shards_folder(out, dataset, raw=place)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vdaprep.conversion.clips import taken
+from vdaprep.conversion.options import Settings
 from vdaprep.conversion.plan import ConversionPlan, RawData
 from vdaprep.raw.frames import Trajectory
 from vdaprep.raw.tree import Location
@@ -121,7 +122,7 @@ def take_account(raw: RawData, plan: ConversionPlan) -> Account:
         frames=sum(len(item.frames) for item in planned),
         without_depth=sum(item.count_without("depth") for item in planned),
         without_image=sum(item.count_without("rgb") for item in planned),
-        missing_frames=sum(_missing(item, plan.settings.frame_stride) for item in planned),
+        missing_frames=sum(_missing(item, plan.settings) for item in planned),
     )
 
 
@@ -148,8 +149,9 @@ def _size(location: Location, root: Path | None) -> int:
         return 0
 
 
-def _missing(trajectory: Trajectory, stride: int) -> int:
-    indices = taken(trajectory, stride=stride)
+def _missing(trajectory: Trajectory, settings: Settings) -> int:
+    stride = settings.frame_stride
+    indices = taken(trajectory, stride=stride, first_frames=settings.first_frames)
     ids = trajectory.frame_ids
     first, last = ids[indices[0]], ids[indices[-1]]
     return (last - first) // stride + 1 - len(indices)

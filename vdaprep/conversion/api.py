@@ -51,7 +51,7 @@ def plan(dataset: str, *, raw: str | Path, on_progress: OnProgress = ignore, **o
         DataError: there is nothing to convert; says what was looked for and how to get it.
         UsageError: an option is out of range.
     """
-    chosen = ConversionOptions(raw=str(raw), **options)
+    chosen = ConversionOptions(raw=str(raw), **options).for_dataset(dataset)
     settings, selection = chosen.settings(), chosen.selection()
     found = find_raw(
         dataset, raw=str(raw), options=settings.source, select=selection.select, on_listing=_listing(on_progress)
@@ -183,7 +183,7 @@ def convert_dataset(
     floor = parse_bytes(run.min_free, "--min-free")
     limit = parse_bytes(run.budget, "--budget") if run.budget else None
     everywhere = _absolute if run.executor == "ray" else str  # other machines have other working folders
-    options = replace(options, raw=everywhere(options.raw_of(dataset)))
+    options = replace(options.for_dataset(dataset), raw=everywhere(options.raw_of(dataset)))
     place = f"{everywhere(out).rstrip('/')}/{dataset}"
     if limit is not None:
         options = _within_budget(limit, options, dataset, output=open_output(place), on_progress=on_progress)

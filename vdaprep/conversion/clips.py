@@ -101,9 +101,24 @@ def runs(numbers: Sequence[int], *, stride: int = 1) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(numbers)][: len(starts)], strict=True))
 
 
-def taken(trajectory: Trajectory, *, stride: int) -> Sequence[int]:
-    """Return the indices of frames whose numbers are the first plus multiples of `stride`."""
-    return _every(trajectory, range(len(trajectory.frames)), stride)
+def taken(trajectory: Trajectory, *, stride: int, first_frames: int | None = None) -> Sequence[int]:
+    """Return the indices of frames whose numbers are the first plus multiples of `stride`.
+
+    With `first_frames` up to the frame with which there are so many that have an image and a depth map.
+    """
+    return _every(trajectory, range(_end(trajectory, first_frames)), stride)
+
+
+def _end(trajectory: Trajectory, first_frames: int | None) -> int:
+    """Return the index behind the frame that makes `first_frames` whole ones, or the last."""
+    count = len(trajectory.frames)
+    whole = 0
+    for index in range(count if first_frames is not None else 0):
+        frame = trajectory.frames[index]
+        whole += frame.rgb is not None and frame.depth is not None
+        if whole == first_frames:
+            return index + 1
+    return count
 
 
 def _every(trajectory: Trajectory, within: range, stride: int) -> Sequence[int]:
@@ -115,10 +130,10 @@ def _every(trajectory: Trajectory, within: range, stride: int) -> Sequence[int]:
 
 
 def cut_trajectory(
-    trajectory: Trajectory, *, clip_frames: int, stride: int = 1, alike: bool = False
+    trajectory: Trajectory, *, clip_frames: int, stride: int = 1, first_frames: int | None = None, alike: bool = False
 ) -> list[PlannedClip]:
     """Cut a trajectory's taken frames into clips; a hole in their numbers separates two."""
-    indices = taken(trajectory, stride=stride)
+    indices = taken(trajectory, stride=stride, first_frames=first_frames)
     ids = trajectory.frame_ids
     numbers = [ids[index] for index in indices]
     return [
@@ -135,18 +150,21 @@ def plan_shards(  # noqa: PLR0913 - what cutting takes
     clip_frames: int,
     frames_per_shard: int,
     stride: int = 1,
+    first_frames: int | None = None,
     alike: Container[str] = (),
 ) -> list[PlannedShard]:
     """Fill shards, up to `frames_per_shard` frames each, with clips in order of names.
 
-    A single clip that is longer gets a shard of its own. Of each trajectory every `stride`-th frame is taken; `alike`
-    are those whose keys would be another's.
+    A single clip that is longer gets a shard of its own. Of each trajectory every `stride`-th frame is taken, of the
+    `first_frames` if these are given; `alike` are those whose keys would be another's.
     """
     shards: list[list[PlannedClip]] = []
     room = 0
     for trajectory in sorted(trajectories, key=lambda item: item.name):
         hashed = trajectory.name in alike
-        for clip in cut_trajectory(trajectory, clip_frames=clip_frames, stride=stride, alike=hashed):
+        for clip in cut_trajectory(
+            trajectory, clip_frames=clip_frames, stride=stride, first_frames=first_frames, alike=hashed
+        ):
             if clip.num_frames > room:
                 shards.append([])
                 room = frames_per_shard

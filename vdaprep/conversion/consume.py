@@ -145,6 +145,8 @@ class Consumption:
                 )
         if self.plan.settings.frame_stride > 1:
             yield "the frames that --frame-stride leaves out will be deleted with the others"
+        if self.plan.settings.first_frames is not None:
+            yield "the frames that --first-frames leaves out will be deleted with the others"
 
     def left(self) -> Iterator[str]:
         """Describe what is kept, and why."""

@@ -20,6 +20,7 @@ INTERPOLATION_STEPS = (11, 5, 3)
 """Codes within the error's bound, of packing `interpolation`: the first with which 16-bit codes reach."""
 Diffs = Literal["stored", "decoded", "none"]
 ProfileName = Literal["standard", "small", "tiny", "v1"]
+Purpose = Literal["training", "benchmark"]
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ class Settings:
     """What the user says about the raw data."""
     frame_stride: int = 1
     """Every how many-th frame is taken, by the frames' numbers; differences are to the last one taken."""
+    first_frames: int | None = None
+    """Whole frames of a trajectory that are taken at most, from the first on; None: all."""
     schema: int = SCHEMA_VERSION
     """Version of the format; 1 continues or repairs what an earlier release began."""
 
@@ -141,6 +144,7 @@ class Settings:
         _expect(self.frames_per_shard >= 1, "--frames-per-shard", "at least 1")
         _expect(8e-5 <= self.depth_error <= 0.1, "--depth-error", "0.00008 to 0.1, which 16-bit codes can hold")
         _expect(1 <= self.frame_stride <= 1000, "--frame-stride", "1 to 1000")
+        _expect(self.first_frames is None or self.first_frames >= 1, "--first-frames", "at least 1")
         unit_m = self.source.depth_unit_m
         _expect(unit_m is None or 0 < unit_m < 1000, "--depth-unit", "metres of a unit, for example 0.001")
         _expect(1 <= self.diff_scale <= 64, "--diff-scale", "1 to 64")
@@ -285,6 +289,10 @@ class ConversionOptions:
     """Pixels averaged, each way, for frame differences."""
     frame_stride: int = 1
     """Take every Nth frame; differences are to the last taken."""
+    first_frames: int | None = field(default=None, metadata={"show_default": "all"})
+    """Take so many frames of a trajectory at most."""
+    purpose: Purpose = field(default="training", metadata={"option": "--for"})
+    """benchmark keeps what vdatrain benchmark needs, in native size, without differences."""
 
     def raw_of(self, dataset: str) -> str:
         """Return the path or URLs of the raw data."""
@@ -310,7 +318,22 @@ class ConversionOptions:
                 render_pass=self.render_pass,
             ),
             frame_stride=self.frame_stride,
+            first_frames=self.first_frames,
         )
+
+    def for_dataset(self, dataset: str) -> "ConversionOptions":
+        """Return the options that the purpose stands for; raises UsageError where one was given that differs."""
+        if self.purpose == "training":
+            return self
+        facts = _manifest.load(dataset)
+        if not facts.benchmark:
+            raise UsageError(f"--for {self.purpose}: {facts.title} is in no benchmark; leave it out.")
+        fixed = {"short_side": None, "diffs": "none", "frame_stride": 1, "first_frames": facts.benchmark["frames"]}
+        for name, value in fixed.items():
+            if getattr(self, name) not in (value, getattr(ConversionOptions, name, None), None):
+                raise UsageError(f"--for {self.purpose}: sets --{name.replace('_', '-')}; leave one of them out.")
+        select = self.select or tuple(facts.benchmark["select"])
+        return replace(self, purpose="training", select=select, **fixed)
 
     def selection(self) -> Selection:
         """Return which trajectories are converted."""
@@ -377,6 +400,7 @@ def options_of(settings: Settings, selection: Selection, facts: Manifest) -> dic
         "clip_frames": settings.clip_frames,
         "frames_per_shard": settings.frames_per_shard,
         "frame_stride": settings.frame_stride,
+        **({} if settings.first_frames is None else {"first_frames": settings.first_frames}),
         "camera": settings.source.camera,
         "intrinsics": None if intrinsics is None else list(intrinsics),
         "depth_unit": settings.source.depth_unit_m,
@@ -412,6 +436,7 @@ def settings_of(options: Mapping[str, Any], *, dataset: str) -> tuple[Settings, 
                 render_pass=options.get("pass", ""),
             ),
             frame_stride=options["frame_stride"],
+            first_frames=options.get("first_frames"),
         )
         selection = Selection(tuple(options["select"]), options["splits"], tuple(options["val"]))
     except (KeyError, TypeError) as error:

@@ -81,10 +81,19 @@ class RawData:
         by_split: defaultdict[str, list[Trajectory]] = defaultdict(list)
         for trajectory in trajectories:
             by_split[selection.split_of(trajectory.name, facts)].append(trajectory)
-        stride = settings.frame_stride
-        cutting = {"clip_frames": settings.clip_frames, "frames_per_shard": settings.frames_per_shard, "stride": stride}
         alike = find_alike(self.dataset, (item.name for item in trajectories))
-        planned = [plan_shards(items, split=split, alike=alike, **cutting) for split, items in sorted(by_split.items())]
+        planned = [
+            plan_shards(
+                items,
+                split=split,
+                clip_frames=settings.clip_frames,
+                frames_per_shard=settings.frames_per_shard,
+                stride=settings.frame_stride,
+                first_frames=settings.first_frames,
+                alike=alike,
+            )
+            for split, items in sorted(by_split.items())
+        ]
         return ConversionPlan(
             dataset=self.dataset,
             raw=self.raw,
@@ -95,7 +104,7 @@ class RawData:
             rejected=(
                 *self.problems,
                 *(problem for item in trajectories for problem in item.problems),
-                *_holes(trajectories, stride=stride),
+                *_holes(trajectories, settings),
             ),
         )
 
@@ -248,11 +257,12 @@ def _looks_like(tree: Tree) -> list[str]:
     ]
 
 
-def _holes(trajectories: Iterable[Trajectory], *, stride: int) -> list[Rejection]:
+def _holes(trajectories: Iterable[Trajectory], settings: Settings) -> list[Rejection]:
     holes: list[Rejection] = []
+    stride = settings.frame_stride
     for trajectory in trajectories:
         numbers = trajectory.frame_ids
-        ids = [numbers[index] for index in taken(trajectory, stride=stride)]
+        ids = [numbers[index] for index in taken(trajectory, stride=stride, first_frames=settings.first_frames)]
         found = runs(ids, stride=stride)
         for (_, stop), (start, _) in zip(found, found[1:], strict=False):
             missing = f"{ids[stop - 1] + stride} to {ids[start] - stride}"

@@ -50,6 +50,8 @@ class Manifest:
     """Renderings of the images, one of which is converted: by default the first; empty where there is but one."""
     not_needed: tuple[str, ...]
     """Files of the data set that are not converted: globs of lower-case paths that begin with `/`."""
+    benchmark: Mapping[str, Any]
+    """What `--for benchmark` takes: `select`, globs of trajectories, and `frames` of each; empty: it is in none."""
 
     def depth_spec(self, *, relative_error: float, unit_m: int | float | None = None) -> DepthSpec:
         """Return this data set's depth code; `relative_error` counts only where it has one.
@@ -160,6 +162,7 @@ def load(name: str) -> Manifest:
         takes_depth_unit=value.get("takes_depth_unit", False),
         passes=tuple(value.get("passes", ())),
         not_needed=tuple(value.get("not_needed", ())),
+        benchmark=value.get("benchmark", {}),
     )
 
 

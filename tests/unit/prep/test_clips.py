@@ -1,11 +1,14 @@
 """Cutting and planning lose no frame and depend on nothing but the frames."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vdaprep.conversion.clips import cut, cut_trajectory, plan_shards, runs
 from vdaprep.raw.frames import FrameFiles, Trajectory
 from vdaprep.raw.tree import Location
+
+IMAGE = Location("", "image.png")
 
 
 def trajectory(name: str, ids: list[int]) -> Trajectory:
@@ -55,3 +58,16 @@ def test_the_plan_does_not_depend_on_the_order_of_finding() -> None:
     assert plans[0] == plans[1]
     assert [shard.fingerprint() for shard in plans[0]] == [shard.fingerprint() for shard in plans[1]]
     assert len({shard.fingerprint() for shard in plans[0]}) == len(plans[0])
+
+
+@pytest.mark.parametrize(
+    ("stride", "first_frames", "expected"),
+    [(1, 3, [0, 1, 2, 3]), (1, 6, [0, 1, 2, 3, 8, 9]), (3, 5, [0, 3, 9]), (1, None, [0, 1, 2, 3, 8, 9])],
+)
+def test_the_first_frames_are_whole_ones(stride: int, first_frames: int | None, expected: list[int]) -> None:
+    """Frame 1 has no depth map and counts as none."""
+    frames = [FrameFiles(i, IMAGE, None if i == 1 else IMAGE) for i in (0, 1, 2, 3, 8, 9)]
+    clips = cut_trajectory(
+        Trajectory("a", "v1", tuple(frames)), clip_frames=3, stride=stride, first_frames=first_frames
+    )
+    assert [clip.trajectory.frame_ids[index] for clip in clips for index in clip.indices] == expected
