@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from vdaprep.errors import UsageError
-from vdaprep.raw.frames import SourceOptions
+from vdaprep.raw.frames import Pairing, SourceOptions
 from vdaprep.shards.canonical import SCHEMA_VERSION, canonical_json, parse_json
 from vdaprep.shards.depth_codes import log_range
 from vdaprep.shards.metadata import GROUP_FRAMES, MAX_CODE, DepthSpec, DiffSpec, RgbSpec
@@ -211,6 +211,8 @@ class Selection:
 
     def takes(self, trajectory: str, facts: Manifest) -> bool:
         """Return whether a trajectory is to be converted."""
+        if not self.val and facts.split_of(trajectory, splits=self.splits) is None:
+            return False
         if self.select:
             return _manifest.matches(trajectory, self.select)
         return not _manifest.matches(trajectory, facts.exclude)
@@ -219,7 +221,9 @@ class Selection:
         """Return the split of a trajectory."""
         if self.val:
             return "val" if _manifest.matches(trajectory, self.val) else "train"
-        return facts.split_of(trajectory, splits=self.splits)
+        split = facts.split_of(trajectory, splits=self.splits)
+        assert split is not None  # of what is taken
+        return split
 
 
 def _parse_short_side(text: str) -> int | None:
@@ -271,6 +275,8 @@ class ConversionOptions:
     """Metres of a unit of 16-bit PNG depth, for custom."""
     render_pass: str = field(default="", metadata={"option": "--pass", "metavar": "NAME"})
     """Rendering of the images, for sintel: clean (default) or final."""
+    pairing: Pairing = "time"
+    """Depth of images by the nearest time, or by place in sorted lists, for bonn and tum."""
     short_side: int | None = field(default=540, metadata=_SHORT_SIDE)
     """Scale down to this short side; native keeps."""
     clip_frames: int = 64
@@ -316,6 +322,7 @@ class ConversionOptions:
                 intrinsics=self.intrinsics,
                 depth_unit_m=self.depth_unit,
                 render_pass=self.render_pass,
+                pairing=self.pairing,
             ),
             frame_stride=self.frame_stride,
             first_frames=self.first_frames,
@@ -405,6 +412,7 @@ def options_of(settings: Settings, selection: Selection, facts: Manifest) -> dic
         "intrinsics": None if intrinsics is None else list(intrinsics),
         "depth_unit": settings.source.depth_unit_m,
         **({"pass": render_pass} if render_pass else {}),
+        **({} if settings.source.pairing == "time" else {"pairing": settings.source.pairing}),
         "select": list(selection.select),
         "splits": selection.splits,
         "val": list(selection.val),
@@ -434,6 +442,7 @@ def settings_of(options: Mapping[str, Any], *, dataset: str) -> tuple[Settings, 
                 intrinsics=None if intrinsics is None else tuple(intrinsics),
                 depth_unit_m=options["depth_unit"],
                 render_pass=options.get("pass", ""),
+                pairing=options.get("pairing", "time"),
             ),
             frame_stride=options["frame_stride"],
             first_frames=options.get("first_frames"),

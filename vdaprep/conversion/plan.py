@@ -110,7 +110,8 @@ class RawData:
 
     def _select(self, selection: Selection, facts: Manifest) -> list[Trajectory]:
         found = [item for item in self.trajectories if selection.takes(item.name, facts)]
-        asked = [] if found else ["the default selection"]
+        default = "the default selection" if selection.splits == "default" else f"--splits {selection.splits}"
+        asked = [] if found else [default]
         asked = [f"--select {glob}" for glob in selection.select if not self._has(glob)] or asked
         if not selection.select:  # what is held out need not be among what is selected
             asked += [f"--val {glob}" for glob in selection.val if not self._has(glob)]

@@ -12,6 +12,8 @@ from vdaprep.errors import UsageError
 from vdaprep.shards.metadata import DepthSpec
 from vdaprep.shards.records import DataTerms
 
+_EXCLUDE = "exclude"
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -39,7 +41,10 @@ class Manifest:
     A version with a licence of its own says so, and which `layout` of raw data it is, in Trajectory's words.
     """
     splits: Mapping[str, Mapping[str, tuple[str, ...]]]
-    """Split sets: {set: {split: globs of trajectories}}; what no glob matches is `train`."""
+    """Split sets: {set: {split: globs of trajectories}}; the first split counts, what no glob matches is `train`.
+
+    The split `exclude` is not converted.
+    """
     exclude: tuple[str, ...]
     """Globs of trajectories that are converted only on request."""
     kib_per_frame: Mapping[str, int | float]
@@ -89,14 +94,17 @@ class Manifest:
         licences = dict.fromkeys(version["licence"] for version in found)
         return DataTerms(self.name, "; ".join(licences), self.citation, all(version["commercial"] for version in found))
 
-    def split_of(self, trajectory: str, *, splits: str) -> str:
-        """Return a trajectory's split in the split set `splits`; UsageError without that set."""
+    def split_of(self, trajectory: str, *, splits: str) -> str | None:
+        """Return a trajectory's split in the split set `splits`, None if it is not converted.
+
+        Raises UsageError without that set.
+        """
         if splits not in self.splits:
             known = ", ".join(sorted(self.splits))
             raise UsageError(f"--splits {splits}: {self.title} has no such split set; known: {known}.")
         for split, globs in self.splits[splits].items():
             if matches(trajectory, globs):
-                return split
+                return None if split == _EXCLUDE else split
         return "train"
 
 

@@ -89,10 +89,15 @@ def paired(found: Trajectory, files: Mapping[str, Location], pairing: Pairing) -
 
     Returns:
         A trajectory of all images; one without a depth map is a frame without, a depth map without an image is unused.
+        Where there are no images at all, the depth maps are frames.
     """
     assert isinstance(found.frames, Frames)  # they come from trajectory_of
     images, maps = found.frames.rgb, found.frames.depth
     image_us, map_us = array("q", images), array("q", maps)
+    if not images:
+        alone = Numbered(files)
+        alone.update(zip(number_times(map_us), maps.values(), strict=True))
+        return replace(found, frames=Frames({}, alone), times_us=map_us)
     if pairing == "time":
         numbers, partners = number_times(image_us), pair_nearest(image_us, map_us)
     else:
@@ -103,8 +108,8 @@ def paired(found: Trajectory, files: Mapping[str, Location], pairing: Pairing) -
         rgb[number] = images[image]
         if partner >= 0:
             depth[number] = maps[map_us[partner]]
-    alone = sorted({*range(len(map_us))} - {*partners})
-    unused = (*found.unused, *(maps[map_us[index]] for index in alone))
+    left = sorted({*range(len(map_us))} - {*partners})
+    unused = (*found.unused, *(maps[map_us[index]] for index in left))
     return replace(found, frames=Frames(rgb, depth), unused=unused, times_us=image_us)
 
 
@@ -126,18 +131,16 @@ def nearest_rows(times_us: Sequence[int], row_us: Sequence[int], *, within_us: i
 # ------------------------------------------------------------------------------------------------------------- poses
 
 
-def poses_at(
-    times_us: Sequence[int], data: bytes, location: Location
-) -> tuple[Float64[np.ndarray, "n 4 4"], dict[int, str]]:
+def poses_at(times_us: Sequence[int], data: bytes, location: Location) -> Float64[np.ndarray, "n 4 4"]:
     """Read a table of poses, `t tx ty tz qx qy qz qw` in seconds and metres, at given times.
 
     Args:
         times_us: When, ascending.
-        data: The table; its rows may be in any order.
+        data: The table; its rows may be in any order, and those that are not 8 numbers are none.
         location: Where it is, for messages.
 
     Returns:
-        The pose of the nearest row, nan where none is near, and why, by index.
+        The pose of the nearest row, its last line too being nan where none is near, or its rotation where it is none.
 
     Raises:
         FrameError: It is no text, or has no such row: one sentence for the whole trajectory.
@@ -145,16 +148,15 @@ def poses_at(
     rows = without_header(read_rows(data, location))
     parsed = [(row.line, row.numbers(8)) for row in rows]
     table = sorted(numbers for _, numbers in parsed if numbers is not None and abs(numbers[0]) < _LATEST_S)
-    odd = [line for line, numbers in parsed if numbers is None]
-    hint = f"; its line {odd[0]} is not 8 numbers" if odd else ""
     if not table:
+        odd = [line for line, numbers in parsed if numbers is None]
+        hint = f"; its line {odd[0]} is not 8 numbers" if odd else ""
         raise FrameError(str(location), f"has no rows of 8 numbers t tx ty tz qx qy qz qw{hint}; get the file again")
     values = np.array(table, np.float64)
     found = np.array(nearest_rows(times_us, [round(time_s * 1e6) for time_s in values[:, 0].tolist()]), np.intp)
     poses = np.full((len(found), 4, 4), np.nan)
     poses[found >= 0] = poses_from_quaternions(_of_unit_length(values[found[found >= 0], 1:]))
-    reason = f"has no pose: {location} has no row within {WITHIN_US // 1000} ms of its time{hint}"
-    return poses, dict.fromkeys(np.flatnonzero(found < 0).tolist(), reason)
+    return poses
 
 
 def _of_unit_length(rows: Float64[np.ndarray, "n 7"]) -> Float64[np.ndarray, "n 7"]:

@@ -38,7 +38,7 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         sources.load("kitty")
     with pytest.raises(UsageError, match=f"no data set 'kitty'; known: .*{NAMES[0]}"):
         _manifest.load("kitty")
-    with pytest.raises(UsageError, match=r"--splits mine: .* has no such split set; known: default"):
+    with pytest.raises(UsageError, match=r"--splits mine: .* has no such split set; known: .*default"):
         _manifest.load(NAMES[0]).split_of("a", splits="mine")
 
 

@@ -1,5 +1,5 @@
 """Data sets that are only measured on.
 
-nyuv2, scannet   rooms, by depth cameras
-sintel           rendered
+bonn, nyuv2, scannet, tum   rooms, by depth cameras
+sintel                      rendered
 """
