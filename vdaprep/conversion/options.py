@@ -401,7 +401,7 @@ class RunOptions:
 def options_of(settings: Settings, selection: Selection, facts: Manifest) -> dict[str, Any]:
     """Return settings and selection as records hold them."""
     intrinsics = settings.source.intrinsics
-    render_pass = facts.render_pass(settings.source.render_pass)
+    render_pass, pairing = facts.render_pass(settings.source.render_pass), facts.pairing(settings.source.pairing)
     options = {
         **settings.encoding(facts).to_json(),
         "clip_frames": settings.clip_frames,
@@ -412,7 +412,7 @@ def options_of(settings: Settings, selection: Selection, facts: Manifest) -> dic
         "intrinsics": None if intrinsics is None else list(intrinsics),
         "depth_unit": settings.source.depth_unit_m,
         **({"pass": render_pass} if render_pass else {}),
-        **({} if settings.source.pairing == "time" else {"pairing": settings.source.pairing}),
+        **({"pairing": pairing} if pairing else {}),
         "select": list(selection.select),
         "splits": selection.splits,
         "val": list(selection.val),

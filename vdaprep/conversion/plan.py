@@ -227,6 +227,7 @@ def _find(
 ) -> tuple[Tree, Found]:
     facts, source = _manifest.load(dataset), sources.load(dataset)
     facts.render_pass(options.render_pass)
+    facts.pairing(options.pairing)
     taken = is_url(raw) or Path(raw).is_file() or (Path(raw).is_dir() and any(Path(raw).iterdir()))
     place = f"raw/{dataset}" if taken else raw
     advice = f"looked for {source.EXPECTED}; get {facts.title} from {facts.home}"

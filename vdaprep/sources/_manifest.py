@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vdaprep.errors import UsageError
+from vdaprep.raw.frames import Pairing
 from vdaprep.shards.metadata import DepthSpec
 from vdaprep.shards.records import DataTerms
 
@@ -53,6 +54,8 @@ class Manifest:
     """Whether users give the unit of integer depth."""
     passes: tuple[str, ...]
     """Renderings of the images, one of which is converted: by default the first; empty where there is but one."""
+    timed: bool
+    """Whether images and depth maps are named by time, so that users may say how they are paired."""
     not_needed: tuple[str, ...]
     """Files of the data set that are not converted: globs of lower-case paths that begin with `/`."""
     benchmark: Mapping[str, Any]
@@ -80,6 +83,15 @@ class Manifest:
         if wanted and wanted not in self.passes:
             raise UsageError(f"--pass {wanted}: {self.title} has the passes {' and '.join(self.passes)}.")
         return wanted or next(iter(self.passes), "")
+
+    def pairing(self, wanted: Pairing) -> Pairing | None:
+        """Return how images and depth maps are paired if `wanted` is asked for; None for data without times.
+
+        Raises UsageError if there is nothing to pair otherwise.
+        """
+        if wanted != "time" and not self.timed:
+            raise UsageError(f"--pairing {wanted}: {self.title} is not paired by time; leave the option out.")
+        return wanted if self.timed else None
 
     def version(self, name: str) -> Mapping[str, Any]:
         """Return the facts of a version that the manifest lists."""
@@ -169,6 +181,7 @@ def load(name: str) -> Manifest:
         kib_per_frame=value.get("kib_per_frame", {}),
         takes_depth_unit=value.get("takes_depth_unit", False),
         passes=tuple(value.get("passes", ())),
+        timed=value.get("timed", False),
         not_needed=tuple(value.get("not_needed", ())),
         benchmark=value.get("benchmark", {}),
     )

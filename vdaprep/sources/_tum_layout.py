@@ -121,7 +121,7 @@ def read_tum_rgb(files: FrameFiles, reader: Reader) -> RgbImage:
 
 
 def read_tum_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
-    """Read `depth/<t>.png`: 5000 a metre; 0 is unknown, and so is 65535, all that the integers hold."""
+    """Read `depth/<t>.png`: 0 is unknown, and so is 65535, the most that the integers hold."""
     if files.depth is None:
         raise FrameError(str(files.rgb), f"has no depth map of its own within {WITHIN_US // 1000} ms in depth")
     return _metres().take(parse_png16(reader.read(files.depth), files.depth))
