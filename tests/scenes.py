@@ -18,7 +18,7 @@ from vdaprep.storage.output import LocalOutput
 
 SIZE = (64, 80)
 FIRST_NUMBERS = {"sintel": 1, "kitti": 5, "bonn": 0, "scannet": 0, "nyuv2": 0}
-PREFIXES = {"bonn": "rgbd_bonn_"}
+PREFIXES: dict[str, str] = {}  # of the names of trajectories in shards, before those of scenes
 MILLIMETRES = DepthSpec(kind="linear", unit_m=0.001, relative_error=0.0)
 FOCAL_PX = 70.0
 STEP_M = 0.2  # of the camera from frame to frame
