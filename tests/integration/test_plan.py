@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import HEIGHT, WIDTH, decode_shards, toy_frame, write_raw
 from vdaprep.conversion import predict
+from vdaprep.shards.codec import video_groups
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.synthetic import layouts
 from vdaprep.synthetic.sample import SampleSpec, unpack, write_sample
@@ -38,7 +39,7 @@ def test_a_plan_is_shown_and_its_command_line_converts(raw, vdaprep, tmp_path: P
     said = ("train", "18", "val", "6", "rgb.jpg", "depth.zst", "diff.zst", "json", "tar headers", "frames of 24, each")
     for text in said:
         assert text in shown.out
-    for text in ("standard error", "at the peak", "it fits", "with 2 workers"):
+    for text in ("standard error", "at the peak", "it fits", "with 2 workers", "standard (chosen)", "small", "tiny"):
         assert text in shown.out
     line = shown.out.strip().splitlines()[-1]
     assert line == (
@@ -48,6 +49,11 @@ def test_a_plan_is_shown_and_its_command_line_converts(raw, vdaprep, tmp_path: P
     listed = json.loads(vdaprep("plan", "tartanair", *options, "--json").out)
     assert listed["command"] == shlex.split(line)
     assert listed["disk"]["there"] == weight(out / "tartanair")
+    profiles = listed["profiles"]
+    assert [name for name, found in profiles.items() if found["chosen"]] == ["standard"]
+    assert profiles["standard"]["bytes_by_kind"] == listed["bytes_by_kind"]
+    assert vdaprep("convert", "tartanair", *options[:-2], "--profile", "small", "--out", tmp_path / "small").code == 0
+    assert weight(tmp_path / "small" / "tartanair") == pytest.approx(profiles["small"]["bytes"], rel=0.05)
     made = json.loads((out / "tartanair" / "dataset.json").read_bytes())
     assert listed["options"] == made["options"]
     assert sum(split["clips"] for split in listed["splits"].values()) == made["totals"]["clips"]
@@ -83,6 +89,26 @@ def test_a_budget_is_kept_by_the_command_that_it_prints(
     again = vdaprep("plan", *options, "--budget", f"{budget}B")
     assert again.out.strip().splitlines()[-1] == line
     assert again.err == shown.err
+
+
+def test_a_profile_without_its_encoder_is_neither_predicted_nor_chosen(
+    long_raw: Path, vdaprep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(name: str, mode: str) -> None:
+        raise video_groups.UnknownCodecError("no such codec", name)
+
+    monkeypatch.setattr(video_groups, "Codec", unknown)
+    options = ("tartanair", "--raw", long_raw, "--out", tmp_path, "--probes", 4)
+    shown = vdaprep("plan", *options)
+    assert "tiny: not predicted, as the installed PyAV lacks the encoder" in shown.out
+    listed = json.loads(vdaprep("plan", *options, "--json").out)
+    assert (listed["profiles"]["tiny"], listed["profiles"]["small"]["chosen"]) == (None, False)
+    budget = listed["profiles"]["small"]["upper_bytes"] // 2
+    chosen = vdaprep("plan", *options, "--budget", f"{budget}B")
+    assert chosen.code == 0
+    assert "--profile tiny is not tried: PyAV" in chosen.err
+    assert "--profile tiny:" not in chosen.err
+    assert "--profile small" in chosen.out.splitlines()[-1]
 
 
 def test_bad_budgets_are_sentences(raw, vdaprep, tmp_path: Path) -> None:

@@ -11,15 +11,14 @@ from vdaprep.cli.options import Dataset, check_shards_folder, cli_options, comma
 from vdaprep.cli.views.output import errors, frame_bar, print_json, show
 from vdaprep.cli.views.plan import renderables, to_json
 from vdaprep.conversion.account import take_account
-from vdaprep.conversion.budget import choose
+from vdaprep.conversion.budget import choose, predict_profiles
 from vdaprep.conversion.options import ConversionOptions
 from vdaprep.conversion.plan import find_raw
 from vdaprep.conversion.predict import room
-from vdaprep.conversion.probes import PROBES
+from vdaprep.conversion.probes import PROBES, Prober
 from vdaprep.storage.paths import open_path
 from vdaprep.storage.urls import redact
 from vdaprep.units import parse_bytes
-from vdaprep.workers.progress import ProgressEvent
 
 EXAMPLE = "vdaprep plan tartanair --raw raw/tartanair --out shards/ --budget 50GB"
 
@@ -44,25 +43,22 @@ def command(
     check_shards_folder(out, dataset, raw=place)
     output = open_path(f"{out.rstrip('/')}/{dataset}")
     raw = find_raw(dataset, raw=place, options=source, select=conversion.select, output=output)
-    with frame_bar("probe", total=None) as bar:
-
-        def report(event: ProgressEvent) -> None:
-            if event.kind == "notice":
-                bar.notice(event.text)
-            else:
-                bar.advance(event.amount.frames)
-
-        processes = workers or os.cpu_count() or 1
-        choice = choose(raw, conversion, budget=limit, workers=processes, probes=probes, on_progress=report)
+    processes = workers or os.cpu_count() or 1
+    with frame_bar("probe", total=None) as bar, Prober(raw.raw, count=probes, on_frames=bar.advance) as prober:
+        choice = choose(
+            raw, conversion, prober=prober, budget=limit, workers=processes,
+            on_progress=lambda event: bar.notice(event.text),
+        )  # fmt: skip
+        profiles = predict_profiles(raw, choice, prober)
     chosen = conversion.with_choice(choice.plan.settings, choice.selection)
     disk = room(choice.prediction, output) if isinstance(output, Path) else None
     account = take_account(raw, choice.plan)
     then = ["vdaprep", "convert", dataset, *map(redact, ("--out", out, *command_words(chosen)))]
     then += ["--workers", str(workers)] if workers else []
     if as_json:
-        print_json(to_json(choice, disk, account, command=then))
+        print_json(to_json(choice, profiles, disk, account, command=then))
         return
-    show(renderables(choice, disk, account, out=redact(out)))
+    show(renderables(choice, profiles, disk, account, out=redact(out)))
     for item in choice.prediction.rejected:
         errors.print(f"a probe was rejected: {item.file}: {item.reason}")
     show(["", shlex.join(then)])

@@ -17,6 +17,7 @@ from vdaprep.conversion.consume import Consumer, Consumption, convert_and_consum
 from vdaprep.conversion.convert import Part, convert_part, convert_plan, finish_parts, parse_part
 from vdaprep.conversion.options import ConversionOptions, RunOptions, settings_of
 from vdaprep.conversion.plan import ConversionPlan, find_raw
+from vdaprep.conversion.probes import Prober
 from vdaprep.conversion.repair import Diagnosis, options_for_repair, plan_again, repair_shards, stored_options
 from vdaprep.conversion.saved_plan import prepare
 from vdaprep.errors import DataError, UsageError, VdakitError
@@ -281,7 +282,12 @@ def _within_budget(
         on_listing=_listing(on_progress),
         output=output.path(),
     )
-    choice = choose(raw, options, budget=limit, on_progress=on_progress)
+
+    def probed(frames: int) -> None:
+        on_progress(ProgressEvent("probe", amount=Amount(frames=frames)))
+
+    with Prober(raw.raw, on_frames=probed) as prober:
+        choice = choose(raw, options, prober=prober, budget=limit, on_progress=on_progress)
     chosen = options.with_choice(choice.plan.settings, choice.selection)
     on_progress(ProgressEvent("chosen", facts={"options": chosen}))
     return chosen

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vdaprep.conversion.options import ConversionOptions, Selection, Settings
+from vdaprep.conversion.options import PROFILES, ConversionOptions, Selection, Settings
 from vdaprep.conversion.plan import ConversionPlan, RawData
 from vdaprep.conversion.predict import Prediction, predict
-from vdaprep.conversion.probes import PROBES, Prober
+from vdaprep.conversion.probes import Prober
 from vdaprep.errors import UsageError
+from vdaprep.shards.codec import missing_encoder
 from vdaprep.units import format_bytes, spread_evenly
-from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
+from vdaprep.workers.progress import OnProgress, ProgressEvent, ignore
 
 _SHORT_SIDES = (518, 476, 434, 392, 350)  # whole patches of 14 pixels; 518 is what training crops
 _SMALLER = {"standard": ("small", "tiny"), "small": ("tiny",)}  # profiles
@@ -79,27 +80,42 @@ def choose(
     raw: RawData,
     options: ConversionOptions,
     *,
+    prober: Prober,
     budget: int | None,
     workers: int = 1,
-    probes: int = PROBES,
     on_progress: OnProgress = ignore,
 ) -> Choice:
     """Predict what options lead to, or with a budget in bytes choose options that fit it.
 
-    Encoded probes are reported as `probe`, every step of the search as `notice`.
-    Raises what `fit` does.
+    Every step of the search is reported as `notice`, and a profile that cannot be tried. Raises what `fit` does.
     """
     settings, selection = options.settings(), options.selection()
-    with Prober(raw.raw, count=probes, on_frames=lambda frames: _report_frames(frames, on_progress)) as prober:
-        if budget is None:
-            plan = raw.plan(settings, selection)
-            return Choice(plan, selection, predict(plan, prober, workers=workers))
-        limit = Budget(budget, workers, on_step=lambda step: on_progress(ProgressEvent("notice", str(step))))
-        return fit(raw, settings=settings, selection=selection, budget=limit, prober=prober)
+    if budget is None:
+        plan = raw.plan(settings, selection)
+        return Choice(plan, selection, predict(plan, prober, workers=workers))
+    for name in _smaller(settings):
+        if missing := missing_encoder(PROFILES[name].rgb.codec):
+            on_progress(ProgressEvent("notice", f"--profile {name} is not tried: {missing}"))
+    limit = Budget(budget, workers, on_step=lambda step: on_progress(ProgressEvent("notice", str(step))))
+    return fit(raw, settings=settings, selection=selection, budget=limit, prober=prober)
 
 
-def _report_frames(frames: int, on_progress: OnProgress) -> None:
-    on_progress(ProgressEvent("probe", amount=Amount(frames=frames)))
+def predict_profiles(raw: RawData, choice: Choice, prober: Prober) -> dict[str, Prediction | None]:
+    """Predict what each profile makes of a choice's frames at its size; None without the encoder.
+
+    A profile that the choice follows has the choice's own prediction.
+    """
+    found: dict[str, Prediction | None] = {}
+    for name in ("standard", *_SMALLER["standard"]):
+        settings = choice.plan.settings.with_profile(name)
+        if settings == choice.plan.settings:
+            found[name] = choice.prediction
+        elif missing_encoder(settings.rgb.codec):
+            found[name] = None
+        else:
+            plan = raw.plan(settings, choice.selection)
+            found[name] = predict(plan, prober, workers=choice.prediction.workers)
+    return found
 
 
 def fit(raw: RawData, *, settings: Settings, selection: Selection, budget: Budget, prober: Prober) -> Choice:
@@ -207,10 +223,16 @@ def _short_sides(begun: Choice) -> Rungs:
 
 
 def _profiles(begun: Choice) -> Rungs:
-    """Yield the profiles that are smaller than a profile which is as it was."""
+    """Yield the smaller profiles, but for those whose encoder the installed PyAV lacks."""
     settings = begun.plan.settings
-    for name in next((smaller for name, smaller in _SMALLER.items() if settings.follows(name)), ()):
-        yield f"--profile {name}", settings.with_profile(name)
+    for name in _smaller(settings):
+        if missing_encoder(PROFILES[name].rgb.codec) is None:
+            yield f"--profile {name}", settings.with_profile(name)
+
+
+def _smaller(settings: Settings) -> tuple[str, ...]:
+    """Return the profiles that are smaller than the one that settings follow; none of changed settings."""
+    return next((smaller for name, smaller in _SMALLER.items() if settings.follows(name)), ())
 
 
 def _qualities(begun: Choice) -> Rungs:

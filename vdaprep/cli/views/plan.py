@@ -1,6 +1,6 @@
 """A prediction of `vdaprep plan`, for a terminal and as JSON."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,8 +13,12 @@ from vdaprep.conversion.budget import Choice
 from vdaprep.conversion.predict import Prediction, Room
 from vdaprep.units import format_bytes
 
+Profiles = Mapping[str, Prediction | None]
 
-def to_json(choice: Choice, place: Room | None, account: Account, *, command: Sequence[str]) -> dict[str, Any]:
+
+def to_json(
+    choice: Choice, profiles: Profiles, place: Room | None, account: Account, *, command: Sequence[str]
+) -> dict[str, Any]:
     """Return the plan as JSON has it; `disk` is None where the output is remote."""
     steps = [
         {
@@ -33,13 +37,27 @@ def to_json(choice: Choice, place: Room | None, account: Account, *, command: Se
         "listed": [asdict(item) for item in choice.plan.rejected],
         "account": account.to_json(),
         "disk": None if place is None else {**asdict(place), "suffices": place.suffices},
+        "profiles": {
+            name: None
+            if found is None
+            else {
+                "bytes": found.bytes,
+                "upper_bytes": found.upper_bytes,
+                "bytes_by_kind": found.bytes_by_kind,
+                "seconds": found.seconds,
+                "chosen": found is choice.prediction,
+            }
+            for name, found in profiles.items()
+        },
         "changes": list(choice.changes),
         "steps": steps,
         "command": list(command),
     }
 
 
-def renderables(choice: Choice, place: Room | None, account: Account, *, out: str) -> Iterator[RenderableType]:
+def renderables(
+    choice: Choice, profiles: Profiles, place: Room | None, account: Account, *, out: str
+) -> Iterator[RenderableType]:
     """Lay the plan out for a terminal."""
     prediction = choice.prediction
     if choice.steps:
@@ -48,6 +66,10 @@ def renderables(choice: Choice, place: Room | None, account: Account, *, out: st
         yield ""
     yield _split_table(choice)
     yield _kind_table(prediction)
+    yield _profile_table(choice, profiles)
+    lacking = [name for name, found in profiles.items() if found is None]
+    if lacking:
+        yield f"{', '.join(lacking)}: not predicted, as the installed PyAV lacks the encoder"
     yield _how_sure(prediction)
     yield _how_large(prediction, place, out=out)
     yield (
@@ -74,6 +96,23 @@ def _kind_table(prediction: Prediction) -> Table:
         _add_size(table, _KINDS.get(kind, kind), size, prediction)
     table.add_section()
     _add_size(table, "all", prediction.bytes, prediction)
+    return table
+
+
+def _profile_table(choice: Choice, profiles: Profiles) -> Table:
+    """Put what is chosen beside what each profile would make of the same frames."""
+    table = make_table("profile", "size", "at most", "KiB/frame", "time", title="the same frames by profile")
+    rows = {name: found for name, found in profiles.items() if found is not None}
+    if not any(found is choice.prediction for found in rows.values()):
+        rows = {"other settings": choice.prediction, **rows}
+    for name, found in rows.items():
+        table.add_row(
+            f"{name} (chosen)" if found is choice.prediction else name,
+            format_bytes(found.bytes),
+            format_bytes(found.upper_bytes),
+            f"{found.bytes / found.frames / 1024:.1f}",
+            _duration(found.seconds),
+        )
     return table
 
 

@@ -29,7 +29,7 @@ from vdaprep.shards.codec.depth import (
 from vdaprep.shards.codec.differences import decode_diff, encode_diff, shrink
 from vdaprep.shards.codec.interpolation import codes_of_values
 from vdaprep.shards.codec.jpeg import decode_rgb, encode_rgb, jpeg_size
-from vdaprep.shards.codec.video_groups import decode_group, encode_group, encoder_version
+from vdaprep.shards.codec.video_groups import decode_group, encode_group, encoder_version, missing_encoder
 from vdaprep.shards.codec.zstd import ZSTD_LEVEL
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "encoder_version",
     "jpeg_size",
     "keep_packed",
+    "missing_encoder",
     "pack_again",
     "pack_codes",
     "pack_depth",

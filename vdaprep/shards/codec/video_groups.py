@@ -98,7 +98,7 @@ def encode_group(frames: Sequence[UInt8[np.ndarray, "h w 3"]], *, codec: str, cr
     height, width = (_padded(side) for side in frames[0].shape[:2])
     file = io.BytesIO()
     try:
-        _need_encoder(chosen)
+        _need_encoder(codec)
         with _opened(file) as container:
             stream = container.add_stream(chosen.encoder, rate=_FRAMES_PER_SECOND, options=_options(chosen, crf))
             context = stream.codec_context
@@ -120,18 +120,26 @@ def encode_group(frames: Sequence[UInt8[np.ndarray, "h w 3"]], *, codec: str, cr
 
 def encoder_version(codec: str) -> str:
     """Name what decides a group's bytes: encoder and wheel; raises as `encode_group`."""
-    _need_encoder(_CODECS[codec])
+    _need_encoder(codec)
     return f"{_CODECS[codec].encoder} of PyAV {av.__version__}"
 
 
-def _need_encoder(codec: _Codec) -> None:
+def missing_encoder(codec: str) -> str | None:
+    """Say what to do where the installed PyAV cannot encode frames; None if it can."""
     try:
-        Codec(codec.encoder, "w")
-    except UnknownCodecError as error:
-        raise VdakitError(
-            f"PyAV {av.__version__}: has no encoder {codec.encoder}, which PyAV's own wheels carry; install one of "
-            "those (pip install av), or choose another --rgb."
-        ) from error
+        if codec in _CODECS:
+            Codec(_CODECS[codec].encoder, "w")
+    except UnknownCodecError:
+        return (
+            f"PyAV {av.__version__}: has no encoder {_CODECS[codec].encoder}, which PyAV's own wheels carry; install "
+            "one of those (pip install av), or choose another --rgb."
+        )
+    return None
+
+
+def _need_encoder(codec: str) -> None:
+    if missing := missing_encoder(codec):
+        raise VdakitError(missing)
 
 
 def _options(codec: _Codec, crf: int) -> dict[str, str]:
