@@ -18,6 +18,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tests.fuzz.mutation import as_json, spoilt, spoilt_values
+from tests.sens import Shot, sens
 from tests.strangers import FRAMES, HEIGHT, WIDTH, Stranger, packed
 from vdaprep import sources
 from vdaprep.analysis import describe, export, verify
@@ -69,6 +70,8 @@ def targets(folder: Path) -> Mapping[str, Callable[[], Target]]:
         "png16": lambda: _bytes(_images(".png16"), lambda data: png.parse_png16(data, _HERE), mend=_png_sums),
         "png floats": lambda: _bytes(_images(".pngf"), lambda data: png.parse_png_floats(data, _HERE), mend=_png_sums),
         "jpeg": lambda: _bytes(_images(".jpg"), lambda data: images.parse_jpeg(data, _HERE)),
+        "ppm": lambda: _bytes([b"P6 2 1 255\n\1\2\3\4\5\6"], lambda data: images.parse_ppm(data, _HERE)),
+        "pgm": lambda: _bytes([b"P5\n# x\n2 1 65535\n\1\2\3\4"], lambda data: images.parse_pgm16(data, _HERE)),
         "exr": lambda: _bytes(_exr(), lambda data: exr.parse_exr(data, _HERE)),
         "npy": lambda: _bytes(_npy(), lambda data: arrays.parse_npy(data, _HERE)),
         "pose table": lambda: _bytes(_tables(), lambda data: _rows.without_header(_rows.read_rows(data, _HERE))),
@@ -76,6 +79,7 @@ def targets(folder: Path) -> Mapping[str, Callable[[], Target]]:
         "tar": lambda: _archive("a.tar", _tars(), mend=_tar_sums),
         "tar.gz": lambda: _archive("a.tar.gz", [gzip.compress(data, mtime=0) for data in _tars()]),
         "tar in a gzip": lambda: _archive("a.tar.gz", _tars(), mend=lambda data: gzip.compress(_tar_sums(data), 1)),
+        "sens": lambda: _archive("a.sens", _recordings()),
         "json": lambda: _bytes(_documents(), lambda data: documents.parse_json(data, where="x").text("dataset")),
         "toml": lambda: _bytes(_TOML, lambda data: documents.parse_toml(data, where="x").mapping("table")),
         "lines": lambda: _bytes(_tables(), lambda data: documents.read_text_lines(data, where="x")),
@@ -221,6 +225,11 @@ def _tars() -> list[bytes]:
                 archive.addfile(info, io.BytesIO(data))
         found.append(file.getvalue())
     return found
+
+
+def _recordings() -> list[bytes]:
+    shots = [Shot(b"no JPEG", np.full((3, 4), number, np.uint16), np.eye(4)) for number in range(2)]
+    return [sens(shots, np.eye(4)), sens(shots, np.eye(4), depth=0)]
 
 
 def _documents() -> list[bytes]:
