@@ -162,3 +162,21 @@ def test_a_server_that_sends_a_byte_now_and_then_ends_an_evaluation(
     refused(result, 1, f"{tar}: reading clip tartanair-", "has not ended after 2 s", "--stall-timeout")
     assert not any(tmp_path.rglob("evaluation.json"))
     assert not any(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("file", ["tartanair/val/shard-0001.tar", "tartanair/val/shard-0001.json"])
+def test_a_server_that_sends_a_byte_now_and_then_ends_verify(
+    file: str, server: Server, vdaprep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time, the whole at less than `least_bytes_per_s`."""
+    monkeypatch.setattr(
+        retry, "POLICY", RetryPolicy(connect_s=0.5, answer_s=1, least_bytes_per_s=10**9, waits_s=(0.01,))
+    )
+    server.faults[file] = [CRAWL]
+    began = time.monotonic()
+    result = vdaprep("verify", f"{server.url}/tartanair/val/shard-0001.tar", "--deep")
+    assert time.monotonic() - began < 60
+    assert result.code == 1
+    [line] = result.err.splitlines()
+    assert line.startswith(f"vdaprep: {server.url}/{file}: the server does not answer: ")
+    assert line.endswith("it was asked 2 times.")

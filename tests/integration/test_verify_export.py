@@ -150,3 +150,18 @@ def test_datasets_lists_every_source(vdaprep) -> None:
     assert all(row["licence"] and row["home"] for row in rows)
     [first] = [row for row in rows if row["dataset"] == "tartanair" and row["version"] == "1"]
     assert (first["frames"], first["shards_gb"]["tiny"]) == (305_000, pytest.approx(5.0, abs=0.1))
+
+
+INSPECTED = [  # what of the toy shards, its exit code, a part of what is said
+    ("tartanair/val", 0, "shard-0001.tar"),
+    ("tartanair", 2, "tartanair: is a folder of 2 shards, expected a shard; name one, for example"),
+    ("", 2, "expected a shard; name one, for example"),
+    ("none", 2, "none: is a folder of 0 shards, expected a shard."),
+]
+
+
+@pytest.mark.parametrize(("folder", "code", "said"), INSPECTED)
+def test_inspect_takes_a_folder_of_one_shard(folder: str, code: int, said: str, shards: Path, vdaprep) -> None:
+    (shards / "none").mkdir()
+    result = vdaprep("inspect", shards / folder)
+    assert (result.code, said in " ".join((result.err if code else result.out).split())) == (code, True), result

@@ -168,9 +168,8 @@ def read_range(path: StoragePath, start: int, stop: int) -> bytes:
     """Return a file's bytes from `start` to `stop`, fewer at its end; by one request."""
     if not isinstance(path, Path):
         return remote.read(path.url, start, stop)
-    with path.open("rb") as file:
-        file.seek(start)
-        return file.read(stop - start)
+    with contextlib.closing(open_ranges(str(path))) as file:  # which refuses what is no file, and does not wait
+        return file.read(start, stop - start)
 
 
 def stream(path: StoragePath, size: int) -> Iterator[bytes]:
@@ -178,9 +177,10 @@ def stream(path: StoragePath, size: int) -> Iterator[bytes]:
     if not isinstance(path, Path):
         yield from remote.stream(path.url, size)
         return
-    with path.open("rb") as file:
-        while size and (piece := file.read(min(size, _STREAM_BYTES))):
-            size -= len(piece)
+    with contextlib.closing(open_ranges(str(path))) as file:
+        at = 0
+        while piece := file.read(at, min(size - at, _STREAM_BYTES)):
+            at += len(piece)
             yield piece
 
 

@@ -1,5 +1,6 @@
 """Parts of a file by offset, whether it lies on this machine or behind a URL."""
 
+import errno
 import io
 import os
 import stat
@@ -38,7 +39,7 @@ class LocalFile:
         self._size = status.st_size
         if not stat.S_ISREG(status.st_mode):
             self.close()
-            raise OSError("is not a regular file")
+            raise OSError(errno.EINVAL, "is not a regular file")
 
     @property
     def size(self) -> int:

@@ -1,5 +1,7 @@
 """What is read of shards: windows in physical units, whole clips, collections by folder, split, shard or list."""
 
+import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -158,3 +160,12 @@ def test_a_damaged_group_is_named_and_a_window_beside_it_reads(rgb: str, tmp_pat
         with pytest.raises(ShardError, match=rf"clip {clip.key}, frames 0 to 1: .*vdaprep repair"):
             clip.read(first, count)
     assert abs(clip.read(2, 1).rgb.mean() - 80) < 2
+
+
+def test_a_pipe_in_the_place_of_a_shard_is_refused_without_waiting(clip: Clip, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "shard-0001.tar")
+    piped = dataclasses.replace(clip, tar=tmp_path / "shard-0001.tar")
+    with pytest.raises(
+        ShardError, match=rf"shard-0001.tar: cannot be read for clip {clip.key} \(is not a regular file"
+    ):
+        piped.read(0, 1)

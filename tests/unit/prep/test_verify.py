@@ -172,6 +172,24 @@ def edit_record_by_hand(folder: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"clamped_near":0', b'"clamped_near":1'))
 
 
+def end_record_in_zeros(folder: Path) -> None:
+    """As a file system leaves it whose machine lost its power: as long as it should be."""
+    path = folder / "train" / "shard-0001.json"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+
+
+def put_zeros_behind_record(folder: Path) -> None:
+    path = folder / "train" / "shard-0001.json"
+    path.write_bytes(path.read_bytes() + bytes(512))
+
+
+def end_tar_in_zeros(folder: Path) -> None:
+    path = folder / "train" / "shard-0001.tar"
+    data = path.read_bytes()
+    path.write_bytes(data[:-12000] + bytes(12000))
+
+
 def count_wrong(folder: Path) -> None:
     path = folder / "dataset.json"
     edit(path, totals={**json.loads(path.read_bytes())["totals"], "clips": 7})
@@ -204,6 +222,9 @@ HARM: dict[Callable[[Path], None], str] = {
     swap_shards: "train/shard-0001.tar: dataset.json says sha256 ",
     cut: "the shard is cut or damaged",
     leave_rest: "shard-0009.tar.vdaprep-tmp: was left by a run that died",
+    end_record_in_zeros: "train/shard-0001.json: holds bytes of zero, expected text; it was not written or",
+    put_zeros_behind_record: "train/shard-0001.json: holds bytes of zero, expected text",
+    end_tar_in_zeros: "train/shard-0001.tar: ",
     count_wrong: "dataset.json: says clips 7 in all, the records say 3",
     forget_a_rejection: "dataset.json: its list of rejected frames does not end with those of the records",
     garble_kinds: "shard-0001.json",  # types are checked at run time here, and by the program itself elsewhere
