@@ -162,6 +162,28 @@ def test_recoding(source: str, profile: str, options, said: str, converted, vdap
     assert record["options"]["recoded_from"]["depth"]["kind"] == "log"
 
 
+def test_what_was_left_out_and_clamped_is_still_said(vdaprep, tmp_path: Path) -> None:
+    """Depth of the raw frames: a corner too near for the code, one too far; one image cut short."""
+    raw = tmp_path / "raw"
+    write_sample("custom", out=raw, spec=SampleSpec(1, 6, 64, 48), archives=False, on_frame=lambda: None)
+    for path in raw.rglob("depth/*.npy"):
+        depth_m = np.load(path)
+        depth_m[:2, :3], depth_m[:2, 3:5] = 0.01, 5000.0
+        np.save(path, depth_m)
+    image = next(raw.rglob("rgb/000003.*"))
+    image.write_bytes(image.read_bytes()[:50])
+    assert vdaprep("convert", "custom", "--raw", raw, "--out", tmp_path / "a", "--workers", 1).code == 0
+    assert vdaprep("recode", tmp_path / "a", "--out", tmp_path / "b", "--workers", 1).code == 0
+    before, after = (
+        DatasetRecord.from_bytes((tmp_path / name / "custom" / "dataset.json").read_bytes(), where="") for name in "ab"
+    )
+    for name, pixels in (("clamped_near", 30), ("clamped_far", 20)):
+        assert before.totals[name] == after.totals[name] == pixels
+    assert before.rejected == after.rejected
+    assert len(after.rejected) == 1
+    assert vdaprep("verify", tmp_path / "b", "--deep").code == 0
+
+
 UPWARD = [
     ("small", ("--profile", "standard"), "--rgb jpeg:95: the frames are jpeg:85; recoding cannot make them better"),
     ("tiny", ("--profile", "small"), "--rgb jpeg:85: the frames are h264:16; take h264 with 16 or more"),
@@ -185,6 +207,16 @@ def test_recoding_into_itself_or_beside_other_shards_is_refused(converted, vdapr
     made = tree_bytes(tmp_path)
     (tmp_path / "tartanair" / "dataset.json").unlink()
     assert vdaprep("recode", converted["standard"], "--out", tmp_path, "--profile", "small").code == 0  # goes on
+    assert tree_bytes(tmp_path) == made
+    shards = sorted(tmp_path.rglob("*.tar"))
+    data = shards[0].read_bytes()
+    shards[0].write_bytes(data[:5000] + b"damaged" + data[5007:])
+    shards[1].with_suffix(".json").unlink()  # as of a run that was killed between a tar and its record
+    shards[1].write_bytes(b"cut")
+    found = vdaprep("verify", tmp_path, "--deep")
+    assert (found.code, "repair" in found.out + found.err) == (1, False)
+    assert "vdaprep recode makes it again" in found.out + found.err
+    assert vdaprep("recode", converted["standard"], "--out", tmp_path, "--profile", "small").code == 0
     assert tree_bytes(tmp_path) == made
     result = vdaprep("recode", converted["standard"], "--out", tmp_path, "--profile", "tiny")
     assert result.code == 2

@@ -10,7 +10,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vdaprep.analysis.verify_shard import CheckedShard, Finding, OnFrames, check_canonical, check_shard, finding_of
+from vdaprep.analysis.verify_shard import (
+    CheckedShard,
+    Finding,
+    OnFrames,
+    check_canonical,
+    check_shard,
+    finding_of,
+    made_again,
+)
 from vdaprep.errors import ShardError
 from vdaprep.shards import reader
 from vdaprep.shards.canonical import parse_sealed_json
@@ -81,10 +89,10 @@ def verify(path: Paths, *, deep: bool = False, on_frames: OnFrames = lambda coun
         for tar in tars:
             by_folder.setdefault(tar.parent.parent, []).append(tar)
         for folder in sort_paths(by_folder):
-            found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in by_folder[folder]]
+            whole = folder == place or place in folder.parents
+            found, wrong = _check_shards(folder, by_folder[folder], whole=whole, deep=deep, on_frames=on_frames)
             checked += found
-            findings += (finding for shard in found for finding in shard.findings)
-            findings += _check_dataset(folder, found, whole=folder == place or place in folder.parents)
+            findings += wrong
     records = [shard.record for shard in checked if shard.record is not None]
     return VerifyReport(
         shards=len(checked),
@@ -111,10 +119,18 @@ def _doubts(checked: Sequence[CheckedShard]) -> Iterator[str]:
 def check_folder(folder: StoragePath, *, deep: bool, on_frames: OnFrames) -> tuple[list[CheckedShard], list[Finding]]:
     """Check a data set's folder, which may have no shards; returns the shards and what is wrong."""
     tars = [tar for tar in tars_of(list_files(folder, TARS, RECORDS)) if tar.parent.parent == folder]
+    found, findings = _check_shards(folder, tars, whole=True, deep=deep, on_frames=on_frames)
+    return found, list(dict.fromkeys(findings))
+
+
+def _check_shards(
+    folder: StoragePath, tars: Sequence[StoragePath], *, whole: bool, deep: bool, on_frames: OnFrames
+) -> tuple[list[CheckedShard], list[Finding]]:
     found = [check_shard(tar, deep=deep, on_frames=on_frames) for tar in tars]
     findings = [finding for shard in found for finding in shard.findings]
-    findings += _check_dataset(folder, found, whole=True)
-    return found, list(dict.fromkeys(findings))
+    findings += _check_dataset(folder, found, whole=whole)
+    recoded = any("recoded_from" in shard.record.options for shard in found if shard.record is not None)
+    return found, [Finding(item.file, made_again(item.what, recoded=recoded)) for item in findings]
 
 
 # ----------------------------------------------------------------------------------------------------------- data set

@@ -52,6 +52,11 @@ class CheckedShard:
         return f"{self.tar.parent.name}/{self.tar.name}"
 
 
+def made_again(what: str, *, recoded: bool) -> str:
+    """Name recode in a sentence of the readers, which say that repair makes a shard again, if that made it."""
+    return what.replace("vdaprep repair", "vdaprep recode").replace("run convert", "run recode") if recoded else what
+
+
 def check_shard(tar: StoragePath, *, deep: bool, on_frames: OnFrames) -> CheckedShard:
     """Compare a tar, read once, with its record; `deep`: every member with the schema.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vdaprep import sources
-from vdaprep.analysis.verify_shard import check_shard
+from vdaprep.analysis.verify_shard import check_shard, made_again
 from vdaprep.conversion.clips import PlannedShard
 from vdaprep.conversion.encode import ClipEncoder
 from vdaprep.conversion.plan import ConversionPlan
@@ -424,7 +424,8 @@ def reread(output: OutputDir, name: str, record: ShardRecord) -> None:
             if hasattr(os, "posix_fadvise"):  # macOS has none
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what lies in memory proves nothing
     checked = check_shard(tar, deep=True, on_frames=lambda count: None)
+    what = f"{tar}: its record is not the one that was written;" if checked.record != record else ""
     if checked.findings:
-        raise ShardError(f"{checked.findings[0]} Found when it was read back; vdaprep repair makes it again.")
-    if checked.record != record:
-        raise ShardError(f"{tar}: its record is not the one that was written; vdaprep repair makes it again.")
+        what = f"{checked.findings[0]} Found when it was read back;"
+    if what:
+        raise ShardError(made_again(f"{what} vdaprep repair makes it again.", recoded="recoded_from" in record.options))

@@ -8,7 +8,7 @@ error, a higher quality, or differences that are not there are refused.
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -131,7 +131,10 @@ def _fewer_diffs(found: DiffSpec | None, asked: Diffs | None, usual: Diffs) -> D
 
 
 def recode_clip(clip: Clip, *, found: Stored, wanted: Stored, tick: Tick) -> EncodedClip:
-    """Encode a clip as `wanted`; raises ShardError as `Clip.frames` does."""
+    """Encode a clip as `wanted`; raises ShardError as `Clip.frames` does.
+
+    What depth was clamped, the source's record counts; nothing that is stored is beyond the code's ends.
+    """
     meta = clip.meta
     members = ClipMembers(wanted.rgb, wanted.depth)
     for frame in clip.frames():
@@ -150,7 +153,7 @@ def recode_clip(clip: Clip, *, found: Stored, wanted: Stored, tick: Tick) -> Enc
         rgb=wanted.rgb.spec,
         schema_version=ClipMeta.schema_version,
     )
-    return EncodedClip(clip.key, new, content, clamped_near=said.clamped_near, clamped_far=said.clamped_far)
+    return EncodedClip(clip.key, new, content, clamped_near=0)
 
 
 def _image(frame: StoredFrame, found: Rgb, wanted: Rgb) -> Any:
@@ -204,11 +207,24 @@ def _recode_shard(task: _Task, tick: Tick) -> tuple[str, ShardRecord]:
     )
     rejected = list(source.rejected)
     record = writer.write_shard(
-        task.output, task.name, clips, options=task.options, plan=source.tar_sha256, rejected=rejected
+        task.output,
+        task.name,
+        _with_counts(clips, source),
+        options=task.options,
+        plan=source.tar_sha256,
+        rejected=rejected,
     )
     tick(Amount(bytes_out=record.tar_bytes))
     reread(task.output, task.name, record)
     return task.name, record
+
+
+def _with_counts(clips: Iterable[EncodedClip], source: ShardRecord) -> Iterator[EncodedClip]:
+    """Yield clips, the first of a shard or trajectory with its count of pixels that the conversion clamped."""
+    near, far = source.clamped_near, dict(source.clamped_far)
+    for clip in clips:
+        yield replace(clip, clamped_near=near, clamped_far=far.pop(clip.meta.trajectory, 0))
+        near = 0
 
 
 # ------------------------------------------------------------------------------------------------------------ data sets
@@ -222,7 +238,7 @@ def recode(
     workers: int | None = None,
     on_progress: OnProgress = ignore,
 ) -> list[DatasetRecord]:
-    """Store converted data sets again, smaller, in OUT/DATASET; finished shards are kept.
+    """Store converted data sets again, smaller, in OUT/DATASET; finished shards are kept, damaged ones made again.
 
     Args:
         shards: Folder or URL of a converted data set, or of several.
@@ -291,7 +307,7 @@ class _Source:
         on_progress(ProgressEvent("notice", self._loss()))
         with output.lock():
             made: dict[str, ShardRecord] = {}
-            for name, found in self._finished(output, options):
+            for name, found in self._finished(output, options, on_progress):
                 made[name] = found
                 report_shard(name, found, on_progress, earlier=True)
             tasks = [
@@ -328,16 +344,26 @@ class _Source:
             lost.append("stored differences are left out")
         return f"{self.record.dataset}: {'; '.join(lost) or 'nothing is lost'}."
 
-    def _finished(self, output: OutputDir, options: Mapping[str, Any]) -> Iterator[tuple[str, ShardRecord]]:
-        """Yield the shards that an earlier run finished; raises UsageError for those of another."""
+    def _finished(
+        self, output: OutputDir, options: Mapping[str, Any], on_progress: OnProgress
+    ) -> Iterator[tuple[str, ShardRecord]]:
+        """Yield the whole shards that an earlier run finished; raises UsageError for those of another."""
         for item in self.record.shards:
             name = f"{item.split}/{item.name}"
             if output.size(record_name(name)) is None:
                 continue
             where = output.place(record_name(name))
-            found = ShardRecord.from_bytes(output.read(record_name(name)), where=where)
+            try:
+                found = ShardRecord.from_bytes(output.read(record_name(name)), where=where)
+            except ShardError as error:
+                on_progress(ProgressEvent("notice", f"{error} It is made again."))
+                continue
             if dict(found.options) != options or found.plan != item.sha256:
                 raise UsageError(f"{where}: was made from other shards or with other options; choose another --out.")
-            if output.size(name) != found.tar_bytes:
-                raise ShardError(f"{output.place(name)}: is not as its record says; delete {where} to make it again.")
-            yield name, found
+            try:
+                reader.check_tar(output.path(name), found)
+            except ShardError as error:
+                on_progress(ProgressEvent("notice", f"{error} It is made again."))
+                output.delete(record_name(name))  # should this run die, the next finds what is to do
+            else:
+                yield name, found
