@@ -143,10 +143,13 @@ def fitted_depth(
 
 
 class DepthErrors:
-    """The errors of predicted depth, of frames that come a few at a time."""
+    """The errors of predicted depth, of frames that come a few at a time.
+
+    Sums are kept as numbers: a small tensor that stays between large ones keeps the memory of these from being reused.
+    """
 
     def __init__(self) -> None:
-        self._sums: list[Float64[Tensor, "t 4"]] = []  # of each frame: pixels, absrel, delta1, squares
+        self._sums: list[list[float]] = []  # of each frame: pixels, absrel, delta1, squares
 
     def add(
         self,
@@ -159,28 +162,28 @@ class DepthErrors:
         error_m = predicted_m - true_m
         inliers = mask & (torch.maximum(predicted_m / true_m, true_m / predicted_m) < DELTA1_LIMIT)
         values = (mask, error_m.abs() / true_m, inliers, error_m.square())
-        self._sums.append(torch.stack([value.sum((-1, -2)).double() for value in values], dim=-1))
+        self._sums += torch.stack([value.sum((-1, -2)).double() for value in values], dim=-1).tolist()
 
     def means(self) -> dict[str, float]:
         """Return absrel, delta1 and rmse: means over a frame's pixels, then over frames.
 
         Of the frames that have any; nan if none has.
         """
-        sums = torch.cat(self._sums)
+        sums = torch.tensor(self._sums, dtype=torch.float64)
         of_frames = (sums[:, 1:] / sums[:, :1])[sums[:, 0] > 0]
         rows = torch.cat([of_frames[:, :2], of_frames[:, 2:].sqrt()], dim=-1)
         return dict(zip(("absrel", "delta1", "rmse"), rows.mean(0).tolist(), strict=True))
 
     def pixel_means(self) -> dict[str, float]:
         """Return absrel, delta1 and rmse over all pixels of all frames; nan without any."""
-        pixels, absrel, delta1, squares = torch.cat(self._sums).sum(0).tolist()
+        pixels, absrel, delta1, squares = (math.fsum(column) for column in zip(*self._sums, strict=True))
         if not pixels:
             return dict.fromkeys(("absrel", "delta1", "rmse"), math.nan)
         return {"absrel": absrel / pixels, "delta1": delta1 / pixels, "rmse": math.sqrt(squares / pixels)}
 
     def pixels(self) -> list[int]:
         """Return the evaluated pixels of each frame."""
-        return [int(count) for count in torch.cat(self._sums)[:, 0].tolist()]
+        return [int(count) for count, *_ in self._sums]
 
 
 # --------------------------------------------------------------------------------------------- temporal alignment error
@@ -195,8 +198,8 @@ class TemporalErrors:
     """
 
     def __init__(self) -> None:
-        self._errors: list[Float64[Tensor, " both"]] = []
-        self._seen: list[Float64[Tensor, " both"]] = []
+        self._errors: list[float] = []  # of each pair, one way and the other
+        self._seen: list[int] = []  # pixels, likewise
         self._pixels = 0
 
     def add(
@@ -212,8 +215,8 @@ class TemporalErrors:
         seen = warped_m > 0
         relative = torch.where(seen, (warped_m - neighbour_m).abs() / neighbour_m, 0)
         pixels = seen.sum((1, 2))
-        self._errors.append(relative.sum((1, 2)) / pixels.clamp(min=1))
-        self._seen.append(pixels.double())
+        self._errors += (relative.sum((1, 2)) / pixels.clamp(min=1)).tolist()
+        self._seen += pixels.tolist()
         self._pixels += depth_m.numel()
 
     def tae(self, *, apart_is_perfect: bool = True) -> float | None:
@@ -222,23 +225,21 @@ class TemporalErrors:
         apart_is_perfect: a pair without a pixel in common counts as an error of 0, as published; otherwise it is left
         out.
         """
-        if not self._errors:
-            return None
-        errors = torch.cat(self._errors)
-        counted = torch.ones_like(errors) if apart_is_perfect else (torch.cat(self._seen) > 0).double()
-        return 100 * (errors * counted).sum().item() / counted.sum().item() if counted.any() else None
+        pairs = zip(self._errors, self._seen, strict=True)
+        counted = [error for error, pixels in pairs if pixels or apart_is_perfect]
+        return 100 * math.fsum(counted) / len(counted) if counted else None
 
     def share(self) -> float:
         """Return the share of the pixels, in both directions, that were compared."""
-        return torch.cat(self._seen).sum().item() / self._pixels if self._pixels else 0.0
+        return sum(self._seen) / self._pixels if self._pixels else 0.0
 
     def apart(self) -> int:
         """Return how many times a frame warped into its neighbour had no pixel in common with it."""
-        return int((torch.cat(self._seen) == 0).sum().item()) if self._seen else 0
+        return self._seen.count(0)
 
     def pairs(self) -> int:
         """Return the number of pairs."""
-        return len(self._errors)
+        return len(self._errors) // 2
 
 
 def _warp_depth(
