@@ -112,7 +112,9 @@ class RawData:
         found = [item for item in self.trajectories if selection.takes(item.name, facts)]
         default = "the default selection" if selection.splits == "default" else f"--splits {selection.splits}"
         asked = [] if found else [default]
-        asked = [f"--select {glob}" for glob in selection.select if not self._has(glob)] or asked
+        # Of a benchmark's scenes some may be missing here: which, the benchmark says.
+        needed = [glob for glob in selection.select if not (found and glob in facts.benchmark.get("select", ()))]
+        asked = [f"--select {glob}" for glob in needed if not self._has(glob)] or asked
         if not selection.select:  # what is held out need not be among what is selected
             asked += [f"--val {glob}" for glob in selection.val if not self._has(glob)]
         if asked:

@@ -179,6 +179,20 @@ def test_verify_names_wrong_geometry(
     assert sentence in result.out
 
 
+def test_some_of_a_benchmarks_scans_are_enough_to_convert(
+    recording: Path, shots: list[Shot], frames: list[Frame], vdaprep: Run, tmp_path: Path
+) -> None:
+    recording.with_name("scene0000_00.sens").write_bytes(sens(shots, matrix(frames[0])))
+    places = ("--raw", tmp_path / "raw", "--out", tmp_path / "out")
+    assert vdaprep("convert", "scannet", *places, "--workers", 1, "--for", "benchmark").code == 0
+    [tar] = (tmp_path / "out").rglob("*.tar")
+    assert [meta.trajectory for _, meta, _ in decode_shards(tar)] == [SCAN] * 3
+    other = recording.with_name("scene0707_00.sens").rename(tmp_path / "raw" / "scene0001_00.sens")
+    result = vdaprep("plan", "scannet", "--raw", other, "--out", tmp_path / "none", "--for", "benchmark")
+    assert result.code == 1
+    assert "takes none of its 1 trajectories; there are, for example, scene0001_00" in result.err
+
+
 def test_the_default_split_holds_everything_out_and_select_opens_one_recording(
     recording: Path, shots: list[Shot], frames: list[Frame], vdaprep: Run, tmp_path: Path
 ) -> None:
