@@ -1,5 +1,6 @@
 """NYU Depth V2: raw frames of a Kinect, projected, and the ready-made forms of them."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,6 +193,22 @@ def test_raw_frames_convert_paired_and_projected(
         assert np.nanmax(np.abs(found_m - expected_m)) <= 0.5 / 6000 + 1e-6
         off = values["rgb.jpg"][number].astype(float) - nyuv2.undistort_colour(images[number])
         assert np.abs(off).mean() < 3
+
+
+def test_the_published_zip_gives_the_shards_of_its_folders(
+    images: list[np.ndarray], raw_map: np.ndarray, vdaprep: Run, tmp_path: Path
+) -> None:
+    files = raw_scene(images[:2], raw_map)
+    unpack(tmp_path / "folders", files.items())
+    (tmp_path / "zips").mkdir()
+    with zipfile.ZipFile(tmp_path / "zips" / "basements.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, data in files.items():
+            archive.writestr(path, data)
+    for name in ("folders", "zips"):
+        result = vdaprep("convert", "nyuv2", "--raw", tmp_path / name, "--out", tmp_path / f"of-{name}", "--workers", 1)
+        assert (result.code, result.err) == (0, "")
+    [tar] = (tmp_path / "of-zips").rglob("*.tar")
+    assert tar.read_bytes() == (tmp_path / "of-folders" / tar.relative_to(tmp_path / "of-zips")).read_bytes()
 
 
 def ready_made(images: list[np.ndarray], rgb: str, depth: str, values: np.ndarray) -> Files:
