@@ -12,7 +12,7 @@ import torch
 
 from tests.conftest import Run
 from tests.integration.conftest import refused
-from tests.scenes import FIRST_NUMBERS, PREFIXES, Shot, write_scenes
+from tests.scenes import FIRST_NUMBERS, Shot, write_scenes
 from vdaprep import sources
 from vdaprep.sources import _manifest
 from vdatrain.evaluation.benchmark.protocols import PROTOCOLS, VDA
@@ -39,7 +39,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scene = next(item for item in VDA.sets if item.dataset == name).scenes[0]
         first = FIRST_NUMBERS[name]
         ids = range(first, first + (42 if name == "bonn" else 12))
-        write_scenes(folder / name, [Shot(PREFIXES.get(name, "") + scene, ids)])
+        write_scenes(folder / name, [Shot(scene, ids)])
     return folder
 
 
@@ -180,5 +180,4 @@ def test_manifests_name_the_scenes_and_frames_of_all_protocols() -> None:
         facts = _manifest.load(item.dataset)
         assert facts.benchmark["frames"] >= min(item.frames.stop, max(item.lengths.values(), default=500))
         for scene in item.scenes:
-            name = PREFIXES.get(item.dataset, "") + scene
-            assert _manifest.matches(name, tuple(facts.benchmark["select"])), name
+            assert _manifest.matches(scene, tuple(facts.benchmark["select"])), scene

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.scenes import FIRST_NUMBERS, PREFIXES, SIZE, STEP_M, Shot, true_depth_m, write_scenes
+from tests.scenes import FIRST_NUMBERS, SIZE, STEP_M, Shot, true_depth_m, write_scenes
 from vdaprep.errors import DataError, UsageError, VdakitError
 from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.records import Rejection
@@ -66,8 +66,7 @@ def perfect(of: BenchmarkSet, first: int = 0) -> Oracle:
 def shots_of(of: BenchmarkSet, *, scenes: int, frames: int = 14, **changes) -> list[Shot]:
     first = FIRST_NUMBERS[of.dataset]
     ids = [number + first for number in range(of.frames.start + frames * of.frames.step)]
-    prefix = PREFIXES.get(of.dataset, "")
-    return [Shot(f"{prefix}{name}", ids, **changes) for name in of.scenes[:scenes]]
+    return [Shot(name, ids, **changes) for name in of.scenes[:scenes]]
 
 
 def set_of(protocol: str, key: str) -> BenchmarkSet:
@@ -366,7 +365,7 @@ def test_order_of_frames(tmp_path: Path) -> None:
     names = ["9998.png", "9999.png", "10000.png", "10001.png"]
     assert sorted(names, key=lambda name: name.split(".")[0][-4:]) == [*names[2:], *names[:2]]
     of = set_of("vda", "bonn")
-    shots = [Shot("rgbd_bonn_balloon2", ids) for ids in ([10000, 10001], [9998, 9999])]
+    shots = [Shot("balloon2", ids) for ids in ([10000, 10001], [9998, 9999])]
     write_scenes(tmp_path / "bonn", shots)
     [scene] = found(of, tmp_path).scenes
     assert [place.clip.meta.frame_ids[place.index] for place in scene.places] == [9998, 9999, 10000, 10001]
@@ -389,7 +388,7 @@ def test_missing_frames(tmp_path: Path) -> None:
 
 def test_a_gap_in_time_is_counted_on_but_no_neighbourhood(tmp_path: Path) -> None:
     of = replace(set_of("vda-short", "bonn"), frames=range(1, 5), faults=Faults())
-    write_scenes(tmp_path / "bonn", [Shot("rgbd_bonn_balloon2", [0, 1, 2, 6, 7, 8])])
+    write_scenes(tmp_path / "bonn", [Shot("balloon2", [0, 1, 2, 6, 7, 8])])
     benchmark = found(of, tmp_path)
     [scene] = benchmark.scenes
     assert [place.number for place in scene.places] == [0, 1, 5, 6]
@@ -400,7 +399,7 @@ def test_a_gap_in_time_is_counted_on_but_no_neighbourhood(tmp_path: Path) -> Non
 def test_neighbours_without_a_pixel_in_common(tmp_path: Path) -> None:
     """11: published scripts take them for perfect."""
     of = set_of("vda", "bonn")
-    write_scenes(tmp_path / "bonn", [Shot("rgbd_bonn_balloon2", range(4), apart_after=1)])
+    write_scenes(tmp_path / "bonn", [Shot("balloon2", range(4), apart_after=1)])
     [scene] = found(of, tmp_path).scenes
     exact = measure_scene(scene, perfect(of), scratch=tmp_path)
     legacy = replace(scene, of=replace(of, faults=Faults(gaps_are_silent=True)))
