@@ -36,7 +36,7 @@ def main() -> None:
     predicted = vdatrain.load_predictor(given.checkpoint).predict(frames.rgb)
     truth, fitted = grey_levels(frames.depth_m, predicted)
     height, width = frames.rgb.shape[1:3]
-    differences = [colour_diff(frame.diff_steps(), height=height, width=width) for frame in clip.frames()]
+    differences = [colour_diff(one, height=height, width=width) for one in frames.differences]
     pictures = [
         Image.fromarray(
             np.concatenate(

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 
@@ -12,10 +13,12 @@ from tests.conftest import tree_bytes
 from vdaprep.conversion.api import convert_dataset
 from vdaprep.conversion.options import ConversionOptions, RunOptions
 from vdaprep.errors import ShardError
+from vdaprep.shards import codec
 from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.reader import Frames
 from vdaprep.shards.records import DatasetRecord
 from vdaprep.synthetic.sample import SampleSpec, write_sample
+from vdatrain.inference.video_reader import read_trajectory
 
 PROFILES = ("v1", "standard", "small", "tiny")
 OPTIONS = ("--clip-frames", 11, "--frames-per-shard", 22)  # clips of 10 frames, groups of 8 and of 2
@@ -110,6 +113,32 @@ def test_another_encoder_is_told_when_a_shard_is_made_again(converted, raw: Path
     assert f"{first.split}/{first.name}: not the same bytes as before, since the encoder is another" in result.err
     assert (out / "dataset.json").read_bytes() == record.to_bytes()
     assert vdaprep("verify", tmp_path, "--deep").code == 0
+
+
+def test_a_preview_shows_differences_that_are_taken_from_decoded_frames(converted, vdaprep, tmp_path: Path) -> None:
+    sheets: list[np.ndarray] = []
+    for name in ("standard", "tiny"):
+        shard = next((converted[name] / "tartanair" / "train").glob("*.tar"))
+        assert vdaprep("inspect", shard, "--preview", tmp_path / f"{name}.png").code == 0
+        sheets.append(iio.imread(tmp_path / f"{name}.png").astype(np.float64))
+    stored, decoded = (sheet[-250:-50, 84 + 266 :] for sheet in sheets)  # the row of differences, but the first frame's
+    assert sheets[0].shape == sheets[1].shape
+    assert np.abs(stored - decoded).mean() < 5 < stored.std()
+
+
+def test_a_group_of_video_is_decoded_once_for_a_trajectory(converted, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = open_shards(converted["tiny"]).clips()[0]
+    groups: list[int] = []
+    decode = codec.decode_group
+    monkeypatch.setattr(codec, "decode_group", lambda *args, **options: groups.append(1) or decode(*args, **options))
+    found = list(read_trajectory([clip]))
+    assert (clip.num_frames, len(groups)) == (10, 2)
+    monkeypatch.undo()
+    whole = clip.read()
+    assert [number for number, _, _ in found] == list(range(1, 1 + clip.num_frames))  # a gap is before the first
+    for frame, (_, sample, row) in enumerate(found):
+        np.testing.assert_array_equal(sample.rgb[row].numpy(), whole.rgb[frame])
+        np.testing.assert_array_equal(sample.intrinsics[row], whole.intrinsics[frame])
 
 
 def test_a_damaged_group_is_named_and_its_neighbours_read(converted, tmp_path: Path) -> None:

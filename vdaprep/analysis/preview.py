@@ -1,23 +1,24 @@
 """A clip to look at, frames with their depth and differences: a contact sheet, or a video."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import imageio.v3 as iio
 import numpy as np
-from jaxtyping import Int8, UInt8
+from jaxtyping import Float32, UInt8
 
 from vdaprep.errors import UsageError
 from vdaprep.shards.depth_colors import colour_depth, depth_legend, text_line, write_text
 from vdaprep.shards.metadata import ClipMeta
-from vdaprep.shards.reader import Clip, StoredFrame
+from vdaprep.shards.reader import Clip, StoredFrame, decoded_differences
 from vdaprep.storage.atomic import new_path
 
 _TILES = 6
 _TILE_WIDTH, _TILE_HEIGHT = 260, 320  # at most
 _GAP = 6
-_DIFF_GAIN = 3  # a step of 2 grey levels is hard to see
+_DIFF_GAIN = 1.5  # 2 grey levels are hard to see
 _FRAMES_PER_SECOND = 15
 _VIDEO_HEIGHT = 360  # at most; three pictures side by side are wide enough
 _VIDEO_WIDTH = 200  # at least, so that a picture's name fits above it
@@ -48,9 +49,9 @@ def _write_sheet(clip: Clip, path: Path) -> None:
     """Draw a column a frame, below the clip's name and above the colours of its depth."""
     shown = np.linspace(0, clip.num_frames - 1, min(_TILES, clip.num_frames)).round().astype(int).tolist()
     columns = [
-        _column([_tile(picture) for picture in _pictures(frame)], title=_title(frame))
+        _column([_tile(picture) for picture in _pictures(frame, before)], title=_title(frame))
         for index in shown
-        for frame in clip.frames(index, 1)
+        for before, frame in _with_previous(clip, index, 1)
     ]
     sheet = _side_by_side([_row_names(columns[0], clip.meta), *columns])
     _, data = cv2.imencode(".png", cv2.cvtColor(_framed(sheet, clip), cv2.COLOR_RGB2BGR))
@@ -62,8 +63,8 @@ def _write_video(clip: Clip, path: Path) -> None:
     data = io.BytesIO()
     with iio.imopen(data, "w", plugin="pyav", extension=".mp4") as video:  # pyright: ignore[reportUnknownMemberType] - partly typed
         video.init_video_stream("libx264", fps=_FRAMES_PER_SECOND)
-        for frame in clip.frames():
-            pictures = [_fit_video(picture) for picture in _pictures(frame)]
+        for before, frame in _with_previous(clip, 0, clip.num_frames):
+            pictures = [_fit_video(picture) for picture in _pictures(frame, before)]
             columns = [_column([one], title=name) for one, name in zip(pictures, _NAMES, strict=False)]
             picture = _framed(_side_by_side(columns), clip, note=f", {_title(frame)}")
             height, width = picture.shape[:2]
@@ -71,9 +72,24 @@ def _write_video(clip: Clip, path: Path) -> None:
     path.write_bytes(data.getvalue())
 
 
+def _with_previous(clip: Clip, first: int, count: int) -> Iterator[tuple[StoredFrame | None, StoredFrame]]:
+    """Yield frames, each with the one before it in the clip, from which a difference may have to be taken."""
+    start = max(0, first - 1)
+    frames = clip.frames(start, first + count - start)
+    before = next(frames) if first else None
+    for frame in frames:
+        yield before, frame
+        before = frame
+
+
+def _has_difference(frame: StoredFrame) -> bool:
+    """Return whether a frame's difference is stored, or can be taken from the clip's decoded frames."""
+    return frame.meta.diff_valid[frame.index] and (frame.meta.stored_diff is not None or frame.index > 0)
+
+
 def _title(frame: StoredFrame) -> str:
     meta = frame.meta
-    no_difference = meta.stored_diff is not None and not meta.diff_valid[frame.index]
+    no_difference = meta.diff is not None and not _has_difference(frame)
     return f"frame {meta.frame_ids[frame.index]}" + (", no difference" if no_difference else "")
 
 
@@ -86,7 +102,7 @@ def _framed(picture: UInt8[np.ndarray, "h w 3"], clip: Clip, *, note: str = "") 
 
 def _row_names(column: UInt8[np.ndarray, "h w 3"], meta: ClipMeta) -> UInt8[np.ndarray, "h names_w 3"]:
     """Name the rows of a column of equal pictures."""
-    names = ("RGB", "depth", "difference")[: 2 if meta.stored_diff is None else 3]
+    names = ("RGB", "depth", "difference")[: 2 if meta.diff is None else 3]
     title = text_line("", _NAMES_WIDTH).shape[0]
     rows = (column.shape[0] - title) // len(names)
     parts = [np.full((title, _NAMES_WIDTH, 3), 255, np.uint8)]
@@ -108,20 +124,29 @@ def _fit_video(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "vh vw 3
     return _resized(pixels, ratio)
 
 
-def colour_diff(diff: Int8[np.ndarray, "3 dh dw"], *, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Show a difference around grey, each colour apart."""
-    shown = (128 + _DIFF_GAIN * diff.astype(np.int16)).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+def colour_diff(diff: Float32[np.ndarray, "3 dh dw"], *, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Show a difference in grey levels around grey, each colour apart."""
+    shown = (128 + _DIFF_GAIN * diff).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
     return cv2.resize(shown, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
-def _pictures(frame: StoredFrame) -> list[UInt8[np.ndarray, "_h _w 3"]]:
+def _pictures(frame: StoredFrame, before: StoredFrame | None) -> list[UInt8[np.ndarray, "_h _w 3"]]:
     """Draw what there is of a frame: RGB, depth, difference."""
     meta = frame.meta
     depth = colour_depth(frame.depth_m(), disparity_min=meta.disparity_min, disparity_max=meta.disparity_max)
     pictures = [frame.rgb(), depth]
-    if meta.stored_diff is not None:
-        pictures.append(colour_diff(frame.diff_steps(), height=meta.height, width=meta.width))
+    if (diff := _difference(frame, before)) is not None:
+        pictures.append(colour_diff(diff, height=meta.height, width=meta.width))
     return pictures
+
+
+def _difference(frame: StoredFrame, before: StoredFrame | None) -> Float32[np.ndarray, "3 dh dw"] | None:
+    """Return the difference in grey levels, stored or taken as training does; zeros without one."""
+    if frame.meta.stored_diff is not None:
+        return frame.diff_steps().astype(np.float32) * frame.meta.stored_diff.step
+    pair = (before, frame) if before is not None and _has_difference(frame) else (frame, frame)
+    differences = decoded_differences(np.stack([item.rgb() for item in pair]), frame.meta)
+    return None if differences is None else differences[1]
 
 
 def _tile(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "th tw 3"]:

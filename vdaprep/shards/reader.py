@@ -204,7 +204,7 @@ class Clip:
             frame_ids=np.array(meta.frame_ids, np.int64)[rows],
             rgb=window.rgb,
             depth_m=depth_m,
-            differences=_decoded_differences(window.rgb, meta) if steps is None else steps * _step_of(meta),
+            differences=decoded_differences(window.rgb, meta) if steps is None else steps * _step_of(meta),
             diff_valid=valid,
             intrinsics=np.array(meta.intrinsics)[rows],
             camera_to_world=None if meta.camera_to_world is None else np.array(meta.camera_to_world)[rows],
@@ -371,7 +371,7 @@ def read_window(clip: Clip, frames: range, *, out: WindowArrays) -> Bool[np.ndar
     return valid
 
 
-def _decoded_differences(rgb: UInt8[np.ndarray, "t h w 3"], meta: ClipMeta) -> Float32[np.ndarray, "t 3 dh dw"] | None:
+def decoded_differences(rgb: UInt8[np.ndarray, "t h w 3"], meta: ClipMeta) -> Float32[np.ndarray, "t 3 dh dw"] | None:
     """Return the differences of decoded frames, in grey levels; None if not asked for."""
     if meta.diff is None or meta.diff.origin != "decoded":
         return None

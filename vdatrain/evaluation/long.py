@@ -83,14 +83,14 @@ class _Truth:
 
 
 def _frames_and_truth(
-    samples: Iterator[tuple[int, Sample]], truth: list[_Truth], *, device: torch.device
+    samples: Iterator[tuple[int, Sample, int]], truth: list[_Truth], *, device: torch.device
 ) -> Iterator[VideoFrame]:
     """Yield a trajectory's frames, each read once, and append to `truth` what they should be."""
-    for number, sample in samples:
-        depth_m = decode_depth(sample.depth_planes.to(device), sample.depth)[0]
-        pose = None if sample.camera_to_world is None else sample.camera_to_world[0]
-        truth.append(_Truth(depth_m, sample.intrinsics[0], pose))
-        yield VideoFrame(number, sample.rgb[0].numpy())
+    for number, sample, row in samples:
+        [depth_m] = decode_depth(sample.depth_planes[row : row + 1].to(device), sample.depth)
+        pose = None if sample.camera_to_world is None else sample.camera_to_world[row]
+        truth.append(_Truth(depth_m, sample.intrinsics[row], pose))
+        yield VideoFrame(number, sample.rgb[row].numpy())
 
 
 def _measure(disparity: Float32[Tensor, "t h w"], truth: Sequence[_Truth], *, max_depth_m: float) -> ClipMetrics:

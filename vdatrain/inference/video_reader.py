@@ -12,7 +12,7 @@ from vdaprep.shards.reader import Clip
 from vdaprep.shards.records import ShardRecord
 from vdaprep.storage.paths import StoragePath, open_path, read_bytes
 from vdatrain.data.prefetch import Pace, Stalled, map_ahead
-from vdatrain.data.sampler import DistributedPositions, EvalSampler, WindowShape
+from vdatrain.data.sampler import DistributedPositions, Window, WindowShape
 from vdatrain.data.samples import Sample
 from vdatrain.data.stream import FaultPolicy, stall_error, stream_batches
 from vdatrain.inference.image_folder import IMAGE_SUFFIXES, open_folder, open_image
@@ -76,8 +76,8 @@ def _open_shard(tar: StoragePath, trajectory: str | None, stall_timeout_s: int |
     clips = found["", trajectory]
 
     def frames() -> Iterator[tuple[str, VideoFrame]]:
-        for number, sample in read_trajectory(clips, stall_timeout_s=stall_timeout_s):
-            yield f"{tar}, clip {sample.key}", VideoFrame(number, sample.rgb[0].numpy(), number / DEFAULT_FPS)
+        for number, sample, row in read_trajectory(clips, stall_timeout_s=stall_timeout_s):
+            yield f"{tar}, clip {sample.key}", VideoFrame(number, sample.rgb[row].numpy(), number / DEFAULT_FPS)
 
     diff = clips[0].meta.diff or DEFAULT_DIFF
     return Video(
@@ -103,17 +103,28 @@ def _read_metas(clips: Sequence[Clip], faults: FaultPolicy) -> Iterator[ClipMeta
             raise stall_error(stalled.item, faults) from None
 
 
-def read_trajectory(clips: Sequence[Clip], *, stall_timeout_s: int | float = 300) -> Iterator[tuple[int, Sample]]:
-    """Yield each frame as a window of one, numbered; numbers of missing frames are left out.
+def read_trajectory(clips: Sequence[Clip], *, stall_timeout_s: int | float = 300) -> Iterator[tuple[int, Sample, int]]:
+    """Yield the number of each frame, a window that has it, and its row there; missing frames have numbers, too.
 
-    Frames are read ahead by a thread. Raises ShardError where one cannot be read, VdakitError where that takes longer
-    than `stall_timeout_s` seconds; 0: no limit.
+    A window is a frame, or a group of video, which is decoded once; a thread reads them ahead. Raises ShardError where
+    one cannot be read, VdakitError where that takes longer than `stall_timeout_s` seconds; 0: no limit.
     """
-    order = EvalSampler(tuple(clip.num_frames for clip in clips), WindowShape(1))
     share, faults = DistributedPositions(batch=1), FaultPolicy(stall_timeout_s=stall_timeout_s)
     number = -1
-    with closing(stream_batches(clips, order, positions=share, workers=1, faults=faults)) as batches:
+    with closing(stream_batches(clips, _groups(clips), positions=share, workers=1, faults=faults)) as batches:
         for [sample] in batches:
-            meta, frame = clips[sample.window.clip].meta, sample.window.first
-            number += 2 if meta.diff is not None and not meta.diff_valid[frame] else 1
-            yield number, sample
+            meta = clips[sample.window.clip].meta
+            for row, frame in enumerate(sample.window.frame_numbers):
+                number += 2 if meta.diff is not None and not meta.diff_valid[frame] else 1
+                yield number, sample, row
+
+
+def _groups(clips: Sequence[Clip]) -> list[Window]:
+    """Return a window of each group of video, or of each frame where these are stored alone."""
+    found: list[Window] = []
+    for number, clip in enumerate(clips):
+        group = clip.meta.rgb.group
+        for first in range(0, clip.num_frames, group):
+            shape = WindowShape(min(group, clip.num_frames - first))
+            found.append(Window(len(found), number, first, shape))
+    return found

@@ -92,7 +92,7 @@ def test_the_clips_of_a_trajectory_follow_one_another_but_over_a_gap(toy_shards:
     assert [len(parts) for parts in by_trajectory(clips[::-1]).values()] == [1] * len(clips)
     assert list(by_trajectory(clips[::-1])) == sorted(by_trajectory(clips))
     # The first difference of the first clip is not valid, that of the second is.
-    numbers = [number for number, _ in read_trajectory([clips[1], clips[0]])]
+    numbers = [number for number, _, _ in read_trajectory([clips[1], clips[0]])]
     gap = clips[1].num_frames
     assert numbers == [*range(gap), *range(gap + 1, gap + 1 + clips[0].num_frames)]
 
