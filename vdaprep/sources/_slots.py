@@ -200,6 +200,7 @@ def gather(
     tree: Tree,
     folder_of: Callable[[str], Folder | None],
     table_of: Callable[[str], tuple[Folder, str] | None] = lambda path: None,
+    below: Callable[[str], str] = lambda archive: "",
 ) -> tuple[list[Claims], list[str]]:
     """Sort the files of a tree into the slots of trajectories.
 
@@ -207,6 +208,7 @@ def gather(
         tree: The files.
         folder_of: Says what the files of a folder are, None: no files of the data set; called once a folder.
         table_of: Says of a file elsewhere that it is of a whole trajectory: where it belongs, and its key.
+        below: Says what comes before the paths in an archive, for `folder_of`, where its place is part of the names.
 
     Returns:
         The trajectories, by name and layout, and the paths of all other files.
@@ -216,6 +218,7 @@ def gather(
     others: list[str] = []
     for path, location in tree.files.items():
         above, _, name = path.rpartition("/")
+        above = below(location.container) + above
         if above not in folders:
             folders[above] = folder_of(above)
         folder = folders[above]

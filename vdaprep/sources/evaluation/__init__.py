@@ -1,5 +1,5 @@
 """Data sets that are only measured on.
 
-bonn, nyuv2, scannet, tum   rooms, by depth cameras
-sintel                      rendered
+bonn, nyuv2, scannet, seven_scenes, tum   rooms, by depth cameras
+sintel                                    rendered
 """
