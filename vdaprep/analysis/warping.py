@@ -64,12 +64,8 @@ def warp(view: View, onto: View, *, points: int = POINTS) -> Fit:
 
 def warp_points(view: View, onto: View, *, points: int = POINTS) -> Warped:
     """Warp about `points` known pixels of a view onto another view."""
-    height, width = view.depth_m.shape
-    step = max(1, math.isqrt(height * width // points))
-    rows, columns = np.mgrid[step // 2 : height : step, step // 2 : width : step].reshape(2, -1)
+    rows, columns = _known_pixels(view.depth_m, points)
     depth_m = view.depth_m[rows, columns].astype(np.float64)
-    known = np.isfinite(depth_m)
-    rows, columns, depth_m = rows[known], columns[known], depth_m[known]
     fx, fy, cx, cy = view.intrinsics
     rays = np.stack([(columns - cx) / fx, (rows - cy) / fy, np.ones(len(depth_m))])
     motion = invert_pose(onto.camera_to_world) @ view.camera_to_world
@@ -78,12 +74,53 @@ def warp_points(view: View, onto: View, *, points: int = POINTS) -> Warped:
     x, y, z = seen[:, ahead]
     fx, fy, cx, cy = onto.intrinsics
     x, y = x / z * fx + cx, y / z * fy + cy
-    there_m = _sample(onto.depth_m, x, y)
+    sample = _sample_nearest if _is_sparse(onto.depth_m, points) else _sample
+    there_m = sample(onto.depth_m, x, y)
     met = np.isfinite(there_m)
     kept = ahead[met]
     error = np.abs(z[met] / there_m[met] - 1)
-    share = met.sum() / known.sum() if met.any() else 0.0
+    share = met.sum() / len(depth_m) if met.any() else 0.0
     return Warped(columns[kept], rows[kept], x[met], y[met], error, float(share))
+
+
+def _known_pixels(
+    depth_m: Float32[np.ndarray, "h w"], points: int
+) -> tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"]]:
+    """Return rows and columns of about `points` known pixels, or of those of a grid of so many pixels."""
+    height, width = depth_m.shape
+    if _is_sparse(depth_m, points):
+        rows, columns = np.nonzero(np.isfinite(depth_m))
+        step = max(1, len(rows) // points)
+        return rows[::step], columns[::step]
+    step = max(1, math.isqrt(height * width // points))
+    rows, columns = np.mgrid[step // 2 : height : step, step // 2 : width : step].reshape(2, -1)
+    known = np.isfinite(depth_m[rows, columns])
+    return rows[known], columns[known]
+
+
+def _is_sparse(depth_m: Float32[np.ndarray, "h w"], points: int) -> bool:
+    """Tell whether most known pixels have unknown neighbours, as where a laser measured them.
+
+    Between such pixels nothing can be interpolated.
+    """
+    height, width = depth_m.shape
+    step = max(1, math.isqrt(height * width // points))
+    rows, columns = np.mgrid[step // 2 : height - 1 : step, step // 2 : width - 1 : step].reshape(2, -1)
+    known = np.isfinite(depth_m[rows, columns])
+    rows, columns = rows[known], columns[known]
+    surrounded = np.isfinite(depth_m[rows + 1, columns]) & np.isfinite(depth_m[rows, columns + 1])
+    return 2 * int(surrounded.sum()) < len(rows)
+
+
+def _sample_nearest(
+    depth_m: Float32[np.ndarray, "h w"], x: Float64[np.ndarray, " p"], y: Float64[np.ndarray, " p"]
+) -> Float64[np.ndarray, " p"]:
+    """Return the metres of the nearest pixels; nan outside and where that is unknown."""
+    height, width = depth_m.shape
+    inside = (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
+    column, row = (np.rint(np.where(inside, place, 0)).astype(np.intp) for place in (x, y))
+    found = np.where(inside, depth_m[row, column].astype(np.float64), np.nan)
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def _sample(

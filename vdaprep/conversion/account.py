@@ -106,7 +106,8 @@ def take_account(raw: RawData, plan: ConversionPlan) -> Account:
     planned = [item for item in raw.trajectories if item.name in names]
     unknown = locate_unknown(raw)
     root = None if is_url(raw.raw) else Path(raw.raw)
-    found, used = len(raw.files), sum(map(_count_files, planned))
+    tables = {location for item in planned for location in item.shared.values()}  # some are of several trajectories
+    found, used = len(raw.files), sum(map(_count_frames_files, planned)) + len(tables)
     repeated = sum(len(item.unused) for item in raw.trajectories)
     return Account(
         found=found,
@@ -135,9 +136,9 @@ def locate_unknown(raw: RawData) -> list[Location]:
     return [found[path] for path in sorted(unknown)]
 
 
-def _count_files(trajectory: Trajectory) -> int:
+def _count_frames_files(trajectory: Trajectory) -> int:
     lacking = trajectory.count_without("rgb") + trajectory.count_without("depth")
-    return 2 * len(trajectory.frames) - lacking + len(trajectory.shared)
+    return 2 * len(trajectory.frames) - lacking
 
 
 def _size(location: Location, root: Path | None) -> int:

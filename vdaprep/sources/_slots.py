@@ -38,6 +38,8 @@ class Folder:
     """Turns the first group of a match of `frame` into the number."""
     beside: tuple["Folder", ...] = ()
     """What other files there are, where frames' files of several kinds lie in one folder."""
+    numbers: range | None = None
+    """Numbers of the frames that are part of the trajectory; None: all."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,8 @@ def gather(
 def _frame(folder: Folder, name: str) -> tuple[Folder, int] | None:
     for part in (folder, *folder.beside):
         if part.frame is not None and (match := part.frame.match(name)):
-            return part, part.number(match[1])
+            number = part.number(match[1])
+            return (part, number) if part.numbers is None or number in part.numbers else None
     return None
 
 

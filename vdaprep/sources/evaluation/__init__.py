@@ -1,5 +1,6 @@
 """Data sets that are only measured on.
 
 bonn, nyuv2, scannet, seven_scenes, tum   rooms, by depth cameras
+kitti                                     streets, by a laser: sparse
 sintel                                    rendered
 """
