@@ -42,7 +42,8 @@ class Account:
     left_out: int
     """Those of trajectories that are not converted."""
     repeated: int
-    """Second files for what another one is used for; each is named among the rejected inputs, tables aside."""
+    """Second files for what another one is used for, each named among the rejected inputs, tables aside; and depth maps
+    that were taken at no image's time."""
     not_needed: int
     """Of kinds that the data set is known to have and that are not converted, such as flow, and `.DS_Store`."""
     not_recognised: int
@@ -73,7 +74,7 @@ class Account:
         parts = [f"{self.used:,} used"]
         others = (
             (self.left_out, "of trajectories that are not converted"),
-            (self.repeated, "repeated"),
+            (self.repeated, "repeated or without a counterpart"),
             (self.not_needed, "known and not needed"),
         )
         parts += [f"{count:,} {what}" for count, what in others if count]

@@ -85,7 +85,7 @@ class Manifest:
         return wanted or next(iter(self.passes), "")
 
     def pairing(self, wanted: Pairing) -> Pairing | None:
-        """Return how images and depth maps are paired if `wanted` is asked for; None for data without times.
+        """Return how images and depth maps are paired if `wanted` is asked for; None without times.
 
         Raises UsageError if there is nothing to pair otherwise.
         """

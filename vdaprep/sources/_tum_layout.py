@@ -62,7 +62,7 @@ def _folder(path: str, *, names: re.Pattern[str], top: str) -> Folder | None:
 
 
 def named_by_folder(archive: str, first: str, folder: re.Pattern[str]) -> list[str] | None:
-    """Return the name of the trajectory that an archive called as its folder holds; None for another.
+    """Return the trajectory's name by an archive that is called as its folder; None for another.
 
     Also None if `first`, the archive's first member where that is known, lies in no such folder.
     """

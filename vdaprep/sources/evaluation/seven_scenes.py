@@ -62,7 +62,10 @@ def _below(archive: str, *, top: str) -> str:
 
 
 def named_by_place(archive: str, first: str) -> Sequence[str] | None:
-    """Return the trajectory's name by an archive `SCENE/seq-01.zip` that begins with `seq-01`, or None."""
+    """Return the trajectory's name by an archive `SCENE/seq-01.zip`, or None.
+
+    Also None if `first`, the archive's first member where that is known, is not of that sequence.
+    """
     match = _ARCHIVE.search(archive)
     if match is None or match["folder"] is None or (first and first.split("/")[0] != match["sequence"]):
         return None
