@@ -8,13 +8,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zstandard
 
 from tests.strangers import GROUP, HEIGHT, LIMIT_KIB, OPTIONS, WIDTH, Measured, Stranger, measure, packed
 from tests.unit.prep.test_video_groups import many_pictures, patched
 from vdaprep.errors import DataError
+from vdaprep.shards import codec, depth_codes
 from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.metadata import DepthSpec
 
 COMMANDS = ("inspect", "stats", "export", "verify")
 ALL = "inspect stats export"
@@ -307,3 +310,31 @@ def test_a_document_on_a_disk_has_the_same_budget(file: str, tmp_path: Path) -> 
     for code, text in found.outcomes:
         assert (code, "has more than 50331648 bytes" in " ".join(text.split())) == (1, True)
     assert found.peak_kib < LIMIT_KIB
+
+
+@pytest.mark.slow
+def test_the_geometry_of_large_frames_is_measured_with_few_copies_of_them(tmp_path: Path) -> None:
+    """Beyond what an empty process takes, 12 bytes a pixel: images of two frames and what decoding adds, or depth."""
+    size = 4096
+    depth = DepthSpec("linear", 0.0, unit_m=0.01)
+    data, _ = codec.encode_depth(np.linspace(3, 9, size**2, dtype=np.float32).reshape(size, size).round(2), depth)
+    low, high = depth_codes.disparity_range(codec.unpack_codes(data, depth, height=size, width=size), depth) or (0, 0)
+    images = [codec.encode_rgb(np.full((size, size, 3), 90 + number, np.uint8), quality=90) for number in range(3)]
+    poses = np.stack([np.eye(4)] * 3)
+    poses[:, 0, 3] = 0, 0.1, 0.2
+    options = {**OPTIONS, "short_side": size, "diff": None}
+    stranger = _meta(
+        height=size, width=size, diff=None, diff_valid=[False] * 3, disparity_min=low, disparity_max=high,
+        camera_to_world=poses.tolist(), intrinsics=[[size, size, size / 2, size / 2]] * 3,
+    )  # fmt: skip
+    stranger.members = {
+        f"f{number:03d}.{kind}": content
+        for number, jpeg in enumerate(images)
+        for kind, content in (("rgb.jpg", jpeg), ("depth.zst", data))
+    }
+    stranger.record, stranger.dataset = {"options": options}, {"options": options}
+    found = measure("vdaprep", [["verify", stranger.write(tmp_path / "toy"), "--geometry"]])
+    [(code, text)] = found.outcomes
+    assert "3 frames, median warp error 0.000% over 98% of the known pixels; depth never varies from frame" in text
+    assert code == 1
+    assert found.peak_kib < 300 << 10

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from vdaprep.analysis.warping import Agreement, View
+from vdaprep.analysis.warping import Agreement, Points, View, points_of
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import Clip, StoredFrame, read_record
 from vdaprep.storage.paths import StoragePath
@@ -19,46 +19,75 @@ _BLACK = 12  # grey levels: JPEG does not keep zeros
 
 
 @dataclass(frozen=True, eq=False)
-class DecodedFrame:
-    """A frame of a clip, and its depth decoded."""
+class SeenFrame:
+    """What is known of a frame that was decoded, without its pixels: those of 8192x8192 take half a gigabyte."""
 
     number: int
     """The frame's number in its trajectory."""
-    stride: int
-    """What the numbers of the trajectory's frames go up by."""
-    rgb: UInt8[np.ndarray, "h w 3"]
-    """The decoded frame."""
-    depth: bytes
-    """The stored depth code."""
+    stored: StoredFrame
+    """The frame as it is stored."""
+    pose: tuple[tuple[float, ...], ...] | None
+    """Camera to world; None without poses."""
     is_black: bool
     """Whether the image is black, noise aside."""
-    depth_m: Float32[np.ndarray, "h w"]
-    """Metres along z; nan unknown, inf sky."""
-    view: View | None
-    """How it was seen; None without a pose."""
-
-    def follows(self, other: "DecodedFrame") -> bool:
-        """Tell whether it comes right after another frame, and has its size."""
-        return self.number == other.number + self.stride and self.depth_m.shape == other.depth_m.shape
-
-    def stands_still_after(self, other: "DecodedFrame") -> bool:
-        """Tell whether the poses say that the camera did not move."""
-        if self.view is None or other.view is None:
-            return False
-        return np.array_equal(self.view.camera_to_world, other.view.camera_to_world)
+    repeats_rgb: bool
+    """Whether the image is the one of the frame before, though the camera moves; looked at if depth is, too."""
+    repeats_depth: bool
+    """Whether the depth is the one of the frame before, though the camera moves."""
+    is_flat: bool
+    """Whether all known depth is the same."""
+    is_sky: bool
+    """Whether all pixels are sky."""
+    is_unknown: bool
+    """Whether no depth is known."""
+    points: Points | None
+    """Pixels to warp; None without a pose."""
 
 
-def _decode(frame: StoredFrame, *, stride: int) -> DecodedFrame:
-    depth_m, rgb = frame.depth_m(), frame.rgb()
-    return DecodedFrame(
+def _pose_of(frame: StoredFrame) -> tuple[tuple[float, ...], ...] | None:
+    return None if frame.meta.camera_to_world is None else frame.meta.camera_to_world[frame.index]
+
+
+def _stands_still(frame: StoredFrame, before: SeenFrame) -> bool:
+    """Tell whether the poses say that the camera did not move."""
+    pose = _pose_of(frame)
+    return pose is not None and pose == before.pose
+
+
+def _look_at_rgb(frame: StoredFrame, before: SeenFrame | None) -> tuple[bool, bool, bool]:
+    """Return whether a frame is black, and whether image and depth repeat those of the one before.
+
+    That one is decoded again only where its depth is the same.
+    """
+    rgb = frame.rgb()
+    is_black = bool(rgb.max() <= _BLACK)
+    if before is None or _stands_still(frame, before):
+        return is_black, False, False
+    same_depth = frame.members["depth.zst"] == before.stored.members["depth.zst"]
+    return is_black, same_depth and _shows_the_same(frame, rgb, before.stored), same_depth
+
+
+def _look(frame: StoredFrame, before: SeenFrame | None) -> tuple[SeenFrame, View | None]:
+    """Decode a frame, the image first and then the depth, and compare it with the one that it follows."""
+    is_black, repeats_rgb, repeats_depth = _look_at_rgb(frame, before)
+    depth_m = frame.depth_m()
+    known = np.isfinite(depth_m)
+    least = depth_m.min(where=known, initial=np.inf)
+    is_flat = bool(least == depth_m.max(where=known, initial=-np.inf))
+    view = view_of(frame.meta, frame.index, depth_m)
+    seen = SeenFrame(
         number=frame.meta.frame_ids[frame.index],
-        stride=stride,
-        rgb=rgb,
-        depth=bytes(frame.members["depth.zst"]),
-        is_black=bool(rgb.max() <= _BLACK),
-        depth_m=depth_m,
-        view=view_of(frame.meta, frame.index, depth_m),
+        stored=frame,
+        pose=_pose_of(frame),
+        is_black=is_black,
+        repeats_rgb=repeats_rgb,
+        repeats_depth=repeats_depth,
+        is_flat=is_flat,
+        is_sky=bool(depth_m.min() == np.inf),  # as no depth is -inf, and nan is least of all
+        is_unknown=not known.any() and bool(np.isnan(depth_m).all()),
+        points=None if view is None else points_of(view),
     )
+    return seen, view
 
 
 def view_of(meta: ClipMeta, index: int, depth_m: Float32[np.ndarray, "h w"]) -> View | None:
@@ -76,20 +105,16 @@ class Flaws:
         self._flat = 0
         self._stuck = 0
 
-    def look(self, frame: DecodedFrame, before: DecodedFrame | None) -> None:
-        """Look at a frame, and at the one that it follows."""
-        known = np.isfinite(frame.depth_m)
-        least = frame.depth_m.min(where=known, initial=np.inf)
-        self._flat += bool(least == frame.depth_m.max(where=known, initial=-np.inf))
+    def look(self, frame: SeenFrame) -> None:
+        """Note a frame."""
+        self._flat += frame.is_flat
+        self._stuck += frame.repeats_depth and not frame.repeats_rgb
         flaws = {
             "are black": frame.is_black,
-            "are nothing but sky": bool(np.isposinf(frame.depth_m).all()),
-            "have no known depth": bool(np.isnan(frame.depth_m).all()),
+            "are nothing but sky": frame.is_sky,
+            "have no known depth": frame.is_unknown,
+            "repeat the frame before, though the camera moves": frame.repeats_rgb,
         }
-        if before is not None and not frame.stands_still_after(before):
-            same_rgb, same_depth = _look_alike(frame.rgb, before.rgb), frame.depth == before.depth
-            flaws["repeat the frame before, though the camera moves"] = same_rgb and same_depth
-            self._stuck += same_depth and not same_rgb
         for text, holds in flaws.items():
             if holds:
                 self._numbers[text].append(frame.number)
@@ -104,9 +129,19 @@ class Flaws:
             yield "depth never varies from frame to frame, though the images do"
 
 
-def _look_alike(one: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"]) -> bool:
-    """Tell whether two frames are the same but for what video makes of them."""
-    return one.shape == other.shape and float(cv2.absdiff(one, other).mean()) <= _ALIKE
+def _follows(frame: StoredFrame, before: SeenFrame, *, stride: int) -> bool:
+    """Tell whether a frame comes right after another one, and has its size."""
+    meta, other = frame.meta, before.stored.meta
+    apart = meta.frame_ids[frame.index] - before.number
+    return apart == stride and (meta.height, meta.width) == (other.height, other.width)
+
+
+def _shows_the_same(frame: StoredFrame, rgb: UInt8[np.ndarray, "h w 3"], before: StoredFrame) -> bool:
+    """Tell whether two frames have the same image but for what video makes of it."""
+    jpeg = frame.members.get("rgb.jpg")
+    if jpeg is not None and jpeg == before.members.get("rgb.jpg"):
+        return True
+    return cv2.norm(rgb, before.rgb(), cv2.NORM_L1) / rgb.size <= _ALIKE
 
 
 _FAR = 8  # frames between those that tell hypotheses apart: motion of one frame may be too small
@@ -159,7 +194,7 @@ def measure(tars: Iterable[StoragePath], *, on_frame: Callable[[], None]) -> lis
             name = clip.meta.dataset, clip.meta.trajectory
             trajectory = found.setdefault(name, _Trajectory(clip.meta.width))
             for frame in clip.frames():
-                trajectory.add(_decode(frame, stride=stride))
+                trajectory.add(frame, stride=stride)
                 on_frame()
     return [trajectory.result(*name) for name, trajectory in sorted(found.items())]
 
@@ -181,27 +216,28 @@ class _Trajectory:
     def __init__(self, width: int) -> None:
         self._agreement = Agreement(width)
         self._window: deque[View | None] = deque(maxlen=_FAR + 1)
-        self._before: DecodedFrame | None = None
+        self._before: SeenFrame | None = None
         self._frames = 0
         self._has_poses = False
         self._flaws = Flaws()
 
-    def add(self, frame: DecodedFrame) -> None:
-        """Measure the next frame."""
+    def add(self, stored: StoredFrame, *, stride: int) -> None:
+        """Measure the next frame, of numbers that go up by `stride`."""
         before = self._before
-        if before is not None and not frame.follows(before):
+        if before is not None and not _follows(stored, before, stride=stride):
             self._window.clear()
             before = None
+        frame, view = _look(stored, before)
         self._before = frame
-        self._window.append(None if frame.view is None else _thinned(frame.view))
+        self._window.append(None if view is None else _thinned(view))
         self._frames += 1
-        self._flaws.look(frame, before)
-        if frame.view is None:
+        self._flaws.look(frame)
+        if view is None:
             return
         self._has_poses = True
-        if before is not None and before.view is not None:
-            self._agreement.add_neighbours(before.view, frame.view)
-        if len(self._window) > _FAR and frame.number // frame.stride % _FAR_EVERY == 0:
+        if before is not None and before.points is not None:
+            self._agreement.add_neighbours(before.points, view)
+        if len(self._window) > _FAR and frame.number // stride % _FAR_EVERY == 0:
             self._measure_distant()
 
     def result(self, dataset: str, trajectory: str) -> TrajectoryGeometry:

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 
 from vdaprep.analysis.geometry import TrajectoryGeometry, view_of
 from vdaprep.analysis.photometric import Likeness, Sighting
-from vdaprep.analysis.warping import Agreement, View, frames_away
+from vdaprep.analysis.warping import Agreement, View, frames_away, points_of
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import Clip, StoredFrame, read_record
 from vdaprep.storage.paths import StoragePath
@@ -213,7 +213,7 @@ class _Look:
         begin, after, middle, end = (views[index] for index in (first, min(first + 1, last), halfway, last))
         if begin is None or after is None or middle is None or end is None or first == last:
             return
-        self._agreement.add_neighbours(begin, after)
+        self._agreement.add_neighbours(points_of(begin, points=_POINTS), after)
         shifted = _shifted(meta, (begin, first), (end, last))
         self._agreement.add_distant(begin, end, others=shifted)
         self._likeness.add(_sighting(clip, (begin, first), (middle, halfway)))

@@ -62,14 +62,41 @@ def warp(view: View, onto: View, *, points: int = POINTS) -> Fit:
     return warp_points(view, onto, points=points).fit
 
 
-def warp_points(view: View, onto: View, *, points: int = POINTS) -> Warped:
-    """Warp about `points` known pixels of a view onto another view."""
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Known pixels of a view: all that is needed of it to warp it onto another."""
+
+    columns: Int64[np.ndarray, " p"]
+    """Where they are in the view."""
+    rows: Int64[np.ndarray, " p"]
+    """Where they are in the view."""
+    depth_m: Float64[np.ndarray, " p"]
+    """Metres along z."""
+    intrinsics: Float64[np.ndarray, "4"]
+    """The view's."""
+    camera_to_world: Float64[np.ndarray, "4 4"]
+    """The view's."""
+
+
+def points_of(view: View, *, points: int = POINTS) -> Points:
+    """Return the known ones of about `points` pixels of a view."""
     rows, columns = _known_pixels(view.depth_m, points)
     depth_m = view.depth_m[rows, columns].astype(np.float64)
-    fx, fy, cx, cy = view.intrinsics
-    rays = np.stack([(columns - cx) / fx, (rows - cy) / fy, np.ones(len(depth_m))])
-    motion = invert_pose(onto.camera_to_world) @ view.camera_to_world
-    seen = motion[:3, :3] @ (rays * depth_m) + motion[:3, 3:]
+    return Points(columns, rows, depth_m, view.intrinsics, view.camera_to_world)
+
+
+def warp_points(view: View, onto: View, *, points: int = POINTS) -> Warped:
+    """Warp about `points` known pixels of a view onto another view."""
+    return warp_onto(points_of(view, points=points), onto, points=points)
+
+
+def warp_onto(pixels: Points, onto: View, *, points: int = POINTS) -> Warped:
+    """Warp pixels of a view, taken of `points`, onto another view."""
+    fx, fy, cx, cy = pixels.intrinsics
+    count = len(pixels.depth_m)
+    rays = np.stack([(pixels.columns - cx) / fx, (pixels.rows - cy) / fy, np.ones(count)])
+    motion = invert_pose(onto.camera_to_world) @ pixels.camera_to_world
+    seen = motion[:3, :3] @ (rays * pixels.depth_m) + motion[:3, 3:]
     ahead = np.flatnonzero(seen[2] > 1e-6)
     x, y, z = seen[:, ahead]
     fx, fy, cx, cy = onto.intrinsics
@@ -79,8 +106,8 @@ def warp_points(view: View, onto: View, *, points: int = POINTS) -> Warped:
     met = np.isfinite(there_m)
     kept = ahead[met]
     error = np.abs(z[met] / there_m[met] - 1)
-    share = met.sum() / len(depth_m) if met.any() else 0.0
-    return Warped(columns[kept], rows[kept], x[met], y[met], error, float(share))
+    share = met.sum() / count if met.any() else 0.0
+    return Warped(pixels.columns[kept], pixels.rows[kept], x[met], y[met], error, float(share))
 
 
 def _known_pixels(
@@ -262,9 +289,9 @@ class Agreement:
         self._given: list[Fit] = []
         self._others: list[dict[str, Fit]] = []
 
-    def add_neighbours(self, before: View, after: View) -> None:
-        """Measure two views that follow one another."""
-        self._near.append(warp(before, after, points=self._points))
+    def add_neighbours(self, before: Points, after: View) -> None:
+        """Measure a view and the one before it."""
+        self._near.append(warp_onto(before, after, points=self._points).fit)
 
     def add_distant(self, first: View, last: View, *, others: Mapping[str, tuple[View, View]] | None = None) -> None:
         """Measure two views between which the camera moved; `others`: hypotheses, as views."""

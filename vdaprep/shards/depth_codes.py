@@ -57,7 +57,7 @@ def metres_of(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> Float32[np.n
     """Turn codes into metres: nan for unknown, inf for sky."""
     table = depth_table(spec)
     metres = np.empty(codes.shape, np.float32)
-    for rows in _strips(*codes.shape):  # numpy needs four times the memory of the codes that it looks up at once
+    for rows in strips(*codes.shape):  # numpy needs four times the memory of the codes that it looks up at once
         metres[rows] = table.take(codes[rows])
     return metres
 
@@ -66,7 +66,7 @@ def unused_code(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> int | None
     """Return a code that the kind does not use; None if there is none."""
     unused = np.isinf(depth_table(spec))
     unused[SKY_CODE] = False
-    for rows in _strips(*codes.shape):
+    for rows in strips(*codes.shape):
         found = unused.take(codes[rows])
         if found.any():
             return int(codes[rows][found][0])
@@ -116,7 +116,7 @@ def _known_range(codes: UInt16[np.ndarray, "h w"]) -> tuple[int, int]:
     return nearest, farthest
 
 
-def _strips(height: int, width: int) -> list[slice]:
+def strips(height: int, width: int) -> list[slice]:
     """Cut an image into rows that stay in the cache; the first strip is the longest."""
     rows = max(1, _STRIP_PIXELS // width)
     return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
@@ -133,9 +133,9 @@ def _some(value: float | None) -> float:
 def _code_log(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, codes: UInt16[np.ndarray, "h w"]) -> int:
     """Fill in the codes; returns the number of pixels nearer than near_m."""
     table, shift = _log_table(spec)
-    shape = _strips(*depth_m.shape)[0].stop, depth_m.shape[1]
+    shape = strips(*depth_m.shape)[0].stop, depth_m.shape[1]
     all_buckets, all_mixed = np.empty(shape, np.intp), np.empty(shape, np.uint32)
-    for rows in _strips(*depth_m.shape):
+    for rows in strips(*depth_m.shape):
         bits = depth_m[rows].view(np.uint32)
         buckets, mixed = all_buckets[: len(bits)], all_mixed[: len(bits)]
         np.right_shift(bits, shift, out=buckets, casting="unsafe")
@@ -204,7 +204,7 @@ def _code_linear(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, codes: UI
     """Fill in the codes; returns whether all are plainly exact."""
     unit_m = np.float32(_some(spec.unit_m))
     exact = True
-    for rows in _strips(*depth_m.shape):
+    for rows in strips(*depth_m.shape):
         units = _units(depth_m[rows], unit_m, limit=SKY_CODE)
         np.rint(units, out=units)
         np.copyto(codes[rows], units, casting="unsafe")
@@ -217,7 +217,7 @@ def _code_half(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, codes: UInt
     """Fill in the codes; returns whether all are plainly exact."""
     unit_m = np.float32(_some(spec.unit_m))
     exact = True
-    for rows in _strips(*depth_m.shape):
+    for rows in strips(*depth_m.shape):
         units = _units(depth_m[rows], unit_m, limit=2 * _MAX_HALF)
         np.absolute(units, out=units)  # the bits of -0 are those of no code
         beyond = units > np.float32(_MAX_HALF * (1 + _ROUNDING))

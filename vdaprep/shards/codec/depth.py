@@ -17,7 +17,7 @@ from jaxtyping import Float32, UInt8, UInt16
 
 from vdaprep.shards.codec.interpolation import codes_of_values, pack_interpolated, unpack_interpolated
 from vdaprep.shards.codec.zstd import Data, compress, decompress
-from vdaprep.shards.depth_codes import code_depth, metres_of
+from vdaprep.shards.depth_codes import code_depth, metres_of, strips
 from vdaprep.shards.metadata import DepthSpec
 
 
@@ -78,15 +78,20 @@ def codes_of_planes(planes: UInt8[np.ndarray, "2 h w"], spec: DepthSpec) -> UInt
     if spec.packing == "interpolation":
         values = low.astype(np.int32) | high.astype(np.int32) << 8
         return codes_of_values(values, steps=spec.steps).astype(np.uint16)
-    zigzag = high.astype(np.uint16)
-    zigzag <<= 8
-    zigzag |= low
-    sign = zigzag & 1
-    np.subtract(np.uint16(0), sign, out=sign)
-    zigzag >>= 1
-    zigzag ^= sign
-    np.cumsum(zigzag, axis=1, dtype=np.uint16, out=sign)
-    return np.cumsum(sign, axis=0, dtype=np.uint16, out=zigzag)
+    codes = np.empty(low.shape, np.uint16)
+    above = np.zeros(low.shape[1], np.uint16)
+    for rows in strips(*low.shape):
+        zigzag = high[rows].astype(np.uint16)
+        zigzag <<= 8
+        zigzag |= low[rows]
+        sign = zigzag & 1
+        np.subtract(np.uint16(0), sign, out=sign)
+        zigzag >>= 1
+        zigzag ^= sign
+        np.cumsum(zigzag, axis=1, dtype=np.uint16, out=sign)
+        sign[0] += above
+        above = np.cumsum(sign, axis=0, dtype=np.uint16, out=codes[rows])[-1]
+    return codes
 
 
 def _residual_planes(codes: UInt16[np.ndarray, "h w"]) -> UInt8[np.ndarray, "2 h w"]:
