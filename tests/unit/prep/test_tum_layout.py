@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import decode_shards
+from tests.serving import serve
 from tests.unit.prep.rooms import room, units_of
 from vdaprep import sources
 from vdaprep.raw.frames import Frame, SourceOptions
@@ -149,6 +150,20 @@ def test_what_is_converted_is_what_was_written(dataset: str, vdaprep, tmp_path: 
     poses = np.loadtxt(folder / "camera_to_world.txt").reshape(-1, 4, 4)
     assert np.allclose(poses, [frame.camera_to_world for frame in frames], atol=1e-7)
     assert np.allclose(np.loadtxt(folder / "intrinsics.txt"), frames[0].intrinsics)
+
+
+def test_of_remote_zips_only_the_selected_one_is_asked_for(vdaprep, tmp_path: Path) -> None:
+    for name in ("rgbd_bonn_balloon2", "rgbd_bonn_crowd2"):
+        write(tmp_path / "raw", "bonn", folder=name)
+    pack(tmp_path / "raw", "bonn", tmp_path / "packed")
+    with serve(tmp_path / "packed") as server:
+        urls = ",".join(f"{server.url}/{path.name}" for path in sorted((tmp_path / "packed").iterdir()))
+        result = vdaprep(
+            "convert", "bonn", "--raw", urls, "--out", tmp_path / "out", "--workers", 1, "--select", "crowd2"
+        )  # fmt: skip
+        assert (result.code, result.err) == (0, f"rejected: crowd2: {HOLE}\n")
+        assert {name.partition(" ")[0] for name in server.asked} == {"rgbd_bonn_crowd2.zip"}
+    assert record_of(tmp_path / "out", "bonn")["totals"]["frames"] == len(IMAGES)
 
 
 def test_every_file_is_accounted_for(vdaprep, tmp_path: Path) -> None:
