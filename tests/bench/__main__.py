@@ -29,7 +29,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     console.print(_machine())
     with tempfile.TemporaryDirectory() as folder:
-        rendered = Rendered(Path(folder), QUICK if options.quick else Scale())
+        rendered = Rendered(Path(folder), QUICK if options.quick else Scale(), data=options.data)
         for letter in options.only:
             for table in _load(letter).tables(rendered, Path(folder)):
                 console.print(table, "")
@@ -45,6 +45,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", metavar="a,c", type=lambda text: text.split(","), help="print these tables only")
     parser.add_argument("--quick", action="store_true", help="make everything tiny: to see that the bench works")
     parser.add_argument("--gpu", action="store_true", help="print the tables that need a GPU instead of the others")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="measure profiles on the real frames in DIR, too")
     options = parser.parse_args()
     known = [letter for letter, name in names.items() if name.endswith("gpu") == options.gpu]
     options.only = options.only or known

@@ -71,11 +71,20 @@ QUICK = Scale(
 
 
 class Rendered:
-    """A folder with one trajectory, raw and as shards; both are made when first asked for."""
+    """A folder with one trajectory, raw and as shards; both are made when first asked for.
 
-    def __init__(self, folder: Path, scale: Scale) -> None:
+    Args:
+        folder: Where they are made.
+        scale: Their size.
+        noisy: Whether they have the noise of real frames, or are smooth as those of `vdaprep sample`.
+        data: A folder of real frames for tables that measure on these, too.
+    """
+
+    def __init__(self, folder: Path, scale: Scale, *, noisy: bool = True, data: Path | None = None) -> None:
         self._folder = folder
+        self._noisy = noisy
         self.scale = scale
+        self.data = data
 
     @property
     def note(self) -> str:
@@ -87,7 +96,7 @@ class Rendered:
         root = self._folder / "raw"
         layout = layouts.load(DATASET)
         [name] = layout.trajectory_names(1, held_out=())
-        unpack(root, layout.encode_files(name, ((frame,) for frame in _frames(self.scale))))
+        unpack(root, layout.encode_files(name, ((frame,) for frame in _frames(self.scale, noisy=self._noisy))))
         return root
 
     @cached_property
@@ -114,13 +123,16 @@ class Rendered:
         return out
 
 
-def _frames(scale: Scale) -> Iterator[Frame]:
+def _frames(scale: Scale, *, noisy: bool) -> Iterator[Frame]:
     size = scale.width, scale.height
     intrinsics = layouts.load(DATASET).intrinsics(width=scale.width, height=scale.height)
     scene = make_scene(0)
     rng = np.random.default_rng(0)
     for number in range(scale.frames):
         seen = render_as_frame(scene, number, size=size, intrinsics=intrinsics)
+        if not noisy:
+            yield seen
+            continue
         pixels = seen.rgb.pixels
         rgb = np.rint(pixels + rng.normal(0, GREY_NOISE, pixels.shape)).clip(0, 255).astype(np.uint8)
         depth_m = (seen.depth_m * rng.normal(1, DEPTH_NOISE, seen.depth_m.shape)).astype(np.float32)

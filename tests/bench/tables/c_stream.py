@@ -2,20 +2,17 @@
 
 import contextlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
+from tests.bench.children import ROOT, Child, running
 from tests.bench.readers import FAMILIES, RAW, RAW_WHOLE
 from tests.bench.rendered import Rendered
 from tests.bench.timing import Timing, new_table, ratio
 
-ROOT = Path(__file__).parents[3]
 PEERS = ROOT / ".venv" / "bench-peers" / "bin" / "python"  # `make bench` makes it
 NEED_PEERS = ("streaming", "litdata")
 COLUMNS = (
@@ -76,28 +73,7 @@ def _caption(rendered: Rendered, window: Mapping[str, Timing]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class _Child:
-    """A process that reads and times."""
-
-    process: subprocess.Popen[str]
-    log: Path
-
-    def receive(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.process.args}: {self.log.read_text()}")
-        return json.loads(line)
-
-    def ask(self, name: str, what: str) -> Any:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([name, what]) + "\n")
-        self.process.stdin.flush()
-        return self.receive()
-
-
-def _start(rendered: Rendered, scratch: Path, stack: contextlib.ExitStack) -> dict[str, _Child]:
+def _start(rendered: Rendered, scratch: Path, stack: contextlib.ExitStack) -> dict[str, Child]:
     """Start the process of each family; returns which of them has which reader."""
     spec = scratch / "readers.json"
     value = {
@@ -110,20 +86,8 @@ def _start(rendered: Rendered, scratch: Path, stack: contextlib.ExitStack) -> di
     spec.write_text(json.dumps(value))
     has_peers = rendered.scale.peers and PEERS.is_file()
     families = [family for family in FAMILIES if has_peers or family not in NEED_PEERS]
-    children = [stack.enter_context(_running(family, spec)) for family in families]
+    children = [
+        stack.enter_context(running(family, spec, python=str(PEERS) if family in NEED_PEERS else sys.executable))
+        for family in families
+    ]
     return {name: child for child in children for name in child.receive()}
-
-
-@contextlib.contextmanager
-def _running(family: str, spec: Path) -> Iterator[_Child]:
-    python = str(PEERS) if family in NEED_PEERS else sys.executable
-    log = spec.with_name(f"{family}.log")
-    command = [python, "-m", "tests.bench.readers", family, str(spec)]
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-    with process:
-        yield _Child(process, log)
-        assert process.stdin is not None
-        process.stdin.close()

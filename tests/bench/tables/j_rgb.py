@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from rich.table import Table
 
+from tests.bench.clips import luma, psnr
 from tests.bench.rendered import Rendered
 from tests.bench.timing import Timing, new_table, ratio, take_turns
 from vdaprep.shards.codec import decode_group, encode_group
@@ -107,8 +107,8 @@ def _table_of_ways(frames: Frames, *, note: str, rounds: int) -> Table:
         table.add_row(
             way.name,
             f"{sum(map(len, groups[way.name])) / len(frames) / 1024:.1f}",
-            f"{_psnr(_luma(found), _luma(frames)):.1f}",
-            f"{_psnr(found, frames):.1f}",
+            f"{psnr(luma(found), luma(frames)):.1f}",
+            f"{psnr(found, frames):.1f}",
             *(_ms(timing) for timing in (encoding[way.name].per(way.group), aligned, unaligned)),
             f"{ratio(aligned, decoding['JPEG 95', 0]):.2f}",
             f"{_in_threads(way, groups[way.name]):.0f}",
@@ -134,17 +134,6 @@ def _in_threads(way: Way, groups: Sequence[bytes]) -> float:
         before = time.perf_counter()
         list(pool.map(lambda _: _window(way, groups, 0), range(windows)))
         return windows * WINDOW / (time.perf_counter() - before)
-
-
-def _luma(frames: Frames) -> UInt8[np.ndarray, "t h w"]:
-    return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb)[..., 0] for frame in frames]).astype(np.uint8)
-
-
-def _psnr(found: np.ndarray, expected: np.ndarray) -> float:
-    error = np.mean(
-        [np.square(one.astype(np.int32) - other).mean() for one, other in zip(found, expected, strict=True)]
-    )
-    return 10 * math.log10(255**2 / max(float(error), 1e-9))
 
 
 def _ms(timing: Timing) -> str:
@@ -173,7 +162,7 @@ def _table_of_scales(frames: Frames, *, note: str, rounds: int) -> Table:
         small = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in whole]
         table.add_row(
             f"1/{scale}", _ms(taken[scale]), f"{ratio(taken[scale], taken[1]):.2f}",
-            "-" if scale == 1 else f"{_psnr(channels, np.stack(small)):.1f}",
+            "-" if scale == 1 else f"{psnr(channels, np.stack(small)):.1f}",
         )  # fmt: skip
     return table
 
