@@ -22,7 +22,7 @@ def argv(tmp_path: Path) -> Callable[[str], list[str]]:
     torch.save(variants.build("basic", encoder="tiny").state_dict(), tmp_path / "tiny.pth")
     write_scenes(
         tmp_path / "shards" / "bonn",
-        [Shot(f"{name}", range(4)) for name in ("balloon2", "crowd2", "crowd3", "synchronous")],
+        [Shot(name, range(4)) for name in ("balloon2", "crowd2", "crowd3", "synchronous")],
     )
     given = ["--checkpoint", tmp_path / "tiny.pth", "--encoder", "tiny", "--size", 28, "--sets", "bonn"]
     given += ["--shards", tmp_path / "shards", "--allow-missing", "--device", "cpu"]

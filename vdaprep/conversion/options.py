@@ -329,7 +329,7 @@ class ConversionOptions:
         )
 
     def for_dataset(self, dataset: str) -> "ConversionOptions":
-        """Return the options that the purpose stands for; raises UsageError where one was given that differs."""
+        """Return the options that the purpose stands for; raises UsageError if others were given."""
         if self.purpose == "training":
             return self
         facts = _manifest.load(dataset)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vdatrain.evaluation.benchmark.table import Table
 
 EXAMPLE = "vdatrain benchmark --checkpoint runs/conv/best.pt --shards benchmark/ --out results/conv"
-_REMARKS_SHOWN = 20
+_SENTENCES_SHOWN = 20
 _MAX_NAME = 200
 
 
@@ -48,6 +48,7 @@ def command(
     from vdatrain.distributed.ranks import process_group
     from vdatrain.evaluation.benchmark.results import write_ledger
     from vdatrain.evaluation.benchmark.run import choose_protocol, find_benchmark, ledger_of, run_benchmark
+    from vdatrain.evaluation.benchmark.scenes import sentences
     from vdatrain.evaluation.benchmark.table import make_table, to_json, write_tables
 
     if name is not None and not 0 < len(name) <= _MAX_NAME:
@@ -73,8 +74,8 @@ def command(
     else:
         show([_printed(table), *(f"[{number}] {note}" for number, note in enumerate(table.notes(), 1)), _detail(table)])
     if not is_quiet():
-        for remark in remarks[:_REMARKS_SHOWN]:
-            errors.print(f"{remark}")
+        for sentence in sentences(remarks)[:_SENTENCES_SHOWN]:
+            errors.print(sentence)
         errors.print(f"{out}: table.md, table.csv, table.json; ledger.json has all {len(remarks)} remarks")
 
 
@@ -89,7 +90,8 @@ def _printed(table: "Table") -> Printed:
     """Lay the table out for a terminal: a column a set; sources are in the files."""
     keys = list(dict.fromkeys(key for key, _ in table.columns))
     columns = {key: [column for column in table.columns if column[0] == key] for key in keys}
-    printed = make_table("model", *(" / ".join(map(table.title_of, columns[key])) for key in keys))
+    titles = {item.key: item.title for item in table.protocol.sets}
+    printed = make_table("model", *(titles[key] for key in keys), title="absrel ↓ and delta1 ↑, or TAE ↓")
     for row in table.rows:
         if row is table.rows[-1]:
             printed.add_section()
@@ -103,7 +105,7 @@ def _joined(texts: list[str]) -> str:
         return "-"
     figures = [text.partition(" ")[0] for text in texts]
     marks = {text.partition(" ")[2] for text in texts} - {""}
-    return " ".join([" / ".join(figures), *marks])
+    return " ".join(["  ".join(figures), *marks])
 
 
 def _detail(table: "Table") -> Printed:

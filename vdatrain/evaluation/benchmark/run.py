@@ -13,13 +13,13 @@ from vdatrain.distributed.ranks import Ranks
 from vdatrain.evaluation.benchmark.clip import SceneFigures, alignment_of, measure_scene
 from vdatrain.evaluation.benchmark.protocols import PROTOCOLS, BenchmarkSet, Protocol, describe
 from vdatrain.evaluation.benchmark.results import SceneResult, append_result, begin, digest_of, read_results
-from vdatrain.evaluation.benchmark.scenes import Remark, Scene, find_scenes
+from vdatrain.evaluation.benchmark.scenes import Remark, Scene, find_scenes, sentences
 from vdatrain.inference.predictor import Predictor
 from vdatrain.inference.video_reader import by_trajectory
 
 MISSING = ("missing scene", "missing frames", "pairing", "pass")
 """Kinds of remarks that are errors unless they are allowed."""
-_NAMED = 8  # of many missing scenes
+_NAMED = 8  # of many sentences
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ def find_benchmark(
         remarks += noted
     missing = [remark for remark in remarks if remark.kind in MISSING]
     if missing and not allow_missing:
-        more = f"; and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        found = [sentence.rstrip(".") for sentence in sentences(missing)]
+        more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         raise DataError(
-            f"protocol {protocol.name}: the shards lack {len(missing)} of what it needs: "
-            f"{'; '.join(str(remark).rstrip('.') for remark in missing[:_NAMED])}{more}; convert it, choose --sets, or "
-            "give --allow-missing for figures that are not the protocol's."
+            f"protocol {protocol.name}: the shards lack {len(missing)} of what it needs: {'; '.join(found[:_NAMED])}"
+            f"{more}; convert it, choose --sets, or give --allow-missing for figures that are not the protocol's."
         )
     if not scenes:
         raise DataError(f"protocol {protocol.name}: the shards hold none of its scenes.")

@@ -34,9 +34,17 @@ class Remark:
     text: str
     """A sentence."""
 
-    def __str__(self) -> str:
-        where = f"{self.key}, {self.scene}" if self.scene else self.key
-        return f"{where}: {self.kind}: {self.text}"
+
+def sentences(remarks: Iterable[Remark]) -> list[str]:
+    """Return few sentences for many remarks: one for all scenes of which the same is said."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for remark in remarks:
+        alike.setdefault((remark.key, remark.kind, remark.text), []).append(remark.scene)
+    found: list[str] = []
+    for (key, kind, text), scenes in alike.items():
+        more = f" and {len(scenes) - _NAMED} more" if len(scenes) > _NAMED else ""
+        found.append(f"{', '.join(filter(None, (key, *scenes[:_NAMED])))}{more}: {kind}: {text}")
+    return found
 
 
 @dataclass(frozen=True)
