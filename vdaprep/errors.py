@@ -67,7 +67,7 @@ _EXTRAS = {
     "torch": "train", "timm": "train", "webdataset": "train", "tensorboard": "train", "safetensors": "train",
     "jinja2": "train",
     "matplotlib": "plot", "ray": "ray", "wandb": "wandb", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx",
-    "PIL": "train", "obstore": "cloud",
+    "PIL": "train", "obstore": "cloud", "h5py": "h5",
 }  # fmt: skip
 """Which extra brings a module that not everybody needs."""
 
