@@ -9,6 +9,7 @@ import imageio.v3 as iio
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from vdaprep.analysis.warping import is_sparse
 from vdaprep.errors import UsageError
 from vdaprep.shards.depth_colors import colour_depth, depth_legend, text_line, write_text
 from vdaprep.shards.metadata import ClipMeta
@@ -18,6 +19,7 @@ from vdaprep.storage.atomic import new_path
 _TILES = 6
 _TILE_WIDTH, _TILE_HEIGHT = 260, 320  # at most
 _GAP = 6
+_POINT = 5  # pixels of a side: of a sheet one pixel is about as many of a frame
 _DIFF_GAIN = 1.5  # 2 grey levels are hard to see
 _FRAMES_PER_SECOND = 15
 _VIDEO_HEIGHT = 360  # at most; three pictures side by side are wide enough
@@ -133,11 +135,20 @@ def colour_diff(diff: Float32[np.ndarray, "3 dh dw"], *, height: int, width: int
 def _pictures(frame: StoredFrame, before: StoredFrame | None) -> list[UInt8[np.ndarray, "_h _w 3"]]:
     """Draw what there is of a frame: RGB, depth, difference."""
     meta = frame.meta
-    depth = colour_depth(frame.depth_m(), disparity_min=meta.disparity_min, disparity_max=meta.disparity_max)
+    depth_m = frame.depth_m()
+    shown_m = enlarge_points(depth_m) if is_sparse(depth_m) else depth_m
+    depth = colour_depth(shown_m, disparity_min=meta.disparity_min, disparity_max=meta.disparity_max)
     pictures = [frame.rgb(), depth]
     if (diff := _difference(frame, before)) is not None:
         pictures.append(colour_diff(diff, height=meta.height, width=meta.width))
     return pictures
+
+
+def enlarge_points(depth_m: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+    """Give unknown pixels the depth of the nearest known surface around, to make lone points visible."""
+    known_m = np.where(np.isnan(depth_m), np.float32(np.inf), depth_m)
+    around_m = cv2.erode(known_m, np.ones((_POINT, _POINT), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    return np.where(np.isnan(depth_m) & np.isfinite(around_m), around_m, depth_m).astype(np.float32)
 
 
 def _difference(frame: StoredFrame, before: StoredFrame | None) -> Float32[np.ndarray, "3 dh dw"] | None:

@@ -101,7 +101,7 @@ def warp_onto(pixels: Points, onto: View, *, points: int = POINTS) -> Warped:
     x, y, z = seen[:, ahead]
     fx, fy, cx, cy = onto.intrinsics
     x, y = x / z * fx + cx, y / z * fy + cy
-    sample = _sample_nearest if _is_sparse(onto.depth_m, points) else _sample
+    sample = _sample_nearest if is_sparse(onto.depth_m, points=points) else _sample
     there_m = sample(onto.depth_m, x, y)
     met = np.isfinite(there_m)
     kept = ahead[met]
@@ -115,7 +115,7 @@ def _known_pixels(
 ) -> tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"]]:
     """Return rows and columns of about `points` known pixels, or of those of a grid of so many pixels."""
     height, width = depth_m.shape
-    if _is_sparse(depth_m, points):
+    if is_sparse(depth_m, points=points):
         rows, columns = np.nonzero(np.isfinite(depth_m))
         step = max(1, len(rows) // points)
         return rows[::step], columns[::step]
@@ -125,7 +125,7 @@ def _known_pixels(
     return rows[known], columns[known]
 
 
-def _is_sparse(depth_m: Float32[np.ndarray, "h w"], points: int) -> bool:
+def is_sparse(depth_m: Float32[np.ndarray, "h w"], *, points: int = POINTS) -> bool:
     """Tell whether most known pixels have unknown neighbours, as where a laser measured them.
 
     Between such pixels nothing can be interpolated.

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import Run, pinhole
+from tests.serving import serve
+from vdaprep.analysis.preview import enlarge_points
 from vdaprep.errors import UsageError
 from vdaprep.raw.frames import Frame, SourceOptions
 from vdaprep.raw.png import encode_png, encode_png16
@@ -170,6 +172,26 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
         if profile == "standard":
             assert np.array_equal(depth_m, frame.depth_m, equal_nan=True)
         assert np.allclose(depth_m, frame.depth_m, rtol=0.0022, atol=0, equal_nan=True)
+
+
+def test_lone_points_are_drawn_larger() -> None:
+    depth_m = np.full((20, 30), np.nan, np.float32)
+    depth_m[5, 5], depth_m[5, 8], depth_m[14, 20] = 4, 9, 2
+    shown_m = enlarge_points(depth_m)
+    assert np.count_nonzero(shown_m == 2) == 25
+    assert (shown_m[5, 5:9] == [4, 4, 4, 9]).all()  # a known pixel stays, the nearer surface hides the other
+    assert np.isnan(shown_m[0]).all()
+
+
+def test_urls_of_the_archives_convert_to_the_same_bytes(frames: list[Frame], vdaprep: Run, tmp_path: Path) -> None:
+    loose = write(tmp_path / "loose", frames[:14])
+    packed = pack(tmp_path / "packed", loose)
+    with serve(packed) as server:
+        urls = ",".join(f"{server.url}/{path.name}" for path in sorted(packed.iterdir()))
+        for raw, out in ((loose, "one"), (urls, "other")):
+            result = vdaprep("convert", "kitti", "--raw", raw, "--out", tmp_path / out, "--workers", 1, "--no-check")
+            assert (result.code, result.err) == (0, "")
+    assert shards(tmp_path / "one") == shards(tmp_path / "other")
 
 
 def test_every_file_is_accounted_for_and_drives_share_calibration(
