@@ -180,4 +180,5 @@ def test_manifests_name_the_scenes_and_frames_of_all_protocols() -> None:
         facts = _manifest.load(item.dataset)
         assert facts.benchmark["frames"] >= min(item.frames.stop, max(item.lengths.values(), default=500))
         for scene in item.scenes:
-            assert _manifest.matches(scene, tuple(facts.benchmark["select"])), scene
+            name = f"val/{scene}" if item.dataset == "kitti" else scene
+            assert _manifest.matches(name, tuple(facts.benchmark["select"])), name

@@ -66,7 +66,8 @@ def perfect(of: BenchmarkSet, first: int = 0) -> Oracle:
 def shots_of(of: BenchmarkSet, *, scenes: int, frames: int = 14, **changes) -> list[Shot]:
     first = FIRST_NUMBERS[of.dataset]
     ids = [number + first for number in range(of.frames.start + frames * of.frames.step)]
-    return [Shot(name, ids, **changes) for name in of.scenes[:scenes]]
+    folder = "val/" if of.dataset == "kitti" else ""  # as that set's trajectories are called
+    return [Shot(f"{folder}{name}", ids, **changes) for name in of.scenes[:scenes]]
 
 
 def set_of(protocol: str, key: str) -> BenchmarkSet:
