@@ -63,26 +63,29 @@ class VideoGroup:
         data: The member.
         meta: Metadata of its clip.
         first: Number of its first frame in the clip.
-        frames: How many of its frames will be asked for, from the first on.
+        frames: Those that will be asked for, counted from its first.
         where: Shard, clip and frames, for errors.
     """
 
-    def __init__(self, data: memoryview, meta: ClipMeta, *, first: int, frames: int, where: str) -> None:
+    def __init__(self, data: memoryview, meta: ClipMeta, *, first: int, frames: range, where: str) -> None:
         self._data = data
         self._meta = meta
         self._count = min(meta.rgb.group, meta.num_frames - first)
         self._frames = frames
         self._where = where
 
+    def rgb(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Return one of `frames`; raises ShardError naming the group."""
+        return self._rgb[number - self._frames.start]
+
     @functools.cached_property
-    def rgb(self) -> UInt8[np.ndarray, "t h w 3"]:
-        """The first frames; raises ShardError naming the group."""
+    def _rgb(self) -> UInt8[np.ndarray, "t h w 3"]:
         return codec.decode_group(
             self._data,
             codec=self._meta.rgb.codec,
             size=(self._meta.height, self._meta.width),
             count=self._count,
-            take=self._frames,
+            frames=self._frames,
             where=self._where,
         )
 
@@ -107,7 +110,7 @@ class StoredFrame:
     def rgb(self) -> UInt8[np.ndarray, "h w 3"]:
         """Decode the image; raises ShardError naming the frame, as the methods below do."""
         if self.group is not None:
-            return self.group.rgb[self.index % self.meta.rgb.group]
+            return self.group.rgb(self.index % self.meta.rgb.group)
         return codec.decode_rgb(self._get("rgb.jpg"), size=(self.meta.height, self.meta.width), where=self.where)
 
     def depth_planes(self) -> UInt8[np.ndarray, "2 h w"]:
@@ -290,7 +293,7 @@ def read_stored(clip: Clip, first: int, count: int, *, meta: ClipMeta) -> list[S
     clip.entry.check_frames(data, first=start, count=stop - start, where=str(clip.tar))
     where = clip.where
     contents = {member.name: member.data for member in split_members(data, where=where)}
-    groups = _groups_of(clip, meta, contents, start=start, stop=stop)
+    groups = _groups_of(clip, meta, contents, wanted=range(first, stop))
     found: list[StoredFrame] = []
     for index in range(first, stop):
         names = {kind: member_name(clip.key, index, kind) for kind in FRAME_KINDS}
@@ -301,17 +304,19 @@ def read_stored(clip: Clip, first: int, count: int, *, meta: ClipMeta) -> list[S
 
 
 def _groups_of(
-    clip: Clip, meta: ClipMeta, contents: Mapping[str, memoryview], *, start: int, stop: int
+    clip: Clip, meta: ClipMeta, contents: Mapping[str, memoryview], *, wanted: range
 ) -> dict[int, VideoGroup]:
-    """Return the groups of video from frame `start` to `stop`, by first frame; none of JPEG."""
+    """Return the groups of video that hold frames, by first frame; none of JPEG."""
     groups: dict[int, VideoGroup] = {}
-    for first in range(start, stop, meta.rgb.group) if meta.rgb.codec != "jpeg" else ():
+    start = wanted.start - wanted.start % meta.rgb.group
+    for first in range(start, wanted.stop, meta.rgb.group) if meta.rgb.codec != "jpeg" else ():
         name = member_name(clip.key, first, meta.rgb.kind)
         last = min(first + meta.rgb.group, clip.num_frames) - 1
         where = f"{clip.where}, frames {first} to {last}"
         if name not in contents:
             raise ShardError(f"{where}: has no member {name}; vdaprep repair makes it again.")
-        groups[first] = VideoGroup(contents[name], meta, first=first, frames=min(last + 1, stop) - first, where=where)
+        frames = range(max(wanted.start - first, 0), min(last + 1, wanted.stop) - first)
+        groups[first] = VideoGroup(contents[name], meta, first=first, frames=frames, where=where)
     return groups
 
 

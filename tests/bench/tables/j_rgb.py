@@ -58,7 +58,7 @@ def _jpeg(name: str, quality: int, *, optimised: bool) -> Way:
 
 def _video(codec: str, crf: int, group: int, size: tuple[int, int]) -> Way:
     def decode(data: bytes, take: int) -> Frames:
-        return decode_group(data, codec=codec, size=size, count=group, take=take)
+        return decode_group(data, codec=codec, size=size, count=group, frames=range(take))
 
     name = f"{codec} {crf}, {group} a group"
     return Way(name, group, lambda frames: encode_group(list(frames), codec=codec, crf=crf), decode)

@@ -91,12 +91,12 @@ def test_noise_comes_back_as_noise(codec: str) -> None:
 
 
 @pytest.mark.parametrize("codec", CRF)
-def test_the_first_frames_alone_are_the_same(codec: str) -> None:
+def test_some_frames_alone_are_the_same(codec: str) -> None:
     data = encoded(codec)
     whole = decoded(data, codec)
-    for take in (1, 3, 8):
-        found = codecs.decode_group(memoryview(data), codec=codec, size=SIZE, count=COUNT, take=take)
-        np.testing.assert_array_equal(found, whole[:take])
+    for frames in (range(1), range(3), range(8), range(2, 5), range(7, 8)):
+        found = codecs.decode_group(memoryview(data), codec=codec, size=SIZE, count=COUNT, frames=frames)
+        np.testing.assert_array_equal(found, whole[frames.start : frames.stop])
 
 
 @pytest.mark.parametrize("codec", CRF)

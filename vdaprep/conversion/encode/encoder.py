@@ -73,6 +73,7 @@ class ClipEncoder:
         self._options = options
         self._encoding = encoding
         self._cameras: tuple[Trajectory, Cameras] | None = None
+        self._packing = "nibbles"  # that the clip's depth is likely to get; it decides no bytes, only how fast
 
     def encode(
         self, clip: PlannedClip, *, split: str, rejected: list[Rejection], on_frame: Callable[[], None]
@@ -95,6 +96,8 @@ class ClipEncoder:
                     yield self._clip(clip, split, take, members)
                     take, members = [], self._members()
                 if current is not None:
+                    if not take and self._encoding.depth.packing == "nibbles":
+                        self._packing = codec.likely_packing(current.depth)
                     members.add(current.image, current.depth, current.diff)
                     current = replace(current, image=None)  # a group of video lets go of its pixels
                     take.append(current)
@@ -132,7 +135,7 @@ class ClipEncoder:
         raw = make_frame(files, rgb, depth_m, self._cameras_of(trajectory), index)
         frame = fit_short_side(raw, self._encoding.short_side)
         try:
-            depth = codec.pack_depth(frame.depth_m, self._encoding.depth)
+            depth = codec.pack_depth(frame.depth_m, self._encoding.depth, likely=self._packing)
         except ValueError as error:
             raise FrameError(str(files.depth), str(error)) from error
         diff, shrunk, diff_valid = self._difference(frame, previous)

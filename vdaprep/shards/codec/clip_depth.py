@@ -18,6 +18,9 @@ from vdaprep.shards.metadata import DepthSpec
 HALF_METRES = DepthSpec("half", 0.0, unit_m=1.0, packing="nibbles")
 """How the depth of a clip is stored, in place of kind `log`, if all of it is half floats in metres."""
 _COMPARED_EVERY = 8  # of so many frames one is packed both ways
+_LEAST_FULL_HALF, _MOST_HALF = np.float32(2**-14), np.float32(65504)  # smaller ones have fewer digits
+_CUT_BITS = np.uint32(0x1FFF)  # of a float32's digits, which a half does not have
+_EXPONENTS_APART = np.uint32((127 - 15) << 10)  # of the exponents' zeros, in a half's bits
 _LOOKED_AT = 16  # of so many pixels each way one is asked first whether depth is half floats
 
 
@@ -41,17 +44,27 @@ class PackedDepth:
     """Pixels of finite depth that are stored as sky."""
 
 
-def pack_depth(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, *, halves: bool = True) -> PackedDepth:
+def pack_depth(
+    depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec, *, halves: bool = True, likely: str = "nibbles"
+) -> PackedDepth:
     """Encode metres (nan or <= 0: unknown, inf: sky) for a clip to be stored as `spec` says.
 
-    `halves` asks for kind `half` where the depth is that. Raises ValueError if the depth cannot be kept within the
+    `halves` asks for kind `half` where the depth is that. Where either will do, the frame is packed as `likely`; if
+    `settle` then decides so, that saves packing it again. Raises ValueError if the depth cannot be kept within the
     kind's promise.
     """
-    codes = _half_codes(depth_m, spec) if halves and (spec.kind, spec.packing) == ("log", "nibbles") else None
+    either = spec.packing == "nibbles"
+    codes = _half_codes(depth_m, spec) if halves and either and spec.kind == "log" else None
     if codes is not None:
-        return _packed(codes, HALF_METRES, depth_m)
+        return _packed(codes, replace(HALF_METRES, packing=likely), depth_m)
     codes, clamped_near = code_depth(depth_m, spec)
-    return replace(_packed(codes, spec, depth_m), clamped_near=clamped_near)
+    packed = _packed(codes, replace(spec, packing=likely) if either else spec, depth_m)
+    return replace(packed, clamped_near=clamped_near)
+
+
+def likely_packing(frame: PackedDepth) -> str:
+    """Return the packing, `nibbles` or `bytes`, that takes less of a frame, for the frames that follow."""
+    return "bytes" if _size(frame, "bytes") < _size(frame, "nibbles") else "nibbles"
 
 
 def pack_again(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> PackedDepth:
@@ -71,8 +84,8 @@ def settle(frames: Sequence[PackedDepth], spec: DepthSpec) -> list[PackedDepth]:
         frames = [_coded_again(frame, spec) if frame.spec.kind != spec.kind else frame for frame in frames]
     if spec.packing == "nibbles":
         compared = frames[::_COMPARED_EVERY]
-        if sum(len(_packed_as_bytes(frame).data) for frame in compared) < sum(len(frame.data) for frame in compared):
-            return [_packed_as_bytes(frame) for frame in frames]
+        sizes = [sum(_size(frame, packing) for frame in compared) for packing in ("bytes", "nibbles")]
+        return [_packed_as(frame, "bytes" if sizes[0] < sizes[1] else "nibbles") for frame in frames]
     return list(frames)
 
 
@@ -103,13 +116,27 @@ def _half_codes(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> UInt16[
     with np.errstate(invalid="ignore", over="ignore"):
         if not _are_halves(few, few.astype(np.float16), far_m):
             return None
-        halves = depth_m.astype(np.float16)
-        if not _are_halves(depth_m, halves, far_m):
+        codes = _bits_of_halves(depth_m, far_m)
+        if codes is None:
             return None
-        codes = halves.view(np.uint16)
         np.copyto(codes, 0, where=~(depth_m > 0))
         np.copyto(codes, SKY_CODE, where=depth_m > far_m)
     return codes
+
+
+def _bits_of_halves(depth_m: Float32[np.ndarray, "h w"], far_m: np.float32) -> UInt16[np.ndarray, "h w"] | None:
+    """Return the bits of half floats; None if a depth up to far_m is none.
+
+    Cut out of the float32's bits where all have a half's full 11 digits: numpy's conversion takes thrice the time.
+    """
+    known = (depth_m > 0) & (depth_m <= far_m)
+    if not (depth_m >= _LEAST_FULL_HALF).all(where=known) or far_m > _MOST_HALF:
+        halves = depth_m.astype(np.float16)
+        return halves.view(np.uint16) if _are_halves(depth_m, halves, far_m) else None
+    bits = depth_m.view(np.uint32)
+    if ((bits & _CUT_BITS) != 0).any(where=known):
+        return None
+    return ((bits >> 13) - _EXPONENTS_APART).astype(np.uint16)
 
 
 def _are_halves(depth_m: Float32[np.ndarray, "h w"], halves: np.ndarray, far_m: np.float32) -> bool:
@@ -126,7 +153,13 @@ def _coded_again(frame: PackedDepth, spec: DepthSpec) -> PackedDepth:
     return replace(again, clamped_far=frame.clamped_far)
 
 
-def _packed_as_bytes(frame: PackedDepth) -> PackedDepth:
-    spec = replace(frame.spec, packing="bytes")
+def _size(frame: PackedDepth, packing: str) -> int:
+    return len(_packed_as(frame, packing).data)
+
+
+def _packed_as(frame: PackedDepth, packing: str) -> PackedDepth:
+    if frame.spec.packing == packing:
+        return frame
+    spec = replace(frame.spec, packing=packing)
     codes = unpack_codes(frame.data, frame.spec, height=frame.height, width=frame.width)
     return replace(frame, data=pack_codes(codes, spec), spec=spec)

@@ -23,10 +23,11 @@ low one first.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8, UInt16
 
@@ -43,6 +44,13 @@ _UNKNOWN, _SKY, _FIRST = 0, 1, 2  # values of planes: two for masked pixels, the
 _IN_BLOCK, _IN_BYTE = 3, 255  # what does not fit two bits, and its rest not a byte
 _LEVEL = 15  # of zstd: 8 % smaller than 9 on real frames, for some 5 ms a frame
 _SOME_UNKNOWN, _SOME_SKY = 1, 2
+# The upper pixels of each block, side by side, and the lower ones, _FIRST added.
+_PAIRS = [
+    np.array([((block >> shift & 3) + _FIRST, (block >> shift + 4 & 3) + _FIRST) for block in range(256)], np.uint8)
+    .view(np.uint16)
+    .reshape(1, 256)
+    for shift in (0, 2)
+]
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,9 @@ def unpack_interpolated(
     Raises ShardError naming `where` if the bytes are damaged.
     """
     pixels = height * width
-    values = np.empty((height, width), np.uint16)
-    of_mask, of_blocks = (height + 3) // 4 * ((width + 1) // 2), sum(map(_blocks_in, _in_order(values)))
+    planes = np.zeros((2, height, width), np.uint8)
+    low, high = planes
+    of_mask, of_blocks = (height + 3) // 4 * ((width + 1) // 2), sum(map(_blocks_in, _in_order(low)))
     limits = 1 + of_blocks, 1 + 2 * of_mask + of_blocks + 3 * pixels
     read = _Bytes(decompress(data, size=limits, where=where), where)
     flags = int(read.take(1)[0])
@@ -99,25 +108,31 @@ def unpack_interpolated(
         raise ShardError(f"{where}: has flags {flags}, expected at most 3; a later vdaprep wrote it, or it is damaged.")
     masked = [value for flag, value in ((_SOME_UNKNOWN, _UNKNOWN), (_SOME_SKY, _SKY)) if flags & flag]
     masks = [_mask_of(read.take(of_mask), height, width) for _ in masked]
-    parts = [_pixels_of(read.take(_blocks_in(part)), *part.shape).ravel() for part in _in_order(values)]
-    zigzags = np.concatenate(parts).astype(np.uint16)
-    larger = np.flatnonzero(zigzags == _IN_BLOCK)
-    rest = read.take(len(larger)).astype(np.uint16)
-    largest = np.flatnonzero(rest == _IN_BYTE)
-    rest[largest] += read.take(2 * len(largest)).view("<u2")
+    parts = [_pixels_of(read.take(_blocks_in(part)), *part.shape).ravel() for part in _in_order(low)]
+    _add_rests(parts, high, read)
+    for target, part in zip(_in_order(low), parts, strict=True):
+        target[...] = part.reshape(target.shape)
     read.finish()
-    zigzags[larger] += rest
-    at = 0
-    for part in _in_order(values):
-        part[...] = zigzags[at : at + part.size].reshape(part.shape)
-        at += part.size
-    values += np.uint16(_FIRST)
     for value, mask in zip(masked, masks, strict=True):
-        values[mask] = value
-    planes = np.empty((2, height, width), np.uint8)
-    np.copyto(planes[0], values, casting="unsafe")
-    np.right_shift(values, 8, out=planes[1], casting="unsafe")
+        bits = mask.view(np.uint8)
+        planes &= bits - np.uint8(1)  # all bits of pixels outside the mask
+        low |= bits * np.uint8(value)
     return planes
+
+
+def _add_rests(parts: Sequence[UInt8[np.ndarray, "..."]], high: UInt8[np.ndarray, "h w"], read: "_Bytes") -> None:
+    """Complete the pixels that do not fit their blocks, with their high bytes if any has one."""
+    places = [np.flatnonzero(part == _FIRST + _IN_BLOCK) for part in parts]
+    ends = np.cumsum([len(found) for found in places])
+    rests = read.take(int(ends[-1])).astype(np.uint16)
+    largest = np.flatnonzero(rests == _IN_BYTE)
+    rests[largest] += read.take(2 * len(largest)).view("<u2")
+    rests += np.uint16(_FIRST + _IN_BLOCK)
+    low, upper = rests.astype(np.uint8), (rests >> 8).astype(np.uint8)
+    for part, found, end in zip(parts, places, ends, strict=True):
+        part[found] = low[end - len(found) : end]
+    for target, found, end in zip(_in_order(high), places, ends, strict=True) if upper.any() else ():
+        target[np.unravel_index(found, target.shape)] = upper[end - len(found) : end]
 
 
 def _check_bound(codes: UInt16[np.ndarray, "h w"], decoded: UInt16[np.ndarray, "h w"], *, bound: int) -> None:
@@ -167,14 +182,12 @@ def _blocks_of(zigzags: Int32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "bh bw"]:
 
 
 def _pixels_of(blocks: UInt8[np.ndarray, " n"], height: int, width: int) -> UInt8[np.ndarray, "{height} {width}"]:
-    """Undo `_blocks_of`."""
+    """Undo `_blocks_of`, and add _FIRST."""
     blocks = blocks.reshape((height + 1) // 2, (width + 1) // 2)
-    pixels = np.empty((2 * blocks.shape[0], 2 * blocks.shape[1]), np.uint8)
-    np.bitwise_and(blocks, 3, out=pixels[::2, ::2])
-    np.bitwise_and(blocks >> 2, 3, out=pixels[1::2, ::2])
-    np.bitwise_and(blocks >> 4, 3, out=pixels[::2, 1::2])
-    np.right_shift(blocks, 6, out=pixels[1::2, 1::2])
-    return pixels[:height, :width]
+    pixels = np.empty((len(blocks), 2, blocks.shape[1]), np.uint16)  # of two pixels each
+    for row, pairs in enumerate(_PAIRS):
+        pixels[:, row] = cv2.LUT(blocks, pairs)
+    return pixels.view(np.uint8).reshape(2 * len(blocks), 2 * blocks.shape[1])[:height, :width]
 
 
 def _bits_of(mask: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, " n"]:

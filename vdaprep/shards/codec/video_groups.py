@@ -193,33 +193,35 @@ def _to_planes(rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "ph pw"]:
 
 
 def decode_group(
-    data: Data, *, codec: str, size: tuple[int, int], count: int, take: int | None = None, where: str = "frames"
+    data: Data, *, codec: str, size: tuple[int, int], count: int, frames: range | None = None, where: str = "frames"
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Decode the first frames of a group; uses one thread, and others may run meanwhile.
+    """Decode frames of a group; uses one thread, and others may run meanwhile.
 
     Args:
         data: The member.
         codec: `h264` or `av1`, as the clip's metadata says; a group of another is refused.
         size: Height and width of a frame, as the metadata says.
         count: Frames of the group, likewise.
-        take: How many of them to return, the first ones; None: all.
+        frames: Which of them to return, one after the other; None: all. Those before are decoded, too, but not
+            converted to RGB; those behind are not decoded.
         where: Shard, clip and frames, with which an error begins.
 
     Returns:
-        uint8 RGB, `take` frames.
+        uint8 RGB.
 
     Raises:
         ShardError: The bytes are no such group, or damaged.
         LimitError: The frames take more memory than a window may.
     """
-    take = count if take is None else take
+    frames = range(count) if frames is None else frames
     height, width = size
     check_pixels(width, height, where=where)
-    check_window(take * height * width * 3, where=where)
-    out = np.empty((take, height, width, 3), np.uint8)
+    check_window(len(frames) * height * width * 3, where=where)
+    out = np.empty((len(frames), height, width, 3), np.uint8)
     for number, (luma, blue, red) in enumerate(_decoded(data, codec=codec, size=size, count=count, where=where)):
-        _to_rgb(luma, blue, red, out[number])
-        if number + 1 == take:
+        if number in frames:
+            _to_rgb(luma, blue, red, out[number - frames.start])
+        if number + 1 == frames.stop:
             break
     return out
 
