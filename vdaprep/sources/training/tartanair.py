@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -26,19 +26,27 @@ EXPECTED = (
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """How a version names its files: number in the manifest, levels, camera, depth's ending."""
+class Layout:
+    """How a version names its files."""
 
     version: str
+    """Its name in the manifest."""
     levels: str
+    """Folders between environment and trajectory, as a pattern."""
     camera: str
+    """The camera that is read."""
     depth: str
+    """The ending of depth maps."""
+    dataset: str = "tartanair"
+    """The data set whose manifest it is in."""
+    digits: int = 3
+    """Digits of a trajectory's number."""
 
     @functools.cached_property
     def folder(self) -> re.Pattern[str]:
         """Match a folder: root, env, level, number, and its frames' kind."""
         return re.compile(
-            rf"^(?:(?:(?P<root>.*)/)?(?P<env>[^/]+)/)?(?P<level>{self.levels})/(?P<number>P\d{{3}})"
+            rf"^(?:(?:(?P<root>.*)/)?(?P<env>[^/]+)/)?(?P<level>{self.levels})/(?P<number>P\d{{{self.digits}}})"
             rf"(?:/(?P<kind>image|depth)_{self.camera})?$"
         )
 
@@ -52,9 +60,17 @@ class _Layout:
 
 
 _LAYOUTS = {
-    "v1": _Layout(version="1", levels="Easy|Hard", camera="left", depth="npy"),
-    "v2": _Layout(version="2", levels="Data_easy|Data_hard", camera="lcam_front", depth="png"),
+    "v1": Layout(version="1", levels="Easy|Hard", camera="left", depth="npy"),
+    "v2": Layout(version="2", levels="Data_easy|Data_hard", camera="lcam_front", depth="png"),
 }
+GROUND = {
+    "ground": Layout(
+        version="1", levels="Data_omni|Data_diff|Data_anymal", camera="lcam_front", depth="png", dataset="tartanground",
+        digits=4,
+    )
+}  # fmt: skip
+"""The layout of TartanGround, which has TartanAir v2's files."""
+_ALL = _LAYOUTS | GROUND
 _LEVELS = "|".join(layout.levels for layout in _LAYOUTS.values())
 _PLACE = re.compile(
     rf"(?:(?:^|/)(?P<env>[^/]+)/(?P<level>{_LEVELS})/|(?:^|/)(?P<flat_env>[^/]+)_(?P<flat_level>{_LEVELS})_)"
@@ -69,7 +85,12 @@ _NED_TO_OPENCV = [1, 2, 0, 4, 5, 3, 6]
 
 def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
     """List trajectories `ENV/LEVEL/P000`, wherever they begin, with all their frames."""
-    claims, others = gather(tree, functools.partial(_folder, top=tree.root.resolve().name))
+    return find_in(tree, _LAYOUTS)
+
+
+def find_in(tree: Tree, layouts: Mapping[str, Layout]) -> Found:
+    """List the trajectories of some layouts."""
+    claims, others = gather(tree, functools.partial(_folder, top=tree.root.resolve().name, layouts=layouts))
     return Found(tuple(trajectory_of(item) for item in claims if item.has("rgb", "depth")), tuple(others))
 
 
@@ -93,8 +114,8 @@ def _numbered(env: str, level: str) -> Sequence[str]:
     return [f"{env}/{level}/P{number:03d}" for number in range(1000)]
 
 
-def _folder(path: str, *, top: str) -> Folder | None:
-    for layout, facts in _LAYOUTS.items():
+def _folder(path: str, *, top: str, layouts: Mapping[str, Layout]) -> Folder | None:
+    for layout, facts in layouts.items():
         if match := facts.folder.match(path):
             name = f"{match['env'] or top}/{match['level']}/{match['number']}"
             kind = {"image": "rgb", "depth": "depth"}.get(match["kind"] or "", "")
@@ -116,7 +137,7 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
 
 def own_camera(layout: str) -> tuple[tuple[float, ...], tuple[int, int]]:
     """Return the renderer's fx, fy, cx, cy and image size (width, height), by layout."""
-    facts = _manifest.load("tartanair").version(_LAYOUTS[layout].version)
+    facts = _manifest.load(_ALL[layout].dataset).version(_ALL[layout].version)
     width, height = facts["size"]
     return tuple(facts["intrinsics"]), (width, height)
 
@@ -127,7 +148,7 @@ def _read_poses(trajectory: Trajectory, reader: Reader) -> tuple[Float64[np.ndar
     problems: dict[int, str] = {}
     location = trajectory.shared.get("pose")
     if location is None:
-        name = f"pose_{_LAYOUTS[trajectory.layout].camera}.txt"
+        name = f"pose_{_ALL[trajectory.layout].camera}.txt"
         return poses, dict.fromkeys(range(count), f"has no pose: {name} is missing")
     ids = trajectory.frame_ids
     try:
