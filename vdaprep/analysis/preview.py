@@ -145,7 +145,7 @@ def _pictures(frame: StoredFrame, before: StoredFrame | None) -> list[UInt8[np.n
 
 
 def enlarge_points(depth_m: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
-    """Give unknown pixels the depth of the nearest known surface around, to make lone points visible."""
+    """Make lone points visible: unknown pixels take the nearest known surface around."""
     known_m = np.where(np.isnan(depth_m), np.float32(np.inf), depth_m)
     around_m = cv2.erode(known_m, np.ones((_POINT, _POINT), np.uint8), borderType=cv2.BORDER_REPLICATE)
     return np.where(np.isnan(depth_m) & np.isfinite(around_m), around_m, depth_m).astype(np.float32)

@@ -81,7 +81,10 @@ def parse_oxts(data: bytes, location: Location) -> Float64[np.ndarray, "6"]:
 
 
 def imu_to_world(rows: Float64[np.ndarray, "n 6"]) -> Float64[np.ndarray, "n 4 4"]:
-    """Turn rows of `parse_oxts` into poses of the IMU: metres from the first one; x east, y north, z up."""
+    """Turn rows of `parse_oxts` into poses of the IMU.
+
+    Metres from the first one; x east, y north, z up.
+    """
     latitude, longitude, altitude_m, roll, pitch, yaw = rows.T
     scale = np.cos(np.radians(latitude[0])) * _EARTH_M
     places_m = np.stack(

@@ -138,7 +138,7 @@ def _kind_of(path: str, splits: dict[str, str], *, camera: str) -> tuple[str, st
 
 
 def _folder(path: str, *, drives: Mapping[str, _Drive], camera: str) -> Folder | None:
-    """Tell what a folder holds; images of drives without depth maps count if these should be there."""
+    """Tell what a folder holds, as far as it is of a drive with images or depth maps."""
     for kind, pattern in (("depth", _DEPTH), ("rgb", _RGB), ("pose", _OXTS)):
         match = pattern.match(path)
         if match is None or match.groupdict().get("camera", camera) != camera or match["drive"] not in drives:
@@ -155,7 +155,7 @@ def _published_split(drive: str) -> str:
 
 
 def _with_calibration(found: Iterable[Trajectory], tree: Tree, others: Sequence[str]) -> Found:
-    """Give each drive the calibration of its date; a second file of a kind is named and left out."""
+    """Give each drive the calibration of its date; a second file of a kind is left out."""
     tables: defaultdict[str, dict[str, str]] = defaultdict(dict)
     second: defaultdict[str, list[str]] = defaultdict(list)
     for path in sorted(others):
@@ -212,7 +212,10 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
 def _read_poses(
     trajectory: Trajectory, reader: Reader, from_first: Float64[np.ndarray, "4 4"]
 ) -> tuple[Float64[np.ndarray, "n 4 4"] | None, frozenset[int]]:
-    """Read the poses, and which frames have none; no poses at all without oxts and calibration of the IMU."""
+    """Read the poses, and which frames have none.
+
+    None without oxts and calibration of the IMU.
+    """
     ids = trajectory.frame_ids
     places = {index: trajectory.shared.get(str(number)) for index, number in enumerate(ids)}
     if not any(places.values()):
