@@ -11,8 +11,12 @@ from vdaprep.synthetic.sample import unpack
 
 
 @pytest.fixture(scope="session")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
-    """Three trajectories of 80 frames in all, which are twelve shards, converted by one worker and by two."""
+def clean(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Clean:
+    """Three trajectories of 80 frames in all, which are twelve shards, converted by one worker and by two.
+
+    In profile `standard`, or that which a test's parameter names.
+    """
+    options = ("--profile", getattr(request, "param", "standard"))
     folder = tmp_path_factory.mktemp("clean")
     layout = layouts.load("tartanair")
     for number, (name, count) in enumerate([("P000", 40), ("P001", 21), ("P011", 19)]):
@@ -21,8 +25,8 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
     seconds: dict[int, float] = {}
     for workers in (1, 2):
         start = time.monotonic()
-        code, said = Run(folder / "raw", folder / f"out{workers}", workers=workers).end()
+        code, said = Run(folder / "raw", folder / f"out{workers}", *options, workers=workers).end()
         seconds[workers] = time.monotonic() - start
         assert (code, said) == (0, "")
     assert files(folder / "out1") == files(folder / "out2")
-    return Clean(folder / "raw", files(folder / "out1"), seconds)
+    return Clean(folder / "raw", files(folder / "out1"), seconds, options)

@@ -32,11 +32,12 @@ UNFINISHED = (
 
 @dataclass(frozen=True)
 class Clean:
-    """Raw data, what a conversion that nobody disturbed made of it, and how long that took."""
+    """Raw data, what a conversion that nobody disturbed made of it, how long that took, and its options."""
 
     raw: Path
     files: dict[str, bytes]
     seconds: dict[int, float] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
 
     def matches(self, out: Path) -> bool:
         """Tell whether an output has the same bytes, but for the plan that --consume leaves."""
@@ -188,7 +189,7 @@ def leftovers(out: Path) -> list[str]:
 def finish(clean: Clean, raw: Path, out: Path, *more: object) -> None:
     """Convert to the end; finished shards stay as they are, and the bytes are those of the clean run."""
     before = finished(out)
-    code, said = Run(raw, out, *more).end()
+    code, said = Run(raw, out, *clean.options, *more).end()
     assert code == 0, said
     after = finished(out)
     assert {name: after[name] for name in before} == before

@@ -30,13 +30,13 @@ from vdaprep.raw import tree
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "clean"), [(1, "standard"), (2, "standard"), (2, "tiny")], indirect=["clean"])
 def test_killed_at_random_moments(workers: int, clean: Clean, tmp_path: Path) -> None:
     """Ten kills each, of the first process alone or of all; a run that came to its end begins again."""
     rng = random.Random(workers)
     kills, before, longest_s = 0, dict[str, int](), clean.seconds[workers]
     while kills < 10:
-        run = Run(clean.raw, tmp_path / "out", workers=workers)
+        run = Run(clean.raw, tmp_path / "out", *clean.options, workers=workers)
         time.sleep(rng.uniform(0.1, longest_s))
         if run.has_ended:
             assert run.end() == (0, "")
@@ -56,12 +56,13 @@ def test_killed_at_random_moments(workers: int, clean: Clean, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("clean", ["standard", "tiny"], indirect=True)
 def test_killed_while_raw_data_is_consumed(clean: Clean, tmp_path: Path) -> None:
     """The raw data is there until its shards are whole: whatever moment it is, the end is the clean one."""
     rng = random.Random(3)
     raw = _pack(clean.raw, tmp_path / "raw")
     for kill in range(6):
-        run = Run(raw, tmp_path / "out", "--consume", "--yes", workers=1 + kill % 2)
+        run = Run(raw, tmp_path / "out", *clean.options, "--consume", "--yes", workers=1 + kill % 2)
         time.sleep(rng.uniform(0.3, 1.1 * clean.seconds[2]))
         run.send_all(signal.SIGKILL)
         run.end()
@@ -87,11 +88,11 @@ def _pack(raw: Path, out: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_part_that_was_killed_is_made_again(clean: Clean, tmp_path: Path) -> None:
-    run = Run(clean.raw, tmp_path / "out", "--part", "1/2")
+    run = Run(clean.raw, tmp_path / "out", *clean.options, "--part", "1/2")
     assert run.reaches_shards(2)
     run.send_all(signal.SIGKILL)
     run.end()
-    both = [Run(clean.raw, tmp_path / "out", "--part", f"{number}/2") for number in (1, 2)]
+    both = [Run(clean.raw, tmp_path / "out", *clean.options, "--part", f"{number}/2") for number in (1, 2)]
     assert [part.end()[0] for part in both] == [0, 0]
     assert "dataset.json" not in files(tmp_path / "out")
     finish(clean, clean.raw, tmp_path / "out", "--finish")
@@ -101,7 +102,7 @@ def test_a_part_that_was_killed_is_made_again(clean: Clean, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "clean"), [(1, "standard"), (2, "standard"), (1, "tiny")], indirect=["clean"])
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_ends_it_cleanly_within_two_seconds(
     number: signal.Signals, workers: int, clean: Clean, tmp_path: Path
@@ -127,7 +128,7 @@ def test_a_signal_ends_it_cleanly_within_two_seconds(
 def signalled(moment: str, number: int, clean: Clean, out: Path, workers: int) -> tuple[int, str, float]:
     """Send a signal at a moment; returns the exit code, what was said, and the seconds of work that it still took."""
     before_s, shards = ended_cpu_s(), len(finished(out))
-    run = Run(clean.raw, out, workers=workers)
+    run = Run(clean.raw, out, *clean.options, workers=workers)
     if moment == "shards are made":
         run.reaches_shards(shards + 1)
     elif moment == "processes start" and workers > 1:
@@ -164,9 +165,10 @@ def test_a_signal_while_raw_data_is_listed(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("clean", ["standard", "tiny"], indirect=True)
 def test_a_worker_that_dies_is_replaced(clean: Clean, tmp_path: Path) -> None:
     for _ in range(TRIES):
-        run = Run(clean.raw, tmp_path / "out", workers=2)
+        run = Run(clean.raw, tmp_path / "out", *clean.options, workers=2)
         run.reaches_shards(1)
         kill(run.workers()[:1])
         code, said = run.end()
@@ -188,7 +190,7 @@ def kill(pids: Iterable[int]) -> None:
 @pytest.mark.slow
 def test_workers_that_always_die_end_it_with_a_sentence(clean: Clean, tmp_path: Path) -> None:
     for _ in range(TRIES):
-        run = Run(clean.raw, tmp_path / "out", workers=2)
+        run = Run(clean.raw, tmp_path / "out", *clean.options, workers=2)
         run.reaches_shards(1)
         while not run.has_ended:
             kill(run.workers())
@@ -215,7 +217,7 @@ def test_workers_that_always_die_end_it_with_a_sentence(clean: Clean, tmp_path: 
 def test_a_second_convert_on_the_same_output_is_refused(clean: Clean, tmp_path: Path) -> None:
     lock = tmp_path / "out" / "tartanair" / ".vdaprep-lock"
     for _ in range(TRIES):
-        first = Run(clean.raw, tmp_path / "out")
+        first = Run(clean.raw, tmp_path / "out", *clean.options)
         first.reaches(lock.exists)
         first.hold()
         if is_locked(lock):
@@ -224,7 +226,7 @@ def test_a_second_convert_on_the_same_output_is_refused(clean: Clean, tmp_path: 
         assert first.end() == (0, "")
         shutil.rmtree(tmp_path / "out")
     for more in ((), ("--part", "1/2"), ("--finish",)):
-        code, said = Run(clean.raw, tmp_path / "out", *more).end()
+        code, said = Run(clean.raw, tmp_path / "out", *clean.options, *more).end()
         assert code == 2
         assert said.endswith("another vdaprep is writing there; wait for it, or choose another --out.\n")
     first.go_on()

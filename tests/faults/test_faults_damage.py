@@ -22,13 +22,18 @@ OPTIONS = ("--short-side", 15, "--clip-frames", 3, "--frames-per-shard", 6)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw tree and its shards, small enough to be checked hundreds of times."""
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw tree and its shards, small enough to be checked hundreds of times; a test may ask for a profile."""
     from tests.conftest import write_raw
 
     folder = tmp_path_factory.mktemp("small")
     tree = write_raw(folder / "raw", lengths={"abandonedfactory/Easy/P000": 10, "abandonedfactory/Easy/P011": 4})
-    plan = make_plan("tartanair", raw=tree.root, settings=SETTINGS, selection=Selection())
+    plan = make_plan(
+        "tartanair",
+        raw=tree.root,
+        settings=SETTINGS.with_profile(getattr(request, "param", "standard")),
+        selection=Selection(),
+    )
     output = LocalOutput(folder / "shards" / "tartanair")
     convert_plan(plan, output=output, executor=LocalExecutor(1))
     return folder
@@ -44,6 +49,7 @@ def problems(out: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("small", ["standard", "tiny"], indirect=True)
 def test_two_hundred_flipped_bits(small: Path, out: Path, vdaprep) -> None:
     rng = random.Random(4)
     paths = sorted((out / "tartanair").glob("*/shard-*"))

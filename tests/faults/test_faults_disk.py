@@ -33,7 +33,7 @@ def stopped_for_space(run: Run, out: Path, *reasons: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "clean"), [(1, "tiny"), (2, "standard")], indirect=["clean"])
 def test_files_that_may_not_grow(workers: int, clean: Clean, tmp_path: Path) -> None:
     sizes = sorted(len(data) for name, data in clean.files.items() if name.endswith(".tar"))
     limit = (sizes[0] + sizes[-1]) // 2
@@ -41,6 +41,7 @@ def test_files_that_may_not_grow(workers: int, clean: Clean, tmp_path: Path) -> 
     run = Run(
         clean.raw,
         tmp_path / "out",
+        *clean.options,
         workers=workers,
         before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
@@ -53,7 +54,9 @@ def test_a_disk_that_fills_up(clean: Clean, tmp_path: Path) -> None:
     """On a file system of its own where one can be mounted; the test above needs none."""
     with small_disk(tmp_path / "disk", size=sum(map(len, clean.files.values())) * 6 // 10) as disk:
         for workers in (2, 1):
-            stopped_for_space(Run(clean.raw, disk / "out", workers=workers), disk / "out", "No space left on device")
+            stopped_for_space(
+                Run(clean.raw, disk / "out", *clean.options, workers=workers), disk / "out", "No space left on device"
+            )
             assert 2 <= len(finished(disk / "out")) < len(clean.files) // 2
         subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
         finish(clean, clean.raw, disk / "out")
@@ -141,7 +144,7 @@ def test_a_folder_in_the_place_of_a_raw_file(raw, vdaprep, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_an_output_that_vanishes_meanwhile(clean: Clean, tmp_path: Path) -> None:
     for _ in range(TRIES):
-        run = Run(clean.raw, tmp_path / "out", workers=2)
+        run = Run(clean.raw, tmp_path / "out", *clean.options, workers=2)
         run.reaches_shards(2)
         run.hold()
         is_concluded = run.is_concluded

@@ -83,7 +83,7 @@ def test_windows_are_cut_from_groups(name: str, converted) -> None:
                 np.testing.assert_array_equal(found.differences[1:], whole.differences[rows][1:])
 
 
-@pytest.mark.parametrize("name", ["standard", "tiny"])
+@pytest.mark.parametrize("name", ["standard", "small", "tiny"])
 def test_workers_change_no_byte(name: str, converted, raw: Path, vdaprep, tmp_path: Path) -> None:
     options = ("--profile", name, *OPTIONS, "--workers", 1, "--no-check")
     assert vdaprep("convert", "tartanair", "--raw", raw, "--out", tmp_path, *options).code == 0
