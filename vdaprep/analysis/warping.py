@@ -113,7 +113,7 @@ def warp_onto(pixels: Points, onto: View, *, points: int = POINTS) -> Warped:
 def _known_pixels(
     depth_m: Float32[np.ndarray, "h w"], points: int
 ) -> tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " p"]]:
-    """Return rows and columns of about `points` known pixels, or of those of a grid of so many pixels."""
+    """Return rows and columns of about `points` pixels that are known, or of those of a grid."""
     height, width = depth_m.shape
     if is_sparse(depth_m, points=points):
         rows, columns = np.nonzero(np.isfinite(depth_m))

@@ -1,4 +1,4 @@
-"""KITTI's calibration files and GPS/IMU readings (oxts), and the poses that follow from them.
+"""KITTI's calibration, GPS/IMU readings (oxts), and the poses that follow from them.
 
 After the development kit of KITTI's raw data (readTransformations and convertOxtsToPose in MATLAB): a Mercator
 projection whose scale is that of the first latitude, then roll, pitch and yaw; the IMU to the laser, to camera 0, to

@@ -1,4 +1,4 @@
-"""KITTI with annotated depth: laser points of several scans in 16-bit PNGs, raw drives, calibration.
+"""KITTI with annotated depth: laser points in 16-bit PNGs, raw drives, calibration.
 
 Depth maps are sparse, some 16 % of the pixels, and there are none of the first and last five frames of a drive: those
 images are no part of it. Poses are made of the GPS and IMU's (oxts), where those are there; `_oxts` has the formulas.
@@ -51,7 +51,9 @@ _log = logging.getLogger("vdaprep")
 
 
 def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
-    """List the drives, such as `val/2011_09_26_drive_0002_sync`, from their first depth map to their last.
+    """List the drives, from their first depth map to their last.
+
+    Their names are such as `val/2011_09_26_drive_0002_sync`.
 
     Raises UsageError for a camera that there is not.
     """
@@ -184,7 +186,7 @@ def _with_calibration(found: Iterable[Trajectory], tree: Tree, others: Sequence[
 
 
 def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
-    """Read the intrinsics of the rectified camera, and poses where there are oxts and calibration."""
+    """Read the intrinsics of the rectified camera, and poses where there are oxts."""
     count, date = len(trajectory.frames), _drive_of(trajectory)[:10]
     camera = _CAMERAS[options.camera]
     unknown = np.full((count, 4), np.nan)
