@@ -20,7 +20,7 @@ _BLACK = 12  # grey levels: JPEG does not keep zeros
 
 @dataclass(frozen=True, eq=False)
 class SeenFrame:
-    """What is known of a frame that was decoded, without its pixels: those of 8192x8192 take half a gigabyte."""
+    """What is known of a frame without its pixels, which at 8192x8192 take half a gigabyte."""
 
     number: int
     """The frame's number in its trajectory."""
@@ -55,7 +55,7 @@ def _stands_still(frame: StoredFrame, before: SeenFrame) -> bool:
 
 
 def _look_at_rgb(frame: StoredFrame, before: SeenFrame | None) -> tuple[bool, bool, bool]:
-    """Return whether a frame is black, and whether image and depth repeat those of the one before.
+    """Return whether a frame is black, and whether image and depth repeat the one before.
 
     That one is decoded again only where its depth is the same.
     """
@@ -68,7 +68,7 @@ def _look_at_rgb(frame: StoredFrame, before: SeenFrame | None) -> tuple[bool, bo
 
 
 def _look(frame: StoredFrame, before: SeenFrame | None) -> tuple[SeenFrame, View | None]:
-    """Decode a frame, the image first and then the depth, and compare it with the one that it follows."""
+    """Decode a frame, image before depth, and compare it with the one that it follows."""
     is_black, repeats_rgb, repeats_depth = _look_at_rgb(frame, before)
     depth_m = frame.depth_m()
     known = np.isfinite(depth_m)

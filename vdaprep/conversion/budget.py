@@ -101,7 +101,7 @@ def choose(
 
 
 def predict_profiles(raw: RawData, choice: Choice, prober: Prober) -> dict[str, Prediction | None]:
-    """Predict what each profile makes of a choice's frames at its size; None without the encoder.
+    """Predict what each profile makes of a choice's frames; None without the encoder.
 
     A profile that the choice follows has the choice's own prediction.
     """
@@ -231,7 +231,7 @@ def _profiles(begun: Choice) -> Rungs:
 
 
 def _smaller(settings: Settings) -> tuple[str, ...]:
-    """Return the profiles that are smaller than the one that settings follow; none of changed settings."""
+    """Return the profiles smaller than the one that settings follow; none if they are changed."""
     return next((smaller for name, smaller in _SMALLER.items() if settings.follows(name)), ())
 
 

@@ -74,7 +74,7 @@ def _damage(said: bytes) -> str:
 
 
 def _hear(decode: Callable[[], np.ndarray]) -> tuple[bytes, np.ndarray]:
-    """Decode, and return what was written to stderr meanwhile: libjpeg warns there and nowhere else.
+    """Decode, and return what was written to stderr meanwhile, where alone libjpeg warns.
 
     What is no warning of libjpeg, as of another thread, is passed on.
     """

@@ -104,7 +104,7 @@ def _read_metas(clips: Sequence[Clip], faults: FaultPolicy) -> Iterator[ClipMeta
 
 
 def read_trajectory(clips: Sequence[Clip], *, stall_timeout_s: int | float = 300) -> Iterator[tuple[int, Sample, int]]:
-    """Yield the number of each frame, a window that has it, and its row there; missing frames have numbers, too.
+    """Yield the number of each frame, also of missing ones, a window that has it, its row there.
 
     A window is a frame, or a group of video, which is decoded once; a thread reads them ahead. Raises ShardError where
     one cannot be read, VdakitError where that takes longer than `stall_timeout_s` seconds; 0: no limit.

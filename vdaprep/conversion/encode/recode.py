@@ -220,7 +220,7 @@ def _recode_shard(task: _Task, tick: Tick) -> tuple[str, ShardRecord]:
 
 
 def _with_counts(clips: Iterable[EncodedClip], source: ShardRecord) -> Iterator[EncodedClip]:
-    """Yield clips, the first of a shard or trajectory with its count of pixels that the conversion clamped."""
+    """Yield clips, the first of a shard or trajectory with its count of clamped pixels."""
     near, far = source.clamped_near, dict(source.clamped_far)
     for clip in clips:
         yield replace(clip, clamped_near=near, clamped_far=far.pop(clip.meta.trajectory, 0))
@@ -238,7 +238,7 @@ def recode(
     workers: int | None = None,
     on_progress: OnProgress = ignore,
 ) -> list[DatasetRecord]:
-    """Store converted data sets again, smaller, in OUT/DATASET; finished shards are kept, damaged ones made again.
+    """Store data sets smaller in OUT/DATASET; finished shards stay, damaged ones are made again.
 
     Args:
         shards: Folder or URL of a converted data set, or of several.
@@ -347,7 +347,7 @@ class _Source:
     def _finished(
         self, output: OutputDir, options: Mapping[str, Any], on_progress: OnProgress
     ) -> Iterator[tuple[str, ShardRecord]]:
-        """Yield the whole shards that an earlier run finished; raises UsageError for those of another."""
+        """Yield the shards that an earlier run finished; raises UsageError for those of another."""
         for item in self.record.shards:
             name = f"{item.split}/{item.name}"
             if output.size(record_name(name)) is None:

@@ -63,7 +63,7 @@ def pack_depth(
 
 
 def likely_packing(frame: PackedDepth) -> str:
-    """Return the packing, `nibbles` or `bytes`, that takes less of a frame, for the frames that follow."""
+    """Return the packing, `nibbles` or `bytes`, that takes less, for the frames that follow."""
     return "bytes" if _size(frame, "bytes") < _size(frame, "nibbles") else "nibbles"
 
 

@@ -1,4 +1,4 @@
-"""Where the packets of an MP4 lie, by four tables of ISO/IEC 14496-12 and nothing else; what an AV1 packet holds.
+"""Where packets of an MP4 lie, by four tables of ISO/IEC 14496-12; what an AV1 packet holds.
 
     moov/trak/mdia/minf/stbl/stsd   the codec, its settings and the size of the pictures
                              stsz   bytes of each packet
@@ -135,7 +135,7 @@ def check_coded(packets: Sequence[Data], *, most: int) -> None:
 
 
 def _units(packet: memoryview) -> Iterator[int]:
-    """Yield the types of a packet's units (OBUs of the AV1 specification, 5.3); raises Mp4Error if one is cut short."""
+    """Yield the types of a packet's units (OBUs, AV1 5.3); raises Mp4Error if one is cut short."""
     at = 0
     while at < len(packet):
         head = packet[at]

@@ -1,4 +1,4 @@
-"""Spring: PNG frames, disparity in HDF5 at twice the size, text tables of cameras; folders or zips.
+"""Spring: PNG frames, disparity in HDF5 at twice the size, tables of cameras.
 
 The left camera is read. Disparity is in pixels of the images, though it has four values for each of their pixels, of
 which the upper left one is taken; depth along z is focal length x 0.065 m / disparity. A disparity that is 0 or not
@@ -75,7 +75,7 @@ def _trajectory(claims: Claims) -> Trajectory:
 
 
 def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
-    """Read the row of each frame, of which the first is frame 1; `options` may have other intrinsics."""
+    """Read the row of each frame; the first is frame 1; `options` may have other intrinsics."""
     problems: dict[int, str] = {}
     poses = np.full((len(trajectory.frames), 4, 4), np.nan)
     for index, row in enumerate(_table(trajectory, reader, "extrinsics", 16, problems)):

@@ -1,4 +1,4 @@
-"""TartanGround: TartanAir v2's files of robots on the ground, `ENV/Data_omni/P0000`; folders or zips.
+"""TartanGround: TartanAir v2's files, of robots on the ground, in `ENV/Data_omni/P0000`.
 
 Of its cameras `lcam_front` is read. Sky is what is farther than 1000 m, as in TartanAir; its labels are not needed.
 """
