@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from tests.bench.rendered import DATASET, Rendered
 from vdaprep import sources
 from vdaprep.conversion.convert import convert_plan
-from vdaprep.conversion.options import Rgb, Selection, Settings
+from vdaprep.conversion.encode.profiles import Rgb
+from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import ConversionPlan, make_plan
 from vdaprep.raw.frames import SourceOptions
 from vdaprep.raw.tree import Reader

@@ -115,6 +115,20 @@ def test_another_encoder_is_told_when_a_shard_is_made_again(converted, raw: Path
     assert vdaprep("verify", tmp_path, "--deep").code == 0
 
 
+def test_stats_tell_the_profile_and_what_others_would_take(converted, vdaprep) -> None:
+    for name in PROFILES:
+        [found] = json.loads(vdaprep("stats", converted[name], "--json").out)
+        assert found["profile"] == name
+        assert sum(found["kib_per_frame"].values()) == pytest.approx(found["bytes"] / found["frames"] / 1024)
+        assert found["kib_per_frame"]["RGB"] > 1
+        sizes = found["expected_bytes"]
+        assert set(sizes) == (set() if name == "v1" else {"standard", "small", "tiny"} - {name})
+        assert [*sizes] == sorted(sizes, key=lambda one: sizes[one], reverse=True)
+    shown = vdaprep("stats", converted["standard"]).out
+    assert "tartanair: expected of its frames in other profiles, an estimate: " in shown
+    assert shown.count("KiB a frame: RGB") == 1
+
+
 def test_a_preview_shows_differences_that_are_taken_from_decoded_frames(converted, vdaprep, tmp_path: Path) -> None:
     sheets: list[np.ndarray] = []
     for name in ("standard", "tiny"):

@@ -36,9 +36,12 @@ KIND_NAMES = {
 Histogram = tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " m"]]  # counts[i] between edges[i] and edges[i + 1]
 
 
-def kib_per_frame(stats: DatasetStats, kind: str) -> float:
-    """Return the KiB that members of a kind take of a frame, on average."""
-    return stats.bytes_by_kind[kind] / stats.frames / 1024
+def kib_per_frame(stats: DatasetStats) -> dict[str, float]:
+    """Return the KiB that each part takes of a frame, on average; images and video are one part."""
+    sizes = dict.fromkeys(KIND_NAMES.values(), 0.0)
+    for kind, name in KIND_NAMES.items():
+        sizes[name] += stats.bytes_by_kind[kind] / stats.frames / 1024
+    return sizes
 
 
 def write_picture(found: Sequence[DatasetStats], path: Path) -> None:
@@ -72,7 +75,8 @@ def draw(figure: Any, found: Sequence[DatasetStats]) -> None:
     ]:
         _histograms(axis, title, unit, [_counts(getattr(stats, name)) for stats in found])
     names = [stats.dataset for stats in found]
-    sizes = {name: [kib_per_frame(stats, kind) for stats in found] for kind, name in KIND_NAMES.items()}
+    parts = [kib_per_frame(stats) for stats in found]
+    sizes = {name: [one[name] for one in parts] for name in KIND_NAMES.values()}
     _bars(axes[0, 2], "Bytes a frame", "KiB", names, sizes)
     _bars(axes[1, 2], "Pixels", "%", names, _pixels(found))
     outlines = [axes[0, 0].fill_between([], [], color=_colour(number)) for number in range(len(names))]

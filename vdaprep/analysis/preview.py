@@ -75,7 +75,7 @@ def _write_video(clip: Clip, path: Path) -> None:
 
 
 def _with_previous(clip: Clip, first: int, count: int) -> Iterator[tuple[StoredFrame | None, StoredFrame]]:
-    """Yield frames, each with the one before it, which its difference may have to be taken from."""
+    """Yield frames, each with the one before it in the clip, for its difference."""
     start = max(0, first - 1)
     frames = clip.frames(start, first + count - start)
     before = next(frames) if first else None
@@ -85,7 +85,7 @@ def _with_previous(clip: Clip, first: int, count: int) -> Iterator[tuple[StoredF
 
 
 def _has_difference(frame: StoredFrame) -> bool:
-    """Return whether a frame's difference is stored or can be taken from decoded frames."""
+    """Return whether a frame's difference is stored, or can be taken from the clip."""
     return frame.meta.diff_valid[frame.index] and (frame.meta.stored_diff is not None or frame.index > 0)
 
 

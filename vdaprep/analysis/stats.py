@@ -1,7 +1,7 @@
 """Depth, motion and size of converted data sets, from records and evenly spread frames."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -58,6 +58,8 @@ class DatasetStats:
     """Bytes of the tars, all of them."""
     bytes_by_kind: Counter[str] = field(default_factory=Counter[str])
     """Bytes of each kind of member."""
+    options: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
+    """Options of the conversions that made the shards, each once."""
     clip_lengths: list[int] = field(default_factory=list[int])
     """Frames of each clip."""
     sizes: Counter[str] = field(default_factory=Counter[str])
@@ -151,6 +153,8 @@ def _of_dataset(
     for _, record in records:
         stats.frames += record.num_frames
         stats.bytes += record.tar_bytes
+        if record.options not in stats.options:
+            stats.options.append(record.options)
         stats.clamped_far += sum(record.clamped_far.values())
         stats.bytes_by_kind.update({kind: size for kind, (_, size) in record.kinds.items()})
         stats.clip_lengths += [clip.frames for clip in record.clips]

@@ -53,7 +53,7 @@ class CheckedShard:
 
 
 def made_again(what: str, *, recoded: bool) -> str:
-    """Name recode instead of repair in a sentence of the readers, if that made the shard."""
+    """Name recode instead of repair in a sentence about shards that recode made."""
     return what.replace("vdaprep repair", "vdaprep recode").replace("run convert", "run recode") if recoded else what
 
 

@@ -8,7 +8,7 @@ import typer
 from vdaprep.analysis.plots import write_picture
 from vdaprep.analysis.stats import gather
 from vdaprep.cli.views.output import errors, frame_bar, print_json, show
-from vdaprep.cli.views.stats import renderables
+from vdaprep.cli.views.stats import renderables, to_json
 from vdaprep.errors import UsageError
 from vdaprep.shards.dataset import find_shards
 from vdaprep.storage.atomic import check_output
@@ -30,7 +30,7 @@ def command(
     with frame_bar("read", total=None) as bar:
         found = gather(find_shards(paths), read_all=read_all, on_frame=bar.advance, on_total=bar.expect)
     if as_json:
-        print_json([item.to_json() for item in found])
+        print_json([to_json(item) for item in found])
     else:
         show(renderables(found))
     if plot is not None:

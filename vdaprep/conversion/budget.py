@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vdaprep.conversion.options import PROFILES, ConversionOptions, Selection, Settings
+from vdaprep.conversion.encode.profiles import PROFILES
+from vdaprep.conversion.options import ConversionOptions, Selection, Settings
 from vdaprep.conversion.plan import ConversionPlan, RawData
 from vdaprep.conversion.predict import Prediction, predict
 from vdaprep.conversion.probes import Prober
@@ -101,9 +102,9 @@ def choose(
 
 
 def predict_profiles(raw: RawData, choice: Choice, prober: Prober) -> dict[str, Prediction | None]:
-    """Predict what each profile makes of a choice's frames; None without the encoder.
+    """Predict what each profile makes of a choice's frames at its size.
 
-    A profile that the choice follows has the choice's own prediction.
+    None where the installed PyAV lacks the encoder. A profile that the choice follows has the choice's own prediction.
     """
     found: dict[str, Prediction | None] = {}
     for name in ("standard", *_SMALLER["standard"]):
@@ -231,7 +232,7 @@ def _profiles(begun: Choice) -> Rungs:
 
 
 def _smaller(settings: Settings) -> tuple[str, ...]:
-    """Return the profiles smaller than the one that settings follow; none if they are changed."""
+    """Return the profiles smaller than the one that settings follow, if they follow one."""
     return next((smaller for name, smaller in _SMALLER.items() if settings.follows(name)), ())
 
 

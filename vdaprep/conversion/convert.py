@@ -13,7 +13,7 @@ from typing import Any
 from vdaprep import sources
 from vdaprep.analysis.verify_shard import check_shard, made_again
 from vdaprep.conversion.clips import PlannedShard
-from vdaprep.conversion.encode import ClipEncoder
+from vdaprep.conversion.encode.encoder import ClipEncoder
 from vdaprep.conversion.plan import ConversionPlan
 from vdaprep.conversion.saved_plan import compare_options, refuse_another_plan, refuse_lost
 from vdaprep.errors import DataError, OutputError, ShardError, UsageError

@@ -1,112 +1,28 @@
 """Options of a conversion: as users give them, as they decide bytes, as records keep them."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from vdaprep.errors import UsageError
+from vdaprep.conversion.encode.profiles import (
+    DIFF_STEP,
+    PROFILES,
+    Diffs,
+    Encoding,
+    ProfileName,
+    Rgb,
+    interpolated,
+    parse_rgb,
+)
+from vdaprep.errors import ShardError, UsageError
 from vdaprep.raw.frames import Pairing, SourceOptions
 from vdaprep.shards.canonical import SCHEMA_VERSION, canonical_json, parse_json
-from vdaprep.shards.depth_codes import log_range
-from vdaprep.shards.metadata import GROUP_FRAMES, MAX_CODE, DepthSpec, DiffSpec, RgbSpec
+from vdaprep.shards.metadata import DepthSpec, DiffSpec
 from vdaprep.shards.names import MAX_CLIP_FRAMES
-from vdaprep.shards.records import version_of
 from vdaprep.sources import _manifest
 from vdaprep.sources._manifest import Manifest
 
-DIFF_STEP = 2
-INTERPOLATION_STEPS = (11, 5, 3)
-"""Codes within the error's bound, of packing `interpolation`: the first with which 16-bit codes reach."""
-Diffs = Literal["stored", "decoded", "none"]
-ProfileName = Literal["standard", "small", "tiny", "v1"]
 Purpose = Literal["training", "benchmark"]
-
-
-@dataclass(frozen=True)
-class Rgb:
-    """How frames are encoded: `jpeg:1` to 100, `h264:0` to 51 or `av1:0` to 63."""
-
-    codec: str
-    """`jpeg`, `h264` or `av1`."""
-    quality: int
-    """JPEG's quality; of video the constant rate factor, smaller being better."""
-
-    def __post_init__(self) -> None:
-        limits = {"jpeg": (1, 100), "h264": (0, 51), "av1": (0, 63)}
-        if self.codec not in limits:
-            raise UsageError(f"--rgb {self}: expected {_RGB_EXAMPLES}.")
-        low, high = limits[self.codec]
-        if not low <= self.quality <= high:
-            raise UsageError(f"--rgb {self}: expected {low} to {high} behind {self.codec}.")
-
-    def __str__(self) -> str:
-        return f"{self.codec}:{self.quality}"
-
-    @property
-    def spec(self) -> RgbSpec:
-        """How clips say that their frames are stored."""
-        return RgbSpec() if self.codec == "jpeg" else RgbSpec(self.codec, GROUP_FRAMES)
-
-
-_RGB_EXAMPLES = "jpeg:QUALITY, h264:CRF or av1:CRF, for example jpeg:95"
-
-
-def parse_rgb(text: str) -> Rgb:
-    """Return what `--rgb CODEC:NUMBER` says; raises UsageError."""
-    codec, _, number = text.partition(":")
-    if not (number.isascii() and number.isdigit() and len(number) < 4):
-        raise UsageError(f"--rgb {text}: expected {_RGB_EXAMPLES}.")
-    return Rgb(codec, int(number))
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A set of choices of how frames, depth and differences are stored."""
-
-    rgb: Rgb
-    """Frames."""
-    depth_error: float
-    """Bound of the relative error of depth, where it is not stored exactly."""
-    interpolate: bool
-    """Whether depth of every kind is coded within that bound by interpolation, instead of code by code."""
-    diffs: Diffs
-    """Differences: taken from raw frames and stored, taken from decoded frames when they are read, or none."""
-
-
-PROFILES: Mapping[str, Profile] = {
-    "standard": Profile(Rgb("jpeg", 95), 0.0005, interpolate=False, diffs="stored"),
-    "small": Profile(Rgb("jpeg", 85), 0.0022, interpolate=True, diffs="decoded"),
-    "tiny": Profile(Rgb("h264", 16), 0.0022, interpolate=True, diffs="decoded"),
-    "v1": Profile(Rgb("jpeg", 95), 0.0005, interpolate=False, diffs="stored"),
-}
-"""The profiles; `v1` writes schema version 1, to continue or repair what an earlier release began."""
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """What decides the bytes of a frame."""
-
-    depth: DepthSpec
-    """Code of depth. With packing `nibbles` each clip takes what is smaller of that and `bytes`, and where all its
-    depth is half floats kind `half`."""
-    short_side: int | None = 540
-    """Pixels that larger images are scaled down to; None keeps their size."""
-    rgb: Rgb = Rgb("jpeg", 95)  # noqa: RUF009 - frozen, so it can be shared
-    """Code of frames that are not JPEG already, or are to be video."""
-    diff: DiffSpec | None = DiffSpec(4, DIFF_STEP)  # noqa: RUF009 - frozen, so it can be shared
-    """Code of frame differences; None leaves them out."""
-    schema: int = SCHEMA_VERSION
-    """Version of the format."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as a shard's record holds them."""
-        return {
-            "depth": self.depth.to_json(version=self.schema),
-            "short_side": self.short_side,
-            "diff": None if self.diff is None else self.diff.to_json(version=self.schema),
-            **({"jpeg_quality": self.rgb.quality} if self.schema == 1 else {"rgb": str(self.rgb)}),
-        }
 
 
 @dataclass(frozen=True)
@@ -183,19 +99,6 @@ class Settings:
         if not self.interpolate:
             return replace(spec, packing="nibbles")
         return interpolated(spec, self.depth_error)
-
-
-def interpolated(spec: DepthSpec, depth_error: float) -> DepthSpec:
-    """Return how interpolation codes depth of a range; raises UsageError beyond 16 bits."""
-    near_m, far_m = log_range(spec)
-    for steps in INTERPOLATION_STEPS:
-        log_step = 2 * math.log1p(depth_error) / steps
-        if math.log(far_m / near_m) / log_step < 0.99 * MAX_CODE:
-            return DepthSpec("log", depth_error, None, near_m, far_m, "interpolation", steps)
-    raise UsageError(
-        f"--depth-error {depth_error:g}: is too fine for depth from {near_m:g} to {far_m:g} m in this profile; take a "
-        "larger one, or --profile standard."
-    )
 
 
 @dataclass(frozen=True)
@@ -426,17 +329,19 @@ def settings_of(options: Mapping[str, Any], *, dataset: str) -> tuple[Settings, 
     """Undo `options_of`; raises UsageError for options that this program does not write."""
     if "recoded_from" in options:
         raise UsageError("these shards were made by vdaprep recode, from other shards; run that again.")
-    version = version_of(options)
     try:
-        depth, diff, intrinsics = options["depth"], options["diff"], options["intrinsics"]
+        encoding = Encoding.of(options, where="the options")
+        intrinsics = options["intrinsics"]
         settings = Settings(
-            **{name: options[name] for name in ("short_side", "clip_frames", "frames_per_shard")},
-            rgb=parse_rgb(options["rgb"]) if version > 1 else Rgb("jpeg", options["jpeg_quality"]),
-            depth_error=depth["relative_error"] or Settings.depth_error,
-            interpolate=depth.get("packing") == "interpolation",
-            diffs="none" if diff is None else diff.get("origin", "stored"),
-            diff_scale=Settings.diff_scale if diff is None else diff["scale"],
-            schema=version,
+            short_side=encoding.short_side,
+            clip_frames=options["clip_frames"],
+            frames_per_shard=options["frames_per_shard"],
+            rgb=encoding.rgb,
+            depth_error=encoding.depth.relative_error or Settings.depth_error,
+            interpolate=encoding.interpolate,
+            diffs=encoding.diffs,
+            diff_scale=Settings.diff_scale if encoding.diff is None else encoding.diff.scale,
+            schema=encoding.schema,
             source=SourceOptions(
                 camera=options["camera"],
                 intrinsics=None if intrinsics is None else tuple(intrinsics),
@@ -448,7 +353,7 @@ def settings_of(options: Mapping[str, Any], *, dataset: str) -> tuple[Settings, 
             first_frames=options.get("first_frames"),
         )
         selection = Selection(tuple(options["select"]), options["splits"], tuple(options["val"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ShardError) as error:
         raise UsageError(f"the options {dict(options)} are of another release of this program.") from error
     if options_of(settings, selection, _manifest.load(dataset)) != options:
         raise UsageError(f"the options {dict(options)} are of another release of this program.")

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 
 from vdaprep import sources
 from vdaprep.conversion.clips import PlannedClip, PlannedShard
-from vdaprep.conversion.encode import ClipEncoder
+from vdaprep.conversion.encode.encoder import ClipEncoder
 from vdaprep.conversion.plan import ConversionPlan
 from vdaprep.errors import DataError
 from vdaprep.raw.tree import Location, Reader

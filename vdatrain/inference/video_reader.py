@@ -104,10 +104,11 @@ def _read_metas(clips: Sequence[Clip], faults: FaultPolicy) -> Iterator[ClipMeta
 
 
 def read_trajectory(clips: Sequence[Clip], *, stall_timeout_s: int | float = 300) -> Iterator[tuple[int, Sample, int]]:
-    """Yield the number of each frame, also of missing ones, a window that has it, its row there.
+    """Yield the number of each frame, a window that has it, and its row there.
 
-    A window is a frame, or a group of video, which is decoded once; a thread reads them ahead. Raises ShardError where
-    one cannot be read, VdakitError where that takes longer than `stall_timeout_s` seconds; 0: no limit.
+    Numbers of missing frames are left out. A window is a frame, or a group of video, which is decoded once; a thread
+    reads them ahead. Raises ShardError where one cannot be read, VdakitError where that takes longer than
+    `stall_timeout_s` seconds; 0: no limit.
     """
     share, faults = DistributedPositions(batch=1), FaultPolicy(stall_timeout_s=stall_timeout_s)
     number = -1

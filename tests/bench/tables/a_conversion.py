@@ -20,8 +20,8 @@ from tests.bench.rendered import DATASET, Rendered
 from tests.bench.timing import Timing, Work, milliseconds, new_table, ratio, take_turns
 from vdaprep import sources
 from vdaprep.conversion.clips import PlannedClip
-from vdaprep.conversion.encode import ClipEncoder
-from vdaprep.conversion.options import Encoding
+from vdaprep.conversion.encode.encoder import ClipEncoder
+from vdaprep.conversion.encode.profiles import Encoding
 from vdaprep.conversion.plan import ConversionPlan
 from vdaprep.raw import png
 from vdaprep.raw.frames import FrameFiles, SourceOptions

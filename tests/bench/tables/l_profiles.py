@@ -21,7 +21,7 @@ from tests.bench.timing import Timing, Work, new_table, ratio, take_turns
 from tests.bench.training import one_thread
 from vdaprep import sources
 from vdaprep.conversion.clips import PlannedClip
-from vdaprep.conversion.encode import ClipEncoder
+from vdaprep.conversion.encode.encoder import ClipEncoder
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
 from vdaprep.raw.tree import Location, Reader
 from vdaprep.shards.reader import Clip

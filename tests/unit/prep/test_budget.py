@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from vdaprep.cli.options import command_words
 from vdaprep.conversion import budget
 from vdaprep.conversion.budget import Budget, Choice, Step, fit, spread
-from vdaprep.conversion.options import ConversionOptions, Rgb, Selection, Settings
+from vdaprep.conversion.encode.profiles import Rgb
+from vdaprep.conversion.options import ConversionOptions, Selection, Settings
 from vdaprep.conversion.plan import ConversionPlan, RawData
 from vdaprep.conversion.predict import Prediction, SplitForecast
 from vdaprep.conversion.probes import Prober

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.conftest import RawTree, write_raw
 from vdaprep.conversion.clips import plan_shards
-from vdaprep.conversion.options import Rgb, Selection, Settings
+from vdaprep.conversion.encode.profiles import Rgb
+from vdaprep.conversion.options import Selection, Settings
 from vdaprep.conversion.plan import ConversionPlan, make_plan
 from vdaprep.conversion.predict import RECORDS, TAR, Prediction, _deviations, _standard_error, predict, room
 from vdaprep.conversion.probes import Probe, Prober, Probes, choose_probes

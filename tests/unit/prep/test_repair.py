@@ -14,7 +14,8 @@ from tests.conftest import tree_bytes
 from vdaprep.analysis.verify import verify
 from vdaprep.conversion import consume
 from vdaprep.conversion.convert import convert_plan
-from vdaprep.conversion.options import Rgb, Selection, Settings, options_of, settings_of
+from vdaprep.conversion.encode.profiles import Rgb
+from vdaprep.conversion.options import Selection, Settings, options_of, settings_of
 from vdaprep.conversion.plan import make_plan
 from vdaprep.conversion.saved_plan import prepare
 from vdaprep.shards.names import PLAN_FILE

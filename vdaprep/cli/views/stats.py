@@ -1,13 +1,18 @@
 """Figures of data sets side by side, for a terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich.console import RenderableType
 
-from vdaprep.analysis.plots import KIND_NAMES, kib_per_frame
+from vdaprep import sources
+from vdaprep.analysis.plots import kib_per_frame
 from vdaprep.analysis.stats import DatasetStats, Spread
 from vdaprep.cli.views.output import make_table
+from vdaprep.conversion.encode.profiles import Encoding
+from vdaprep.errors import ShardError, UsageError
+from vdaprep.sources import _manifest
 from vdaprep.units import format_bytes
 
 _NONE = "-"
@@ -26,7 +31,46 @@ def renderables(found: Sequence[DatasetStats]) -> Iterator[RenderableType]:
     some = "" if read == frames else ", evenly spread; --all reads all"
     yield f"depth and differences are of {read:,} of {frames:,} frames{some}; motion is that of their clips"
     for stats in found:
+        if expected := expected_bytes(stats):
+            sizes = ", ".join(f"{format_bytes(size)} {name}" for name, size in expected.items())
+            yield f"{stats.dataset}: expected of its frames in other profiles, an estimate: {sizes}"
         yield from _warnings(stats)
+
+
+def to_json(stats: DatasetStats) -> dict[str, Any]:
+    """Return statistics as JSON has them, with the profile and estimates for others."""
+    return {
+        **stats.to_json(),
+        "profile": profile_of(stats),
+        "kib_per_frame": kib_per_frame(stats),
+        "expected_bytes": expected_bytes(stats),
+    }
+
+
+def profile_of(stats: DatasetStats) -> str:
+    """Name the profile that shards are stored in, or what it is instead."""
+    try:
+        found = {_in_words(options) for options in stats.options}
+    except (ShardError, UsageError):
+        return "of another program"
+    return found.pop() if len(found) == 1 else "several"
+
+
+def _in_words(options: Mapping[str, Any]) -> str:
+    encoding = Encoding.of(options, where="the options")
+    return encoding.profile or str(encoding)
+
+
+def expected_bytes(stats: DatasetStats) -> dict[str, int]:
+    """Estimate the shards in other profiles, by the ratios of sizes in the manifest.
+
+    Empty where it has none, or the shards follow no profile.
+    """
+    if stats.dataset not in sources.names():
+        return {}
+    sizes = _manifest.load(stats.dataset).kib_per_frame
+    own = profile_of(stats)
+    return {name: round(stats.bytes * kib / sizes[own]) for name, kib in sizes.items() if own in sizes and name != own}
 
 
 def _warnings(stats: DatasetStats) -> Iterator[str]:
@@ -53,8 +97,9 @@ def _sections(stats: DatasetStats) -> Iterator[list[tuple[str, str]]]:
         ("pixels", ", ".join(sorted(stats.sizes))),
     ]
     yield [
+        ("profile", profile_of(stats)),
         ("size", format_bytes(stats.bytes)),
-        *((f"KiB a frame: {name}", f"{kib_per_frame(stats, kind):.1f}") for kind, name in KIND_NAMES.items()),
+        *((f"KiB a frame: {name}", f"{kib:.1f}") for name, kib in kib_per_frame(stats).items()),
         ("KiB a frame", f"{stats.bytes / stats.frames / 1024:.1f}"),
     ]
     depths = stats.percentiles_m()

@@ -11,7 +11,7 @@ from jaxtyping import Float32, UInt8
 from vdaprep.analysis.warping import Hypothesis, View, fits_of
 from vdaprep.conversion.clips import PlannedClip
 from vdaprep.conversion.encode.members import ClipMembers, encode_jpeg
-from vdaprep.conversion.options import Encoding
+from vdaprep.conversion.encode.profiles import Encoding
 from vdaprep.errors import FrameError
 from vdaprep.raw.frames import Cameras, Frame, SourceOptions, Trajectory, fit_short_side, make_frame, spread
 from vdaprep.raw.prefetch import ReadAhead
@@ -47,22 +47,11 @@ class _EncodedFrame:
         return self.size == other.size and (self.camera_to_world is None) == (other.camera_to_world is None)
 
 
-_last_cameras: dict[str, Cameras] = {}  # of one trajectory, by its listing: shard after shard may be of it
-
-
-def _once(listing: str | None, read: Callable[[], Cameras]) -> Cameras:
-    """Read a trajectory's cameras, or return them if this process has just read them."""
-    if listing is None:
-        return read()
-    if listing not in _last_cameras:
-        cameras = read()
-        _last_cameras.clear()
-        _last_cameras[listing] = cameras
-    return _last_cameras[listing]
+_last_cameras: dict[object, Cameras] = {}  # of the trajectory that this process saw last: shards may share it
 
 
 class ClipEncoder:
-    """Encodes clips of one data set; keeps the cameras of the trajectory it saw last."""
+    """Encodes clips of one data set."""
 
     def __init__(
         self, *, dataset: str, source: Source, reader: Reader, options: SourceOptions, encoding: Encoding
@@ -72,7 +61,6 @@ class ClipEncoder:
         self._reader = ReadAhead(reader)
         self._options = options
         self._encoding = encoding
-        self._cameras: tuple[Trajectory, Cameras] | None = None
         self._packing = "nibbles"  # that the clip's depth is likely to get; it decides no bytes, only how fast
 
     def encode(
@@ -204,9 +192,12 @@ class ClipEncoder:
         )
 
     def _cameras_of(self, trajectory: Trajectory) -> Cameras:
-        if self._cameras is None or self._cameras[0] is not trajectory:
-            self._cameras = trajectory, _once(trajectory.listing, lambda: self._read_cameras(trajectory))
-        return self._cameras[1]
+        key = trajectory.listing or (self, trajectory.name)
+        if key not in _last_cameras:
+            cameras = self._read_cameras(trajectory)
+            _last_cameras.clear()
+            _last_cameras[key] = cameras
+        return _last_cameras[key]
 
     def _read_cameras(self, trajectory: Trajectory) -> Cameras:
         cameras = self._source.read_cameras(trajectory, self._reader, self._options)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from vdaprep.conversion.options import Rgb
+from vdaprep.conversion.encode.profiles import Rgb
 from vdaprep.shards import codec
 from vdaprep.shards.codec import PackedDepth
 from vdaprep.shards.metadata import DepthSpec

@@ -15,19 +15,19 @@ from typing import Any, Literal
 
 from vdaprep.conversion.convert import report_shard, reread, summary_of
 from vdaprep.conversion.encode.members import ClipMembers, encode_jpeg
-from vdaprep.conversion.options import PROFILES, RGB, Diffs, Rgb, interpolated, parse_rgb
+from vdaprep.conversion.encode.profiles import PROFILES, Diffs, Encoding, Rgb, interpolated
+from vdaprep.conversion.options import RGB
 from vdaprep.errors import DataError, ShardError, UsageError
 from vdaprep.shards import codec, reader, writer
-from vdaprep.shards.canonical import contract
+from vdaprep.shards.canonical import SCHEMA_VERSION
 from vdaprep.shards.dataset import as_paths, find_in
 from vdaprep.shards.depth_codes import within_range
-from vdaprep.shards.metadata import ClipMeta, DepthSpec, DiffSpec, parse_depth_spec, parse_diff_spec
+from vdaprep.shards.metadata import ClipMeta, DepthSpec, DiffSpec
 from vdaprep.shards.names import DATASET_FILE, record_name
 from vdaprep.shards.reader import Clip, StoredFrame
-from vdaprep.shards.records import DatasetRecord, ShardRecord, totals, version_of
+from vdaprep.shards.records import DatasetRecord, ShardRecord, totals
 from vdaprep.shards.writer import EncodedClip
 from vdaprep.storage.atomic import check_output_folder
-from vdaprep.storage.documents import Document
 from vdaprep.storage.output import OutputDir, open_output, write_file
 from vdaprep.storage.paths import StoragePath, document_bytes
 from vdaprep.storage.urls import is_url
@@ -52,44 +52,16 @@ class RecodeOptions:
     """Frame differences: stored, taken from decoded frames, or none."""
 
 
-@dataclass(frozen=True)
-class Stored:
-    """How the frames of a data set are stored."""
-
-    rgb: Rgb
-    """Images."""
-    depth: DepthSpec
-    """Depth; a clip may take another packing, and kind `half`, where both lose nothing."""
-    diff: DiffSpec | None
-    """Differences."""
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any], *, where: str) -> "Stored":
-        """Read the options of a record; raises ShardError for those of another program."""
-        version = version_of(options)
-        document = Document(options, where=where)
-        with contract(where):
-            diff = document.optional_mapping("diff")
-            quality = document.integer("jpeg_quality", 1, 100) if version == 1 else 0
-            return cls(
-                Rgb("jpeg", quality) if version == 1 else parse_rgb(document.text("rgb")),
-                parse_depth_spec(document.mapping("depth"), version),
-                None if diff is None else parse_diff_spec(diff, version),
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the options of a record."""
-        diff = None if self.diff is None else self.diff.to_json()
-        return {"rgb": str(self.rgb), "depth": self.depth.to_json(), "diff": diff}
-
-    def recoded(self, options: RecodeOptions) -> "Stored":
-        """Return how frames are to be stored; raises UsageError if that would be better."""
-        profile = PROFILES[options.profile]
-        return Stored(
-            _coarser_rgb(self.rgb, options.rgb or profile.rgb),
-            _coarser_depth(self.depth, profile.interpolate, options.depth_error, profile.depth_error),
-            _fewer_diffs(self.diff, options.diffs, profile.diffs),
-        )
+def recoded(found: Encoding, options: RecodeOptions) -> Encoding:
+    """Return how frames are to be stored; raises UsageError if that would be better."""
+    profile = PROFILES[options.profile]
+    return replace(
+        found,
+        depth=_coarser_depth(found.depth, profile.interpolate, options.depth_error, profile.depth_error),
+        rgb=_coarser_rgb(found.rgb, options.rgb or profile.rgb),
+        diff=_fewer_diffs(found, options.diffs, profile.diffs),
+        schema=SCHEMA_VERSION,
+    )
 
 
 def _coarser_rgb(found: Rgb, wanted: Rgb) -> Rgb:
@@ -119,18 +91,18 @@ def _coarser_depth(found: DepthSpec, interpolate: bool, asked: float | None, usu
     return found if lossy and error == found.relative_error else interpolated(found, error)
 
 
-def _fewer_diffs(found: DiffSpec | None, asked: Diffs | None, usual: Diffs) -> DiffSpec | None:
-    has = "none" if found is None else found.origin
+def _fewer_diffs(found: Encoding, asked: Diffs | None, usual: Diffs) -> DiffSpec | None:
+    has = found.diffs
     wanted = asked or min(usual, has, key=_DIFFS.index)
     if _DIFFS.index(wanted) > _DIFFS.index(has):
         raise UsageError(f"--diffs {wanted}: these shards have {has}; they cannot be got back.")
-    return None if found is None or wanted == "none" else replace(found, origin=wanted)
+    return None if found.diff is None or wanted == "none" else replace(found.diff, origin=wanted)
 
 
 # ---------------------------------------------------------------------------------------------------------------- clips
 
 
-def recode_clip(clip: Clip, *, found: Stored, wanted: Stored, tick: Tick) -> EncodedClip:
+def recode_clip(clip: Clip, *, found: Encoding, wanted: Encoding, tick: Tick) -> EncodedClip:
     """Encode a clip as `wanted`; raises ShardError as `Clip.frames` does.
 
     What depth was clamped, the source's record counts; nothing that is stored is beyond the code's ends.
@@ -186,8 +158,8 @@ class _Task:
     dataset: str
     split: str
     output: OutputDir
-    found: Stored
-    wanted: Stored
+    found: Encoding
+    wanted: Encoding
     options: Mapping[str, Any]
 
     @property
@@ -238,7 +210,7 @@ def recode(
     workers: int | None = None,
     on_progress: OnProgress = ignore,
 ) -> list[DatasetRecord]:
-    """Store data sets smaller in OUT/DATASET; finished shards stay, damaged ones are made again.
+    """Store converted data sets again, smaller, in OUT/DATASET; whole shards are kept.
 
     Args:
         shards: Folder or URL of a converted data set, or of several.
@@ -274,16 +246,16 @@ class _Source:
 
     folder: StoragePath
     record: DatasetRecord
-    found: Stored
-    wanted: Stored
+    found: Encoding
+    wanted: Encoding
 
     @classmethod
     def at(cls, folder: StoragePath, options: RecodeOptions) -> "_Source":
         where = str(folder / DATASET_FILE)
         record = DatasetRecord.from_bytes(document_bytes(folder / DATASET_FILE), where=where)
-        found = Stored.of(record.options, where=where)
-        wanted = found.recoded(options)
-        if found.to_json() == wanted.to_json() and record.schema_version == DatasetRecord.schema_version:
+        found = Encoding.of(record.options, where=where)
+        wanted = recoded(found, options)
+        if found == wanted:
             raise UsageError(f"{where}: these shards are stored so already; choose a smaller --profile.")
         return cls(folder, record, found, wanted)
 
@@ -347,7 +319,7 @@ class _Source:
     def _finished(
         self, output: OutputDir, options: Mapping[str, Any], on_progress: OnProgress
     ) -> Iterator[tuple[str, ShardRecord]]:
-        """Yield the shards that an earlier run finished; raises UsageError for those of another."""
+        """Yield the whole shards of an earlier run; raises UsageError for those of another."""
         for item in self.record.shards:
             name = f"{item.split}/{item.name}"
             if output.size(record_name(name)) is None:
