@@ -1,16 +1,21 @@
-"""Numbers in files: `.npy` arrays and tables of text."""
+"""Numbers in files: `.npy` arrays, and some of those in an `.npz`."""
 
 import functools
 import re
+import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError
+from vdaprep.raw.archives.spans import UNREADABLE
 from vdaprep.raw.images import check_size, wrong_kind
 from vdaprep.raw.tree import Location
 from vdaprep.storage.documents import shown
+from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES
+from vdaprep.storage.range_reader import Ranges, buffered
 
 _MAGIC = b"\x93NUMPY"
 _LENGTH_BYTES = {1: 2, 2: 4, 3: 4}  # of the header's length, by version
@@ -79,3 +84,56 @@ def _name(dtype: str) -> str:
         return str(np.dtype(dtype))
     except (TypeError, ValueError):
         return shown(dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------- npz
+
+
+def parse_npz(
+    file: Ranges, location: Location, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Float64[np.ndarray, "..."]]:
+    """Read some arrays of floats of an `.npz`, a row for each frame; closes the file.
+
+    Nothing else of it is read, and never objects.
+
+    Args:
+        file: The file; it may be larger than memory.
+        location: Where it is, for messages.
+        shapes: The shape of a row of each array, by its name.
+
+    Returns:
+        The arrays by name, [rows, *shape].
+
+    Raises:
+        FrameError: It is no `.npz`, is damaged, or lacks an array of these.
+    """
+    try:
+        start = file.read(0, 512)
+        if not start.startswith(b"PK"):
+            raise wrong_kind("a whole .npz", start, location)
+        with zipfile.ZipFile(buffered(file)) as archive:
+            return {name: _npz_array(archive, name, shape, location) for name, shape in shapes.items()}
+    except UNREADABLE as error:
+        raise FrameError(str(location), f"the .npz is cut short or damaged ({error}); get it again") from error
+    finally:
+        file.close()
+
+
+def _npz_array(
+    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], location: Location
+) -> Float64[np.ndarray, "..."]:
+    member = f"{name}.npy"
+    if member not in archive.namelist():
+        raise FrameError(str(location), f"lacks the array {name!r}; get it again")
+    if archive.getinfo(member).file_size > MAX_SMALL_DOCUMENT_BYTES:
+        raise FrameError(str(location), f"its array {name!r} has more than {MAX_SMALL_DOCUMENT_BYTES >> 20} MiB")
+    with archive.open(member) as file:
+        try:
+            values = np.lib.format.read_array(file, allow_pickle=False)
+        except ValueError as error:
+            raise FrameError(str(location), f"its array {name!r} holds objects, or is cut short") from error
+    if values.dtype.kind not in "fiu" or values.shape[1:] != shape or values.ndim != 1 + len(shape):
+        expected = "x".join(map(str, ("rows", *shape)))
+        found = "x".join(map(str, values.shape))
+        raise FrameError(str(location), f"its array {name!r} is {found} of {values.dtype}, expected {expected} numbers")
+    return values.astype(np.float64)

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 
 from vdaprep.raw.tree import Location, Reader
+from vdaprep.storage.range_reader import Ranges
 
 _JOIN_S = 1.0  # how long `rest` waits for a cancelled read to end; a server's answer can take longer
 
@@ -34,6 +35,11 @@ class ReadAhead(Reader):
     def read(self, location: Location) -> bytes:
         """See Reader."""
         return (self._expected.get(location) or self._ask(location)).result()
+
+    def open(self, location: Location) -> Ranges:
+        """See Reader; nothing else may be read or expected until the file has been used."""
+        self.rest()
+        return self._reader.open(location)
 
     def rest(self) -> None:
         """End the thread and cancel what is not read yet."""

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from vdaprep.errors import DataError, FrameError
 from vdaprep.raw.archives.sens import list_sens
 from vdaprep.raw.archives.sniff import found_instead, is_tar_header, named_otherwise
-from vdaprep.raw.archives.spans import HEADER_BYTES, UNREADABLE, GzipSpan, Listing, Span, name_end
+from vdaprep.raw.archives.spans import HEADER_BYTES, UNREADABLE, GzipSpan, Listing, Span, TarSpan, name_end
 from vdaprep.raw.archives.targz import list_targz, open_gzip
 from vdaprep.raw.archives.tars import list_tar
 from vdaprep.raw.archives.zips import list_zip
@@ -27,7 +27,7 @@ from vdaprep.raw.walking import identify_folders, is_of_system, walk
 from vdaprep.shards.records import Rejection
 from vdaprep.storage import remote
 from vdaprep.storage.atomic import KEPT
-from vdaprep.storage.range_reader import Ranges, buffered, open_ranges, read_file
+from vdaprep.storage.range_reader import InMemory, Part, Ranges, buffered, open_ranges, read_file
 from vdaprep.storage.urls import is_url, join_url, redact, split_urls
 
 _SENS = ".sens"
@@ -211,6 +211,24 @@ class Reader:
             raise DataError(f"{str(error).removesuffix('.')}; {KEPT}: run the same command again.") from error
         self.bytes_read += len(data)
         return data
+
+    def open(self, location: Location) -> Ranges:
+        """Return a file to be read in parts, as it may be too large to be read as a whole.
+
+        It must be closed; of a zip's members, which are compressed, none is larger than one that can be read. Raises
+        FrameError as `read` does.
+        """
+        span = location.span
+        try:
+            if span is None:
+                return open_ranges(_join(self._root, location.member))
+            if isinstance(span, TarSpan):
+                return Part(self._archive(location.container, span), span.offset, span.size)
+        except FileNotFoundError as error:
+            raise FrameError(str(location), "is missing") from error
+        except UNREADABLE as error:
+            raise FrameError(str(location), f"cannot be read ({_reason(error)})") from error
+        return InMemory(self.read(location))
 
     def _read(self, location: Location) -> bytes:
         span = location.span

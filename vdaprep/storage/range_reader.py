@@ -63,6 +63,44 @@ class LocalFile:
             self._handle = None
 
 
+class Part:
+    """The Ranges of a part of another file, which closing it leaves open."""
+
+    def __init__(self, whole: Ranges, offset: int, size: int) -> None:
+        self._whole, self._offset, self._size = whole, offset, size
+
+    @property
+    def size(self) -> int:
+        """Bytes of the part."""
+        return self._size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset`, fewer only where the part ends."""
+        return self._whole.read(self._offset + offset, max(0, min(size, self._size - offset)))
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class InMemory:
+    """The Ranges of bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def size(self) -> int:
+        """Their number."""
+        return len(self._data)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset`, fewer only at the end."""
+        return self._data[offset : offset + size]
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class RangeStream(io.RawIOBase):
     """Ranges as the file object that `zipfile` and `tarfile` want; closes no Ranges."""
 

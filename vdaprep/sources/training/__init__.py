@@ -1,6 +1,7 @@
 """Data sets to train on.
 
 tartanair, vkitti, mvs_synth   rendered
+pointodyssey                   rendered, people and animals that move as recorded ones do
 tartanground                   as tartanair, of robots on the ground
 spring                         rendered, from an animated film
 custom                         anyone's own RGB-D videos
