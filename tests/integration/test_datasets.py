@@ -87,7 +87,7 @@ def test_a_new_data_set_is_one_module_and_one_manifest(raw, tmp_path: Path) -> N
         )  # fmt: skip
 
     listed = run("datasets")
-    assert "toy-set: Toy; licence: none; https://example.org; no samples" in listed.stdout
+    assert "toy-set: Toy; licence: none; https://example.org; no samples" in listed.stdout.partition("measure on:")[0]
     sample = run("sample", "toy-set", "--out", tmp_path / "sample")
     assert (sample.returncode, sample.stdout) == (2, "")
     assert "toy-set has no samples, only real data; there are samples of custom, " in sample.stderr

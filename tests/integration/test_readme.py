@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vdaprep import sources
 from vdaprep.cli.group import command_files
 
 ROOT = Path(__file__).parents[2]
@@ -61,3 +62,9 @@ def test_every_option_exists(vdaprep, vdatrain) -> None:
 def test_links_lead_somewhere() -> None:
     for name in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / name).is_file(), name
+
+
+def test_every_data_set_stands_there() -> None:
+    rows = [line.split("|")[1] for line in README.splitlines() if line.startswith("| `")]
+    told = {name for row in rows for name in re.findall("`([a-z0-9-]+)`", row)}
+    assert set(sources.names()) - told == set()
