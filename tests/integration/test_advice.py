@@ -16,6 +16,7 @@ OF_OTHERS = {
     ("vdaprep/cli/options.py", "--no"): "the beginning of many",
     ("vdaprep/raw/archives/sniff.py", "--out"): "zip joins the pieces of an archive",
     ("vdaprep/raw/archives/zips.py", "--out"): "zip joins the pieces of an archive",
+    ("vdaprep/sources/evaluation/scannet.py", "--export"): "ScanNet's exporter's",
     ("vdatrain/distributed/ranks.py", "--nproc-per-node"): "torchrun's",
     ("vdatrain/run_dir.py", "--no-optional-locks"): "git's",
     ("vdatrain/run_dir.py", "--porcelain"): "git's",
@@ -37,6 +38,8 @@ COMMANDS_OF = {
     "vdatrain/inference/export.py": ("vdatrain export",),
     "vdatrain/inference": ("vdatrain infer", "vdatrain eval"),
     "vdatrain/evaluation/compare.py": ("vdatrain run",),
+    "vdatrain/evaluation/benchmark": ("vdatrain benchmark",),
+    "vdatrain/cli/benchmark.py": ("vdatrain benchmark",),
     "vdatrain/training/planner.py": ("vdatrain plan", "vdatrain run"),
     "vdatrain": ("vdatrain run", "vdatrain eval", "vdatrain infer", "vdatrain plan", "vdatrain compare"),
 }  # fmt: skip

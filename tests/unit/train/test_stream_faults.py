@@ -24,6 +24,7 @@ from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.reader import Clip
 from vdaprep.shards.records import ClipEntry
+from vdaprep.storage.range_reader import LocalFile
 from vdatrain.data import samples
 from vdatrain.data.sampler import DistributedPositions, EvalSampler, Window, WindowSampler, WindowShape
 from vdatrain.data.samples import read_window
@@ -197,12 +198,21 @@ def test_faults_without_sense_are_refused(options):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_read_that_does_not_come_back_is_named(copied, order, workers):
+def test_a_read_that_does_not_come_back_is_named(copied, order, workers, tmp_path, monkeypatch):
     clip = copied[order[1].clip]
     others = [c.tar for c in copied if c.tar != clip.tar]
     assert copied[order[0].clip].tar in others
-    clip.tar.unlink()
-    os.mkfifo(clip.tar)  # opening it waits for a writer
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    open_file = LocalFile.__init__
+
+    def open_or_wait(file: LocalFile, path: str) -> None:
+        """Open a file, but wait for the tar as for a disk that does not answer."""
+        if str(path) == str(clip.tar):
+            os.close(os.open(pipe, os.O_RDONLY))  # which waits for a writer
+        open_file(file, path)
+
+    monkeypatch.setattr(LocalFile, "__init__", open_or_wait)
     try:
         faults = FaultPolicy(stall_timeout_s=2, skip_bad=5)  # time enough for the windows that are well
         with pytest.raises(VdakitError, match=r"has not ended after 2 s; .* --stall-timeout") as caught:
@@ -210,13 +220,14 @@ def test_a_read_that_does_not_come_back_is_named(copied, order, workers):
         assert str(clip.tar) in str(caught.value)
         assert clip.entry.key in str(caught.value)
     finally:
-        os.close(os.open(clip.tar, os.O_RDWR | os.O_NONBLOCK))
+        os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))
 
 
 _LEAVES = """
 import os, sys
 from pathlib import Path
 from vdaprep.shards.dataset import open_shards
+from vdaprep.storage.range_reader import LocalFile
 from vdatrain.data.sampler import DistributedPositions, WindowSampler, WindowShape
 from vdatrain.data.stream import FaultPolicy, stream_batches
 from vdaprep.errors import VdakitError
@@ -225,9 +236,9 @@ clips = open_shards(Path(sys.argv[1])).clips(split="train")
 order = WindowSampler(tuple(clip.num_frames for clip in clips), WindowShape(4), seed=3)
 reading = stream_batches(clips, order, positions=DistributedPositions(2), workers=3)
 next(reading)  # and left open, its threads at work
-clip = clips[order[0].clip]
-clip.tar.unlink()
-os.mkfifo(clip.tar)
+pipe = Path(sys.argv[1], "pipe")
+os.mkfifo(pipe)
+LocalFile.__init__ = lambda file, path: os.close(os.open(pipe, os.O_RDONLY))  # which waits for a writer
 stalled = stream_batches(clips, order, positions=DistributedPositions(1), faults=FaultPolicy(stall_timeout_s=0.2))
 try:
     next(stalled)

@@ -57,8 +57,8 @@ def recoded(found: Encoding, options: RecodeOptions) -> Encoding:
     profile = PROFILES[options.profile]
     return replace(
         found,
-        depth=_coarser_depth(found.depth, profile.interpolate, options.depth_error, profile.depth_error),
         rgb=_coarser_rgb(found.rgb, options.rgb or profile.rgb),
+        depth=_coarser_depth(found.depth, profile.interpolate, options.depth_error, profile.depth_error),
         diff=_fewer_diffs(found, options.diffs, profile.diffs),
         schema=SCHEMA_VERSION,
     )
