@@ -5,6 +5,7 @@ import functools
 import gzip
 import io
 import json
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import h5py
 import numpy as np
 from hypothesis import strategies as st
 
@@ -34,8 +36,11 @@ from vdaprep.shards.codec.zstd import compress, decompress
 from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.metadata import parse_depth_spec
 from vdaprep.sources import _rows
+from vdaprep.sources.evaluation import _oxts, sintel
+from vdaprep.sources.training import spring
 from vdaprep.storage import documents, paths, urls
 from vdaprep.storage.cache import CachedTar, ShardCache
+from vdaprep.storage.range_reader import InMemory
 from vdaprep.synthetic.sample import SampleSpec, write_sample
 from vdaprep.units import parse_bytes, parse_duration
 
@@ -73,6 +78,14 @@ def targets(folder: Path) -> Mapping[str, Callable[[], Target]]:
         "ppm": lambda: _bytes([b"P6 2 1 255\n\1\2\3\4\5\6"], lambda data: images.parse_ppm(data, _HERE)),
         "pgm": lambda: _bytes([b"P5\n# x\n2 1 65535\n\1\2\3\4"], lambda data: images.parse_pgm16(data, _HERE)),
         "exr": lambda: _bytes(_exr(), lambda data: exr.parse_exr(data, _HERE)),
+        "hdf5": lambda: _bytes(_hdf5(), lambda data: spring.parse_dsp5(data, _HERE)),
+        "dpt": lambda: _bytes([_DPT], lambda data: sintel.parse_dpt(data, _HERE)),
+        "cam": lambda: _bytes([_CAM], lambda data: sintel.parse_cam(data, _HERE)),
+        "calibration": lambda: _bytes([_CALIBRATION], lambda data: _oxts.parse_rectified(data, _HERE, camera="2")),
+        "oxts": lambda: _bytes(
+            [b"49.0 8.4 110 0.03 0.02 1.5 " + b"0 " * 24], lambda data: _oxts.parse_oxts(data, _HERE)
+        ),
+        "npz": lambda: _bytes(_npz(), lambda data: arrays.parse_npz(InMemory(data), _HERE, {"a": (3, 3), "b": ()})),
         "npy": lambda: _bytes(_npy(), lambda data: arrays.parse_npy(data, _HERE)),
         "pose table": lambda: _bytes(_tables(), lambda data: _rows.without_header(_rows.read_rows(data, _HERE))),
         "zip": lambda: _archive("a.zip", _zips()),
@@ -176,6 +189,34 @@ def _four_channels() -> list[bytes]:
 def _exr() -> list[bytes]:
     values = np.random.default_rng(0).random((6, 8)).astype(np.float16)
     return [exr.encode_exr(values)]
+
+
+def _hdf5() -> list[bytes]:
+    found: list[bytes] = []
+    for options in ({}, {"compression": "gzip", "shuffle": True}, {"chunks": (2, 4), "fletcher32": True}):
+        file = io.BytesIO()
+        with h5py.File(file, "w") as content:
+            content.create_dataset("disparity", data=np.ones((6, 8), np.float32), **options)
+        found.append(file.getvalue())
+    return found
+
+
+_DPT = struct.pack("<fii", 202021.25, 4, 3) + np.ones(12, "<f4").tobytes()
+_CAM = struct.pack("<f", 202021.25) + np.array([[9, 0, 2], [0, 9, 1], [0, 0, 1.0]]).tobytes() + np.eye(4)[:3].tobytes()
+_OXTS = b"49.0 8.4 110 0.03 0.02 1.5 " + b"0 " * 24
+_CALIBRATION = (
+    b"calib_time: 09-Jan-2012\nS_rect_02: 1.242e+03 3.75e+02\nR_rect_00: 1 0 0 0 1 0 0 0 1\n"
+    b"P_rect_02: 721.5 0 609.6 44.8 0 721.5 172.9 0.2 0 0 1 0.002\n"
+)
+
+
+def _npz() -> list[bytes]:
+    found: list[bytes] = []
+    for save in (np.savez, np.savez_compressed):
+        file = io.BytesIO()
+        save(file, a=np.ones((4, 3, 3)), b=np.ones(4), c=np.ones((4, 200), np.float32))
+        found.append(file.getvalue())
+    return found
 
 
 def _npy() -> list[bytes]:

@@ -189,7 +189,7 @@ def parse_dsp5(data: bytes, location: Location) -> Float32[np.ndarray, "h2 w2"]:
             for height, width in (found.shape, found.chunks or (1, 1)):
                 check_size(width, height, location)
             return np.asarray(found[()], np.float32)
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise FrameError(str(location), f"is damaged HDF5 ({str(error)[:120]}); get it again") from error
 
 
