@@ -8,6 +8,10 @@ pixels everywhere; FFmpeg's own conversion rounds as the processor's instruction
 those, and `decode_group` cuts them off.
 
 The file is read by `mp4`, not by FFmpeg, and sizes and counts are compared before anything is decoded.
+
+A GPU's decoder (NVDEC) is not used, as none was there to try it: PyAV gives it as `CodecContext.create("h264", "r",
+hwaccel=HWAccel("cuda"))` (`av.codec.hwaccel`), and its frames come back as NV12: the same luma, both chromas in one
+plane. It pays where frames stay on the card, and where one decoder is kept for many groups, as opening one takes long.
 """
 
 import io
