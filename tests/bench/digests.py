@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.golden.make import ROOT, call, losses
+from vdaprep.synthetic import layouts
 
 EXPECTED = ROOT / "tests" / "golden" / "digests.json"
 SAMPLE = ("--size", "96x72", "--trajectories", 4, "--frames", 8, "--archives")
@@ -73,10 +74,10 @@ def main() -> None:
 def measure(folder: Path, *, data: Path | None) -> dict[str, Any]:
     """Return digests by the name of the conversion and the tar's place, and losses by step."""
     found: dict[str, Any] = {"rendered": {}}
-    for manifest in sorted((ROOT / "manifests").glob("*.toml")):
-        raw = folder / "raw" / manifest.stem
-        call("vdaprep", "sample", manifest.stem, "--out", raw, *SAMPLE)
-        found["rendered"][manifest.stem] = convert(Real(manifest.stem), raw=raw, out=folder / "shards")
+    for name in layouts.names():
+        raw = folder / "raw" / name
+        call("vdaprep", "sample", name, "--out", raw, *SAMPLE)
+        found["rendered"][name] = convert(Real(name), raw=raw, out=folder / "shards")
     if data is not None:
         data = data.absolute()
         found["real"] = {
