@@ -21,13 +21,12 @@ from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Tra
 from vdaprep.raw.png import parse_png, parse_png16
 from vdaprep.raw.tree import Reader, Tree
 from vdaprep.shards.records import Rejection
+from vdaprep.sources._images import integer_depth
 from vdaprep.sources._slots import Folder, Found, gather, trajectory_of
 from vdaprep.sources._timed import TIME, WITHIN_US, paired, poses_at, time_us
 
-UNITS_A_METRE = 5000
 _FRAME = re.compile(rf"({TIME})\.(?i:png)$")
 _TABLES = {"groundtruth.txt": "pose"}
-_FAR = 65535
 
 _log = logging.getLogger("vdaprep")
 
@@ -124,11 +123,4 @@ def read_tum_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h 
     """Read `depth/<t>.png`: 0 is unknown, and so is 65535, the most that the integers hold."""
     if files.depth is None:
         raise FrameError(str(files.rgb), f"has no depth map of its own within {WITHIN_US // 1000} ms in depth")
-    return _metres().take(parse_png16(reader.read(files.depth), files.depth))
-
-
-@functools.cache
-def _metres() -> Float32[np.ndarray, "65536"]:
-    table = (np.arange(65536) / UNITS_A_METRE).astype(np.float32)
-    table[0] = table[_FAR] = np.nan
-    return table
+    return integer_depth("tum", greatest="unknown").take(parse_png16(reader.read(files.depth), files.depth))

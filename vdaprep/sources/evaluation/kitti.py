@@ -16,11 +16,11 @@ from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError, UsageError
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
-from vdaprep.raw.images import parse_jpeg
-from vdaprep.raw.png import parse_png, parse_png16
+from vdaprep.raw.png import parse_png16
 from vdaprep.raw.tree import Reader, Tree
 from vdaprep.shards.records import Rejection
 from vdaprep.sources import _manifest
+from vdaprep.sources._images import integer_depth, parse_image
 from vdaprep.sources._slots import Folder, Found, gather, trajectory_of
 from vdaprep.sources.evaluation import _oxts
 
@@ -255,10 +255,7 @@ def read_rgb(files: FrameFiles, reader: Reader) -> RgbImage:
     """Read `image_02/data/0000000005.png`, or the JPEG to which many convert it."""
     if files.rgb is None:
         raise FrameError(str(files.depth), "has no image of the same number; those are in the raw drive's _sync.zip")
-    data = reader.read(files.rgb)
-    if files.rgb.member.lower().endswith(".png"):
-        return RgbImage(parse_png(data, files.rgb))
-    return parse_jpeg(data, files.rgb)
+    return parse_image(reader.read(files.rgb), files.rgb)
 
 
 def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
@@ -268,11 +265,4 @@ def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
     units = parse_png16(reader.read(files.depth), files.depth)
     if units.max() == _NO_RETURN:
         raise FrameError(str(files.depth), "holds 65535, 256 m, which no laser point of KITTI has; get it again")
-    return _metres().take(units)
-
-
-@functools.cache
-def _metres() -> Float32[np.ndarray, "65536"]:
-    table = (np.arange(65536) / 256).astype(np.float32)
-    table[0] = np.nan
-    return table
+    return integer_depth("kitti", greatest="unknown").take(units)

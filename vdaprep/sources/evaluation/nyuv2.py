@@ -24,6 +24,7 @@ from vdaprep.raw.images import parse_jpeg, parse_pgm16, parse_ppm
 from vdaprep.raw.png import parse_png16
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.sources import _manifest
+from vdaprep.sources._images import integer_depth
 from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
 from vdaprep.sources._timed import TIME, paired, time_us
 
@@ -43,7 +44,6 @@ _FRAMES = {
     (PROJECTED, "depth"): re.compile(rf"[^\W\d]*[_-]?({DIGITS})\.(?i:png)$"),
 }
 _UNITS_OF_MM = 6  # the manifest's unit is a sixth of a millimetre
-_UNKNOWN = 65535  # beside 0
 _NEAREST, _FARTHEST_RAW = 600, 2047  # of raw depth
 _NEAREST_M, _MAX_M = 0.71, 10.0
 
@@ -110,13 +110,14 @@ def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
     if files.depth is None:
         raise FrameError(str(files.rgb), "has no depth map taken with it")
     data = reader.read(files.depth)
+    metres = integer_depth("nyuv2", greatest="unknown")
     if _is_raw(files.depth):
         depth_m = project_depth(_raw_metres(parse_pgm16(data, files.depth).byteswap(), files.depth))
-        return _metres().take(np.rint(np.nan_to_num(depth_m) / unit_m()).astype(np.intp))
+        return metres.take(np.rint(np.nan_to_num(depth_m) / unit_m()).astype(np.intp))
     is_mm = files.depth.member.rpartition("/")[2].startswith("sync_depth_")
     values = parse_png16(data, files.depth).astype(np.intp) * (_UNITS_OF_MM if is_mm else 1)
     _expect_range(values[values > 0] * unit_m(), files.depth, unit="mm" if is_mm else "m/6000")
-    return _metres().take(values, mode="clip")
+    return metres.take(values, mode="clip")
 
 
 def _is_raw(location: Location) -> bool:
@@ -144,13 +145,6 @@ def _expect_range(known_m: Float64[np.ndarray, " n"], location: Location, *, uni
 def unit_m() -> float:
     """Return the metres of a unit of depth in shards."""
     return _manifest.load("nyuv2").depth["unit_m"]
-
-
-@functools.cache
-def _metres() -> Float32[np.ndarray, "65536"]:
-    table = (np.arange(65536) * unit_m()).astype(np.float32)
-    table[[0, _UNKNOWN]] = np.nan
-    return table
 
 
 # ---------------------------------------------------------------------------------------------------------- projection

@@ -14,10 +14,11 @@ from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
-from vdaprep.raw.images import parse_jpeg, parse_pgm16
-from vdaprep.raw.png import parse_png, parse_png16
+from vdaprep.raw.images import parse_pgm16
+from vdaprep.raw.png import parse_png16
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.sources import _manifest
+from vdaprep.sources._images import integer_depth, parse_image
 from vdaprep.sources._rows import read_rows
 from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
 
@@ -34,7 +35,6 @@ _FRAMES = {
 }
 _KINDS = {"color": "rgb"}
 _TABLES = {"intrinsic_depth.txt": "intrinsic"}
-_UNKNOWN = 65535  # beside 0
 _NEAR = 0.1  # how far a principal point may be from the middle of images that it is of, in their size
 
 
@@ -145,10 +145,7 @@ def read_rgb(files: FrameFiles, reader: Reader) -> RgbImage:
     """Read `color/0.jpg`, to be scaled to the depth map's size if it is larger."""
     if files.rgb is None:
         raise FrameError(str(files.depth), "has no image beside it in color")
-    data = reader.read(files.rgb)
-    is_png = files.rgb.member.lower().endswith(".png")
-    image = RgbImage(parse_png(data, files.rgb)) if is_png else parse_jpeg(data, files.rgb)
-    return replace(image, covers_depth=True)
+    return replace(parse_image(reader.read(files.rgb), files.rgb), covers_depth=True)
 
 
 def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
@@ -157,12 +154,4 @@ def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
         raise FrameError(str(files.rgb), "has no depth map beside it in depth")
     data = reader.read(files.depth)
     parse = parse_pgm16 if files.depth.member.lower().endswith(".pgm") else parse_png16
-    return _metres().take(parse(data, files.depth))
-
-
-@functools.cache
-def _metres() -> Float32[np.ndarray, "65536"]:
-    unit_m = _manifest.load("scannet").depth["unit_m"]
-    table = (np.arange(65536) * unit_m).astype(np.float32)
-    table[[0, _UNKNOWN]] = np.nan
-    return table
+    return integer_depth("scannet", greatest="unknown").take(parse(data, files.depth))

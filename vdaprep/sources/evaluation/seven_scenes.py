@@ -13,10 +13,10 @@ from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
-from vdaprep.raw.images import parse_jpeg
-from vdaprep.raw.png import parse_png, parse_png16
+from vdaprep.raw.png import parse_png16
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.sources import _manifest
+from vdaprep.sources._images import integer_depth, parse_image
 from vdaprep.sources._rows import read_rows
 from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
 
@@ -33,7 +33,6 @@ _FRAMES = {
     "depth": re.compile(rf"frame-({DIGITS})\.depth\.(?i:png)$"),
     "pose": re.compile(rf"frame-({DIGITS})\.pose\.(?i:txt)$"),
 }
-_FAR = 65535
 
 
 def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
@@ -110,23 +109,11 @@ def read_rgb(files: FrameFiles, reader: Reader) -> RgbImage:
     """Read `frame-000000.color.png` or `.jpg`; a JPEG is passed on as it is."""
     if files.rgb is None:
         raise FrameError(str(files.depth), "has no image color.png or color.jpg beside it")
-    data = reader.read(files.rgb)
-    return (
-        RgbImage(parse_png(data, files.rgb))
-        if files.rgb.member.lower().endswith(".png")
-        else parse_jpeg(data, files.rgb)
-    )
+    return parse_image(reader.read(files.rgb), files.rgb)
 
 
 def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
     """Read `frame-000000.depth.png`: millimetres, 0 and 65535 unknown."""
     if files.depth is None:
         raise FrameError(str(files.rgb), "has no depth map depth.png beside it")
-    return _metres().take(parse_png16(reader.read(files.depth), files.depth))
-
-
-@functools.cache
-def _metres() -> Float32[np.ndarray, "65536"]:
-    table = (np.arange(65536) / 1000).astype(np.float32)
-    table[0] = table[_FAR] = np.nan
-    return table
+    return integer_depth("seven-scenes", greatest="unknown").take(parse_png16(reader.read(files.depth), files.depth))

@@ -16,7 +16,7 @@ from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Tra
 from vdaprep.raw.images import parse_jpeg
 from vdaprep.raw.png import parse_png16
 from vdaprep.raw.tree import Reader, Tree
-from vdaprep.sources import _manifest
+from vdaprep.sources._images import integer_depth
 from vdaprep.sources._rows import rows_of_frames
 from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
 
@@ -34,7 +34,6 @@ _FRAMES = {
 _KINDS = {"rgbs": "rgb", "depths": "depth"}
 _ANNO = "anno.npz"
 _SHAPES = {"intrinsics": (3, 3), "extrinsics": (4, 4)}
-_BACKGROUND = 65535
 
 
 def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
@@ -104,11 +103,4 @@ def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
     """Read `depths/depth_00000.png`: 65535, for 1000 m and more, is background; 0 unknown."""
     if files.depth is None:
         raise FrameError(str(files.rgb), "has no depth map of the same number in depths")
-    return _metres().take(parse_png16(reader.read(files.depth), files.depth))
-
-
-@functools.cache
-def _metres() -> Float32[np.ndarray, "65536"]:
-    table = (np.arange(65536) * _manifest.load("pointodyssey").depth["unit_m"]).astype(np.float32)
-    table[0], table[_BACKGROUND] = np.nan, np.inf
-    return table
+    return integer_depth("pointodyssey", greatest="sky").take(parse_png16(reader.read(files.depth), files.depth))

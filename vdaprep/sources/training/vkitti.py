@@ -10,10 +10,10 @@ from jaxtyping import Float32, Float64
 
 from vdaprep.errors import FrameError, UsageError
 from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Trajectory
-from vdaprep.raw.images import parse_jpeg
-from vdaprep.raw.png import parse_png, parse_png16
+from vdaprep.raw.png import parse_png16
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.sources import _manifest
+from vdaprep.sources._images import integer_depth, parse_image
 from vdaprep.sources._rows import read_rows
 from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
 
@@ -191,21 +191,11 @@ def read_rgb(files: FrameFiles, reader: Reader) -> RgbImage:
     """Read the image; a JPEG keeps its bytes, to be passed on."""
     if files.rgb is None:
         raise FrameError(str(files.depth), "has no image of the same number")
-    data = reader.read(files.rgb)
-    if files.rgb.member.lower().endswith(".png"):
-        return RgbImage(parse_png(data, files.rgb))
-    return parse_jpeg(data, files.rgb)
+    return parse_image(reader.read(files.rgb), files.rgb)
 
 
 def read_depth(files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
     """Read the depth map: centimetres, 65535 is sky, 0 unknown."""
     if files.depth is None:
         raise FrameError(str(files.rgb), "has no depth map of the same number")
-    return _metres().take(parse_png16(reader.read(files.depth), files.depth))
-
-
-@functools.cache
-def _metres() -> Float32[np.ndarray, "65536"]:
-    table = (np.arange(65536) / 100).astype(np.float32)
-    table[0], table[SKY_CM] = np.nan, np.inf
-    return table
+    return integer_depth("vkitti", greatest="sky").take(parse_png16(reader.read(files.depth), files.depth))
