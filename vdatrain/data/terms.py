@@ -3,21 +3,18 @@
 from collections.abc import Iterable, Sequence
 
 from vdaprep.errors import UsageError
-from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.dataset import ShardCollection
 from vdaprep.shards.records import DataTerms
 from vdatrain.config import TrainConfig, parse_mix
 
 
-def terms_of_run(config: TrainConfig) -> tuple[DataTerms, ...]:
+def terms_of_run(config: TrainConfig, shards: ShardCollection) -> tuple[DataTerms, ...]:
     """Return the terms of the data sets that a run trains on.
 
-    Raises UsageError where `licence` takes none but commercial use and a data set does not allow it, DataError and
-    ShardError as `open_shards`.
+    Raises UsageError where `licence` takes none but commercial use and a data set does not allow it.
     """
     shares = parse_mix(config.mix)
-    found = tuple(
-        terms for terms in open_shards(config.shards).terms(split=config.train_split) if shares.get(terms.dataset, 1)
-    )
+    found = tuple(terms for terms in shards.terms(split=config.train_split) if shares.get(terms.dataset, 1))
     refused = [terms for terms in found if not terms.commercial]
     if config.licence == "commercial" and refused:
         names = "; ".join(f"{terms.dataset} ({terms.licence or 'its shards do not say'})" for terms in refused)

@@ -99,12 +99,11 @@ def new_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks:
     """
     if ranks.is_first and (folder / CONFIG_FILE).exists():
         raise UsageError(f"{folder}: holds a run; give --resume to go on with it, or another --out.")
-    data = open_shards(config.shards).fingerprint  # before the model: a folder without shards is said at once
-    terms_of_run(config)  # likewise
-    run = _begin(config, folder, precision, ranks)
+    shards = open_shards(config.shards)  # before the model: a folder without shards is said at once
+    run = _begin(config, folder, precision, ranks, terms=terms_of_run(config, shards))
     if ranks.is_first:
         made_by = {"versions": versions(), "git": git_state(Path()), "agent": torchrun_agent()}
-        write_facts(folder, {"config": config.to_json(), "data": data, **made_by})
+        write_facts(folder, {"config": config.to_json(), "data": shards.fingerprint, **made_by})
     return run
 
 
@@ -116,16 +115,17 @@ def load_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks
     differs from that of the run in more than `CHANGEABLE` says.
     """
     found = ranks.broadcast_from_rank0(_find_checkpoint(config, folder) if ranks.is_first else None)
+    terms = terms_of_run(config, open_shards(config.shards))
     if found is None:
         if ranks.is_first:
             forget_log_after(folder, -1, evaluated=-1)
-        return _begin(config, folder, precision, ranks)
+        return _begin(config, folder, precision, ranks, terms=terms)
     name, state = found
     model = build_from_config(config)
     load_weights(model, Weights(name, "weights of a run", state["model"]), may_miss=())
     run = _make_run(config, folder, precision, model=model, ranks=ranks)
     try:
-        _take_over(run, state)
+        _take_over(run, state, terms)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(f"{name}: holds no state that this run can go on from ({type(error).__name__}).") from error
     run.resumed = True
@@ -213,14 +213,16 @@ def snapshot(run: TrainState) -> dict[str, Any] | None:
     return tree_map_only(torch.Tensor, torch.clone, state) if run.precision.device.type == "cpu" else state
 
 
-def _begin(config: TrainConfig, folder: Path, precision: Precision, ranks: Ranks) -> TrainState:
+def _begin(
+    config: TrainConfig, folder: Path, precision: Precision, ranks: Ranks, *, terms: tuple[DataTerms, ...]
+) -> TrainState:
     model = build_from_config(config)
     loaded = initialise(model, config) if ranks.is_first else None
     if ranks.world > 1:
         model.load_state_dict(ranks.broadcast_from_rank0(model.state_dict()))
     run = _make_run(config, folder, precision, model=model, ranks=ranks)
     run.loaded = loaded
-    run.data = union(loaded.data if loaded else (), terms_of_run(config))
+    run.data = union(loaded.data if loaded else (), terms)
     return run
 
 
@@ -251,14 +253,14 @@ def _make_run(config: TrainConfig, folder: Path, precision: Precision, *, model:
     )
 
 
-def _take_over(run: TrainState, state: Mapping[str, Any]) -> None:
+def _take_over(run: TrainState, state: Mapping[str, Any], terms: tuple[DataTerms, ...]) -> None:
     if state["step"]:  # an optimiser that has not stepped has no state
         spread_moments(moments_by_name(state["optimiser"], run.model, run.optimiser), run.model, run.optimiser)
     run.scaler.load_state_dict(state["scaler"])
     run.monitor.load_state_dict(state["meter"])
     if run.average is not None:
         run.average.load_state_dict(state["average"])
-    run.data = union(DataTerms.parse_all(state.get("data"), where=str(run.folder)), terms_of_run(run.config))
+    run.data = union(DataTerms.parse_all(state.get("data"), where=str(run.folder)), terms)
     run.step, run.position = state["step"], state["position"]
     run.evaluated, run.best = state["evaluated"], state["best"]
 
