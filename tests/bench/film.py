@@ -15,7 +15,7 @@ from PIL import Image
 import vdaprep
 import vdatrain
 from vdaprep.analysis.preview import colour_diff
-from vdaprep.shards.depth_colors import near_is_bright
+from vdaprep.shards.pictures.depth_colors import near_is_bright
 from vdatrain.objectives.alignment import fit_scale_shift
 
 WIDTH = 360  # of a panel, in pixels

@@ -11,8 +11,8 @@ from jaxtyping import Float32, UInt8
 
 from vdaprep.analysis.warping import is_sparse
 from vdaprep.errors import UsageError
-from vdaprep.shards.depth_colors import colour_depth, depth_legend, text_line, write_text
 from vdaprep.shards.metadata import ClipMeta
+from vdaprep.shards.pictures.depth_colors import colour_depth, depth_legend, text_line, write_text
 from vdaprep.shards.reader import Clip, StoredFrame, decoded_differences
 from vdaprep.storage.atomic import new_path
 

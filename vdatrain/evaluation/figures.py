@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from vdaprep.shards.depth_colors import SKY_RGB, depth_legend, hatch, near_is_bright
+from vdaprep.shards.pictures.depth_colors import SKY_RGB, depth_legend, hatch, near_is_bright
 from vdatrain.evaluation.evaluate import Gallery
 
 ERROR_RANGE = 0.25  # share of the clip's disparity range at which the error's colours end

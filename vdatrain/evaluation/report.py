@@ -18,7 +18,7 @@ import jinja2
 import numpy as np
 from jaxtyping import UInt8
 
-from vdaprep.shards.depth_colors import depth_legend, near_is_bright
+from vdaprep.shards.pictures.depth_colors import depth_legend, near_is_bright
 from vdaprep.storage.atomic import new_file, write_text
 from vdatrain.evaluation.compare import Row, heading, verdict
 from vdatrain.evaluation.evaluate import Gallery

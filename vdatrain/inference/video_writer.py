@@ -20,7 +20,7 @@ from jaxtyping import Float32, UInt8
 from numpy.lib import format as npy
 
 from vdaprep.errors import DataError, UsageError
-from vdaprep.shards.depth_colors import near_is_bright
+from vdaprep.shards.pictures.depth_colors import near_is_bright
 from vdaprep.storage import atomic
 from vdaprep.storage.atomic import as_sentence, new_file, new_path
 

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from vdaprep.shards import depth_colors
-from vdaprep.shards.depth_colors import SKY_RGB, colour_depth, depth_legend, near_is_bright, text_line
+from vdaprep.shards.pictures import depth_colors
+from vdaprep.shards.pictures.depth_colors import SKY_RGB, colour_depth, depth_legend, near_is_bright, text_line
 
 FAR, NEAR, UNKNOWN, SKY = 80.0, 0.5, np.nan, np.inf
 

@@ -1,0 +1,4 @@
+"""Frames and depth as pictures.
+
+depth_colors  depth as colours, with a legend
+"""
