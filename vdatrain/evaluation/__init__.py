@@ -7,4 +7,5 @@ files      evaluations as files, written and read
 compare    tables of finished runs
 report     a comparison as an HTML page
 benchmark  published benchmarks, by their protocols
+study      what a study of variants and seeds found
 """

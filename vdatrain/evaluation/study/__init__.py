@@ -1,0 +1,4 @@
+"""What a study of several variants and seeds found.
+
+results   the figures, differences, costs and verdicts of a study, and `study.json`
+"""
