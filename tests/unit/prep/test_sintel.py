@@ -197,11 +197,15 @@ BAD: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "other size": ("depth", lambda data: dpt(np.ones((48, 64))), "the depth map is 64x48 pixels, the image is 128x96"),
     "camera cut": ("camdata_left", _cut, "has 171 bytes, expected 172 of a .cam; get it again"),
     "no tag": ("camdata_left", lambda data: b"\0" * 172, "is not a .cam of MPI-Sintel"),
-    "no camera's": ("camdata_left", lambda data: data[:76] + b"\0" * 96, "its last twelve numbers are no rotation"),
+    "no camera's": (
+        "camdata_left",
+        lambda data: data[:76] + b"\0" * 96,
+        "matrix is not a rotation and a translati",
+    ),
     "not rigid": (
         "camdata_left",
         lambda data: data[:76] + np.eye(4)[:3].astype("<f8").tobytes().replace(b"\xf0?", b"\0@"),
-        "has no usable pose: its matrix is not a rotation and a translation",
+        "has no usable pose: matrix is not a rotation and a translati",
     ),
     "nan": ("camdata_left", lambda data: data[:76] + struct.pack("<d", np.nan) + data[84:], "has no usable pose"),
     "skewed": (

@@ -185,7 +185,11 @@ TABLES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "a row short": ("intrinsics", lambda data: data.split(b"\n", 1)[1], "has 2 rows, and nothing tells which frame"),
     "a column short": ("intrinsics", lambda data: data.replace(b" ", b"_", 1), "intrinsics.txt has none for frame 1"),
     "no focal length": ("intrinsics", lambda data: b"0 5 6 7\n" * 3, "has no focal length: "),
-    "singular": ("extrinsics", lambda data: b"0 " * 16 + b"\n" + data.split(b"\n", 1)[1], "has no rotation for it"),
+    "singular": (
+        "extrinsics",
+        lambda data: b"0 " * 16 + b"\n" + data.split(b"\n", 1)[1],
+        "is not a rotation and a",
+    ),
 }
 
 

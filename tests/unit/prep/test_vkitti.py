@@ -16,6 +16,7 @@ from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Tra
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.shards import codec, depth_codes
 from vdaprep.sources import _manifest
+from vdaprep.sources._cameras import invert_poses
 from vdaprep.sources.training import vkitti
 
 ONE_ROW = "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1"
@@ -111,11 +112,15 @@ def test_the_facts_add_up() -> None:
 # ------------------------------------------------------------------------------------------------------------ cameras
 
 
+def _inverted(row: list[float]) -> np.ndarray:
+    return invert_poses(np.array(row).reshape(1, 4, 4))[0]
+
+
 def test_poses_are_world_to_camera_turned_round() -> None:
-    moved = vkitti.pose_from_row(np.array([1, 0, 0, -1, 0, 1, 0, -2, 0, 0, 1, -3, 0, 0, 0, 1.0]))
+    moved = _inverted([1, 0, 0, -1, 0, 1, 0, -2, 0, 0, 1, -3, 0, 0, 0, 1.0])
     assert np.array_equal(moved[:3, 3], [1, 2, 3])
     # World x is the camera's z: it looks along world x, from (5, 0, 0), and what is at (7, 0, 0) is 2 m ahead.
-    turned = vkitti.pose_from_row(np.array([0, 0, -1, 0, 0, 1, 0, 0, 1, 0, 0, -5, 0, 0, 0, 1.0]))
+    turned = _inverted([0, 0, -1, 0, 0, 1, 0, 0, 1, 0, 0, -5, 0, 0, 0, 1.0])
     assert np.allclose(turned[:3, :3] @ [0, 0, 1], [1, 0, 0])
     assert np.allclose(turned @ [0, 0, 2, 1], [7, 0, 0, 1])
 
@@ -125,7 +130,7 @@ def test_poses_invert_back(turn: list[float], position: list[float]) -> None:
     world_to_camera = np.eye(4)
     world_to_camera[:3, :3] = cv2.Rodrigues(np.array(turn))[0]
     world_to_camera[:3, 3] = position
-    pose = vkitti.pose_from_row(world_to_camera.ravel())
+    pose = _inverted(world_to_camera.ravel().tolist())
     assert np.allclose(pose @ world_to_camera, np.eye(4), atol=1e-11)
 
 

@@ -16,6 +16,7 @@ from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Tra
 from vdaprep.raw.png import parse_png16
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.sources import _manifest
+from vdaprep.sources._cameras import by_frame, parse_each
 from vdaprep.sources._images import integer_depth, parse_image
 from vdaprep.sources._rows import read_rows
 from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
@@ -79,16 +80,9 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
     facts = _manifest.load("seven-scenes").versions[0]
     count, said = len(trajectory.frames), options.intrinsics is not None
     intrinsics = np.tile(np.array(options.intrinsics or facts["intrinsics"], np.float64), (count, 1))
-    poses, problems = np.full((count, 4, 4), np.nan), dict[int, str]()
-    for index, frame_id in enumerate(trajectory.frame_ids):
-        location = trajectory.shared.get(str(frame_id))
-        if location is None:
-            problems[index] = f"has no pose: frame-{frame_id:06d}.pose.txt is missing"
-            continue
-        try:
-            poses[index] = _read_pose(reader.read(location), location)
-        except FrameError as error:
-            problems[index] = f"has no usable pose: {error}"
+    missing = "frame-{:06d}.pose.txt is missing".format
+    found, problems = parse_each(trajectory, reader, _read_pose, missing=missing, what="pose")
+    poses = by_frame(found, count=count, shape=(4, 4))
     size = None if said else (facts["size"][0], facts["size"][1])
     return Cameras(intrinsics, poses, problems, size=size, said=said)
 

@@ -19,6 +19,7 @@ from vdaprep.raw.images import check_size, wrong_kind
 from vdaprep.raw.png import parse_png
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.sources import _manifest
+from vdaprep.sources._cameras import by_frame, invert_poses, known_size, parse_each
 from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
 
 EXPECTED = (
@@ -34,7 +35,6 @@ _TEST = re.compile(r"(?:^|/)test$")  # of the whole download: sequences without 
 _ENDINGS = {"depth": "dpt", "pose": "cam", "rgb": "png"}
 _FRAMES = {kind: re.compile(rf"frame_({DIGITS})\.(?i:{ending})$") for kind, ending in _ENDINGS.items()}
 _DEPTH_ARCHIVE = "MPI-Sintel-depth-training-20150305.zip"
-_NEAR_PX = 2.0  # how far a principal point may be from the middle of images that it is of
 
 
 def find_trajectories(tree: Tree, options: SourceOptions) -> Found:
@@ -69,36 +69,20 @@ def _folder(path: str, *, wanted: str, passes: set[str]) -> Folder | None:
 def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
     """Read the .cam of every frame; `options` may have other intrinsics."""
     count = len(trajectory.frames)
-    intrinsics, poses = np.full((count, 4), np.nan), np.full((count, 4, 4), np.nan)
-    problems: dict[int, str] = {}
-    for index, frame_id in enumerate(trajectory.frame_ids):
-        location = trajectory.shared.get(str(frame_id))
-        if location is None:
-            problems[index] = (
-                f"has no camera: camdata_left/{trajectory.name}/frame_{frame_id:04d}.cam is missing; it is in "
-                f"{_DEPTH_ARCHIVE}"
-            )
-            continue
-        try:
-            intrinsics[index], poses[index] = parse_cam(reader.read(location), location)
-        except FrameError as error:
-            problems[index] = f"has no usable camera: {error}"
+    found, problems = parse_each(trajectory, reader, parse_cam, missing=functools.partial(_missing, trajectory.name))
+    poses = invert_poses(by_frame({index: pose for index, (_, pose) in found.items()}, count=count, shape=(4, 4)))
     if options.intrinsics is not None:
-        intrinsics[:] = options.intrinsics
-        return Cameras(intrinsics, poses, problems, said=True)
-    return Cameras(intrinsics, poses, problems, size=_known_size(intrinsics))
+        return Cameras(np.tile(np.array(options.intrinsics, np.float64), (count, 1)), poses, problems, said=True)
+    intrinsics = by_frame({index: values for index, (values, _) in found.items()}, count=count, shape=(4,))
+    return Cameras(intrinsics, poses, problems, size=known_size(intrinsics, _manifest.load("sintel").versions))
 
 
-def _known_size(intrinsics: Float64[np.ndarray, "n 4"]) -> tuple[int, int] | None:
-    """Return the published size if the principal points are in the middle of that."""
-    [version] = _manifest.load("sintel").versions
-    width, height = version["size"]
-    off = np.abs(intrinsics[:, 2:] - ((width - 1) / 2, (height - 1) / 2)) > _NEAR_PX  # nan is not far off
-    return None if off.any() else (width, height)
+def _missing(trajectory: str, frame_id: int) -> str:
+    return f"camdata_left/{trajectory}/frame_{frame_id:04d}.cam is missing; it is in {_DEPTH_ARCHIVE}"
 
 
 def parse_cam(data: bytes, location: Location) -> tuple[Float64[np.ndarray, "4"], Float64[np.ndarray, "4 4"]]:
-    """Return fx, fy, cx, cy in pixels, and camera_to_world; raises FrameError for no .cam."""
+    """Return fx, fy, cx, cy in pixels, and world-to-camera; raises FrameError for no .cam."""
     _expect_tag(data, location, "a .cam of MPI-Sintel")
     if len(data) != _CAMERA.size:
         raise FrameError(str(location), f"has {len(data)} bytes, expected {_CAMERA.size} of a .cam; get it again")
@@ -108,16 +92,7 @@ def parse_cam(data: bytes, location: Location) -> tuple[Float64[np.ndarray, "4"]
     (fx, skew, cx), (below, fy, cy), last = matrix
     if (skew, below, *last) != (0, 0, 0, 0, 1):
         raise FrameError(str(location), "its first nine numbers are no intrinsics, expected fx 0 cx, 0 fy cy and 0 0 1")
-    return np.array([fx, fy, cx, cy]), camera_to_world(extrinsic, location)
-
-
-def camera_to_world(extrinsic: Float64[np.ndarray, "4 4"], location: Location) -> Float64[np.ndarray, "4 4"]:
-    """Invert a world-to-camera matrix; raises FrameError if it has no inverse."""
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return np.linalg.inv(extrinsic)
-    except np.linalg.LinAlgError as error:
-        raise FrameError(str(location), "its last twelve numbers are no rotation and translation") from error
+    return np.array([fx, fy, cx, cy]), extrinsic
 
 
 # ------------------------------------------------------------------------------------------------------------- frames

@@ -21,6 +21,7 @@ from vdaprep.raw.png import parse_png, png_size
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.shards.cameras import is_rigid
 from vdaprep.sources import _manifest
+from vdaprep.sources._cameras import by_frame, known_size, parse_each
 from vdaprep.sources._slots import DIGITS, Claims, Folder, Found, gather, trajectory_of
 from vdaprep.storage.documents import DocumentError, parse_json
 from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES, LimitError
@@ -67,32 +68,23 @@ def _trajectory(claims: Claims, *, several: bool) -> Trajectory:
 def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
     """Read the JSON of every frame; `options` may have other intrinsics."""
     count = len(trajectory.frames)
-    intrinsics, poses = np.full((count, 4), np.nan), np.full((count, 4, 4), np.nan)
-    problems: dict[int, str] = {}
-    for index, frame_id in enumerate(trajectory.frame_ids):
-        location = trajectory.shared.get(str(frame_id))
-        if location is None:
-            problems[index] = f"has no camera: poses/{frame_id:04d}.json is missing"
-            continue
-        try:
-            camera = _parse_camera(reader.read(location), location)
-            intrinsics[index] = options.intrinsics or _read_intrinsics(camera, location)
-            poses[index] = _read_pose(camera, location)
-        except FrameError as error:
-            problems[index] = f"has no usable camera: {error}"
+    parse = functools.partial(_read_camera, said=options.intrinsics)
+    missing = "poses/{:04d}.json is missing".format
+    found, problems = parse_each(trajectory, reader, parse, missing=missing)
+    intrinsics = by_frame({index: values for index, (values, _) in found.items()}, count=count, shape=(4,))
+    poses = by_frame({index: pose for index, (_, pose) in found.items()}, count=count, shape=(4, 4))
     if options.intrinsics is not None:
         return Cameras(intrinsics, poses, problems, said=True)
     if _centre_old_copy(intrinsics, trajectory, reader):
         return Cameras(intrinsics, poses, problems, candidates=_OF_OLD_COPY)
-    return Cameras(intrinsics, poses, problems, size=_known_size(intrinsics))
+    return Cameras(intrinsics, poses, problems, size=known_size(intrinsics, _manifest.load("mvs-synth").versions))
 
 
-def _known_size(intrinsics: Float64[np.ndarray, "n 4"]) -> tuple[int, int] | None:
-    """Return the manifest's size of images that principal points are in the middle of."""
-    for width, height in (version["size"] for version in _manifest.load("mvs-synth").versions):
-        if not (np.abs(intrinsics[:, 2:] - (width / 2, height / 2)) > _NEAR_PX).any():  # nan is not far off
-            return width, height
-    return None
+def _read_camera(
+    data: bytes, location: Location, *, said: tuple[float, float, float, float] | None
+) -> tuple[Float64[np.ndarray, "4"], Float64[np.ndarray, "4 4"]]:
+    camera = _parse_camera(data, location)
+    return np.array(_read_intrinsics(camera, location) if said is None else said), _read_pose(camera, location)
 
 
 def _parse_camera(data: bytes, location: Location) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import functools
 import re
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 
 from vdaprep.errors import FrameError
 from vdaprep.raw.arrays import parse_npz
@@ -16,6 +16,7 @@ from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Tra
 from vdaprep.raw.images import parse_jpeg
 from vdaprep.raw.png import parse_png16
 from vdaprep.raw.tree import Reader, Tree
+from vdaprep.sources._cameras import invert_poses
 from vdaprep.sources._images import integer_depth
 from vdaprep.sources._rows import rows_of_frames
 from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
@@ -76,17 +77,7 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
         return Cameras(intrinsics, np.full((count, 4, 4), np.nan), problems, pose_file=location, said=said)
     if not said:
         intrinsics = arrays["intrinsics"][rows][:, [0, 1, 0, 1], [0, 1, 2, 2]]
-    return Cameras(intrinsics, _inverted(arrays["extrinsics"][rows]), pose_file=location, said=said)
-
-
-def _inverted(world_to_camera: Float64[np.ndarray, "n 4 4"]) -> Float64[np.ndarray, "n 4 4"]:
-    """Return camera_to_world; nan for matrices without an inverse."""
-    with np.errstate(all="ignore"):
-        usable = np.isfinite(world_to_camera).all(axis=(1, 2)) & (np.abs(np.linalg.det(world_to_camera)) > 0)
-        poses = np.full(world_to_camera.shape, np.nan)
-        poses[usable] = np.linalg.inv(world_to_camera[usable])
-    poses[usable, 3] = world_to_camera[usable, 3]  # where that is not 0 0 0 1, it is no pose
-    return poses
+    return Cameras(intrinsics, invert_poses(arrays["extrinsics"][rows]), pose_file=location, said=said)
 
 
 # ------------------------------------------------------------------------------------------------------------- frames

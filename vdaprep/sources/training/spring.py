@@ -21,6 +21,7 @@ from vdaprep.raw.images import check_size
 from vdaprep.raw.png import parse_png
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.sources import _manifest
+from vdaprep.sources._cameras import invert_poses, known_size
 from vdaprep.sources._rows import frame_rows, read_rows
 from vdaprep.sources._slots import DIGITS, Claims, Folder, Found, gather, trajectory_of
 
@@ -36,7 +37,6 @@ _KINDS = {"frame_left": ("rgb", "png"), "disp1_left": ("depth", "dsp5")}
 _FRAMES = {name: re.compile(rf"{name}_({DIGITS})\.(?i:{ending})$") for name, (_, ending) in _KINDS.items()}
 _TABLES = {"intrinsics.txt": "intrinsics", "extrinsics.txt": "extrinsics"}
 _CAMERAS_ARCHIVE = "train_cam_data.zip"
-_NEAR_PX = 2.0  # how far a principal point may be from the middle of images that it is of
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _DATA_SET = "disparity"
 
@@ -77,14 +77,8 @@ def _trajectory(claims: Claims) -> Trajectory:
 def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions) -> Cameras:
     """Read the row of each frame; the first is frame 1; `options` may have other intrinsics."""
     problems: dict[int, str] = {}
-    poses = np.full((len(trajectory.frames), 4, 4), np.nan)
-    for index, row in enumerate(_table(trajectory, reader, "extrinsics", 16, problems)):
-        if index not in problems:
-            try:
-                with np.errstate(over="ignore", invalid="ignore"):
-                    poses[index] = np.linalg.inv(row.reshape(4, 4))
-            except np.linalg.LinAlgError:
-                problems[index] = f"has no usable pose: {trajectory.shared['extrinsics']} has no rotation for it"
+    rows = _table(trajectory, reader, "extrinsics", 16, problems)
+    poses = invert_poses(rows.reshape(-1, 4, 4))
     intrinsics = _table(trajectory, reader, "intrinsics", 4, problems)
     for index, (fx, fy, *_) in enumerate(intrinsics):
         if index not in problems and not (fx > 0 and fy > 0):
@@ -94,7 +88,8 @@ def read_cameras(trajectory: Trajectory, reader: Reader, options: SourceOptions)
     if options.intrinsics is not None:
         intrinsics[:] = options.intrinsics
         return Cameras(intrinsics, poses, problems, pose_file=pose_file, said=True)
-    return Cameras(intrinsics, poses, problems, size=_known_size(intrinsics), pose_file=pose_file)
+    size = known_size(intrinsics, _manifest.load("spring").versions)
+    return Cameras(intrinsics, poses, problems, size=size, pose_file=pose_file)
 
 
 def _table(
@@ -120,14 +115,6 @@ def _table(
             return values
     problems.update(dict.fromkeys(range(count), f"has no camera: {reason}"))
     return values
-
-
-def _known_size(intrinsics: Float64[np.ndarray, "n 4"]) -> tuple[int, int] | None:
-    """Return the published size if the principal points are in the middle of that."""
-    [version] = _manifest.load("spring").versions
-    width, height = version["size"]
-    off = np.abs(intrinsics[:, 2:] - (width / 2, height / 2)) > _NEAR_PX  # nan is not far off
-    return None if off.any() else (width, height)
 
 
 # ------------------------------------------------------------------------------------------------------------- frames

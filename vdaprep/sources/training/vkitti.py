@@ -1,6 +1,5 @@
 """Virtual KITTI 2.0.3 and 1.3.1: JPEG or PNG, 16-bit PNG depth in cm, text tables."""
 
-import contextlib
 import functools
 import re
 from collections import defaultdict
@@ -13,6 +12,7 @@ from vdaprep.raw.frames import Cameras, FrameFiles, RgbImage, SourceOptions, Tra
 from vdaprep.raw.png import parse_png16
 from vdaprep.raw.tree import Location, Reader, Tree
 from vdaprep.sources import _manifest
+from vdaprep.sources._cameras import invert_poses
 from vdaprep.sources._images import integer_depth, parse_image
 from vdaprep.sources._rows import read_rows
 from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
@@ -120,19 +120,7 @@ def _read_poses(
     trajectory: Trajectory, reader: Reader, camera: int | None
 ) -> tuple[Float64[np.ndarray, "n 4 4"], dict[int, str]]:
     rows, problems = _read_table(trajectory, "extrinsic", reader, camera)
-    poses = np.full((len(rows), 4, 4), np.nan)
-    for index, row in enumerate(rows):
-        with np.errstate(over="ignore", invalid="ignore"), contextlib.suppress(np.linalg.LinAlgError):
-            poses[index] = pose_from_row(row)
-    return poses, problems
-
-
-def pose_from_row(row: Float64[np.ndarray, "16"]) -> Float64[np.ndarray, "4 4"]:
-    """Turn a row-major world-to-camera matrix into camera_to_world.
-
-    Raises LinAlgError if it is singular.
-    """
-    return np.linalg.inv(row.reshape(4, 4))
+    return invert_poses(rows.reshape(-1, 4, 4)), problems
 
 
 def _read_table(
