@@ -4,8 +4,8 @@ Rendered scenes of 320x240 are converted in profiles `standard` and `tiny`, and 
 frame differences, is trained on each, once a seed, with the same order of windows, views and first weights. Every run
 is measured on every held-out scene as `standard` stores it, where depth is nearest to the truth and differences are
 those of the raw frames, and as its own profile does. Of each metric it prints the difference of the two runs of a seed
-on a scene, tiny less standard, averaged, with the interval that 95 % of bootstrap samples of seeds and scenes lie in,
-and Student's over seeds alone.
+on a scene, tiny less standard, averaged, with its 95 % interval over seeds and scenes, see
+`vdatrain.evaluation.study.statistics`, and a bootstrap's.
 
 Some ten minutes on one idle core; longer trainings would make better models.
 """
@@ -28,12 +28,11 @@ from rich.table import Table
 from tests.bench.timing import new_table
 from vdaprep.shards.dataset import open_shards
 from vdatrain.evaluation.evaluate import evaluate_clips, plan_evaluation
+from vdatrain.evaluation.study.statistics import PairedScenes, bootstrap_difference, difference
 from vdatrain.inference.predictor import load_predictor
 
 PROFILES = ("standard", "tiny")
 METRICS = {"absrel": "absrel", "delta1": "delta1", "tae": "TAE"}
-RESAMPLINGS = 10_000
-STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5 % quantiles, by the number of seeds
 
 
 @dataclass(frozen=True)
@@ -111,21 +110,6 @@ def measure(checkpoint: Path, shards: Path) -> Float64[np.ndarray, "scenes metri
     return np.array(rows, np.float64)
 
 
-def interval(differences: Float64[np.ndarray, "seeds scenes"]) -> tuple[float, float]:
-    """Return the 2.5 % and 97.5 % quantiles of the mean over resampled seeds and resampled scenes."""
-    rng = np.random.default_rng(0)
-    seeds, scenes = (rng.integers(0, count, (RESAMPLINGS, count)) for count in differences.shape)
-    means = differences[seeds[:, :, None], scenes[:, None, :]].mean((1, 2))
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def interval_of_seeds(means: Float64[np.ndarray, " seeds"]) -> tuple[float, float]:
-    """Return Student's 95 % interval of the mean over seeds, which 3 seeds make wide."""
-    half = STUDENT_T[len(means)] * means.std(ddof=1) / np.sqrt(len(means))
-    return float(means.mean() - half), float(means.mean() + half)
-
-
 def table(
     found: Mapping[str, Float64[np.ndarray, "seeds scenes metrics"]], *, title: str, scale: Scale, steps: int
 ) -> Table:
@@ -135,19 +119,18 @@ def table(
     caption = (
         f"conv, tiny encoder, {steps} steps of 2 windows of {scale.window} frames at {scale.pixels} pixels, "
         f"{seeds} seeds, {scenes} held-out scenes of {scale.frames} frames of {scale.size}. Differences are of runs of "
-        "one seed on one scene; intervals: bootstrap over seeds and scenes, and of the seeds' means alone. All but "
-        "delta1 are better if smaller."
+        "one seed on one scene, with intervals over seeds and scenes. All but delta1 are better if smaller."
     )
-    columns = (*PROFILES, "tiny - standard", "95 % interval", "Student's, of seeds", "of standard", "seed by seed")
+    columns = (*PROFILES, "tiny - standard", "95 % interval", "bootstrap's", "of standard", "seed by seed")
     made = new_table(f"training on profiles, held-out scenes {title}", "metric", columns, caption=caption)
     for number, name in enumerate(METRICS.values()):
         differences = tiny[..., number] - standard[..., number]
-        intervals = interval(differences), interval_of_seeds(differences.mean(1))
+        pairs = PairedScenes.of_one_dataset(tiny[..., number], standard[..., number])
         made.add_row(
             name,
             *(f"{values[..., number].mean():.4f}" for values in (standard, tiny)),
             f"{differences.mean():+.4f}",
-            *(f"{low:+.4f} .. {high:+.4f}" for low, high in intervals),
+            *(f"{found.low:+.4f} .. {found.high:+.4f}" for found in (difference(pairs), bootstrap_difference(pairs))),
             f"{differences.mean() / standard[..., number].mean():+.1%}",
             " ".join(f"{value:+.4f}" for value in differences.mean(1)),
         )
