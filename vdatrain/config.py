@@ -60,7 +60,7 @@ class TrainConfig:
     encoder: EncoderName = _option("vits", cpu="tiny")
     """Encoder, by size."""
     init: str = _option("none", metavar="FILE")
-    """Weights to begin with: a file, dinov2 or none."""
+    """Weights to begin with: a file, published ones by name (vda-small, dav2-large), dinov2 or none."""
     preset: PresetName = "scratch"
     """Which parts learn, and how fast."""
     frames: int = _option(32, cpu=8)
@@ -117,6 +117,8 @@ class TrainConfig:
     """Steps between two evaluations on held-out clips."""
     eval_windows: int = 32
     """Windows of each of those; 0: all."""
+    forget: float = _option(0.1, changeable=True)
+    """Share by which no held-out data set may be worse than at first, for weights to be the best; 0: any."""
     save_every: int = _option(0, changeable=True)
     """Steps between two checkpoints; 0: at evaluations only, which always save one."""
     keep: int = _option(1, changeable=True)
@@ -212,7 +214,9 @@ _KINDS: Mapping[str, Any] = MappingProxyType(get_type_hints(TrainConfig))
 _BOUNDS: Mapping[str, tuple[int, int]] = MappingProxyType(
     {
         **dict.fromkeys(("steps", "log_every", "eval_every"), (1, MAX_STEPS)),
-        **dict.fromkeys(("warmup", "weight_decay", "clip", "lr", "eval_windows", "save_every"), (0, MAX_STEPS)),
+        **dict.fromkeys(
+            ("warmup", "weight_decay", "clip", "lr", "eval_windows", "save_every", "forget"), (0, MAX_STEPS)
+        ),
         **dict.fromkeys(("skip_bad", "keep", "stall_timeout"), (0, MAX_STEPS)),
         **dict.fromkeys(("batch", "accumulate", "shuffle_buffer"), (1, 10**6)),
         "frames": (1, 1000),  # of a clip
@@ -238,6 +242,9 @@ CPU_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     }
 )
 """What a machine without a GPU trains in minutes, where nothing else is asked for: a smoke run, not a model to keep."""
+
+GPU_WEIGHTS: Mapping[str, str] = MappingProxyType({"vits": "vda-small", "vitb": "vda-base", "vitl": "vda-large"})
+"""What a run on a GPU begins with, by encoder, where nothing else is asked for: a fine-tuning, not random weights."""
 
 
 # -------------------------------------------------------------------------------------------------- from files and text

@@ -15,7 +15,7 @@ class ModelOptions:
     """Which model, where it computes and at which size."""
 
     checkpoint: Path = field(metadata={"metavar": "FILE"})
-    """best.pt or last.pt of a run; or published weights, with --encoder."""
+    """best.pt or last.pt of a run; published weights by name, such as vda-small, or as a file, with --encoder."""
     encoder: EncoderName | None = None
     """Encoder of weights without a configuration."""
     metric: bool | None = field(

@@ -9,7 +9,7 @@ import typer
 from vdaprep.cli.options import given_options
 from vdaprep.cli.views.output import errors, is_quiet, show
 from vdatrain.cli.output import evaluation_table, warn
-from vdatrain.config import CHANGEABLE, CPU_DEFAULTS, TrainConfig, from_file, from_mapping, option_name
+from vdatrain.config import CHANGEABLE, CPU_DEFAULTS, GPU_WEIGHTS, TrainConfig, from_file, from_mapping, option_name
 
 if TYPE_CHECKING:
     from vdatrain.training.trainer import TrainResult
@@ -70,22 +70,46 @@ def _options(given: dict[str, Any], file: Path | None, out: Path | None, *, resu
         config = stored_config(folder).changed(asked)
     else:
         config = from_mapping(asked, where="vdatrain run")
-        config = replace(config, **_cpu_defaults(config, asked))
+        config = replace(config, **_defaults_here(config, asked))
         folder = out or Path("runs", config.variant)
     return config.options(), str(folder)
 
 
-def _cpu_defaults(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return what is taken without a GPU instead of the defaults for one, and print it."""
-    from vdatrain.device import choose_device
+def _defaults_here(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return what is taken instead of the defaults on this machine, and print it.
 
-    smaller = {name: value for name, value in CPU_DEFAULTS.items() if name not in asked}
-    if not smaller or choose_device(config.device).type != "cpu":
-        return {}
-    chosen = " ".join(f"{option_name(name)} {value}" for name, value in smaller.items())
-    if not is_quiet():
-        errors.print(f"{'no GPU here' if config.device is None else 'no GPU used'}, so a smoke run: {chosen}")
-    return smaller
+    Without a GPU a smoke run; on one a fine-tuning of published weights; with published weights, or those of a file,
+    their encoder and the rates of a fine-tuning.
+    """
+    import torch
+
+    from vdatrain.device import choose_device
+    from vdatrain.models import published
+    from vdatrain.models.weights import PUBLISHED_ENCODER
+
+    device = choose_device(config.device).type
+    taken = dict(CPU_DEFAULTS) if device == "cpu" else {}
+    if device == "cuda":
+        taken = {"precision": "bf16" if torch.cuda.is_bf16_supported() else "fp16"}
+        if config.encoder in GPU_WEIGHTS:
+            taken["init"] = GPU_WEIGHTS[config.encoder]
+    init = config.init if "init" in asked else taken.get("init", config.init)
+    if (known := published.named(init)) is not None:
+        taken["encoder"] = known.encoder
+    if init not in ("none", PUBLISHED_ENCODER):
+        taken["preset"] = "finetune"
+    chosen = {name: value for name, value in taken.items() if name not in asked and value != getattr(config, name)}
+    if chosen and not is_quiet():
+        shown = " ".join(f"{option_name(name)} {value}" for name, value in chosen.items())
+        errors.print(f"{_reason(config, device, init)}: {shown}")
+    return chosen
+
+
+def _reason(config: TrainConfig, device: str, init: str) -> str:
+    """Return why defaults are other ones, to begin a line."""
+    if device == "cpu":
+        return "no GPU here, so a smoke run" if config.device is None else "no GPU used, so a smoke run"
+    return "a fine-tuning on a GPU (--init none: from random weights)" if init != "none" else "on a GPU"
 
 
 def _print_result(result: "TrainResult", config: TrainConfig) -> None:

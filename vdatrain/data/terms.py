@@ -25,6 +25,16 @@ def terms_of_run(config: TrainConfig, shards: ShardCollection) -> tuple[DataTerm
     return found
 
 
+def check_weights(config: TrainConfig, terms: Sequence[DataTerms]) -> None:
+    """Raise UsageError where the weights in `init` forbid the use that `licence` asks for."""
+    refused = [found for found in terms if not found.commercial]
+    if config.licence == "commercial" and refused:
+        raise UsageError(
+            f"--licence commercial: --init {config.init} is not known to allow it, for {sentence(refused)}; begin with "
+            "other weights, or train with --licence any."
+        )
+
+
 def union(*several: Iterable[DataTerms]) -> tuple[DataTerms, ...]:
     """Return all terms once, in order."""
     return tuple(dict.fromkeys(terms for each in several for terms in each))

@@ -1,6 +1,5 @@
 """A trained model that predicts the disparity of videos of any length."""
 
-import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from vdatrain.device import Precision, choose_device
 from vdatrain.inference.long_video import infer_windows
 from vdatrain.inference.video_reader import DEFAULT_DIFF, Video, VideoFrame, open_video
 from vdatrain.inference.video_writer import DisparityFile, Timeline, depth_of, write_output
-from vdatrain.models import variants
+from vdatrain.models import published, variants
 from vdatrain.models.layers.encoder import PATCH_SIZE
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, remember_frames
 from vdatrain.models.loading import load_model
@@ -260,7 +259,7 @@ def load_predictor(
 
     Args:
         path: `best.pt` or `last.pt` of a run, whose averaged weights are taken; or, with `encoder`, weights of the
-            published model in any form that `load_weights` reads.
+            published model in any form that `load_weights` reads; or published weights by name, such as "vda-small".
         encoder: Of weights without a configuration: "vits", "vitb", "vitl" or "tiny".
         metric: Whether those weights predict depth in metres, as `metric_video_depth_anything_vits.pth` does; None: as
             the name of the file says.
@@ -276,6 +275,9 @@ def load_predictor(
         UsageError: The encoder, the device or the precision is unknown, the size too small, or `metric` is given
             without `encoder`.
     """
+    if (known := published.named(path)) is not None:
+        path = published.fetch(known.name).path
+        encoder = encoder or known.encoder
     path = Path(path)
     if metric and encoder is None:
         raise UsageError("--metric: is for published weights, and a run learns disparity; give --encoder, too.")
@@ -314,8 +316,7 @@ def _published_model(path: Path, encoder: str, *, metric: bool | None) -> VideoD
 
 
 def _weights_facts(path: Path, encoder: str, *, metric: bool) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = published.file_sha256(path)
     return {"name": path.stem, "file": path.name, "sha256": digest, "encoder": encoder, "metric": metric}
 
 

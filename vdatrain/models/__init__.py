@@ -3,6 +3,7 @@
 layers         building blocks
 variants       one module each
 weights        weights of any origin into a model
+published      published weights by name, from the hub
 loading        models as a run's configuration or checkpoint describes them
 tensor_files   files of tensors
 file_kinds     what a file of weights is that is not one, or of another model

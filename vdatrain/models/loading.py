@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from vdaprep.errors import DataError
+from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.records import DataTerms
 from vdatrain.config import TrainConfig, from_stored
-from vdatrain.models import tensor_files, variants
+from vdatrain.models import published, tensor_files, variants
 from vdatrain.models.layers.dpt import TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES
@@ -42,20 +42,30 @@ def build_from_config(config: TrainConfig) -> nn.Module:
 
 
 def initialise(model: nn.Module, config: TrainConfig) -> LoadReport | None:
-    """Load what `init` names: a file, DINOv2's encoder, or, returning None, nothing.
+    """Load the weights that `init` names; returns None where it names none.
 
-    Raises DataError if it cannot be read or fetched, does not fit the model but for the variant's own parts, or has
-    metric weights: near and far would swap.
+    They are a file, published weights or DINOv2's encoder. Raises DataError if it cannot be read or fetched, does not fit the model but for the variant's own parts, or has
+    metric weights: near and far would swap; UsageError if published weights are of another encoder.
     """
     if config.init == "none":
         return None
-    source = fetch_encoder(config.encoder) if config.init == PUBLISHED_ENCODER else read_weights(Path(config.init))
+    source = fetch_encoder(config.encoder) if config.init == PUBLISHED_ENCODER else _read(config.init, config.encoder)
     if source.metric:
         raise DataError(
             f"--init {config.init}: are metric weights by their name, which predict depth in metres, and a run learns "
             'disparity; begin with the relative ones, or, if they are those, rename the file to be without "metric".'
         )
     return load_weights(model, source)
+
+
+def _read(name: str, encoder: str) -> Weights:
+    """Read a file of weights, or published ones by their name."""
+    if (known := published.named(name)) is None:
+        return read_weights(Path(name))
+    if known.encoder != encoder:
+        raise UsageError(f"--init {name}: are weights of encoder {known.encoder}; give --encoder {known.encoder}.")
+    fetched = published.fetch(name)
+    return replace(read_weights(fetched.path), where=str(fetched), data=(known.terms,))
 
 
 class LoadedRun(NamedTuple):

@@ -78,10 +78,12 @@ class LoadReport:
     """The data that the weights were trained on, as far as the file says."""
 
     def __str__(self) -> str:
-        """Return what matched, is missing, unexpected, of another shape, a line each, by group."""
+        """Return licences, what matched, is missing, unexpected, of another shape, by group."""
+        licences = [f"{terms.dataset} ({terms.licence or 'licence not said'})" for terms in self.data]
         return "\n".join(
             [
                 f"{self.where}: {self.kind}",
+                *([f"  licences: {'; '.join(licences)}"] if licences else []),
                 f"  matched: {_by_group(self.matched, named=0)}",
                 f"  missing: {_by_group(self.missing)}",
                 f"  unexpected: {_by_group(self.unexpected)}",

@@ -7,6 +7,7 @@ step         a step of the optimiser
 optim        parameter groups, schedule, averaged weights
 compile      the forward pass, compiled where that works
 monitor      step statistics
+selection    which weights are the best, and none forgotten
 checkpoint   what a checkpoint holds; written in the background
 preemption   graceful stop on SIGTERM, Ctrl-C or at a time limit
 trackers     TensorBoard and W&B

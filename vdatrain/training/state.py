@@ -18,7 +18,7 @@ from vdaprep.shards.records import DataTerms
 from vdaprep.storage.urls import redact
 from vdatrain.config import PRESETS, TrainConfig, from_stored
 from vdatrain.data.sampler import DistributedPositions
-from vdatrain.data.terms import terms_of_run, union
+from vdatrain.data.terms import check_weights, terms_of_run, union
 from vdatrain.device import Precision
 from vdatrain.distributed.fsdp import full_state, shard, spread_moments, whole
 from vdatrain.distributed.launch import torchrun_agent
@@ -31,6 +31,7 @@ from vdatrain.training.checkpoint import LAST_FILE, VERSION, load_newest
 from vdatrain.training.compile import CompiledForward
 from vdatrain.training.monitor import StepMonitor
 from vdatrain.training.optim import AveragedWeights, make_optimiser, moments_by_name, parameter_groups, rate_factor
+from vdatrain.training.selection import BestSelection
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +66,8 @@ class TrainState:
     """Position in the order of windows at which the next step begins."""
     evaluated: int = -1
     """The last step that was evaluated, -1 before any."""
-    best: float = math.inf
-    """The lowest absrel of an evaluation so far."""
+    selection: BestSelection = field(default_factory=lambda: BestSelection(0, math.inf))
+    """Which weights were the best so far."""
     last_step: int | None = None
     """The step of the folder's last.pt; None if there is none, or a damaged one."""
     resumed: bool = False
@@ -203,7 +204,8 @@ def snapshot(run: TrainState) -> dict[str, Any] | None:
         "step": run.step,
         "position": run.position,
         "evaluated": run.evaluated,
-        "best": run.best,
+        "best": run.selection.best,
+        "first": dict(run.selection.first),
         "config": run.config.to_json(),
         "versions": versions(),
         "data": [asdict(terms) for terms in run.data],
@@ -218,6 +220,7 @@ def _begin(
 ) -> TrainState:
     model = build_from_config(config)
     loaded = initialise(model, config) if ranks.is_first else None
+    check_weights(config, loaded.data if loaded else ())
     if ranks.world > 1:
         model.load_state_dict(ranks.broadcast_from_rank0(model.state_dict()))
     run = _make_run(config, folder, precision, model=model, ranks=ranks)
@@ -249,6 +252,7 @@ def _make_run(config: TrainConfig, folder: Path, precision: Precision, *, model:
         optimiser=make_optimiser(groups, device=precision.device),
         scaler=precision.scaler(),
         average=AveragedWeights(model, decay=config.ema) if config.ema else None,
+        selection=BestSelection(config.forget, math.inf),
         ranks=ranks,
     )
 
@@ -262,7 +266,8 @@ def _take_over(run: TrainState, state: Mapping[str, Any], terms: tuple[DataTerms
         run.average.load_state_dict(state["average"])
     run.data = union(DataTerms.parse_all(state.get("data"), where=str(run.folder)), terms)
     run.step, run.position = state["step"], state["position"]
-    run.evaluated, run.best = state["evaluated"], state["best"]
+    run.evaluated, run.selection.best = state["evaluated"], state["best"]
+    run.selection.first = {str(name): float(value) for name, value in state.get("first", {}).items()}
 
 
 @contextmanager

@@ -37,9 +37,6 @@ from vdatrain.training.trackers import start_tracking
 
 _logger = logging.getLogger(__name__)
 
-SELECTED_BY = "absrel"
-"""The metric that decides which weights are the best: its average over the data sets; lower is better."""
-
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -306,9 +303,9 @@ class _Training:
 
             with averaged_model(state) as model:
                 evaluation = evaluate_clips(model, self.held_out, plan, precision=state.precision, on_window=on_window)
-            score = evaluation.average()[SELECTED_BY]
-            if score is not None and score < state.best:
-                state.best, is_best = score, True
+            is_best, refused = state.selection.take(evaluation)
+            if refused and state.ranks.is_first:
+                _logger.warning(f"{state.folder}: step {state.step}: {refused}.")
             self._log({"evaluation": evaluation.to_json()})
             for callback in self.callbacks:
                 callback.on_evaluation(state.step, evaluation)

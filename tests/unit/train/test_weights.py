@@ -1,7 +1,10 @@
 """Weights from elsewhere: every naming and wrapping loads, everything that does not fit is named."""
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -13,8 +16,10 @@ from torch.testing import assert_close
 from tests.models import stirred
 from vdaprep.errors import DataError, UsageError
 from vdatrain.config import TrainConfig
+from vdatrain.data.terms import check_weights
 from vdatrain.inference.long_video import join_windows
 from vdatrain.inference.predictor import load_predictor
+from vdatrain.models import published as names
 from vdatrain.models import variants
 from vdatrain.models.layers.encoder import encoder_spec
 from vdatrain.models.layers.temporal import TemporalModule
@@ -223,6 +228,70 @@ def test_without_a_network_the_sentence_says_which_file_to_bring(monkeypatch: py
 def test_an_encoder_of_which_there_is_no_dinov2() -> None:
     with pytest.raises(UsageError, match="none for encoder 'tiny'; choose one of vits, vitb, vitl"):
         initialise(tiny(), TrainConfig(shards="s", init="dinov2", encoder="tiny"))
+
+
+# ----------------------------------------------------------------------------------------------- published, by name
+
+
+def vda_file(folder: Path, state: State) -> Path:
+    torch.save(state, folder / "video_depth_anything_vits.pth")
+    return folder / "video_depth_anything_vits.pth"
+
+
+def test_published_weights_are_taken_by_name_with_their_licence(
+    published: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = vda_file(tmp_path, published)
+    asked: list[tuple[str, str]] = []
+
+    def from_hub(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", from_hub)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    small = {"vda-small": replace(names.PUBLISHED["vda-small"], sha256=digest, encoder="tiny")}
+    monkeypatch.setattr(names, "PUBLISHED", small)
+    config = TrainConfig(shards="s", init="vda-small", encoder="tiny")
+    model = build_from_config(config)
+    report = initialise(model, config)
+    assert asked == [("depth-anything/Video-Depth-Anything-Small", "video_depth_anything_vits.pth")]
+    assert holds(model, published)
+    assert report is not None
+    assert f"SHA-256 {digest}" in str(report)
+    assert "licences: weights vda-small (Apache-2.0)" in str(report)
+    predictor = load_predictor("vda-small")  # its encoder is known
+    assert predictor.origin["weights"]["sha256"] == digest
+
+
+def test_a_file_in_the_current_folder_needs_no_hub_and_is_compared_with_what_is_known(
+    published: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
+    path = vda_file(tmp_path, published)
+    config = TrainConfig(shards="s", init="vda-small", encoder="vits")
+    with pytest.raises(DataError, match=rf"{path.name}: has SHA-256 \w+, but vda-small is known to have 13379300b73"):
+        initialise(tiny(), config)
+    vda_file(tmp_path, published).rename(tmp_path / "video_depth_anything_vitb.pth")
+    fetched = names.fetch("vda-base")  # of which none is known
+    assert str(fetched.path) == "video_depth_anything_vitb.pth"
+    with pytest.raises(UsageError, match="vda-base is not known to allow it, for weights vda-base .CC BY-NC 4.0."):
+        check_weights(TrainConfig(shards="s", init="vda-base", licence="commercial"), [fetched.published.terms])
+
+
+def test_without_a_network_the_sentence_says_which_published_file_to_put_where(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unreachable(*_arguments: object, **_options: object) -> str:
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    with pytest.raises(DataError, match=r"vda-large: cannot be fetched .* bring video_depth_anything_vitl.pth"):
+        initialise(tiny(), TrainConfig(shards="s", init="vda-large", encoder="vitl"))
+    with pytest.raises(UsageError, match="are weights of encoder vitl; give --encoder vitl"):
+        initialise(tiny(), TrainConfig(shards="s", init="vda-large", encoder="vits"))
 
 
 # -------------------------------------------------------------------------------------------------- what does not fit
