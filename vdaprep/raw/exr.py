@@ -1,4 +1,4 @@
-"""OpenEXR files of one channel of depth: bytes to an array and back.
+"""OpenEXR files of one channel, of depth or disparity: bytes to an array and back.
 
 OpenEXR prints errors to stdout and stderr, and returns images that lack the blocks that it could not read. So every
 block is compared with the file's own structure first, and only whole files are decoded.
@@ -31,10 +31,26 @@ _LOSSY = {  # compressions by code that change values, by the type of a channel
 }
 _CHANNEL_TYPES = {0: "uint32", 1: "float16", 2: "float32"}
 _WINDOWS = ("dataWindow", "displayWindow")
-_EXPECTED = "one channel Y of half floats"
 
 _openexr = cast(Any, OpenEXR)  # it has no types
 _log = logging.getLogger("vdaprep")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an EXR of a data set holds."""
+
+    channel: str
+    """Name of its one channel."""
+    values: str
+    """Its values, for messages."""
+
+    def __str__(self) -> str:
+        return f"one channel {self.channel} of {self.values}"
+
+
+HALF_Y = Expected("Y", "half floats")
+"""What MVS-Synth has."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +107,15 @@ class _Header:
         return self.width * sum(np.dtype(kind).itemsize for kind in self.channels.values())
 
 
-def parse_exr(data: bytes, location: Location) -> Float[np.ndarray, "h w"]:
-    """Decode an EXR's channel Y, or R of colours, as float16 or float32.
+def parse_exr(data: bytes, location: Location, expected: Expected = HALF_Y) -> Float[np.ndarray, "h w"]:
+    """Decode an EXR's one channel, or R of colours, as float16 or float32.
 
-    Pixels of the image that are not stored are nan. Raises FrameError if it has other channels or is cut short. Damage
-    inside a block is noticed where its compression has checksums (Adler-32 in ZIP and ZIPS); PIZ and the others have
-    none, only the archive's.
+    Pixels of the image that are not stored are nan. Raises FrameError if it has other channels than `expected`, or is
+    cut short. Damage inside a block is noticed where its compression has checksums (Adler-32 in ZIP and ZIPS); PIZ and
+    the others have none, only the archive's.
     """
     header = _parse_header(data, location)
-    channel = _depth_channel(header, location)
+    channel = _depth_channel(header, location, expected)
     if header.compression in _LOSSY.get(header.channels[channel], {}):
         _note_loss(_LOSSY[header.channels[channel]][header.compression])
     _check_blocks(data, header, location)
@@ -110,7 +126,7 @@ def parse_exr(data: bytes, location: Location) -> Float[np.ndarray, "h w"]:
         raise FrameError(str(location), "the EXR cannot be decoded") from error
     pixels = channels[channel]
     if not all(np.array_equal(pixels, channels[name], equal_nan=True) for name in channels if name in "GB"):
-        raise FrameError(str(location), f"has colours, R unlike G or B, expected {_EXPECTED}, or three that are equal")
+        raise FrameError(str(location), f"has colours, R unlike G or B, expected {expected}, or three that are equal")
     return np.ascontiguousarray(pixels if header.data == header.display else _displayed(pixels, header))
 
 
@@ -134,15 +150,15 @@ def encode_exr(values: Float16[np.ndarray, "h w"]) -> bytes:
     return stream.getvalue()
 
 
-def _depth_channel(header: _Header, location: Location) -> str:
+def _depth_channel(header: _Header, location: Location, expected: Expected) -> str:
     names, kinds = set(header.channels), set(header.channels.values())
     found = ", ".join(f"{name} ({kind})" for name, kind in header.channels.items())
     colours = "R" in names and names <= set("RGBA")
-    if not (colours or names == {"Y"}) or not kinds <= {"float16", "float32"}:
-        raise FrameError(str(location), f"has the channels {found or 'none'}, expected {_EXPECTED}")
-    if found != "Y (float16)":
+    if not (colours or names == {expected.channel}) or not kinds <= {"float16", "float32"}:
+        raise FrameError(str(location), f"has the channels {found or 'none'}, expected {expected}")
+    if expected == HALF_Y and found != "Y (float16)":
         _note_channels(found, "R" if colours else "Y")
-    return "R" if colours else "Y"
+    return "R" if colours else expected.channel
 
 
 @functools.cache  # logged once, not for every frame
@@ -160,7 +176,7 @@ def _note_channels(found: str, taken: str) -> None:
         "EXR files have the channels %s, expected %s: depth is taken from %s; a frame whose values are no half floats "
         "is rejected.",
         found,
-        _EXPECTED,
+        HALF_Y,
         taken,
     )
 

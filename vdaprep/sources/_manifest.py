@@ -56,6 +56,8 @@ class Manifest:
     """Renderings of the images, one of which is converted: by default the first; empty where there is but one."""
     timed: bool
     """Whether images and depth maps are named by time, so that users may say how they are paired."""
+    has_cuts: bool
+    """Whether frames that follow each other by number may show different places: clips are cut there."""
     not_needed: tuple[str, ...]
     """Files of the data set that are not converted: globs of lower-case paths that begin with `/`."""
     benchmark: Mapping[str, Any]
@@ -182,6 +184,7 @@ def load(name: str) -> Manifest:
         takes_depth_unit=value.get("takes_depth_unit", False),
         passes=tuple(value.get("passes", ())),
         timed=value.get("timed", False),
+        has_cuts=value.get("has_cuts", False),
         not_needed=tuple(value.get("not_needed", ())),
         benchmark=value.get("benchmark", {}),
     )

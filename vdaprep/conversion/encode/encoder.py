@@ -10,6 +10,7 @@ from jaxtyping import Float32, UInt8
 
 from vdaprep.analysis.warping import Hypothesis, View, fits_of
 from vdaprep.conversion.clips import PlannedClip
+from vdaprep.conversion.encode.cuts import Thumbnail, is_cut, shrink_frame
 from vdaprep.conversion.encode.members import ClipMembers, encode_jpeg
 from vdaprep.conversion.encode.profiles import Encoding
 from vdaprep.errors import FrameError
@@ -22,7 +23,7 @@ from vdaprep.shards.metadata import ClipMeta
 from vdaprep.shards.names import clip_key
 from vdaprep.shards.records import Rejection
 from vdaprep.shards.writer import EncodedClip
-from vdaprep.sources import Source
+from vdaprep.sources import Source, _manifest
 
 _log = logging.getLogger("vdaprep")
 _FRAMES_AHEAD = 3  # a slow file now and then holds nothing up; some 20 MiB of the largest frames
@@ -41,10 +42,13 @@ class _EncodedFrame:
     diff: bytes | None
     shrunk: Float32[np.ndarray, "dh dw 3"] | None
     diff_valid: bool
+    thumbnail: Thumbnail | None
+    after_cut: bool
 
-    def goes_with(self, other: "_EncodedFrame") -> bool:
-        """Tell whether a clip can hold both: of one size, and both with poses or without."""
-        return self.size == other.size and (self.camera_to_world is None) == (other.camera_to_world is None)
+    def follows(self, other: "_EncodedFrame") -> bool:
+        """Tell whether a clip can hold both: no cut, one size, and both with poses or without."""
+        alike = self.size == other.size and (self.camera_to_world is None) == (other.camera_to_world is None)
+        return alike and not self.after_cut
 
 
 _last_cameras: dict[object, Cameras] = {}  # of the trajectory that this process saw last: shards may share it
@@ -61,6 +65,7 @@ class ClipEncoder:
         self._reader = ReadAhead(reader)
         self._options = options
         self._encoding = encoding
+        self._has_cuts = _manifest.load(dataset).has_cuts
         self._packing = "nibbles"  # that the clip's depth is likely to get; it decides no bytes, only how fast
 
     def encode(
@@ -68,8 +73,8 @@ class ClipEncoder:
     ) -> Iterator[EncodedClip]:
         """Encode a planned clip; a rejected frame is added to `rejected` and cuts the clip in two.
 
-        So do a change of size within a trajectory, and poses that begin or end. `on_frame` is called after every frame,
-        used or not.
+        So do a change of size within a trajectory, poses that begin or end, and a cut, in data sets that have such.
+        `on_frame` is called after every frame, used or not.
         """
         take: list[_EncodedFrame] = []
         members = self._members()
@@ -80,7 +85,7 @@ class ClipEncoder:
                 previous = self._frame_or_none(clip.trajectory, next(order), None, rejected=[])
             for index in order:
                 current = self._frame_or_none(clip.trajectory, index, previous, rejected=rejected)
-                if take and (current is None or not current.goes_with(take[-1])):
+                if take and (current is None or not current.follows(take[-1])):
                     yield self._clip(clip, split, take, members)
                     take, members = [], self._members()
                 if current is not None:
@@ -126,7 +131,11 @@ class ClipEncoder:
             depth = codec.pack_depth(frame.depth_m, self._encoding.depth, likely=self._packing)
         except ValueError as error:
             raise FrameError(str(files.depth), str(error)) from error
-        diff, shrunk, diff_valid = self._difference(frame, previous)
+        thumbnail = shrink_frame(rgb.pixels, depth_m) if self._has_cuts else None
+        after_cut = _is_after_cut(thumbnail, previous)
+        if after_cut:
+            _log.info("%s: frame %d shows another place than the one before.", trajectory.name, frame.frame_id)
+        diff, shrunk, diff_valid = self._difference(frame, None if after_cut else previous)
         pose = frame.camera_to_world
         return _EncodedFrame(
             frame_id=frame.frame_id,
@@ -138,6 +147,8 @@ class ClipEncoder:
             diff=diff,
             shrunk=shrunk,
             diff_valid=diff_valid,
+            thumbnail=thumbnail,
+            after_cut=after_cut,
         )
 
     def _jpeg(self, frame: Frame) -> bytes:
@@ -224,6 +235,11 @@ class ClipEncoder:
         except FrameError:
             return None
         return None if frame.camera_to_world is None else View(frame.depth_m, frame.intrinsics, frame.camera_to_world)
+
+
+def _is_after_cut(thumbnail: Thumbnail | None, previous: _EncodedFrame | None) -> bool:
+    before = None if previous is None else previous.thumbnail
+    return thumbnail is not None and before is not None and is_cut(before, thumbnail)
 
 
 def _with_f_x(factor: float) -> Hypothesis:

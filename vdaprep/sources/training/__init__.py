@@ -4,5 +4,6 @@ tartanair, vkitti, mvs_synth   rendered
 pointodyssey                   rendered, people and animals that move as recorded ones do
 tartanground                   as tartanair, of robots on the ground
 spring                         rendered, from an animated film
+irs                            rendered, rooms, without poses
 custom                         anyone's own RGB-D videos
 """
