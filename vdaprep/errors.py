@@ -7,6 +7,7 @@ VdakitError              exit 1; anything below
 ├── OutputError          exit 1; what was made cannot be stored: a full disk, a server that refuses
 │   └── PlaceError       exit 2; also a UsageError: an output that is an input, or a folder where a file is wanted
 ├── WorkerError          exit 1; processes that did the work died
+├── DivergedError        exit 1; a model's numbers are not finite any more
 ├── MissingExtraError    exit 1; also an ImportError: a package that an extra of vdakit brings is not installed
 └── ShardError           exit 1; a shard, a record or a member breaks the contract of `schema`
 """
@@ -61,6 +62,10 @@ class PlaceError(OutputError, UsageError):
 
 class WorkerError(VdakitError):
     """Processes that did the work died."""
+
+
+class DivergedError(VdakitError):
+    """A model predicts, or its gradient holds, what is not finite: it learns nothing more."""
 
 
 _EXTRAS = {

@@ -20,6 +20,7 @@ PrecisionName = Literal["fp32", "bf16", "fp16"]
 RecomputedPart = Literal["none", "head", "encoder", "all"]
 WindowOrder = Literal["shuffle", "sequential"]
 LicenceName = Literal["any", "commercial"]
+FinalWeights = Literal["best", "last"]
 
 PRECISIONS: tuple[str, ...] = get_args(PrecisionName)
 PATCH_PX = 14
@@ -127,6 +128,8 @@ class TrainConfig:
     """Split to train on."""
     eval_split: str = "val"
     """Split to evaluate on; without it nothing is evaluated."""
+    final: FinalWeights = _option("best", changeable=True)
+    """Weights that are evaluated at the end, on all windows: the best of the evaluations, or the last step's."""
     track: str = _option(TENSORBOARD, changeable=True)
     """Trackers: tensorboard, wandb, both with a comma between, or none."""
     cache: str | None = _option(None, changeable=True, metavar="DIR")

@@ -126,5 +126,6 @@ def _print_result(result: "TrainResult", config: TrainConfig) -> None:
         split = config.eval_split
         errors.print(f"{result.folder}: done; the shards have no split {split!r}, so nothing was evaluated.")
     else:
-        best = result.folder / "best.pt"
-        show([evaluation_table(result.evaluation), f"{best}: the best weights, of step {result.best_step}"])
+        path = result.folder / f"{config.final}.pt"
+        which = "the best weights" if config.final == "best" else "the last weights"
+        show([evaluation_table(result.evaluation), f"{path}: {which}, of step {result.evaluated_step}"])

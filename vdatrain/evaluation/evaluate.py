@@ -23,6 +23,7 @@ from vdatrain.data.sampler import SubsetSampler, Window, WindowShape, partition
 from vdatrain.data.samples import Sample
 from vdatrain.device import Precision
 from vdatrain.distributed.ranks import Ranks
+from vdatrain.evaluation.windows import WINDOW_METRICS, WindowFigures
 from vdatrain.inference.predictor import Predictor
 from vdatrain.objectives.alignment import fit_scale_shift
 from vdatrain.objectives.losses import video_loss
@@ -96,6 +97,8 @@ class Evaluation:
     """A window of each data set."""
     stills: Mapping[str, Gallery]
     """A few frames of a few windows, by a name that says which; the same ones whenever the same is evaluated."""
+    by_window: Sequence[WindowFigures] = ()
+    """Of each window, in their order."""
 
     def average(self) -> dict[str, float | None]:
         """Return the mean of every figure over the data sets, each of equal weight.
@@ -194,7 +197,8 @@ def evaluate_clips(
     """
     order = plan.order(clips)
     limits = {clip.dataset: clip.evaluation_max_m for clip in clips}
-    datasets = [clips[window.clip].dataset for window in order]
+    places = [(clips[window.clip].dataset, clips[window.clip].key, window.first) for window in order]
+    datasets = [dataset for dataset, _, _ in places]
     galleries: dict[str, Gallery] = {}
     stills: dict[str, Gallery] = {}
     shown = _windows_to_show(datasets)
@@ -225,7 +229,7 @@ def evaluate_clips(
     for _ in range(most - len(mine)):
         on_window()
     model.train(was_training)
-    return _summary(plan.ranks.sum(rows), datasets, galleries, stills)
+    return _summary(plan.ranks.sum(rows), places, galleries, stills)
 
 
 def _row(metrics: ClipMetrics, loss: float) -> Float64[Tensor, " columns"]:
@@ -238,23 +242,28 @@ def _row(metrics: ClipMetrics, loss: float) -> Float64[Tensor, " columns"]:
 
 def _summary(
     rows: Float64[Tensor, "windows columns"],
-    datasets: Sequence[str],
+    places: Sequence[tuple[str, str, int]],
     galleries: Mapping[str, Gallery],
     stills: Mapping[str, Gallery],
 ) -> Evaluation:
+    """Average the rows of windows, which are of a data set, a clip and from a frame on."""
     metrics: defaultdict[str, list[ClipMetrics]] = defaultdict(list)
     losses: defaultdict[str, list[float]] = defaultdict(list)
-    for name, row in zip(datasets, rows.tolist(), strict=True):
+    by_window: list[WindowFigures] = []
+    for (name, clip, first), row in zip(places, rows.tolist(), strict=True):
         figures = dict(zip(_COLUMNS, row, strict=True))
+        finite = {key: figures[key] if math.isfinite(figures[key]) else None for key in WINDOW_METRICS}
+        by_window.append(WindowFigures(name, clip, first, **finite))
         losses[name].append(figures.pop("loss"))
-        tae = figures.pop("tae")
-        metrics[name].append(ClipMetrics(**figures, tae=None if math.isnan(tae) else tae))
+        figures.pop("tae")
+        metrics[name].append(ClipMetrics(**figures, tae=finite["tae"]))
     return Evaluation(
         metrics={name: mean_of(name, values) for name, values in sorted(metrics.items())},
         losses={name: sum(values) / len(values) for name, values in sorted(losses.items())},
         windows={name: len(values) for name, values in sorted(metrics.items())},
         galleries=galleries,
         stills=stills,
+        by_window=by_window,
     )
 
 

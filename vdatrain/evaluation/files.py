@@ -1,4 +1,4 @@
-"""An evaluation as files: `evaluation.json` and one `gallery-DATASET.npz` a data set.
+"""An evaluation as files: `evaluation.json`, `windows.jsonl` and one `gallery-DATASET.npz` a data set.
 
     datasets, average    the metrics by name, of each data set and of all
     protocol             what was evaluated, see `Protocol`
@@ -29,6 +29,7 @@ from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES, MAX_WINDOW_BYTES, L
 from vdatrain.config import CHANGEABLE
 from vdatrain.evaluation.evaluate import Evaluation, Gallery
 from vdatrain.evaluation.long import LongEvaluation
+from vdatrain.evaluation.windows import write_windows
 from vdatrain.models.tensor_files import READER_ERRORS
 from vdatrain.run_dir import CONFIG_FILE, LOG_FILE
 
@@ -121,9 +122,11 @@ def write_evaluation(
     origin: `config` and `step`, or `weights`, and perhaps `name`, as the module's docstring has them. Raises
     OutputError.
     """
-    for name, gallery in evaluation.galleries.items() if isinstance(evaluation, Evaluation) else ():
-        with new_file(folder / f"gallery-{name}.npz") as file:
-            np.savez_compressed(file, **asdict(gallery))
+    if isinstance(evaluation, Evaluation):
+        for name, gallery in evaluation.galleries.items():
+            with new_file(folder / f"gallery-{name}.npz") as file:
+                np.savez_compressed(file, **asdict(gallery))
+        write_windows(folder, evaluation.by_window)
     facts = {**evaluation.to_json(), "protocol": asdict(protocol), "data": data_digests(clips), **origin}
     write_text(folder / EVALUATION_FILE, json.dumps(facts, indent=2) + "\n")
 

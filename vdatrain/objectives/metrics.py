@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from vdaprep.errors import DataError, VdakitError
+from vdaprep.errors import DataError, DivergedError
 from vdatrain.objectives.alignment import fit_scale_shift
 
 DELTA1_LIMIT = 1.25
@@ -108,9 +108,9 @@ def _mean(values: list[float]) -> float:
 
 
 def expect_finite(disparity: Float[Tensor, "*shape"]) -> None:
-    """Raise VdakitError if a prediction is not finite."""
+    """Raise DivergedError if a prediction is not finite."""
     if not disparity.isfinite().all():
-        raise VdakitError(
+        raise DivergedError(
             "the predicted disparity holds nan or infinity, expected finite numbers: the model has diverged, or "
             "numbers coarser than fp32 overflow; train with a lower --lr, or take a finer --precision if there is one."
         )

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vdaprep.errors import VdakitError
+from vdaprep.errors import DivergedError
 from vdatrain.distributed.ranks import Ranks
 
 FIGURES = ("total", "spatial", "temporal", "gradient_norm")
@@ -37,7 +37,7 @@ class StepMonitor:
     def settle(self, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - it is frozen
         """Wait for the device and copy all figures, averaged over ranks, which all call this.
 
-        Raises VdakitError on every rank, with the clips of all of them, if MAX_SKIPPED steps in a row had no finite
+        Raises DivergedError on every rank, with the clips of all of them, if MAX_SKIPPED steps in a row had no finite
         gradient.
         """
         if not self._waiting:
@@ -47,7 +47,7 @@ class StepMonitor:
             self._count(dict(zip(FIGURES, row, strict=True))["gradient_norm"], keys)
             self._rows.append(row)
             if self._in_a_row >= MAX_SKIPPED:  # on every rank alike, since all have the same means
-                raise VdakitError(
+                raise DivergedError(
                     f"the gradient was not finite for {self._in_a_row} steps in a row, with "
                     f"{_named(ranks.gather(self._suspects))}; try a lower --lr, or a finer --precision if there is one."
                 )

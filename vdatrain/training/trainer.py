@@ -48,10 +48,10 @@ class TrainResult:
     """Steps done."""
     stopped: str | None = None
     """What asked the run to stop before its last step, such as `after SIGTERM`; None at the last step."""
-    best_step: int | None = None
-    """The step whose weights best.pt holds; None without held-out clips, or where the run was stopped."""
+    evaluated_step: int | None = None
+    """The step of the weights that were evaluated at the end; None without held-out clips, or if it was stopped."""
     evaluation: Evaluation | None = None
-    """Those weights on all held-out windows; None as above."""
+    """Of these, `config.final` says which, on all held-out windows; None as above."""
     data: tuple[DataTerms, ...] = ()
     """The data sets that were trained on, and their licences."""
 
@@ -81,7 +81,7 @@ def train(
             torchrun started, or this one alone.
 
     Returns:
-        The best weights and their evaluation, or why the run stopped early.
+        The evaluation of the best weights, or of the last step's, or why the run stopped early.
 
     Raises:
         UsageError: another process trains in `out`, it is or lies in the folder of a data set, it holds a run and
@@ -136,7 +136,7 @@ def train_state(
             raise oom_advice(state.config, step=state.step, device=state.precision.device) from error
     if stopped is not None:
         return TrainResult(state.folder, state.step, stopped=stopped, data=state.data)
-    return _evaluate_best(state, training.held_out, callbacks)
+    return _evaluate_final(state, training.held_out, callbacks)
 
 
 def held_out_clips(config: TrainConfig) -> Sequence[Clip]:
@@ -353,21 +353,21 @@ def _evaluation_plan(state: TrainState, *, windows: int = 0) -> EvaluationPlan:
     )
 
 
-def _evaluate_best(state: TrainState, clips: Sequence[Clip], callbacks: Sequence[Callback]) -> TrainResult:
-    """Evaluate the best weights on every held-out window and write that beside them."""
-    path = state.folder / BEST_FILE
-    best = state.ranks.broadcast_from_rank0(
+def _evaluate_final(state: TrainState, clips: Sequence[Clip], callbacks: Sequence[Callback]) -> TrainResult:
+    """Evaluate the best or the last weights on every held-out window and write that beside them."""
+    path = state.folder / (BEST_FILE if state.config.final == "best" else LAST_FILE)
+    chosen = state.ranks.broadcast_from_rank0(
         tensor_files.load(path) if clips and state.ranks.is_first and path.is_file() else None
     )
-    if best is None:
+    if chosen is None:
         return TrainResult(state.folder, state.step, data=state.data)
-    model = whole_model(state.config, best, where=str(path)).to(state.precision.device)
+    model = whole_model(state.config, chosen, where=str(path)).to(state.precision.device)
     plan = _evaluation_plan(state)
     counter = _WindowCounter(callbacks, state.step, plan, clips)
     evaluation = evaluate_clips(model, clips, plan, precision=state.precision, on_window=counter)
     if state.ranks.is_first:
         config = state.config
         protocol = Protocol(config.eval_split, config.size, config.frames, config.stride)
-        origin = {"step": best["step"], "config": config.to_json()}
+        origin = {"step": chosen["step"], "config": config.to_json()}
         write_evaluation(state.folder, evaluation, protocol=protocol, clips=clips, origin=origin)
-    return TrainResult(state.folder, state.step, best_step=best["step"], evaluation=evaluation, data=state.data)
+    return TrainResult(state.folder, state.step, evaluated_step=chosen["step"], evaluation=evaluation, data=state.data)

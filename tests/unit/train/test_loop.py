@@ -571,3 +571,21 @@ def test_callbacks_are_called_in_order_and_may_end_the_run(begin) -> None:
     with pytest.raises(VdakitError, match="no"):
         trainer.train_state(run, callbacks=[failing])
     assert torch.load(run.folder / "last.pt", weights_only=True)["step"] == 2
+
+
+# ------------------------------------------------------------------------------------------------- what is evaluated
+
+
+@pytest.mark.parametrize(("final", "step"), [("best", 0), ("last", 4)])
+def test_the_final_evaluation_is_of_the_weights_asked_for(
+    begin: Callable[..., TrainState], final: str, step: int
+) -> None:
+    """A rate at which the model gets worse: step 0 is the best, and the last step is what was trained."""
+    run = begin(final=final, eval_split="train", eval_windows=2, lr=3e-2, ema=0.0)
+    result = trainer.train_state(run)
+    written = json.loads((run.folder / "evaluation.json").read_text())
+    log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    absrel = {line["step"]: line["evaluation"]["average"]["absrel"] for line in log if "evaluation" in line}
+    assert absrel[0] < absrel[4]
+    assert (result.evaluated_step, written["step"]) == (step, step)
+    assert len((run.folder / "windows.jsonl").read_text().splitlines()) > 2

@@ -1,0 +1,66 @@
+"""The figures of each window of an evaluation, in `windows.jsonl`, a line a window."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vdaprep.errors import DataError
+from vdaprep.storage.atomic import write_text
+from vdaprep.storage.documents import parse_json
+from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES
+
+WINDOWS_FILE = "windows.jsonl"
+_MAX_FILE_BYTES = 256 << 20
+_GREATEST = 1e15
+WINDOW_METRICS = ("absrel", "delta1", "rmse", "tae", "loss")
+"""The figures of a window."""
+
+
+@dataclass(frozen=True)
+class WindowFigures:
+    """What was measured of a window; None where it has no pixel to measure, or no pose."""
+
+    dataset: str
+    """Name of the data set."""
+    clip: str
+    """Key of the clip."""
+    first: int
+    """Its first frame in the clip."""
+    absrel: float | None
+    """As in `ClipMetrics`, like the next three."""
+    delta1: float | None
+    """Fraction of pixels."""
+    rmse: float | None
+    """Metres."""
+    tae: float | None
+    """Times 100."""
+    loss: float | None
+    """The training loss."""
+
+
+def write_windows(folder: Path, windows: Sequence[WindowFigures]) -> None:
+    """Write the lines in the order of windows; raises OutputError."""
+    write_text(folder / WINDOWS_FILE, "".join(f"{json.dumps(asdict(window))}\n" for window in windows))
+
+
+def read_windows(folder: Path) -> list[WindowFigures]:
+    """Read the lines; raises DataError, DocumentError or LimitError if there are none, or others."""
+    path = folder / WINDOWS_FILE
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: is missing; evaluate the weights again to have it.") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    found = [_window(line, where=f"{path}: line {number}") for number, line in enumerate(data.splitlines(), 1)]
+    if not found or not data.endswith(b"\n"):
+        raise DataError(f"{path}: ends early, after {len(found)} lines; evaluate the weights again.")
+    return found
+
+
+def _window(text: bytes, *, where: str) -> WindowFigures:
+    line = parse_json(text, where=where, limit=MAX_SMALL_DOCUMENT_BYTES)
+    figures = {name: line.optional_number(name, 0, _GREATEST) for name in WINDOW_METRICS}
+    return WindowFigures(line.name("dataset"), line.name("clip"), line.integer("first", 0, 2**53), **figures)
