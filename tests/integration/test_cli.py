@@ -98,6 +98,15 @@ def test_no_colour_where_none_is_wanted(tmp_path: Path) -> None:
     assert "\x1b[3" not in _run("vdaprep", *arguments, NO_COLOR="1", **wanted).stdout
 
 
+def test_a_sample_under_stress_says_which(vdaprep, tmp_path: Path) -> None:
+    options = ("--preset", "study", "--trajectories", "4", "--frames", "1", "--stress", "none,flash+noise")
+    done = vdaprep("sample", "mvs-synth", "--out", tmp_path / "raw", *options)
+    lines = ("4 trajectories of 1 frames", "under stress: none 2, flash+noise 2", "mvs-synth --splits study")
+    assert (done.code, [line in done.out for line in lines]) == (0, [True] * 3)
+    wrong = vdaprep("sample", "mvs-synth", "--out", tmp_path / "other", "--stress", "fog")
+    assert (wrong.code, "--stress fog: 'fog' is not understood" in wrong.err) == (2, True)
+
+
 def test_verbose_and_quiet_stand_before_or_after_the_command(vdaprep) -> None:
     assert vdaprep("-q", "datasets", "--json").code == 0
     assert vdaprep("datasets", "-v", "--json").code == 0

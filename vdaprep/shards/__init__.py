@@ -20,7 +20,7 @@ JSON is canonical: sorted keys, no spaces, ASCII, no nan or infinity. Both recor
 
 names, canonical, metadata, records   names of files and members; JSON; a clip's metadata; records
 depth_codes, codec, cameras           depth to 16-bit codes; frames to bytes and back; poses and intrinsics
-pictures                              depth as colours
+pictures                              depth as colours; frames under stress
 tar, writer, reader                   USTAR both ways; clips to a shard; a shard to frames
 dataset, index                        folders and URLs to collections of clips; a collection as arrays
 """

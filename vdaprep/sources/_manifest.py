@@ -113,13 +113,17 @@ class Manifest:
 
         Raises UsageError without that set.
         """
-        if splits not in self.splits:
-            known = ", ".join(sorted(self.splits))
-            raise UsageError(f"--splits {splits}: {self.title} has no such split set; known: {known}.")
-        for split, globs in self.splits[splits].items():
+        for split, globs in self.split_set(splits).items():
             if matches(trajectory, globs):
                 return None if split == _EXCLUDE else split
         return "train"
+
+    def split_set(self, name: str) -> Mapping[str, tuple[str, ...]]:
+        """Return the globs of a split set by split; raises UsageError without that set."""
+        if name not in self.splits:
+            known = ", ".join(sorted(self.splits))
+            raise UsageError(f"--splits {name}: {self.title} has no such split set; known: {known}.")
+        return self.splits[name]
 
 
 def overview(facts: Manifest) -> list[dict[str, Any]]:

@@ -4,10 +4,12 @@ import gzip
 import io
 import tarfile
 import zipfile
-from collections.abc import Callable, Generator, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, cast
 
 import numpy as np
@@ -15,10 +17,11 @@ from jaxtyping import Float64
 
 from vdaprep.errors import UsageError
 from vdaprep.raw.frames import Frame, RgbImage
+from vdaprep.shards.pictures.stress import IMAGE_KINDS, SCENE_KINDS, Kinds, Stress
 from vdaprep.sources import _manifest
 from vdaprep.synthetic import layouts
 from vdaprep.synthetic.render import render_frame
-from vdaprep.synthetic.scene import make_scene
+from vdaprep.synthetic.scene import crossed, make_scene, shaken
 from vdaprep.synthetic.world import Scene
 
 _DOS_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold: equal samples are equal bytes
@@ -38,37 +41,87 @@ class SampleSpec:
     """Pixels."""
     seed: int = 0
     """What the scenes are drawn from."""
+    stress: tuple[Kinds, ...] = ()
+    """What trajectories are put under: each in its turn one of these, with strengths and times of its own."""
+    splits: str = "default"
+    """The split set of which the last quarter has names that are held out."""
+    own_worlds: bool = False
+    """Whether data sets of equal seeds show different worlds."""
 
     def __post_init__(self) -> None:
         if min(self.trajectories, self.frames) < 1 or min(self.width, self.height) < 28:
             raise UsageError("a sample needs at least one trajectory, one frame and 28x28 pixels.")
 
 
+PRESETS: Mapping[str, SampleSpec] = MappingProxyType(
+    {"study": SampleSpec(60, 32, 160, 120, splits="study", own_worlds=True)},
+)
+"""Samples of fixed sizes: `study` is for comparing models, with enough held-out scenes for an interval."""
+STRESS_KINDS = (*IMAGE_KINDS, *SCENE_KINDS)
+"""All kinds of stress that can be rendered."""
+
+
+def preset(name: str, dataset: str) -> SampleSpec:
+    """Return a preset for a data set: with as many trajectories as it has names, with a split set that it has.
+
+    Raises UsageError if there is no such preset, or the data set has no samples.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"--preset {name}: there is no such preset; known: {', '.join(PRESETS)}.")
+    spec, layout = PRESETS[name], layouts.load(dataset)
+    return replace(
+        spec,
+        trajectories=min(spec.trajectories, layout.MAX_TRAJECTORIES),
+        splits=spec.splits if spec.splits in _manifest.load(dataset).splits else "default",
+    )
+
+
 def write_sample(
     dataset: str, *, out: Path, spec: SampleSpec, archives: bool, on_frame: Callable[[], None]
-) -> list[str]:
-    """Render a sample of `dataset` below `out`, packed or not; returns its trajectories.
+) -> dict[str, Kinds]:
+    """Render a sample of `dataset` below `out`, packed or not; returns its trajectories and their stress.
 
-    Raises UsageError if `out` holds anything already.
+    Raises UsageError if `out` holds anything already, or the data set has no such split set or not as many names.
     """
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: is not empty; choose another --out, or delete it first.")
     layout = layouts.load(dataset)
-    held_out = [glob for globs in _manifest.load(dataset).splits["default"].values() for glob in globs]
+    if spec.trajectories > layout.MAX_TRAJECTORIES:
+        raise UsageError(
+            f"--trajectories {spec.trajectories}: a sample of {dataset} has {layout.MAX_TRAJECTORIES} at most."
+        )
+    facts = _manifest.load(dataset)
+    globs = [glob for globs in facts.split_set(spec.splits).values() for glob in globs]
+    held_out = [glob for glob in globs if not _manifest.matches(glob, facts.exclude)]  # which convert would leave out
     names = layout.trajectory_names(spec.trajectories, held_out=held_out)
-    scenes = list(dict.fromkeys(layout.scene_name(name) for name in names))
+    worlds = _worlds(spec, dataset, {name: layout.scene_name(name) for name in names})
+    stress = _stress_of(spec, names)
     files = (
         file
         for name in names
         for file in layout.encode_files(
-            name, _render(layout, spec, scene=scenes.index(layout.scene_name(name)), on_frame=on_frame)
+            name, _render(layout, spec, stress=stress[name], world=worlds[name], on_frame=on_frame)
         )
     )
     if archives:
         _pack(out, files, layout.archives_of)
     else:
         unpack(out, files)
-    return names
+    return {name: one.kinds for name, one in stress.items()}
+
+
+def _worlds(spec: SampleSpec, dataset: str, scenes: Mapping[str, str]) -> dict[str, int]:
+    """Return the seed of each trajectory's world, given its scene; equal scenes show one."""
+    first = (zlib.crc32(dataset.encode()) + spec.seed if spec.own_worlds else spec.seed) * 1000
+    different = list(dict.fromkeys(scenes.values()))
+    return {name: first + different.index(scene) for name, scene in scenes.items()}
+
+
+def _stress_of(spec: SampleSpec, names: list[str]) -> dict[str, Stress]:
+    """Give trajectories the alternatives in turn, so that each split has about as many of each."""
+    kinds = spec.stress or ((),)
+    first = int(np.random.default_rng(spec.seed).integers(len(kinds)))
+    return {name: Stress(kinds[(first + i) % len(kinds)], spec.seed, name) for i, name in enumerate(names)}
 
 
 def unpack(out: Path, files: Iterable[tuple[str, bytes]]) -> None:
@@ -80,15 +133,23 @@ def unpack(out: Path, files: Iterable[tuple[str, bytes]]) -> None:
 
 
 def _render(
-    layout: layouts.Layout, spec: SampleSpec, *, scene: int, on_frame: Callable[[], None]
+    layout: layouts.Layout, spec: SampleSpec, *, stress: Stress, world: int, on_frame: Callable[[], None]
 ) -> Iterator[tuple[Frame, ...]]:
+    size = (spec.width, spec.height)
     intrinsics = layout.intrinsics(width=spec.width, height=spec.height)
-    made = make_scene(spec.seed * 1000 + scene)
+    made = make_scene(world)
+    if "objects" in stress.kinds:
+        made = crossed(made, stress.generator("objects"), frames=spec.frames)
+    if "shake" in stress.kinds:
+        made = shaken(made, stress.generator("shake"))
     for number in range(spec.frames):
-        yield tuple(
-            render_as_frame(made, number, size=(spec.width, spec.height), intrinsics=intrinsics, right_m=right_m)
-            for right_m in layout.CAMERAS_M
-        )
+        shot: list[Frame] = []
+        for camera, right_m in enumerate(layout.CAMERAS_M):
+            frame = render_as_frame(made, number, size=size, intrinsics=intrinsics, right_m=right_m)
+            frame = layout.in_weather(stress.name, frame)
+            pixels = stress.apply(frame.rgb.pixels, frame=number, camera=camera)
+            shot.append(replace(frame, rgb=RgbImage(pixels)))
+        yield tuple(shot)
         on_frame()
 
 

@@ -1,16 +1,19 @@
 """Scenes drawn from a seed: streets, squares and rooms."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float64
 
 from vdaprep.synthetic.textures import Vec3, draw_colour, draw_texture
-from vdaprep.synthetic.world import CameraPath, Scene, Solid, Wave
+from vdaprep.synthetic.world import CameraPath, Scene, Shake, Solid, Wave
 
 # From the camera's path to any surface beside it; leaves room for a second camera half a metre to the right.
 CLEARANCE_M = 1.6
 _FULL_TURN = 2 * math.pi
+_MOVERS, _MOVERS_TRIED = 12, 60
+_MOVERS_SWAY_M, _MOVERS_PERIOD_FRAMES = 1.6, (14, 45)
 
 # The path; solids that are always there; solids that are left out where the path is not clear of them.
 _Plan = tuple[CameraPath, list[Solid], list[Solid]]
@@ -31,6 +34,29 @@ def make_scene(seed: int) -> Scene:
         horizon=_vec3(horizon),
         haze_m=rng.uniform(60, 250),
     )
+
+
+def shaken(scene: Scene, rng: np.random.Generator) -> Scene:
+    """Return the scene with a camera that shakes; its poses are the shaken ones."""
+    shake = Shake(
+        size_m=rng.uniform(0.005, 0.02), size_rad=math.radians(rng.uniform(0.3, 0.8)), seed=int(rng.integers(1 << 31))
+    )
+    return replace(scene, path=replace(scene.path, shake=shake))
+
+
+def crossed(scene: Scene, rng: np.random.Generator, *, frames: int) -> Scene:
+    """Return the scene with objects that move fast where the camera looks in its first `frames`."""
+    track_m = scene.path.places(np.arange(frames, dtype=np.float64))
+    movers: list[Solid] = []
+    for frame in rng.integers(frames, size=_MOVERS_TRIED).tolist():
+        pose = scene.path.camera_to_world(frame=frame)
+        bearing, away_m = math.radians(rng.uniform(-35, 35)), math.exp(rng.uniform(math.log(3), math.log(8)))
+        x, _, z = pose[:3, 3] + away_m * pose[:3, :3] @ (math.sin(bearing), 0.0, math.cos(bearing))
+        thing = _thing(rng, x=x, z=z, sway_m=_MOVERS_SWAY_M, scale=0.9)
+        rate = _vec3(_FULL_TURN / rng.uniform(*_MOVERS_PERIOD_FRAMES, size=3))
+        movers.append(replace(thing, spin_rad=rng.uniform(-0.15, 0.15), sway_m=replace(thing.sway_m, rate_rad=rate)))
+    clear = [mover for mover in movers if mover.is_clear_of(track_m, clearance_m=CLEARANCE_M)]
+    return replace(scene, solids=(*scene.solids, *clear[:_MOVERS]))
 
 
 def _street(rng: np.random.Generator) -> _Plan:

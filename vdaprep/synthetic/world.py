@@ -61,6 +61,27 @@ class Solid:
 
 
 @dataclass(frozen=True)
+class Shake:
+    """Small movements of a camera, drawn anew for every frame."""
+
+    size_m: float
+    """Standard deviation along each axis of the camera, in metres; twice that is the most."""
+    size_rad: float
+    """Likewise of yaw, pitch and roll, in radians."""
+    seed: int
+    """What they are drawn from."""
+
+    def at(self, frame: int) -> Float64[np.ndarray, "4 4"]:
+        """Return the pose of a frame's shaken camera, as its path's camera sees it."""
+        drawn = np.random.default_rng([self.seed, frame]).standard_normal((2, 3)).clip(-2, 2)
+        yaw, pitch, roll = self.size_rad * drawn[0][:, None]
+        pose = np.eye(4)
+        pose[:3, :3] = rotation(yaw=yaw, pitch=pitch, roll=roll)[0]
+        pose[:3, 3] = self.size_m * drawn[1]
+        return pose
+
+
+@dataclass(frozen=True)
 class CameraPath:
     """A smooth, closed path: a place, a heading that turns steadily, and swings about both."""
 
@@ -76,6 +97,8 @@ class CameraPath:
     """Heading at frame 0."""
     turn_rad: float = 0.0
     """Turn of the heading a frame."""
+    shake: Shake | None = None
+    """What is added to each frame's pose, if anything."""
 
     def places(self, frames: Float[np.ndarray, " t"]) -> Float64[np.ndarray, "t 3"]:
         """Return where the camera is, in metres."""
@@ -88,7 +111,10 @@ class CameraPath:
         pose = np.eye(4)
         heading = np.array([self.heading_rad + self.turn_rad * frame + yaw])
         pose[:3, :3] = rotation(yaw=heading, pitch=np.array([pitch]), roll=np.array([roll]))[0]
-        pose[:3, 3] = self.places(now)[0] + right_m * pose[:3, 0]
+        pose[:3, 3] = self.places(now)[0]
+        if self.shake is not None:
+            pose = pose @ self.shake.at(frame)
+        pose[:3, 3] += right_m * pose[:3, 0]
         return pose
 
 

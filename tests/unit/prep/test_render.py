@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import pinhole
 from vdaprep.synthetic.render import SKY, RenderedFrame, render_frame
-from vdaprep.synthetic.scene import CLEARANCE_M, make_scene
+from vdaprep.synthetic.scene import CLEARANCE_M, crossed, make_scene, shaken
 from vdaprep.synthetic.textures import Texture, texture_colours
 from vdaprep.synthetic.world import CameraPath, Scene, Solid, Wave
 
@@ -223,6 +223,47 @@ def test_equal_seeds_are_equal_bits_and_others_differ() -> None:
         other = shoot(scene_of(seed), 33)
         assert abs(other.rgb.astype(int) - first.rgb).mean() > 10
         assert not np.allclose(other.camera_to_world, first.camera_to_world)
+
+
+# ----------------------------------------------------------------------------------------------------------- stress
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_poses_of_a_shaken_camera_are_the_shaken_ones(seed: int) -> None:
+    calm = still(scene_of(seed))
+    scene = shaken(calm, np.random.default_rng(0))
+    a, b = shoot(scene, 20), shoot(scene, 21)
+    assert np.median(warp(a, b, a_to_b(a, b)).depth_error) < 1e-5
+    unshaken = np.linalg.inv(calm.path.camera_to_world(frame=21)) @ calm.path.camera_to_world(frame=20)
+    assert np.median(warp(a, b, unshaken).depth_error) > 1e-3
+    for frame in (20, 21, 22):
+        steady, moved = shoot(calm, frame), shoot(scene, frame)
+        assert 0.2 < np.median(warp(moved, steady, a_to_b(moved, steady)).flow_px) < 5
+    jitter = a_to_b(shoot(calm, 20), a)
+    assert np.allclose(jitter[:3, :3] @ jitter[:3, :3].T, np.eye(3))
+    assert np.linalg.norm(jitter[:3, 3]) < 2 * 0.02 * math.sqrt(3)
+    right = shoot(scene, 20, right_m=BASELINE_M)  # the rig shakes as one
+    assert np.allclose(a_to_b(right, a)[:3, 3], (BASELINE_M, 0, 0))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_objects_cross_the_picture_in_image_and_depth(seed: int) -> None:
+    plain, frames = scene_of(seed), 32
+    scene = crossed(plain, np.random.default_rng(seed), frames=frames)
+    added = len(scene.solids) - len(plain.solids)
+    assert 4 <= added <= 12
+    shares = []
+    for frame in (0, 10, 20, 31):
+        before, after, later = shoot(plain, frame), shoot(scene, frame), shoot(scene, frame + 1)
+        new = after.solid >= len(plain.solids)
+        assert np.array_equal(after.depth_m[~new], before.depth_m[~new])
+        assert np.array_equal(after.rgb[~new], before.rgb[~new])
+        assert (after.depth_m[new] < before.depth_m[new]).all()
+        assert (after.depth_m[new] != later.depth_m[new]).mean() > 0.9
+        shares.append(new.mean())
+    assert 0.003 < np.mean(shares) < 0.4
+    track = plain.path.places(np.arange(frames, dtype=np.float64))
+    assert all(solid.is_clear_of(track, clearance_m=CLEARANCE_M) for solid in scene.solids[-added:])
 
 
 # --------------------------------------------------------------------------------------------------------- textures

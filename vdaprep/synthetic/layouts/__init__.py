@@ -23,6 +23,8 @@ class Layout(Protocol):
 
     CAMERAS_M: tuple[float, ...]
     """Positions of the cameras: metres to the right of the first, which is at 0."""
+    MAX_TRAJECTORIES: int
+    """How many trajectories can be named."""
 
     def trajectory_names(self, count: int, *, held_out: Sequence[str]) -> list[str]:
         """Name `count` trajectories, the last quarter (at least one of two) from `held_out`."""
@@ -34,6 +36,10 @@ class Layout(Protocol):
 
     def intrinsics(self, *, width: int, height: int) -> Float64[np.ndarray, "4"]:
         """Return fx, fy, cx, cy for this image size; raises UsageError for a wrong aspect."""
+        ...
+
+    def in_weather(self, trajectory: str, frame: Frame) -> Frame:
+        """Return a frame as the trajectory's weather lets it be seen, if the data set has weathers."""
         ...
 
     def encode_files(self, trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:

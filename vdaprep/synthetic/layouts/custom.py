@@ -10,6 +10,7 @@ from vdaprep.raw.frames import Frame
 from vdaprep.raw.png import encode_png
 
 CAMERAS_M = (0.0,)
+MAX_TRAJECTORIES = 1_000
 
 
 def trajectory_names(count: int, *, held_out: Sequence[str]) -> list[str]:
@@ -26,6 +27,11 @@ def intrinsics(*, width: int, height: int) -> Float64[np.ndarray, "4"]:
 def scene_name(trajectory: str) -> str:
     """Every trajectory is a world of its own."""
     return trajectory
+
+
+def in_weather(trajectory: str, frame: Frame) -> Frame:
+    """There is one weather."""
+    return frame
 
 
 def encode_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:

@@ -1,13 +1,12 @@
 """Rendered frames as Virtual KITTI 2.0.3 has them, in its weathers."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt16
 
-from vdaprep.errors import UsageError
-from vdaprep.raw.frames import Frame
+from vdaprep.raw.frames import Frame, RgbImage
 from vdaprep.raw.png import encode_png16
 from vdaprep.shards import codec
 from vdaprep.sources import _manifest
@@ -32,7 +31,9 @@ _LOOKS = {
     "overcast": _Look(tint=(0.8, 0.8, 0.85)),
     "rain": _Look(tint=(0.65, 0.7, 0.8), veil_per_m=0.01),
     "sunset": _Look(tint=(1.1, 0.75, 0.55)),
-}  # the angles are left out: they are other paths
+}
+_ANGLES = ("15-deg-left", "15-deg-right", "30-deg-left", "30-deg-right")
+MAX_TRAJECTORIES = len(_SCENES) * (len(_LOOKS) + len(_ANGLES))
 _VEIL_GREY = 170.0
 _TABLE_HEADERS = {
     "intrinsic": "frame cameraID K[0,0] K[1,1] K[0,2] K[1,2]",
@@ -41,12 +42,15 @@ _TABLE_HEADERS = {
 
 
 def trajectory_names(count: int, *, held_out: Sequence[str]) -> list[str]:
-    """Name `count` trajectories, two variants a scene; the last quarter is `held_out`."""
+    """Name `count` trajectories, two variants a scene; the last quarter is `held_out`.
+
+    Angles come where the weathers do not suffice.
+    """
     looks = list(_LOOKS)
+    if count > len(_SCENES) * len(looks):
+        looks += _ANGLES
     pairs = [looks[i : i + 2] for i in range(0, len(looks), 2)]
     names = [f"{scene}/{variant}" for pair in pairs for scene in _SCENES for variant in pair]
-    if count > len(names):
-        raise UsageError(f"--trajectories {count}: a sample of Virtual KITTI has {len(names)} at most.")
     held = [name for name in names if _manifest.matches(name, tuple(held_out))]
     training = [name for name in names if name not in held]
     of_held = min(len(held), max(count // 4, 1 if count > 1 else 0, count - len(training)))
@@ -54,8 +58,12 @@ def trajectory_names(count: int, *, held_out: Sequence[str]) -> list[str]:
 
 
 def scene_name(trajectory: str) -> str:
-    """The variants of a scene show the same world."""
-    return trajectory.split("/")[0]
+    """The weathers of a scene show the same world.
+
+    An angle, which is another path, shows one of its own.
+    """
+    scene, variant = trajectory.split("/")
+    return scene if variant in _LOOKS else trajectory
 
 
 def intrinsics(*, width: int, height: int) -> Float64[np.ndarray, "4"]:
@@ -65,12 +73,24 @@ def intrinsics(*, width: int, height: int) -> Float64[np.ndarray, "4"]:
     return np.array([focal_px, focal_px, (width - 1) / 2, (height - 1) / 2])
 
 
+def in_weather(trajectory: str, frame: Frame) -> Frame:
+    """Return a frame in the trajectory's weather."""
+    look = _LOOKS.get(trajectory.split("/")[1], _Look())
+    depth_m = np.nan_to_num(frame.depth_m, nan=0.0, posinf=1000.0)[..., None]
+    clear = np.exp(np.float32(-look.veil_per_m) * depth_m)
+    colours = _VEIL_GREY + (frame.rgb.pixels * np.array(look.tint) - _VEIL_GREY) * clear
+    return replace(frame, rgb=RgbImage(np.rint(colours).clip(0, 255).astype(np.uint8)))
+
+
 def encode_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterator[tuple[str, bytes]]:
-    """Write frames as Virtual KITTI 2.0.3, in the trajectory's weather, with all cameras."""
+    """Write frames as Virtual KITTI 2.0.3, with all cameras."""
     lines = {kind: [header] for kind, header in _TABLE_HEADERS.items()}
     for index, shot in enumerate(shots):
         for camera, frame in enumerate(shot):
-            yield f"{trajectory}/frames/rgb/Camera_{camera}/rgb_{index:05d}.jpg", _jpeg(trajectory, frame)
+            yield (
+                f"{trajectory}/frames/rgb/Camera_{camera}/rgb_{index:05d}.jpg",
+                codec.encode_rgb(frame.rgb.pixels, quality=95),
+            )
             yield (
                 f"{trajectory}/frames/depth/Camera_{camera}/depth_{index:05d}.png",
                 encode_png16(_centimetres(frame.depth_m)),
@@ -81,14 +101,6 @@ def encode_files(trajectory: str, shots: Iterable[tuple[Frame, ...]]) -> Iterato
                 lines[kind].append(" ".join([f"{index} {camera}", *(f"{number:.17g}" for number in row.tolist())]))
     for kind, text in lines.items():
         yield f"{trajectory}/{kind}.txt", ("\n".join(text) + "\n").encode("ascii")
-
-
-def _jpeg(trajectory: str, frame: Frame) -> bytes:
-    look = _LOOKS[trajectory.split("/")[1]]
-    depth_m = np.nan_to_num(frame.depth_m, nan=0.0, posinf=1000.0)[..., None]
-    clear = np.exp(np.float32(-look.veil_per_m) * depth_m)
-    colours = _VEIL_GREY + (frame.rgb.pixels * np.array(look.tint) - _VEIL_GREY) * clear
-    return codec.encode_rgb(np.rint(colours).clip(0, 255).astype(np.uint8), quality=95)
 
 
 def _centimetres(depth_m: Float32[np.ndarray, "h w"]) -> UInt16[np.ndarray, "h w"]:
