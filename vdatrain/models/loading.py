@@ -44,8 +44,9 @@ def build_from_config(config: TrainConfig) -> nn.Module:
 def initialise(model: nn.Module, config: TrainConfig) -> LoadReport | None:
     """Load the weights that `init` names; returns None where it names none.
 
-    They are a file, published weights or DINOv2's encoder. Raises DataError if it cannot be read or fetched, does not fit the model but for the variant's own parts, or has
-    metric weights: near and far would swap; UsageError if published weights are of another encoder.
+    They are a file, published weights or DINOv2's encoder. Raises DataError if they cannot be read or fetched, do not
+    fit the model but for the variant's own parts, or are metric: near and far would swap; UsageError if published
+    weights are of another encoder.
     """
     if config.init == "none":
         return None
