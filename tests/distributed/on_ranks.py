@@ -20,10 +20,10 @@ from vdatrain.config import TrainConfig
 from vdatrain.data import loader
 from vdatrain.device import Precision
 from vdatrain.distributed.launch import rank_prefix
+from vdatrain.distributed.preemption import StopRequest
 from vdatrain.distributed.ranks import GroupRanks, Ranks, process_group
 from vdatrain.models import loading
 from vdatrain.training import state, trainer
-from vdatrain.training.preemption import StopRequest
 
 
 class StopAt(StopRequest):

@@ -43,8 +43,8 @@ def command(
     """
     from vdaprep.units import parse_duration
     from vdatrain.cli.progress import LiveView
+    from vdatrain.distributed.preemption import StopRequest
     from vdatrain.distributed.ranks import process_group
-    from vdatrain.training.preemption import StopRequest
     from vdatrain.training.trainer import train
 
     stop = StopRequest(parse_duration(time_limit, "--time-limit") if time_limit else None)

@@ -1,7 +1,8 @@
-"""The processes that train one model together.
+"""The processes that train one model together, and what ends them.
 
-launch    the environment that a launcher sets
-ranks     process group: broadcast, mean, any, DDP
-watchdog  end all ranks when one is lost
-fsdp      weights, gradients and moments divided over the ranks
+launch      the environment that a launcher sets
+ranks       process group: broadcast, mean, any, DDP
+watchdog    end all ranks when one is lost
+preemption  graceful stop on SIGTERM, Ctrl-C or at a time limit
+fsdp        weights, gradients and moments divided over the ranks
 """

@@ -9,7 +9,6 @@ compile      the forward pass, compiled where that works
 monitor      step statistics
 selection    which weights are the best, and none forgotten
 checkpoint   what a checkpoint holds; written in the background
-preemption   graceful stop on SIGTERM, Ctrl-C or at a time limit
 trackers     TensorBoard and W&B
 memory       the peak memory of a step, on fake tensors
 planner      what fits, how long it takes, what to change

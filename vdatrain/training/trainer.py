@@ -21,6 +21,7 @@ from vdatrain.config import TrainConfig
 from vdatrain.data.loader import TrainLoader, open_shards_of
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision, choose_device, is_out_of_memory, oom_advice, peak_memory_bytes
+from vdatrain.distributed.preemption import StopRequest
 from vdatrain.distributed.ranks import Ranks, process_group
 from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate_clips
 from vdatrain.evaluation.files import Protocol, write_evaluation
@@ -30,7 +31,6 @@ from vdatrain.run_dir import is_own, log, owned
 from vdatrain.training.callbacks import Callback
 from vdatrain.training.checkpoint import BEST_FILE, LAST_FILE, CheckpointManager
 from vdatrain.training.planner import Utilisation, utilisation
-from vdatrain.training.preemption import StopRequest
 from vdatrain.training.state import TrainState, averaged_model, load_state, new_state, snapshot
 from vdatrain.training.step import accumulate_gradient, train_step
 from vdatrain.training.trackers import start_tracking

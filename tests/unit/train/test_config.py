@@ -30,8 +30,8 @@ from vdatrain.config import (
     from_mapping,
 )
 from vdatrain.device import choose_device
+from vdatrain.distributed.preemption import StopRequest
 from vdatrain.models.layers.encoder import ENCODERS, PATCH_SIZE
-from vdatrain.training.preemption import StopRequest
 
 OTHERS: dict[str, Any] = {
     "shards": "s", "variant": "conv", "encoder": "vitb", "init": "dinov2", "preset": "paper", "precision": "bf16",
