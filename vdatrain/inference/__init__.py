@@ -2,6 +2,7 @@
 
 predictor      the model, and predictions of arrays, videos and files
 long_video     windows of a long video, aligned and blended
+features       what the encoder makes of a window's frames, each encoded once
 video          what a source of frames is
 video_reader   frames of anything: chooses between the next two, and reads shards
 video_file     frames of video files

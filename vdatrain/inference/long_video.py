@@ -28,13 +28,13 @@ _Frame = TypeVar("_Frame")
 
 def infer_windows(
     frames: Iterable[_Frame],
-    predict: Callable[[tuple[_Frame, ...]], Float32[Tensor, "t h w"]],
+    predict: Callable[[tuple[_Frame, ...], int], Float32[Tensor, "s h w"]],
     *,
     aligned: bool = True,
 ) -> Generator[Float32[Tensor, "h w"]]:
     """Yield one map a frame, reading frames as they are needed; at most two windows are held.
 
-    predict: from a window of WINDOW_FRAMES frames to relative disparity >= 0, on its device.
+    predict: from a window of WINDOW_FRAMES frames to relative disparity >= 0, on its device, of so many leading ones.
     aligned: whether each window is given the scale and shift of those before it; metric ones are only blended.
     """
     read = 0
@@ -45,18 +45,26 @@ def infer_windows(
             read += 1
             yield frame
 
-    joined = join_windows(map(predict, cut_windows(counted())), aligned=aligned)
+    windows = (_filled(predict(window, shown)) for window, shown in cut_windows(counted()))
+    joined = join_windows(windows, aligned=aligned)
     # A frame is read before its map is made, so from the first map without a frame on there is only padding.
     for number, disparity in enumerate(joined):
         if number < read:
             yield disparity
 
 
-def cut_windows(frames: Iterable[_Frame]) -> Iterator[tuple[_Frame, ...]]:
+def _filled(maps: Float32[Tensor, "s h w"]) -> Float32[Tensor, "t h w"]:
+    """Repeat the last map up to the length of a window, for padding that nobody looks at."""
+    missing = WINDOW_FRAMES - len(maps)
+    return torch.cat([maps, maps[-1:].expand(missing, -1, -1)]) if missing else maps
+
+
+def cut_windows(frames: Iterable[_Frame]) -> Iterator[tuple[tuple[_Frame, ...], int]]:
     """Yield windows of WINDOW_FRAMES frames: key frames of the one before, then new ones.
 
-    The last frame fills what is missing. There is a window for every 22 frames that have begun, as in the published
-    code, even if all its frames have been in the one before.
+    The last frame fills what is missing; with each window comes of how many of its leading frames maps are needed.
+    There is a window for every 22 frames that have begun, as in the published code, even if all its frames have been in
+    the one before.
     """
     source = iter(frames)
     step = WINDOW_FRAMES - OVERLAP
@@ -64,7 +72,7 @@ def cut_windows(frames: Iterable[_Frame]) -> Iterator[tuple[_Frame, ...]]:
     read, begun = len(window), 0
     while begun < read:
         window += (WINDOW_FRAMES - len(window)) * window[-1:]
-        yield window
+        yield window, max(read - begun, ALIGNED)  # from ALIGNED on a window's frames are those from `begun` on
         new = tuple(islice(source, step))
         read, begun = read + len(new), begun + step
         window = (*(window[number] for number in KEY_FRAMES), *new)

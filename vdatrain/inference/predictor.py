@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vdatrain.config import PRECISIONS
 from vdatrain.data.batch import normalise, resample_differences
 from vdatrain.data.transforms import CropParams, fit_view
 from vdatrain.device import Precision, choose_device
+from vdatrain.inference.features import WindowFeatures
 from vdatrain.inference.long_video import infer_windows
 from vdatrain.inference.video_reader import DEFAULT_DIFF, Video, VideoFrame, open_video
 from vdatrain.inference.video_writer import DisparityFile, Timeline, depth_of, write_output
@@ -169,7 +171,9 @@ class Predictor:
         prepared = map(self.prepare, frames)
         if stream:
             return self._stream(prepared)
-        return infer_windows(prepared, self.predict_window, aligned=not self.metric)
+        assert isinstance(self.model, VideoDepth)  # as every variant is
+        predict = partial(self._predict_shown, WindowFeatures(self.model.pretrained))
+        return infer_windows(prepared, predict, aligned=not self.metric)
 
     def prepare(self, frame: VideoFrame) -> PreparedFrame:
         """Resize a frame as published VDA does: bicubic, to whole patches of about its aspect."""
@@ -199,17 +203,36 @@ class Predictor:
             window: Frames of one clip in order, at most as many as the model takes.
             before: The frame before the window, if its difference to the window's first is to be known.
         """
+        frames = torch.stack([prepared.frame for prepared in window]).to(self.precision.device)
+        differences, diff_valid = self._differences(window, before)
+        with self.precision.autocast():
+            disparity = self.model(frames[None], differences[None], diff_valid[None])
+        return F.interpolate(disparity.float(), window[0].stored, mode="bilinear", align_corners=True)[0]
+
+    @torch.no_grad()
+    def _predict_shown(
+        self, features: WindowFeatures, window: Sequence[PreparedFrame], shown: int
+    ) -> Float32[Tensor, "s h w"]:
+        """Do what `predict_window` does, of so many leading frames, encoding only new ones."""
+        assert isinstance(self.model, VideoDepth)
+        differences, diff_valid = self._differences(window, None)
+        with self.precision.autocast():
+            encoded = features.of(window, [prepared.frame for prepared in window])
+            shape = (1, len(window), *window[0].frame.shape)
+            disparity = self.model.decode(encoded, shape, differences[None], diff_valid[None], shown=shown)
+        return F.interpolate(disparity.float(), window[0].stored, mode="bilinear", align_corners=True)[0]
+
+    def _differences(
+        self, window: Sequence[PreparedFrame], before: PreparedFrame | None
+    ) -> tuple[Float32[Tensor, "t 3 dh dw"], Bool[Tensor, " t"]]:
+        """Return a window's differences as the model takes them, and which are known."""
         device = self.precision.device
-        frames = torch.stack([prepared.frame for prepared in window]).to(device)
         steps, valid = zip(*map(self._difference, (before, *window), window), strict=False)
         view, stored = window[0].view, window[0].stored
         differences = resample_differences(
             torch.from_numpy(np.stack(steps)).to(device), view, stored=stored, step=self.diff.step
         )
-        diff_valid: Bool[Tensor, " t"] = torch.tensor(valid, device=device)
-        with self.precision.autocast():
-            disparity = self.model(frames[None], differences[None], diff_valid[None])
-        return F.interpolate(disparity.float(), stored, mode="bilinear", align_corners=True)[0]
+        return differences, torch.tensor(valid, device=device)
 
     def _difference(self, previous: PreparedFrame | None, current: PreparedFrame) -> tuple[np.ndarray, bool]:
         """Return two frames' difference as a shard has it, valid if they are successive."""

@@ -56,7 +56,8 @@ def test_the_published_inference(golden_model: nn.Module) -> None:
     ("count", "starts"), [(1, [0]), (22, [0]), (23, [0, 22]), (32, [0, 22]), (44, [0, 22]), (45, [0, 22, 44])]
 )
 def test_windows(count: int, starts: list[int]) -> None:
-    windows = list(cut_windows(range(count)))
+    windows, shown = zip(*cut_windows(range(count)), strict=True)
+    assert list(shown) == [max(2, min(32, count - start)) for start in starts]
     assert [len(window) for window in windows] == [32] * len(starts)
     before: tuple[int, ...] = ()
     for window, start in zip(windows, starts, strict=True):
@@ -69,7 +70,7 @@ def test_windows(count: int, starts: list[int]) -> None:
 
 def test_no_frame_makes_no_window() -> None:
     assert list(cut_windows([])) == []
-    assert list(infer_windows([], lambda _: torch.zeros(32, 1, 1))) == []
+    assert list(infer_windows([], lambda *_: torch.zeros(32, 1, 1))) == []
 
 
 @pytest.mark.parametrize("count", [1, 5, 22, 23, 32, 33, 60, 100])
@@ -78,9 +79,9 @@ def test_a_model_that_forgets_its_scale_is_brought_back(count: int) -> None:
     truth = torch.rand(count, 3, 4, generator=torch.Generator().manual_seed(0)) + 5
     calls = itertools.count()
 
-    def predict(window: tuple[int, ...]) -> Tensor:
+    def predict(window: tuple[int, ...], shown: int) -> Tensor:
         n = next(calls)
-        return (1 + n % 3) * truth[list(window)] + 0.5 * n
+        return (1 + n % 3) * truth[list(window[:shown])] + 0.5 * n
 
     found = torch.stack(list(infer_windows(range(count), predict)))
     assert_close(found, truth, rtol=1e-4, atol=1e-4)
@@ -108,10 +109,27 @@ def test_frames_are_read_as_they_are_needed() -> None:
             read += 1
             yield number
 
-    maps = infer_windows(frames(), lambda window: torch.tensor(window).float()[:, None, None].expand(32, 1, 2))
+    maps = infer_windows(frames(), lambda window, _: torch.tensor(window).float()[:, None, None].expand(32, 1, 2))
     for number, _ in zip(range(500), maps, strict=False):
         assert number < read <= number + 33
     assert read < 550
+
+
+@pytest.mark.parametrize("variant", variants.names())
+@pytest.mark.parametrize("count", [1, 22, 23, 50])
+def test_each_frame_is_encoded_once_and_nothing_is_computed_for_padding(variant: str, count: int, toy_frame) -> None:
+    model, frames = lively(variant).eval(), video(toy_frame, count)
+    eye = predictor(model)
+    whole = [*infer_windows(map(eye.prepare, frames), lambda window, _: eye.predict_window(window))]
+    encoded: list[int] = []
+    decoded: list[int] = []
+    model.pretrained.register_forward_hook(lambda module, given, found: encoded.append(len(given[0])))
+    model.head.scratch["output_conv2"].register_forward_hook(lambda module, given, found: decoded.append(len(found)))
+    found = torch.stack(list(eye.predict_frames(frames)))
+    assert_close(found, torch.stack(whole), rtol=1e-5, atol=1e-6)
+    assert sum(encoded) == count
+    assert max(encoded) <= 8
+    assert sum(decoded) == sum(max(2, min(32, count - start)) for start in range(0, count, 22))
 
 
 # -------------------------------------------------------------------------------------------------------- differences

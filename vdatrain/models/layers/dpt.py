@@ -96,16 +96,23 @@ class TemporalDPTHead(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(
-        self, features: Sequence[Float[Tensor, "n p c"]], grid: tuple[int, int], num_frames: int
-    ) -> Float[Tensor, "n 1 h w"]:
+        self,
+        features: Sequence[Float[Tensor, "n p c"]],
+        grid: tuple[int, int],
+        num_frames: int,
+        *,
+        shown: int | None = None,
+    ) -> Float[Tensor, "m 1 h w"]:
         """Return disparity >= 0, float32.
 
-        n = clips x num_frames, p = rows x columns of `grid`, h and w its pixels.
+        n = clips x num_frames, p = rows x columns of `grid`, h and w its pixels. `shown`: of so many leading frames of
+        each clip, m = clips x shown; None: of all.
         """
         path = self._coarse(features, grid, num_frames)
+        inputs = [_leading(maps, num_frames, shown) for maps in (path, features[0], features[1])]
         recompute = torch.is_grad_enabled() and self.recompute_fine
-        chunk = FRAMES_PER_CHUNK if recompute or not torch.is_grad_enabled() else len(path)
-        parts = zip(path.split(chunk), features[0].split(chunk), features[1].split(chunk), strict=True)
+        chunk = FRAMES_PER_CHUNK if recompute or not torch.is_grad_enabled() else len(inputs[0])
+        parts = zip(*(maps.split(chunk) for maps in inputs), strict=True)
         if recompute:
             return torch.cat([checkpoint(self._fine, path, pair, grid, use_reentrant=False) for path, *pair in parts])
         return torch.cat([self._fine(path, pair, grid) for path, *pair in parts])
@@ -154,6 +161,11 @@ def _scratch(features: int, widths: Sequence[int]) -> nn.ModuleDict:
     layers["output_conv1"] = nn.Conv2d(features, features // 2, 3, padding=1)
     layers["output_conv2"] = _Decoder(features // 2)
     return nn.ModuleDict(layers)
+
+
+def _leading(maps: Float[Tensor, "..."], num_frames: int, shown: int | None) -> Float[Tensor, "..."]:
+    """Return the leading frames of each clip."""
+    return maps if shown is None else maps.unflatten(0, (-1, num_frames))[:, :shown].flatten(0, 1)
 
 
 def _size(maps: Float[Tensor, "n c h w"]) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """Video Depth Anything as published: no differences."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -47,15 +49,38 @@ class VideoDepth(nn.Module):
         Raises:
             ValueError: The size does not split into patches, or the variant has a branch and lacks its differences.
         """
-        B, T, _, H, W = frames.shape
-        grid = patch_grid(H, W)
         features = self.pretrained(frames.flatten(0, 1))
+        return self.decode(features, frames.shape, differences, diff_valid)
+
+    def decode(
+        self,
+        features: Sequence[Float[Tensor, "n p c"]],
+        shape: Sequence[int],
+        differences: Float[Tensor, "b t 3 dh dw"] | None = None,
+        diff_valid: Bool[Tensor, "b t"] | None = None,
+        *,
+        shown: int | None = None,
+    ) -> Float[Tensor, "b s h w"]:
+        """Do what `forward` does behind the encoder, for frames whose features are there.
+
+        Args:
+            features: What `pretrained` returns of the frames, n = b x t.
+            shape: Of the frames, [b, t, 3, h, w].
+            differences: As `forward` takes them.
+            diff_valid: Likewise.
+            shown: Return the disparity of so many leading frames of each clip; None: of all. The others are seen.
+
+        Raises:
+            ValueError: As `forward`.
+        """
+        B, T, _, H, W = shape
+        grid = patch_grid(H, W)
         if self.branch is not None:
             if differences is None or diff_valid is None:
                 raise ValueError("this variant uses differences: pass differences and diff_valid.")
             check_cells(differences, grid)
             features = self.branch(features, differences, diff_valid)
-        output = self.head(features, grid, T).squeeze(1).unflatten(0, (B, T))
+        output = self.head(features, grid, T, shown=shown).squeeze(1).unflatten(0, (B, -1))
         return 1 / output.float().clamp(min=MIN_DEPTH_M) if self.metric else output
 
 
