@@ -35,7 +35,7 @@ demo: $(DEMO_READY)
 	vdatrain run --shards demo/shards --variant conv --out demo/runs/conv $(SMOKE)
 	vdatrain eval --shards demo/shards --checkpoint demo/runs/conv/best.pt
 	vdatrain compare demo/runs/basic demo/runs/conv --report demo/report.html
-	@echo "Look at demo/sheet.png, demo/comparison.png and demo/report.html."
+	@echo "Look at demo/sheet.png and demo/report.html."
 
 # What a change can break, in minutes.
 test: $(READY)
@@ -79,7 +79,7 @@ $(READY): pyproject.toml | $(BIN)/uv
 	@touch $(DEMO_READY) $@
 
 $(DEMO_READY): pyproject.toml | $(BIN)/uv
-	@$(call install,train)
+	@$(call install,train$(,)report)
 	@touch $@
 
 $(BIN)/uv:

@@ -70,7 +70,7 @@ class DivergedError(VdakitError):
 
 _EXTRAS = {
     "torch": "train", "timm": "train", "webdataset": "train", "tensorboard": "train", "safetensors": "train",
-    "jinja2": "train",
+    "jinja2": "report", "plotly": "report",
     "matplotlib": "plot", "ray": "ray", "wandb": "wandb", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx",
     "PIL": "train", "obstore": "cloud", "h5py": "h5",
 }  # fmt: skip

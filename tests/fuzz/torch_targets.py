@@ -19,7 +19,7 @@ from tests.fuzz.mutation import as_json, spoilt, spoilt_values
 from vdatrain import config, run_dir
 from vdatrain.evaluation import compare, files
 from vdatrain.evaluation.evaluate import Gallery
-from vdatrain.evaluation.report import write_report
+from vdatrain.evaluation.report.comparison import write_report
 from vdatrain.inference.video_reader import open_video
 from vdatrain.models import weights
 

@@ -1,5 +1,6 @@
 """The command `vdatrain compare`."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,7 @@ def command(
         if report.suffix.lower() not in (".html", ".htm"):
             raise UsageError(f"--report {report}: expected a file name that ends in .html.")
         check_output(report)
+        importlib.import_module("vdatrain.evaluation.report.comparison")  # what is not installed is said first
     found = comparison.read_evaluations(runs)
     rows = comparison.compare(found)
     if markdown:
@@ -35,7 +37,7 @@ def command(
         show([_table(rows)])
     console.print(comparison.verdict(rows))
     if report is not None:
-        from vdatrain.evaluation.report import write_report
+        from vdatrain.evaluation.report.comparison import write_report
 
         write_report(report, found, rows)
         errors.print(f"{report}: the comparison as a page")

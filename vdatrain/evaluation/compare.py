@@ -84,17 +84,22 @@ def compare(models: Sequence[EvaluatedModel]) -> list[Row]:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """Say in a sentence or two what the averages show, and how far that can be trusted."""
+    """Say in some sentences what the averages show, and how far that can be trusted."""
+    return " ".join(verdicts(rows))
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """Return the sentences of `verdict`."""
     averages = [row for row in rows if row.dataset == AVERAGE]
     if len(averages) < 2:
-        return "One variant alone: nothing to compare."
+        return ["One variant alone: nothing to compare."]
     parts = [_difference(averages[0], other) for other in averages[1:]]
     if min(row.runs for row in averages) < 2:
         parts.append(
             "With a single run of a variant the spread between runs is unknown, so a small difference may be chance: "
             "repeat with other --seed values."
         )
-    return " ".join(parts)
+    return parts
 
 
 def _expect_same_protocol(models: Sequence[EvaluatedModel]) -> None:
@@ -170,7 +175,7 @@ def _difference(first: Row, other: Row) -> str:
     for metric, sign in METRICS.items():
         a, b = first.cells[metric], other.cells[metric]
         if a is not None and b is not None and (a.mean or not b.mean):
-            changes.append(f"{_TITLES.get(metric, metric)} {_change(a.mean, b.mean, sign=sign)}")
+            changes.append(f"{title_of(metric)} {_change(a.mean, b.mean, sign=sign)}")
     return f"{other.variant} against {first.variant}: {', '.join(changes) or 'nothing in common'}."
 
 
@@ -186,9 +191,14 @@ def _change(before: float, after: float, *, sign: int) -> str:
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
+def title_of(metric: str) -> str:
+    """Return what tables call a metric."""
+    return _TITLES.get(metric, metric)
+
+
 def heading() -> list[str]:
     """Return the titles of the columns; an arrow says which way is better."""
-    metrics = [f"{_TITLES.get(name, name)} {'↑' if sign > 0 else '↓'}" for name, sign in METRICS.items()]
+    metrics = [f"{title_of(name)} {'↑' if sign > 0 else '↓'}" for name, sign in METRICS.items()]
     return ["data set", "variant", "runs", *metrics]
 
 

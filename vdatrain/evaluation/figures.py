@@ -39,8 +39,13 @@ def error_colours(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Colour the absolute difference, brightest from ERROR_RANGE of the true range on."""
     share = np.abs(prediction.astype(np.float32) - truth) / (255 * ERROR_RANGE)
-    coloured = _mapped((255 * share).round().clip(0, 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
+    coloured = error_map((255 * share).round().clip(0, 255).astype(np.uint8))
     return hatch(coloured, ~known)
+
+
+def error_map(level: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Colour errors, 0 to 255, which is ERROR_RANGE and more."""
+    return cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
 def _row(gallery: Gallery, frame: int) -> list[UInt8[np.ndarray, "h w 3"]]:
@@ -59,7 +64,7 @@ def _scales(gallery: Gallery) -> UInt8[np.ndarray, "h w 3"]:
     low, high = gallery.disparity_range.tolist()
     legend = depth_legend(2 * width, disparity_min=low, disparity_max=high)
     ramp = np.tile(np.linspace(0, 255, width).round().astype(np.uint8), (_SCALE_HEIGHT, 1))
-    error = np.concatenate([_mapped(ramp, cv2.COLORMAP_VIRIDIS), _ends("0%", f"{ERROR_RANGE:.0%}", width)])
+    error = np.concatenate([error_map(ramp), _ends("0%", f"{ERROR_RANGE:.0%}", width)])
     left, below = np.full((len(legend), width, 3), 255, np.uint8), len(legend) - len(error)
     return np.concatenate([left, legend, np.pad(error, ((0, below), (0, 0), (0, 0)), constant_values=255)], axis=1)
 
@@ -72,10 +77,6 @@ def _ends(left: str, right: str, width: int) -> UInt8[np.ndarray, "h w 3"]:
     if needed + 4 < half:
         strip[:, width - needed - 4 :] = _label(right, needed + 4)
     return strip
-
-
-def _mapped(grey: UInt8[np.ndarray, "h w"], colours: int) -> UInt8[np.ndarray, "h w 3"]:
-    return cv2.cvtColor(cv2.applyColorMap(grey, colours), cv2.COLOR_BGR2RGB)
 
 
 def _label(text: str, width: int) -> UInt8[np.ndarray, "h w 3"]:

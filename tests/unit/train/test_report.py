@@ -1,6 +1,8 @@
 """The page and the tables of a comparison, made of names that come from outside."""
 
 import html.parser
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +11,29 @@ import pytest
 
 from vdatrain.evaluation.compare import compare, markdown_table, verdict
 from vdatrain.evaluation.files import AVERAGE, EvaluatedModel, Protocol
-from vdatrain.evaluation.report import write_report
+from vdatrain.evaluation.report.comparison import write_report
 
 HOSTILE = "<script>alert('x')|\"&"
 FIGURES = {"absrel": 0.1, "delta1": 0.9, "tae": None}
 TAGS = {
-    *("meta", "title", "style", "h1", "h2", "p", "table", "tr", "th", "td", "b", "figure", "figcaption", "video"),
-    *("svg", "line", "text", "polyline", "span", "html"),
+    *(
+        "meta",
+        "title",
+        "style",
+        "h1",
+        "h2",
+        "p",
+        "table",
+        "tr",
+        "th",
+        "td",
+        "b",
+        "div",
+        "section",
+        "noscript",
+        "script",
+    ),
+    *("label", "select", "button", "input", "output", "html"),
 }
 
 
@@ -28,7 +46,7 @@ class Reader(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         self.tags.append(tag)
-        if tag != "meta":
+        if tag not in ("meta", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -72,9 +90,14 @@ def test_names_from_outside_are_text_on_the_page(runs: list[EvaluatedModel], tmp
     reader.feed(path.read_text(encoding="utf-8"))
     assert set(reader.tags) == TAGS
     assert reader.open == []
+    assert reader.tags.count("script") == 3
     assert reader.text.count(HOSTILE) > 10
-    assert reader.tags.count("polyline") == 4 * 2  # the TAE has no points
-    assert (tmp_path / "comparison.png").is_file()
+    data = json.loads(re.search('id="data">(.*?)</script>', path.read_text(), re.DOTALL)[1])
+    assert [arm["name"] for arm in data["arms"]] == [HOSTILE, "conv"]
+    assert [chart["title"] for chart in data["charts"]["curves"]] == [
+        "training loss", "held-out loss", "held-out absrel", "held-out delta1", "share of time waiting for data",
+    ]  # fmt: skip
+    assert data["charts"]["scores"] == []  # the TAE has no points
 
 
 def test_names_from_outside_cannot_break_a_markdown_table(runs: list[EvaluatedModel]) -> None:
