@@ -1,9 +1,9 @@
 """Delete raw data (--consume) once all shards made of it were read back and found whole.
 
-What may be deleted is an archive all of whose frames the plan uses, or the loose files of a trajectory; an archive that
-holds more that is known only with --consume-unused. Always kept: archives without frames of the plan, those that hold
-what nothing recognises or bytes that are no member's, whatever a rejected frame or a listing problem concerns, what is
-behind a link, and what has changed since it was listed.
+What may be deleted is an archive, with all of its parts, all of whose frames the plan uses, or the loose files of a
+trajectory; an archive that holds more that is known only with --consume-unused. Always kept: archives without frames of
+the plan, those that hold what nothing recognises or bytes that are no member's, whatever a rejected frame or a listing
+problem concerns, what is behind a link, and what has changed since it was listed.
 """
 
 import contextlib
@@ -171,7 +171,7 @@ def survey(prepared: Prepared, *, take_unused: bool = False) -> Consumption:
         unknown[location.container].append(location.member)
     items: list[RawItem] = []
     kept: list[tuple[str, str]] = []
-    for use in (*_archives(uses, found.files), *_loose(uses)):
+    for use in (*_archives(uses, found), *_loose(uses)):
         states = (_states(found.raw, names) for names in use.names)
         item = RawItem(use.name, frozenset(use.trajectories), *states, unused=use.unused)
         reason = _problem(item, problems, use.names[0]) or _not_accounted(use, found, unknown)
@@ -206,19 +206,24 @@ def _planned(plan: ConversionPlan, found: Iterable[Trajectory]) -> list[Trajecto
 
 @dataclass
 class _Use:
-    """What may be deleted: who uses it, its files, files beside them, what else it holds."""
+    """What may be deleted: who uses it, its files, files beside them, what else it holds.
+
+    An archive in parts goes as a whole, as none of them can be read without those before it, and its last part first:
+    what an interruption leaves can still be listed, and is named.
+    """
 
     name: str
     trajectories: set[str] = field(default_factory=set[str])
     frames: set[str] = field(default_factory=set[str])
     tables: set[str] = field(default_factory=set[str])
     is_archive: bool = False
+    files: tuple[str, ...] = ()
     unused: str = ""
 
     @property
     def names(self) -> tuple[list[str], list[str]]:
         """Paths below the root: what is deleted, and what with it if nothing else is left."""
-        return ([self.name], []) if self.is_archive else (sorted(self.frames), sorted(self.tables))
+        return ([*reversed(self.files)], []) if self.is_archive else (sorted(self.frames), sorted(self.tables))
 
 
 def _uses(trajectories: Iterable[Trajectory]) -> list[_Use]:
@@ -241,10 +246,10 @@ def _uses(trajectories: Iterable[Trajectory]) -> list[_Use]:
     return [uses[key] for key in sorted(uses)]
 
 
-def _archives(uses: Iterable[_Use], files: Mapping[str, Location]) -> Iterator[_Use]:
+def _archives(uses: Iterable[_Use], found: RawData) -> Iterator[_Use]:
     """Yield the archives that hold frames, and what else they hold; others are kept."""
     held: defaultdict[str, list[str]] = defaultdict(list)
-    for location in files.values():
+    for location in found.files.values():
         if location.container:
             held[location.container].append(location.member)
     for use in uses:
@@ -255,6 +260,7 @@ def _archives(uses: Iterable[_Use], files: Mapping[str, Location]) -> Iterator[_
                 if member not in use.frames and not member.lower().endswith(_BESIDE_FRAMES)
             ]
             use.unused = _counted(more)
+            use.files = found.archives[use.name].files
             yield use
 
 

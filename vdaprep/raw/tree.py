@@ -5,33 +5,31 @@ planning process; workers get Locations, which say where in an archive a file's 
 Reader of their own.
 """
 
+import contextlib
 import functools
 import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from vdaprep.errors import DataError, FrameError
-from vdaprep.raw.archives.sens import list_sens
-from vdaprep.raw.archives.sniff import found_instead, is_tar_header, named_otherwise
+from vdaprep.raw.archives.listing import SENS, list_archive, reason_of, say_unopened
+from vdaprep.raw.archives.parts import Series, find_series, is_part, open_archive, own_name
+from vdaprep.raw.archives.sniff import ENDINGS, named_otherwise
 from vdaprep.raw.archives.spans import HEADER_BYTES, UNREADABLE, GzipSpan, Listing, Span, TarSpan, name_end
-from vdaprep.raw.archives.targz import list_targz, open_gzip
-from vdaprep.raw.archives.tars import list_tar
-from vdaprep.raw.archives.zips import list_zip
+from vdaprep.raw.archives.targz import open_gzip
 from vdaprep.raw.files import Files, Location, spelt, tree_path, tree_paths
 from vdaprep.raw.merging import Contents, merge
 from vdaprep.raw.walking import identify_folders, is_of_system, walk
 from vdaprep.shards.records import Rejection
 from vdaprep.storage import remote
 from vdaprep.storage.atomic import KEPT
-from vdaprep.storage.range_reader import InMemory, Part, Ranges, buffered, open_ranges, read_file
+from vdaprep.storage.range_reader import InMemory, Part, Ranges, open_ranges, read_file
 from vdaprep.storage.urls import is_url, join_url, redact, split_urls
 
-_SENS = ".sens"
-_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.gzip", ".taz", _SENS)
+_ENDINGS = (*ENDINGS, SENS)
 _COMMON = ("png", "jpg", "jpeg", "npy", "exr", "txt", "json")  # no need to ask whether these are pieces of archives
 _OPEN_ARCHIVES = 8
 
@@ -49,6 +47,8 @@ class Archive:
     """Its regular files, those that repeat others included."""
     accounted: bool
     """Whether every byte of it is a member's, or its own: nothing was cut, hidden, left out or left over."""
+    files: tuple[str, ...]
+    """Its paths below the root or URLs: one, or all of its parts, in order."""
 
 
 @dataclass(frozen=True)
@@ -95,31 +95,53 @@ def open_tree(
     files = Files()
     archives: dict[str, Archive] = {}
     unopened: list[str] = []
-    _add_loose(files, [item for item in loose if not _is_archive(item[1])], problems)
-    for archive in _distinct(base, sorted(name for _, name in loose if _is_archive(name))):
+    whole = [name for _, name in loose if _is_archive(name)]
+    found = find_series(name for path, name in loose if _may_be_of_archive(path))
+    of_archives = {*whole, *(name for item in found for name in item.files)}
+    series = _without_wholes(found, whole, problems)
+    _add_loose(files, [item for item in loose if item[1] not in of_archives], problems)
+    held = {name: (name,) for name in whole} | {name: item.files for name, item in series.items()}
+    for archive in _distinct(base, held):
         if not wants(archive, _first_member(_join(base, archive))):
             unopened.append(archive)
             continue
         shown = spelt(redact(archive))
         try:
-            size, listing = _list_archive(_join(base, archive), functools.partial(on_listing, shown))
+            progress = functools.partial(on_listing, shown)
+            size, listing = list_archive(_join(base, archive), progress, series.get(archive))
         except UNREADABLE as error:
-            problems.append(Rejection(shown, _cannot_be_opened(error, url=is_url(archive))))
+            problems.append(Rejection(shown, say_unopened(error, url=is_url(archive))))
             continue
         _add_members(files, archive, listing, problems)
-        archives[archive] = Archive(size, len(listing.names), listing.is_whole)
+        archives[archive] = Archive(size, len(listing.names), listing.is_whole, held[archive])
     if archives:
         with Reader(base) as reader:
             problems += merge(files, Contents(reader.read, functools.partial(_measure, base)))
     return Tree(base, files, tuple(problems), archives, tuple(unopened), passed_over)
 
 
-def _distinct(base: Path, archives: list[str]) -> list[str]:
-    """Leave out links to archives that are listed anyway."""
-    real = {name: name if is_url(name) else os.path.realpath(_join(base, name)) for name in archives}
-    first: dict[str, str] = {}
-    for name in sorted(archives, key=lambda name: not is_url(name) and os.path.islink(_join(base, name))):  # noqa: PTH114
-        first.setdefault(real[name], name)
+def _without_wholes(found: list[Series], archives: list[str], problems: list[Rejection]) -> dict[str, Series]:
+    """Return archives in parts by the names of the wholes, unless these lie there, too."""
+    shown = {redact(name) for name in archives}
+    for item in found:
+        if redact(item.whole) in shown:
+            reason = f"is a part of {spelt(own_name(item.whole))}, which lies beside it and is read; delete either"
+            problems.append(Rejection(spelt(redact(item.files[0])), reason))
+    return {item.whole: item for item in found if redact(item.whole) not in shown}
+
+
+def _may_be_of_archive(path: str) -> bool:
+    return path.rpartition(".")[2].lower() not in _COMMON and not is_of_system(path)
+
+
+def _distinct(base: Path, archives: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Leave out links to archives that are listed anyway; of each the files are given."""
+    first: dict[tuple[str, ...], str] = {}
+    places = {name: [_join(base, file) for file in files] for name, files in archives.items()}
+    links = {name for name, files in places.items() if any(not is_url(f) and os.path.islink(f) for f in files)}  # noqa: PTH114
+    for name in sorted(sorted(archives), key=links.__contains__):
+        real = (place if is_url(place) else os.path.realpath(place) for place in places[name])
+        first.setdefault(tuple(real), name)
     return sorted(first.values())
 
 
@@ -128,8 +150,8 @@ def _first_member(name: str) -> str:
     if is_url(name):
         return ""
     try:
-        with open(name, "rb", buffering=0) as file:  # noqa: PTH123 - thousands of times, perhaps
-            start = file.read(1024)
+        with contextlib.closing(open_archive(name)) as archive:
+            start = archive.read(0, 1024)
     except OSError:
         return ""
     return start[HEADER_BYTES : name_end(start)].decode("utf-8", "replace") if start[:4] == b"PK\3\4" else ""
@@ -142,8 +164,7 @@ def _add_loose(files: Files, loose: list[tuple[str, str]], problems: list[Reject
         shown = spelt(redact(name))
         plain = not is_url(name) and path.isascii() and path.isprintable() and "\\" not in path
         kept, reason = (path, "") if plain else tree_path(path, is_member=False)
-        ending = path.rpartition(".")[2].lower()
-        if not reason and ending not in _COMMON and not is_of_system(path):
+        if not reason and _may_be_of_archive(path):
             reason = named_otherwise(shown if is_url(name) else name)
         if reason:
             problems.append(Rejection(shown, reason))
@@ -206,7 +227,7 @@ class Reader:
         except FileNotFoundError as error:
             raise FrameError(str(location), "is missing") from error
         except UNREADABLE as error:
-            raise FrameError(str(location), f"cannot be read ({_reason(error)})") from error
+            raise FrameError(str(location), f"cannot be read ({reason_of(error)})") from error
         except DataError as error:
             raise DataError(f"{str(error).removesuffix('.')}; {KEPT}: run the same command again.") from error
         self.bytes_read += len(data)
@@ -227,7 +248,7 @@ class Reader:
         except FileNotFoundError as error:
             raise FrameError(str(location), "is missing") from error
         except UNREADABLE as error:
-            raise FrameError(str(location), f"cannot be read ({_reason(error)})") from error
+            raise FrameError(str(location), f"cannot be read ({reason_of(error)})") from error
         return InMemory(self.read(location))
 
     def _read(self, location: Location) -> bytes:
@@ -258,7 +279,7 @@ class Reader:
 
 
 def _open(name: str, span: Span) -> Ranges:
-    return open_gzip(name, index=span.index) if isinstance(span, GzipSpan) else open_ranges(name)
+    return open_gzip(name, index=span.index) if isinstance(span, GzipSpan) else open_archive(name)
 
 
 def _join(root: Path, name: str) -> str:
@@ -279,7 +300,9 @@ def _loose(root: str, outputs: Sequence[Path]) -> tuple[Path, list[tuple[str, st
     if not path.exists():
         raise DataError(f"{root}: there is no such file or folder.")
     if path.is_file():
-        return path.parent, [(path.name, path.name)], [], ()
+        beside = find_series(item.name for item in path.parent.iterdir()) if is_part(path.name) else []
+        names = next((item.files for item in beside if path.name in item.files), (path.name,))
+        return path.parent, [(name, name) for name in names], [], ()
     without = [identity for output in outputs for identity in identify_folders(str(output), inside=root)]
     names, problems, passed_over = walk(root, frozenset(without))
     rejected = [Rejection(spelt(name), reason) for name, reason in problems]
@@ -290,9 +313,9 @@ def _loose_urls(root: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for url in split_urls(root):
         try:
-            below = [(url, url)] if _is_archive(url) else _below(url)
+            below = [(url, url)] if _is_archive(url) or is_part(url) else _below(url)
         except UNREADABLE as error:
-            raise DataError(f"{redact(url)}: cannot be listed ({_reason(error)}); {_NAME_ARCHIVES}") from error
+            raise DataError(f"{redact(url)}: cannot be listed ({reason_of(error)}); {_NAME_ARCHIVES}") from error
         if not below:
             raise DataError(f"{redact(url)}: the server lists no files there; {_NAME_ARCHIVES}")
         found.extend(below)
@@ -306,57 +329,6 @@ def _below(url: str) -> list[tuple[str, str]]:
 
 
 _NAME_ARCHIVES = "give the URLs of the archives themselves, separated by commas."
-
-
-def _list_archive(name: str, on_bytes: Callable[[int, int], None]) -> tuple[int, Listing]:
-    """List an archive and return its bytes; its first bytes, not its name, say what it is."""
-    archive = open_ranges(name)
-    try:
-        on_bytes(0, archive.size)
-        start = archive.read(0, 512)
-        try:
-            return archive.size, _list_open(archive, start, name, on_bytes)
-        except UNREADABLE as error:
-            found = found_instead(start, name.rpartition("/")[2])
-            if isinstance(error, OSError) or not found:
-                raise
-            raise ValueError(found) from error
-    finally:
-        archive.close()
-
-
-def _list_open(archive: Ranges, start: bytes, name: str, on_bytes: Callable[[int, int], None]) -> Listing:
-    path = unquote(urlsplit(name).path) if is_url(name) else name
-    if path.lower().endswith(_SENS):
-        return list_sens(archive, path.rpartition("/")[2], lambda done: on_bytes(done, archive.size))
-    if start.startswith(b"\x1f\x8b"):
-        if is_url(name):
-            raise ValueError("a tar.gz cannot be read in parts from a server; download it first")
-        return list_targz(name, lambda done: on_bytes(done, archive.size))
-    if not is_tar_header(start) and (start.startswith(b"PK") or name.partition("?")[0].lower().endswith(".zip")):
-        return list_zip(archive, thorough=not is_url(name))
-    if not is_tar_header(start) and start.strip(b"\0"):
-        raise ValueError(found_instead(start, name.rpartition("/")[2]) or "it begins as no archive does")
-    return list_tar(buffered(archive))
-
-
-def _cannot_be_opened(error: Exception, *, url: bool) -> str:
-    advice = "; get it again to have what it holds"
-    if isinstance(error, FileNotFoundError) or (url and isinstance(error, OSError)):
-        advice = ""
-    elif isinstance(error, PermissionError):
-        advice = "; let this user read it, for example by chmod u+r"
-    elif any(text in str(error) for text in ("unpack it: ", "join the pieces", "which is not read")):
-        advice = ""
-    return f"cannot be opened as an archive ({_reason(error)}){advice}"
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(error, zipfile.BadZipFile):
-        return str(error)
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _is_archive(name: str) -> bool:

@@ -1,9 +1,13 @@
 """Parts of a file by offset, whether it lies on this machine or behind a URL."""
 
 import errno
+import functools
 import io
 import os
 import stat
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
 from vdaprep.storage.remote import RemoteFile
@@ -80,6 +84,53 @@ class Part:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+class Joined:
+    """The Ranges of files, paths or URLs, one after another; the one read last stays open."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._open = functools.cache(RemoteFile) if is_url(names[0]) else LocalFile  # that one holds nothing open
+        self._names = names
+        self._last: tuple[int, Ranges] | None = None
+        self.sizes: list[int] = []
+        """Bytes of each file."""
+        for name in names:
+            file = self._open(name)
+            self.sizes.append(file.size)
+            file.close()
+        self._begins = list(accumulate(self.sizes, initial=0))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all."""
+        return self._begins[-1]
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset`, fewer only at the end, or where one has shrunk."""
+        stop = min(offset + size, self.size)
+        parts: list[bytes] = []
+        while offset < stop:
+            index = bisect_right(self._begins, offset) - 1
+            begin, end = self._begins[index : index + 2]
+            wanted = min(stop, end) - offset
+            parts.append(self._file(index).read(offset - begin, wanted))
+            if len(parts[-1]) < wanted:
+                break
+            offset += wanted
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _file(self, index: int) -> Ranges:
+        if self._last is None or self._last[0] != index:
+            self.close()
+            self._last = index, self._open(self._names[index])
+        return self._last[1]
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        if self._last is not None:
+            self._last[1].close()
+            self._last = None
 
 
 class InMemory:

@@ -209,7 +209,7 @@ def test_gzips_of_several_parts(tmp_path: Path) -> None:
         b"".join(gzip.compress(data[i : i + 30_000]) for i in range(0, len(data), 30_000))
     )
     assert read_all(open_tree(tmp_path)) == FILES
-    content = DamagedGzip(str(tmp_path / "a.tar.gz"))
+    content = DamagedGzip(LocalFile(str(tmp_path / "a.tar.gz")))
     assert (content.read(0, len(data) + 1), content.size) == (data, len(data))
     content.close()
 
@@ -319,7 +319,7 @@ def test_damaged_gzips_are_read_in_any_order(reads: list[tuple[int, int]], step:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(targz, "_CHECKPOINT_STEP", step)
         patch.setattr(targz, "_CHECKPOINTS", 5)  # so that they are thinned out
-        ranges = DamagedGzip(path)
+        ranges = DamagedGzip(LocalFile(path))
         for offset, size in reads:
             assert ranges.read(offset, size) == content[offset : offset + size]
         assert ranges.size == len(content)

@@ -1,5 +1,6 @@
 """Conversions that delete their raw data, interrupted, run again and damaged: they end as ones that keep it."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -91,6 +92,35 @@ def test_what_is_left_of_a_deletion_that_was_cut_short_goes_too(raw, tmp_path: P
     run(raw.root, tmp_path / "out")
     assert tree_bytes(raw.root) == {}
     same(tmp_path / "out", clean)
+
+
+@pytest.mark.parametrize(("left", "kept"), [(0, []), (1, ["image_left.zip.001"]), (4, ["depth_left.zip.001"])])
+def test_archives_in_parts_go_whole_and_what_an_interruption_leaves_of_one_is_kept(
+    left: int, kept: list[str], raw, tmp_path: Path, monkeypatch
+) -> None:
+    clean = plain(raw.root, tmp_path / "clean")
+    zips = pack(raw.root, tmp_path / "zips")
+    for path in list(zips.rglob("*.zip")):
+        data = path.read_bytes()
+        size = len(data) // 3 + 1
+        for number in range(3):
+            path.with_name(f"{path.name}.00{number + 1}").write_bytes(data[number * size :][:size])
+        path.unlink()
+    assert len(tree_bytes(zips)) == 6
+    real = consume.delete
+
+    def die_midway(root: Path, file: FileState) -> bool:
+        if left and len(tree_bytes(zips)) == left:
+            raise StopError
+        return real(root, file)
+
+    with monkeypatch.context() as patch, pytest.raises(StopError) if left else contextlib.nullcontext():
+        patch.setattr(consume, "delete", die_midway)
+        run(zips, tmp_path / "out")
+    assert len(tree_bytes(zips)) == left
+    run(zips, tmp_path / "out")
+    same(tmp_path / "out", clean)
+    assert [name.rpartition("/")[2] for name in tree_bytes(zips)] == kept
 
 
 def test_archives_that_hold_more_go_though_one_went_before(raw, tmp_path: Path, monkeypatch) -> None:

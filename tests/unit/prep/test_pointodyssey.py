@@ -108,6 +108,72 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
             assert np.allclose(np.loadtxt(folder / "intrinsics.txt")[index], frame.intrinsics, atol=1e-9)
 
 
+def write_parts(folder: Path, frames: dict[str, list[Frame]]) -> list[Path]:
+    """Write `train.tar.gz` in parts, cut in a member's header and in another's data, and `val.tar` in two.
+
+    The gzip is not compressed, so that it can be told where these are.
+    """
+    files = {name: dict(files_of(name, items, anno(items))) for name, items in frames.items()}
+    train, val = (tar_bytes(files[name]) for name in NAMES)
+    data = gzip.compress(train, 0)
+    header = data.index(b"train/kg/depths/depth_00003.png") + 20
+    inside = data.index(files[NAMES[0]]["train/kg/rgbs/rgb_00009.jpg"][-80:-40]) + 10
+    cuts = {"train.tar.gz": (data, [0, header, inside, len(data) - 700]), "val.tar": (val, [0, len(val) // 2])}
+    written: list[Path] = []
+    for whole, (content, begins) in cuts.items():
+        for letter, begin, end in zip("abcd", begins, [*begins[1:], len(content)], strict=False):
+            written.append(folder / f"{whole}.parta{letter}")
+            written[-1].write_bytes(content[begin:end])
+    return written
+
+
+def test_archives_in_parts_are_converted_as_folders_are(
+    frames: dict[str, list[Frame]], vdaprep: Run, tmp_path: Path
+) -> None:
+    loose, raw = tmp_path / "loose", tmp_path / "parts"
+    raw.mkdir()
+    parts = write_parts(raw, frames)
+    for name, items in frames.items():
+        unpack(loose, files_of(name, items, anno(items)))
+    for place in (loose, raw):
+        result = vdaprep("convert", "pointodyssey", "--raw", place, "--out", f"{place}-out", "--workers", 2, "--strict")
+        assert (result.code, result.err) == (0, "")
+    out = tmp_path / "parts-out"
+    expected = shards(tmp_path / "loose-out")
+    assert shards(out) == expected
+    plan = vdaprep("plan", "pointodyssey", "--raw", raw, "--out", tmp_path / "none").out
+    assert "134 files found: 66 used, 68 known and not needed, 0 not recognised" in " ".join(plan.split())
+    assert vdaprep("verify", out, "--deep", "--geometry").code == 0
+    [tar] = out.rglob("train/shard-0001.tar")
+    tar.write_bytes(tar.read_bytes()[:-5000])
+    assert vdaprep("repair", "pointodyssey", "--raw", raw, "--out", out).code == 0
+    assert shards(out) == expected
+    consume = ("convert", "pointodyssey", "--raw", raw, "--out", tmp_path / "again", "--workers", 1, "--yes")
+    kept = vdaprep(*consume, "--consume")
+    assert f"{raw}/train.tar.gz: kept: this run does not use 34 files like train/kg/normals" in kept.err + kept.out
+    assert sorted(raw.iterdir()) == parts
+    gone = vdaprep(*consume, "--consume", "--consume-unused")
+    assert f"{raw}/train.tar.gz: will be deleted" in gone.err + gone.out
+    assert (gone.code, list(raw.iterdir())) == (0, [])
+    assert shards(tmp_path / "again") == expected
+
+
+def test_parts_of_which_one_is_missing_are_used_up_to_it_and_kept(
+    frames: dict[str, list[Frame]], vdaprep: Run, tmp_path: Path
+) -> None:
+    parts = write_parts(tmp_path, frames)
+    parts[2].unlink()
+    options = ("--workers", 1, "--consume", "--consume-unused", "--yes", "--intrinsics", "100,100,64,48")
+    result = vdaprep("convert", "pointodyssey", "--raw", tmp_path, "--out", tmp_path / "out", *options)
+    assert result.code == 0
+    said = "its part train.tar.gz.partac is missing, as train.tar.gz.partad is there; get it"
+    assert "train.tar.gz: is cut short after 36 members, inside train/kg/rgbs/rgb_00009.jpg, which" in result.err
+    assert said in result.err
+    record = json.loads((tmp_path / "out/pointodyssey/dataset.json").read_text())
+    assert record["totals"]["frames"] == 9 + FRAMES
+    assert sorted(path for path in tmp_path.iterdir() if path.is_file()) == [*parts[:2], parts[3]]
+
+
 @pytest.mark.parametrize(
     ("broken", "fault"),
     [({"invert": False}, "the poses look like world-to-camera"), ({"shift": 3}, "poses look shifted")],

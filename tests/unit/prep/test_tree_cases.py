@@ -13,7 +13,7 @@ from tests.unit.prep.test_archive_cases import zip_bytes
 from tests.unit.prep.test_archive_tars import tar_bytes
 from vdaprep.conversion.plan import find_raw
 from vdaprep.errors import DataError
-from vdaprep.raw import tree as tree_module
+from vdaprep.raw.archives import parts
 from vdaprep.raw.files import Files, Location, Numbered
 from vdaprep.raw.frames import Frames, SourceOptions
 from vdaprep.raw.tree import Reader, open_tree
@@ -328,7 +328,7 @@ def test_an_archive_that_may_not_be_read_is_not_to_be_got_again(tmp_path: Path, 
     def refuse(name: str) -> None:
         raise PermissionError(13, "Permission denied", name)
 
-    monkeypatch.setattr(tree_module, "open_ranges", refuse)
+    monkeypatch.setattr(parts, "open_ranges", refuse)
     [problem] = open_tree(tmp_path).problems
     assert problem.reason == (
         "cannot be opened as an archive (Permission denied); let this user read it, for example by chmod u+r"

@@ -1,6 +1,8 @@
 """Archives read in place: listed once, then members read by where their bytes lie.
 
+listing      listing one of any kind
 sniff        what a file is, by its name and its first bytes
+parts        archives that were cut into parts
 spans        where members lie
 zips, tars   listing them
 sens         the same for ScanNet's recordings

@@ -5,6 +5,8 @@ import tarfile
 
 from vdaprep.storage.documents import stand_in
 
+ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.gzip", ".taz")
+"""What the names of archives that are read end in, in lower case."""
 _PACKED = {
     "xz": rb"\xfd7zXZ\x00", "bzip2": rb"BZh[1-9]1AY&SY", "zstd": rb"\x28\xb5\x2f\xfd",
     "7-Zip": rb"7z\xbc\xaf\x27\x1c", "RAR": rb"Rar!\x1a\x07", "lz4": rb"\x04\x22\x4d\x18", "compress": rb"\x1f\x9d",
@@ -23,12 +25,11 @@ _UNPACK = {
 }  # fmt: skip
 _SPANNED = re.compile(r"(?P<whole>.+)\.(?P<part>z\d\d+)", re.IGNORECASE)
 _ARCHIVE = r"(?:zip|tar|tgz|txz|tbz2?|tzst|7z|rar|tar\.(?:gz|xz|bz2|zst))"
-_PIECE = re.compile(
-    rf"(?P<whole>.+\.{_ARCHIVE})\.(?:part[-_]?(?:\d+|[a-z]{{2}})|\d{{2,}}|[a-z]{{2}})(?:of\d+)?", re.IGNORECASE
-)
+_NUMBER = r"(?:part[-_]?(?:\d+|[a-z]{2})|\d{2,}|[a-z]{2})(?:of\d+)?"
+_PIECE = re.compile(rf"(?P<whole>.+\.(?:txz|tbz2?|tzst|7z|rar|tar\.(?:xz|bz2|zst)))\.{_NUMBER}", re.IGNORECASE)
 _RAR_PIECE = re.compile(r".+(?:\.part\d+\.rar|\.r\d\d)", re.IGNORECASE)
 _UNFINISHED = re.compile(
-    rf".+\.{_ARCHIVE}(?:\.(?:part|partial|crdownload|download|opdownload|aria2|tmp|filepart|incomplete|!ut))"
+    rf".+\.{_ARCHIVE}(?:\.{_NUMBER})?(?:\.(?:part|partial|crdownload|download|opdownload|aria2|tmp|filepart|incomplete|!ut))"
     r"|.+\.(?:crdownload|opdownload|aria2)", re.IGNORECASE
 )  # fmt: skip
 _REPEATED = re.compile(rf".+\.{_ARCHIVE}(?:\.\d| ?\(\d+\)|[~?&].*|\.bak|\.old|\.orig)", re.IGNORECASE)

@@ -165,6 +165,8 @@ class Listing:
     """What was left out, or is wrong with the archive as a whole."""
     has_end: bool = True
     """Whether it was read up to its end mark."""
+    stop: int | None = None
+    """Where in the file its bytes are damaged, if that is known."""
 
     @property
     def is_whole(self) -> bool:

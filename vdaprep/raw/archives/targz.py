@@ -1,6 +1,7 @@
-"""Random access in a tar.gz: rapidgzip and seek points; zlib where it is damaged."""
+"""Random access in a tar.gz, in parts or not: rapidgzip and seek points; zlib where damaged."""
 
 import atexit
+import contextlib
 import io
 import shutil
 import tempfile
@@ -12,10 +13,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from vdaprep.raw.archives.parts import files_of, open_archive, open_parts
 from vdaprep.raw.archives.spans import GzipSpan, Listing, SpanTable, TarSpan
 from vdaprep.raw.archives.targz_index import NoSeekPointsError, make_seek_points, open_rapidgzip
 from vdaprep.raw.archives.tars import list_tar
-from vdaprep.storage.range_reader import LocalFile, Ranges, buffered
+from vdaprep.storage.range_reader import Ranges, buffered
 
 _CHUNK = 1 << 20  # inflated at once, at most
 _READ_BYTES = 1 << 16
@@ -27,10 +29,10 @@ def list_targz(path: str, on_bytes: Callable[[int], None] = lambda done: None) -
     """List a tar.gz in one pass over it; of one that is cut short or damaged, what comes before.
 
     `on_bytes` is called now and then with the number of the file's bytes that were read. A file that has not changed
-    since the last call is not read again. Raises one of UNREADABLE if it is no tar.gz.
+    since the last call, nor any of its parts, is not read again. Raises one of UNREADABLE if it is no tar.gz.
     """
-    state = Path(path).stat()
-    identity = (str(Path(path).absolute()), state.st_ino, state.st_size, state.st_mtime_ns)
+    states = [(Path(file).absolute(), Path(file).stat()) for file in files_of(path)]
+    identity = tuple((str(file), state.st_ino, state.st_size, state.st_mtime_ns) for file, state in states)
     known = _listed.get(identity)
     if known is None or not _has_index(known):
         known = _listed[identity] = _list_targz(path, on_bytes)
@@ -42,7 +44,8 @@ def _list_targz(path: str, on_bytes: Callable[[int], None]) -> Listing:
     try:
         return make_seek_points(path, index, on_bytes)
     except NoSeekPointsError as error:
-        return _list_damaged(path, reason=str(error))
+        with contextlib.closing(open_archive(path)) as file:
+            return list_damaged(file, reason=str(error))
 
 
 def _has_index(listing: Listing) -> bool:
@@ -55,7 +58,7 @@ def open_gzip(path: str, *, index: str) -> Ranges:
     """Open the content of a gzip; far seeks are slow without its `index`."""
     if index in _carried:
         return IndexedGzip(path, io.BytesIO(_carried[index]))
-    return IndexedGzip(path, index) if index and Path(index).is_file() else DamagedGzip(path)
+    return IndexedGzip(path, index) if index and Path(index).is_file() else DamagedGzip(open_archive(path))
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,15 @@ def made_seek_points() -> SeekPoints:
 
 
 _carried: dict[str, bytes] = {}
-_listed: dict[tuple[str, int, int, int], Listing] = {}
+_listed: dict[tuple[tuple[str, int, int, int], ...], Listing] = {}
 
 
 class IndexedGzip:
     """Content of an undamaged gzip, read by rapidgzip from seek points; 40 to 130 MB."""
 
     def __init__(self, path: str, index: str | io.BytesIO) -> None:
-        self._file = open_rapidgzip(path, threads=1)  # each thread would keep chunks of its own
+        self._parts = open_parts(path)
+        self._file = open_rapidgzip(self._parts or path, threads=1)  # each thread would keep chunks of its own
         try:
             self._file.import_index(index)
         except (OSError, ValueError, RuntimeError):
@@ -108,6 +112,8 @@ class IndexedGzip:
     def close(self) -> None:
         """Close the file and end its threads."""
         self._file.close()
+        if self._parts is not None:
+            self._parts.close()
 
 
 @dataclass(frozen=True)
@@ -120,12 +126,13 @@ class _Checkpoint:
 class DamagedGzip:
     """Content of a gzip up to where it is cut short or damaged, read by zlib.
 
-    rapidgzip aborts the process at some damaged files, and takes some that are cut short for complete ones.
+    rapidgzip aborts the process at some damaged files, and takes some that are cut short for complete ones. Closing it
+    closes the file.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, file: Ranges) -> None:
         self.damage = ""  # zlib's message, once it was met
-        self._file = LocalFile(path)
+        self._file = file
         self._checkpoints = [_Checkpoint(0, 0, zlib.decompressobj(16 + zlib.MAX_WBITS))]
         self._step = _CHECKPOINT_STEP
         self._load(self._checkpoints[0])
@@ -151,6 +158,11 @@ class DamagedGzip:
             size -= len(parts[-1])
             offset += self._skip(len(parts[-1]))
         return b"".join(parts)
+
+    @property
+    def stop(self) -> int:
+        """Where in the file decompressing stands."""
+        return self._offset
 
     @property
     def rest(self) -> int:
@@ -225,20 +237,22 @@ def _index_folder() -> Path:
     return folder
 
 
-def _list_damaged(path: str, *, reason: str) -> Listing:
-    content = DamagedGzip(path)
-    try:
-        found = list_tar(buffered(content))
-        spans = [span for span in found.spans if isinstance(span, TarSpan)]
-        table = SpanTable(GzipSpan, ([span.offset for span in spans], [span.size for span in spans]), "")
-        if not found.is_whole:
-            return Listing(found.names, table, found.problems)
-        problem = f"makes rapidgzip fail ({reason}); it is read all the same, but slowly"
-        if content.size and content.damage:  # inflated to its end, it shows whether there is any
-            problem = f"is damaged ({content.damage}), maybe inside one of its members; get it again"
-        elif rest := content.rest:
-            kind = "of zeros after its end" if content.rest_is_zeros else "after its end, which are no gzip"
-            problem = f"goes on for {rest} bytes {kind}; get it again, or cut them off, as this makes reading slow"
-        return Listing(found.names, table, [*found.problems, ("", problem)])
-    finally:
-        content.close()
+def list_damaged(file: Ranges, *, reason: str) -> Listing:
+    """List a tar.gz that rapidgzip fails at, for a `reason`, as far as zlib reads it.
+
+    The file stays open. Raises one of UNREADABLE if it is no tar.gz.
+    """
+    content = DamagedGzip(file)
+    found = list_tar(buffered(content))
+    spans = [span for span in found.spans if isinstance(span, TarSpan)]
+    table = SpanTable(GzipSpan, ([span.offset for span in spans], [span.size for span in spans]), "")
+    if not found.is_whole:
+        stop = content.stop if content.damage else None
+        return Listing(found.names, table, found.problems, has_end=found.has_end, stop=stop)
+    problem = f"makes rapidgzip fail ({reason}); it is read all the same, but slowly"
+    if content.size and content.damage:  # inflated to its end, it shows whether there is any
+        problem = f"is damaged ({content.damage}), maybe inside one of its members; get it again"
+    elif rest := content.rest:
+        kind = "of zeros after its end" if content.rest_is_zeros else "after its end, which are no gzip"
+        problem = f"goes on for {rest} bytes {kind}; get it again, or cut them off, as this makes reading slow"
+    return Listing(found.names, table, [*found.problems, ("", problem)])

@@ -19,8 +19,10 @@ from typing import Any, cast
 
 import rapidgzip  # pyright: ignore[reportMissingModuleSource]
 
+from vdaprep.raw.archives.parts import open_parts
 from vdaprep.raw.archives.spans import GzipSpan, Listing, SpanTable
 from vdaprep.raw.archives.tars import list_tar, listing_to_json
+from vdaprep.storage.range_reader import Ranges, RangeStream
 
 _INDEXING_THREADS = 4  # each more takes up to 30 MB
 _MAX_BYTES = 640 << 20  # of memory; 100 to 200 MB are usual
@@ -73,9 +75,10 @@ def _watch_memory(child: "subprocess.Popen[str]") -> None:
             time.sleep(_WATCH_S)
 
 
-def open_rapidgzip(path: str, *, threads: int) -> Any:
-    """Open a gzip by rapidgzip; an open one keeps the process from ending."""
-    return cast(Any, rapidgzip).RapidgzipFile(path, parallelization=threads)
+def open_rapidgzip(source: str | Ranges, *, threads: int) -> Any:
+    """Open a gzip by rapidgzip, by path or in parts; an open one keeps the process from ending."""
+    file = source if isinstance(source, str) else RangeStream(source)
+    return cast(Any, rapidgzip).RapidgzipFile(file, parallelization=threads)
 
 
 class _Reporting(io.RawIOBase):
@@ -112,7 +115,7 @@ class _Reporting(io.RawIOBase):
 
 def main(path: str, index: str) -> int:
     """Write seek points and print the listing; 1 if the archive is not whole."""
-    file = open_rapidgzip(path, threads=min(_INDEXING_THREADS, os.cpu_count() or 1))
+    file = open_rapidgzip(open_parts(path) or path, threads=min(_INDEXING_THREADS, os.cpu_count() or 1))
     with io.BufferedReader(cast(Any, _Reporting(file)), 1024) as stream:
         listing = list_tar(stream)
         if not listing.has_end:

@@ -37,7 +37,8 @@ def list_tar(stream: io.BufferedIOBase) -> Listing:
         start = 0
     while start is not None:
         start = _list_one(stream, start, found)
-    return Listing(found.names, SpanTable(TarSpan, (found.offsets, found.sizes)), found.problems, found.has_end)
+    spans = SpanTable(TarSpan, (found.offsets, found.sizes))
+    return Listing(found.names, spans, found.problems, found.has_end, found.stop)
 
 
 class _Found:
@@ -49,6 +50,7 @@ class _Found:
         self.sizes: list[int] = []
         self.problems: list[tuple[str, str]] = []
         self.has_end = True
+        self.stop: int | None = None  # where the damage is
 
     def end_early(self, reason: str) -> None:
         """Note why what comes after the members so far cannot be read."""
@@ -79,6 +81,7 @@ def _list_one(stream: io.BufferedIOBase, start: int, found: _Found) -> int | Non
         return None
     if block.strip(b"\0"):
         found.end_early(f"is damaged after {len(found.names)} members; get it again to have the rest")
+        found.stop = stop
         return None
     return _after_mark(stream, stop, found)
 
@@ -91,6 +94,7 @@ def _after_mark(stream: io.BufferedIOBase, stop: int, found: _Found) -> int | No
         where = "at its end" if at_end else f"after {len(found.names)} members"
         reason = f"has {zeros} bytes of zeros {where}: it may be a download that was not finished; get it again"
         found.problems.append(("", reason))
+        found.stop = stop if found.stop is None else found.stop
     if at_end:
         return None
     begin -= begin % BLOCK_BYTES
@@ -100,6 +104,7 @@ def _after_mark(stream: io.BufferedIOBase, stop: int, found: _Found) -> int | No
     size = stream.seek(0, io.SEEK_END) - begin
     reason = f"goes on for {size} bytes after its end, which are no tar; get it again, or cut them off"
     found.problems.append(("", reason))
+    found.stop = begin if found.stop is None else found.stop
     return None
 
 

@@ -22,7 +22,8 @@ from vdaprep.sources._rows import rows_of_frames
 from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
 
 EXPECTED = (
-    "train/SEQUENCE/{rgbs/rgb_00000.jpg,depths/depth_00000.png,anno.npz}, in folders or in train.tar.gz, val.tar.gz"
+    "train/SEQUENCE/{rgbs/rgb_00000.jpg,depths/depth_00000.png,anno.npz}, in folders or in train.tar.gz, val.tar.gz, "
+    "whole or in parts"
 )
 
 _FOLDER = re.compile(

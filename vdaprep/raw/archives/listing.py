@@ -1,0 +1,152 @@
+"""List an archive of any kind; its first bytes, not its name, say what it is."""
+
+import contextlib
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from urllib.parse import unquote, urlsplit
+
+from vdaprep.raw.archives.parts import Series, open_archive, own_name
+from vdaprep.raw.archives.sens import list_sens
+from vdaprep.raw.archives.sniff import found_instead, is_tar_header
+from vdaprep.raw.archives.spans import UNREADABLE, Listing
+from vdaprep.raw.archives.targz import list_damaged, list_targz
+from vdaprep.raw.archives.tars import list_tar
+from vdaprep.raw.archives.zips import list_zip
+from vdaprep.storage.range_reader import Joined, Part, Ranges, buffered
+from vdaprep.storage.urls import is_url
+
+SENS = ".sens"
+"""What the names of ScanNet's recordings end in."""
+_GZIP = b"\x1f\x8b"
+_ADVICE = "; get it again"  # where a sentence on a file says what to do
+
+OnBytes = Callable[[int, int], None]
+"""Called while an archive is listed with the bytes that were read, and its size in bytes."""
+
+
+class PartsError(ValueError):
+    """An archive cannot be read for want of one of its parts; the text says what to do."""
+
+
+def list_archive(name: str, on_bytes: OnBytes, series: Series | None = None) -> tuple[int, Listing]:
+    """List an archive, path or URL, and return its bytes.
+
+    Args:
+        name: Path or URL.
+        on_bytes: Receives progress.
+        series: Its parts, if it is in parts: what is wrong with it is said of them.
+
+    Raises:
+        One of UNREADABLE if it is no archive, or damaged so that nothing of it can be read.
+    """
+    if series is not None and not series.parts:
+        raise PartsError(f"it {series.fault}")
+    with contextlib.closing(open_archive(name)) as archive:
+        on_bytes(0, archive.size)
+        if series is None or not isinstance(archive, Joined):
+            return archive.size, _list(archive, name, on_bytes)
+        return archive.size, _list_parts(archive, name, on_bytes, series)
+
+
+def say_unopened(error: Exception, *, url: bool) -> str:
+    """Say that an archive cannot be opened, why, and what to do."""
+    advice = "; get it again to have what it holds"
+    if isinstance(error, PartsError | FileNotFoundError) or (url and isinstance(error, OSError)):
+        advice = ""
+    elif isinstance(error, PermissionError):
+        advice = "; let this user read it, for example by chmod u+r"
+    elif any(text in str(error) for text in ("unpack it: ", "join the pieces", "which is not read")):
+        advice = ""
+    return f"cannot be opened as an archive ({reason_of(error)}){advice}"
+
+
+def reason_of(error: Exception) -> str:
+    """Say what an exception that is one of UNREADABLE means."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, zipfile.BadZipFile):
+        return str(error)
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def _list(archive: Ranges, name: str, on_bytes: OnBytes) -> Listing:
+    path = unquote(urlsplit(name).path) if is_url(name) else name
+    start = archive.read(0, 512)
+    try:
+        return _list_kind(archive, start, path, name, on_bytes)
+    except UNREADABLE as error:
+        found = found_instead(start, path.rpartition("/")[2])
+        if isinstance(error, OSError) or not found:
+            raise
+        raise ValueError(found) from error
+
+
+def _list_kind(archive: Ranges, start: bytes, path: str, name: str, on_bytes: OnBytes) -> Listing:
+    if path.lower().endswith(SENS):
+        return list_sens(archive, path.rpartition("/")[2], lambda done: on_bytes(done, archive.size))
+    if start.startswith(_GZIP):
+        if is_url(name):
+            raise ValueError("a tar.gz cannot be read in parts from a server; download it first")
+        return list_targz(name, lambda done: on_bytes(done, archive.size))
+    if not is_tar_header(start) and (start.startswith(b"PK") or path.lower().endswith(".zip")):
+        return list_zip(archive, thorough=not is_url(name))
+    if not is_tar_header(start) and start.strip(b"\0"):
+        raise ValueError(found_instead(start, path.rpartition("/")[2]) or "it begins as no archive does")
+    return list_tar(buffered(archive))
+
+
+# -------------------------------------------------------------------------------------------------------------- parts
+
+
+def _list_parts(archive: Joined, name: str, on_bytes: OnBytes, series: Series) -> Listing:
+    """List an archive in parts; what it says of the whole names the part that is at fault."""
+    try:
+        listing = _list(archive, name, on_bytes)
+    except UNREADABLE as error:
+        if isinstance(error, OSError) or (is_url(name) and archive.read(0, 2) == _GZIP):
+            raise
+        raise PartsError(f"{reason_of(error)}; {_explain_start(archive, series)}") from error
+    if listing.has_end and listing.stop is None:
+        more = [("", series.fault)] if series.fault and listing.is_whole else []
+        return replace(listing, problems=[*listing.problems, *more])
+    short = series.find_short(archive.sizes)
+    if short is not None and (before := _list_before_gap(archive, sum(archive.sizes[: short[0]]), listing)) is not None:
+        return replace(before, problems=[*_with_reason(before, short[1])])
+    return replace(listing, problems=[*_with_reason(listing, series.explain(archive.sizes, listing.stop))])
+
+
+def _with_reason(listing: Listing, reason: str) -> Iterator[tuple[str, str]]:
+    """Let the first problem of the archive as a whole end in a reason, and its advice."""
+    for member, said in listing.problems:
+        if not member and reason:
+            said, reason = f"{said.partition(_ADVICE)[0]}; {reason}", ""
+        yield member, said
+
+
+def _list_before_gap(archive: Joined, size: int, listing: Listing) -> Listing | None:
+    """List what lies before a gap, as if the archive ended there.
+
+    A member across it would have another's bytes. Returns None if much more than that was listed, so that there is
+    none: parts may be of any sizes.
+    """
+    part = Part(archive, 0, size)
+    gzipped = part.read(0, 2) == _GZIP
+    try:
+        found = list_damaged(part, reason="its parts do not fit") if gzipped else list_tar(buffered(part))
+    except UNREADABLE:
+        return None
+    return found if len(listing.names) <= len(found.names) + 1 else None
+
+
+def _explain_start(archive: Joined, series: Series) -> str:
+    """Say why nothing can be read of an archive in parts."""
+    begins = [sum(archive.sizes[:index]) for index in range(len(archive.sizes))]
+    starts = [archive.read(begin, 4) for begin in begins]
+    known = (_GZIP, b"PK\3\4")
+    first = next((index for index, start in enumerate(starts) if start.startswith(known)), 0)
+    if first:
+        one, other = (own_name(series.parts[index]) for index in (0, first))
+        return f"{other} begins as an archive, {one} does not: the parts are out of order, or of several archives"
+    short = series.find_short(archive.sizes)
+    return series.explain(archive.sizes, None) if short is None else short[1]
