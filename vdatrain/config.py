@@ -29,6 +29,8 @@ MAX_REPEATS = 1000
 """How often `mix` may show a data set's windows in an epoch."""
 MAX_STEPS = 10**9
 """Steps of a run; of other numbers, too, a greater one is a slip, or a stranger's file that asks for all memory."""
+_SHARES_WITHIN = 1.0
+"""Per cent by which the shares of a mix may miss 100: thirds are written as 33 %."""
 TENSORBOARD, WANDB, NO_TRACKER = "tensorboard", "wandb", "none"
 
 
@@ -97,7 +99,7 @@ class TrainConfig:
     shard_model: bool = _option(False, changeable=True)
     """Spread weights, gradients and moments over the ranks (FSDP2)."""
     mix: str = _option("", show_default="all once")
-    """How often each data set's windows come in an epoch: tartanair=1,vkitti=3."""
+    """How often each data set's windows come in an epoch: tartanair=1,vkitti=3; or shares of frames: a=40%,b=60%."""
     licence: LicenceName = _option("any", changeable=True)
     """Data to take: any, or with commercial only sets whose licence allows commercial use."""
     order: WindowOrder = "shuffle"
@@ -311,23 +313,43 @@ def from_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"{str(error).rstrip('.')}; expected options by name, or the config.json of a run.") from error
 
 
-def parse_mix(text: str) -> dict[str, float]:
-    """Read `tartanair=1,vkitti=3`; an empty text is an empty mix.
+@dataclass(frozen=True)
+class Mix:
+    """How much of each data set a run shows."""
+
+    numbers: Mapping[str, float]
+    """By data set: how often its windows come in an epoch, or its share of the frames, 0 to 1."""
+    of_frames: bool = False
+    """Whether the numbers are shares; a data set without one then has none, and otherwise comes once."""
+
+    def takes(self, dataset: str) -> bool:
+        """Say whether anything of a data set is shown."""
+        return self.numbers.get(dataset, 0 if self.of_frames else 1) > 0
+
+
+def parse_mix(text: str) -> Mix:
+    """Read `tartanair=1,vkitti=3` or, as shares of frames, `tartanair=40%,vkitti=60%`; an empty text is an empty mix.
 
     Raises:
-        UsageError: the text is anything else.
+        UsageError: the text is anything else, or the shares do not add up to 100 %.
     """
-    mix: dict[str, float] = {}
-    for item in text.split(",") if text else ():
+    numbers: dict[str, float] = {}
+    items = text.split(",") if text else []
+    of_frames = "%" in text
+    for item in items:
         name, _, number = (word.strip() for word in item.partition("="))
-        repeats = _number(number)
-        if not name or name in mix or not 0 <= repeats <= MAX_REPEATS:
+        value = _number(number.removesuffix("%").rstrip()) if number.endswith("%") == of_frames else math.nan
+        if not name or name in numbers or not 0 <= value <= (100 if of_frames else MAX_REPEATS):
             raise UsageError(
                 f"--mix {text}: {item.strip()!r} is not understood; expected each data set once, with how often its "
-                f"windows come in an epoch (0 to {MAX_REPEATS}), like tartanair=1,vkitti=3."
+                f"windows come in an epoch (0 to {MAX_REPEATS}), like tartanair=1,vkitti=3, or all with shares of "
+                "frames, like tartanair=40%,vkitti=60%."
             )
-        mix[name] = repeats
-    return mix
+        numbers[name] = value / 100 if of_frames else value
+    total = 100 * sum(numbers.values())
+    if of_frames and abs(total - 100) > _SHARES_WITHIN:
+        raise UsageError(f"--mix {text}: the shares add up to {total:g} %; expected 100.")
+    return Mix(numbers, of_frames)
 
 
 def _number(text: str) -> float:

@@ -51,12 +51,9 @@ class ShardDataset(IterableDataset[Sample]):
         world_size: int = 1,
     ) -> None:
         self._clips = open_shards(shards).clips(split=split)
-        self._sampler = WindowSampler(
-            self._clips.lengths,
-            WindowShape(frames, stride),
-            seed=seed,
-            weights=dataset_weights(self._clips, parse_mix(mix)),
-        )
+        shape = WindowShape(frames, stride)
+        weights = dataset_weights(self._clips, parse_mix(mix), shape)
+        self._sampler = WindowSampler(self._clips.lengths, shape, seed=seed, weights=weights)
         self._positions = DistributedPositions(1, rank, world_size)
 
     @property

@@ -27,6 +27,7 @@ from vdatrain.data.sampler import (
     WindowSampler,
     WindowShape,
     dataset_weights,
+    expected_shares,
     partition,
 )
 from vdatrain.data.samples import Sample
@@ -62,7 +63,8 @@ def train_loader(  # noqa: PLR0913 - the public face, all keywords
         batch: Windows per batch of this rank (B).
         seed: Seed of the order, of where windows begin, and of the augmentation.
         stride: Frames of a clip from one frame of a window to the next.
-        mix: How often each data set's windows occur in an epoch, as in `tartanair=1,vkitti=3`; empty: once each.
+        mix: How often each data set's windows occur in an epoch, as in `tartanair=1,vkitti=3`, or shares of frames, as
+            in `tartanair=40%,vkitti=60%`; empty: once each.
         split: Split of the shards.
         workers: Threads that read and decode; they change nothing of the batches.
         rank: Number of this process among those that train together.
@@ -122,12 +124,11 @@ class TrainLoader:
         self._faults = FaultPolicy(config.skip_bad, config.stall_timeout, on_skip)
         self._clips = open_shards_of(config).clips(split=config.train_split)
         _expect_differences(config, self._clips)
-        self._sampler = WindowSampler(
-            self._clips.lengths,
-            WindowShape(config.frames, config.stride),
-            seed=config.seed,
-            weights=dataset_weights(self._clips, parse_mix(config.mix)),
-        )
+        shape, mix = WindowShape(config.frames, config.stride), parse_mix(config.mix)
+        weights = dataset_weights(self._clips, mix, shape)
+        self._sampler = WindowSampler(self._clips.lengths, shape, seed=config.seed, weights=weights)
+        self.expected_shares = expected_shares(self._clips, mix)
+        """Share of the frames that each data set should have, by its name."""
         self._positions = DistributedPositions(config.batch, rank, world_size, start)
         self._taken = 0
         self._batches = self._open()

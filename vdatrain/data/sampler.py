@@ -12,7 +12,7 @@ from jaxtyping import Int32, Int64
 
 from vdaprep.errors import UsageError
 from vdaprep.shards.index import ClipIndex
-from vdatrain.config import MAX_REPEATS
+from vdatrain.config import MAX_REPEATS, Mix
 
 Lengths = tuple[int, ...] | Int64[np.ndarray, " clips"]
 MAX_STRIDE = 258
@@ -87,18 +87,63 @@ class ClipWeight:
         return math.floor(self.repeats * windows + 0.5)
 
 
-def dataset_weights(clips: ClipIndex, mix: Mapping[str, float]) -> tuple[ClipWeight, ...]:
-    """Return the weights of clips by data set; 1 for one that the mix does not name.
+def dataset_weights(clips: ClipIndex, mix: Mix, shape: WindowShape) -> tuple[ClipWeight, ...]:
+    """Return the weights of clips by data set, for windows of a shape.
+
+    Shares of frames leave an epoch about as many windows as all data sets in the mix have: those with less than their
+    share come more often, those with more come in part.
 
     Raises:
-        UsageError: no clip is of a data set that the mix names.
+        UsageError: no clip is of a data set that the mix names, all of its clips are shorter than a window, or its
+            windows would have to come more than MAX_REPEATS times.
     """
     stretches = clips.datasets()
     found = {dataset for dataset, _ in stretches}
-    unknown = sorted(mix.keys() - found)
+    unknown = sorted(mix.numbers.keys() - found)
     if unknown:
-        raise UsageError(f"--mix {unknown[0]}={mix[unknown[0]]:g}: the shards have {', '.join(sorted(found))} only.")
-    return tuple(ClipWeight(count, mix.get(dataset, 1)) for dataset, count in stretches)
+        asked = f"{100 * mix.numbers[unknown[0]]:g}%" if mix.of_frames else f"{mix.numbers[unknown[0]]:g}"
+        raise UsageError(f"--mix {unknown[0]}={asked}: the shards have {', '.join(sorted(found))} only.")
+    if not mix.of_frames:
+        return tuple(ClipWeight(count, mix.numbers.get(dataset, 1)) for dataset, count in stretches)
+    repeats = _repeats_of_shares(_windows_by_dataset(clips, shape), mix, shape)
+    return tuple(ClipWeight(count, repeats.get(dataset, 0)) for dataset, count in stretches)
+
+
+def expected_shares(clips: ClipIndex, mix: Mix) -> dict[str, float]:
+    """Return the share of frames by data set that a mix asks for, were no clip too short for a window."""
+    if mix.of_frames:
+        return {dataset: share for dataset, share in mix.numbers.items() if share}
+    frames = _windows_by_dataset(clips, WindowShape(1))
+    asked = {dataset: mix.numbers.get(dataset, 1) * count for dataset, count in frames.items()}
+    total = sum(asked.values())
+    return {dataset: count / total for dataset, count in asked.items() if count}
+
+
+def _windows_by_dataset(clips: ClipIndex, shape: WindowShape) -> dict[str, int]:
+    """Return how many different windows each data set has."""
+    windows = np.asarray(clips.lengths, np.int64) // shape.span
+    totals: dict[str, int] = {}
+    first = 0
+    for dataset, count in clips.datasets():
+        totals[dataset] = totals.get(dataset, 0) + int(windows[first : first + count].sum())
+        first += count
+    return totals
+
+
+def _repeats_of_shares(windows: Mapping[str, int], mix: Mix, shape: WindowShape) -> dict[str, float]:
+    """Return how often each data set's windows come in an epoch so that frames have the mix's shares."""
+    shares = {dataset: share for dataset, share in mix.numbers.items() if share}
+    total = sum(windows[dataset] for dataset in shares)
+    repeats: dict[str, float] = {}
+    for dataset, share in shares.items():
+        repeats[dataset] = share * total / windows[dataset] if windows[dataset] else math.inf
+        if repeats[dataset] > MAX_REPEATS:
+            raise UsageError(
+                f"--mix {dataset}={100 * share:g}%: it has {windows[dataset]} windows of {shape.num_frames} frames at "
+                f"stride {shape.stride} among {total}, which would have to come more than {MAX_REPEATS} times an "
+                "epoch; give it a smaller share, or take shorter windows."
+            )
+    return repeats
 
 
 # ---------------------------------------------------------------------------------------------------------- samplers

@@ -13,8 +13,8 @@ def terms_of_run(config: TrainConfig, shards: ShardCollection) -> tuple[DataTerm
 
     Raises UsageError where `licence` takes none but commercial use and a data set does not allow it.
     """
-    shares = parse_mix(config.mix)
-    found = tuple(terms for terms in shards.terms(split=config.train_split) if shares.get(terms.dataset, 1))
+    mix = parse_mix(config.mix)
+    found = tuple(terms for terms in shards.terms(split=config.train_split) if mix.takes(terms.dataset))
     refused = [terms for terms in found if not terms.commercial]
     if config.licence == "commercial" and refused:
         names = "; ".join(f"{terms.dataset} ({terms.licence or 'its shards do not say'})" for terms in refused)

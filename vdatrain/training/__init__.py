@@ -8,6 +8,7 @@ optim        parameter groups, schedule, averaged weights
 compile      the forward pass, compiled where that works
 monitor      step statistics
 selection    which weights are the best, and none forgotten
+mixture      frames shown of each data set, against the mix
 checkpoint   what a checkpoint holds; written in the background
 trackers     TensorBoard and W&B
 memory       the peak memory of a step, on fake tensors

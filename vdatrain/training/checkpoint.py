@@ -14,6 +14,7 @@ A state, as `vdatrain.training.state.snapshot` takes it, is a dictionary of tens
     step, position              steps done; position in the order of windows at which the next one begins
     evaluated, best             the last step that was evaluated; the lowest absrel so far
     first                       each data set's absrel at the first evaluation; missing in older states
+    shown                       frames shown of each data set; missing in older states
     config, versions            the options, without secrets; versions of torch and others
     data                        the data sets trained on, `init`'s included: licence, citation, commercial use
 

@@ -29,6 +29,7 @@ from vdatrain.models.weights import LoadReport, Weights, load_weights
 from vdatrain.run_dir import CONFIG_FILE, forget_log_after, git_state, read_facts, stored_config, versions, write_facts
 from vdatrain.training.checkpoint import LAST_FILE, VERSION, load_newest
 from vdatrain.training.compile import CompiledForward
+from vdatrain.training.mixture import MixtureMeter
 from vdatrain.training.monitor import StepMonitor
 from vdatrain.training.optim import AveragedWeights, make_optimiser, moments_by_name, parameter_groups, rate_factor
 from vdatrain.training.selection import BestSelection
@@ -60,6 +61,8 @@ class TrainState:
     """The processes that train together."""
     monitor: StepMonitor = field(default_factory=StepMonitor)
     """Figures of the steps since the last line of the log."""
+    mixture: MixtureMeter = field(default_factory=lambda: MixtureMeter({}))
+    """Frames of each data set that were shown."""
     step: int = 0
     """Steps done."""
     position: int = 0
@@ -191,6 +194,7 @@ def snapshot(run: TrainState) -> dict[str, Any] | None:
     All ranks have to call it, the first alone gets it; it is the same for any number of ranks, sharded or not.
     """
     run.monitor.settle(run.ranks)
+    run.mixture.settle(run.ranks)
     weights, moments = full_state(run.model, run.optimiser)
     averages = {} if run.average is None else run.average.state_dict()
     place = "cpu" if run.ranks.is_first else "meta"
@@ -206,6 +210,7 @@ def snapshot(run: TrainState) -> dict[str, Any] | None:
         "evaluated": run.evaluated,
         "best": run.selection.best,
         "first": dict(run.selection.first),
+        "shown": dict(run.mixture.shown),
         "config": run.config.to_json(),
         "versions": versions(),
         "data": [asdict(terms) for terms in run.data],
@@ -267,6 +272,7 @@ def _take_over(run: TrainState, state: Mapping[str, Any], terms: tuple[DataTerms
     run.data = union(DataTerms.parse_all(state.get("data"), where=str(run.folder)), terms)
     run.step, run.position = state["step"], state["position"]
     run.evaluated, run.selection.best = state["evaluated"], state["best"]
+    run.mixture.shown.update({str(name): int(count) for name, count in state.get("shown", {}).items()})
     run.selection.first = {str(name): float(value) for name, value in state.get("first", {}).items()}
 
 

@@ -27,6 +27,8 @@ def train_step(state: TrainState, loader: TrainLoader) -> None:
         if number:
             loader.prepare()
         batch = next(loader)
+        for shown in (batch, *([] if batch.images is None else [batch.images])):
+            state.mixture.add(shown.datasets, shown.frames.shape[1])
         losses.append(accumulate_gradient(state, batch, joining=number == config.accumulate - 1))
         keys += batch.keys + (batch.images.keys if batch.images is not None else ())
     norm = _apply(state)

@@ -30,6 +30,7 @@ from vdatrain.models.loading import whole_model
 from vdatrain.run_dir import is_own, log, owned
 from vdatrain.training.callbacks import Callback
 from vdatrain.training.checkpoint import BEST_FILE, LAST_FILE, CheckpointManager
+from vdatrain.training.mixture import LOG_EVERY
 from vdatrain.training.planner import Utilisation, utilisation
 from vdatrain.training.state import TrainState, averaged_model, load_state, new_state, snapshot
 from vdatrain.training.step import accumulate_gradient, train_step
@@ -160,6 +161,7 @@ def open_loader(state: TrainState) -> TrainLoader:
         device=state.precision.device,
         on_skip=_logger.warning,
     )
+    state.mixture.expected = loader.expected_shares
     if not state.resumed and state.ranks.is_first:
         log(state.folder, state.step, loader.summary())
     return loader
@@ -225,6 +227,8 @@ class _Training:
                 self._train_step()
                 if state.step % config.log_every == 0 or state.step == config.steps:
                     self._report()
+                if state.step % LOG_EVERY == 0 or state.step == config.steps:
+                    self._report_mixture()
                 self._evaluate_or_save()
         except _StopHere:
             return self._save_and_stop()
@@ -287,6 +291,15 @@ class _Training:
         for callback in self.callbacks:
             callback.on_step(state.step, figures)
         self._interval = _Interval(state.step, self.loader.waited_s)
+
+    def _report_mixture(self) -> None:
+        """Log the share of each data set; at the end name those that gave much less than they should."""
+        state = self.state
+        state.mixture.settle(state.ranks)
+        self._log({"mix": state.mixture.shares()})
+        if state.step == state.config.steps and state.ranks.is_first:
+            for sentence in state.mixture.sentences():
+                _logger.warning(f"{state.folder}: {sentence}")
 
     def _evaluate(self) -> None:
         """Evaluate the averaged weights on some held-out windows, log that, and save."""

@@ -74,7 +74,7 @@ def _interleave(batches):
 
 
 def test_nor_do_they_with_a_mix_and_images_beside(clips, order):
-    mixed = replace(order, weights=dataset_weights(clips, parse_mix("alpha=0.5,beta=3")))
+    mixed = replace(order, weights=dataset_weights(clips, parse_mix("alpha=0.5,beta=3"), order.shape))
     images = mixed.of_images()
 
     def steps(ranks, workers, start=0, count=5):

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from vdaprep.errors import DataError, ShardError, UsageError
 from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.names import DATASET_FILE
-from vdatrain.config import parse_mix
+from vdatrain.config import Mix, parse_mix
 from vdatrain.data.sampler import (
     MAX_STRIDE,
     ClipWeight,
@@ -20,6 +21,7 @@ from vdatrain.data.sampler import (
     WindowSampler,
     WindowShape,
     dataset_weights,
+    expected_shares,
 )
 
 shapes = st.builds(WindowShape, num_frames=st.integers(1, 6), stride=st.integers(1, 4))
@@ -137,13 +139,36 @@ def test_a_data_set_may_be_left_out():
         WindowSampler((12, 3), WindowShape(4), weights=(ClipWeight(1, 0), ClipWeight(1)))
 
 
-@pytest.mark.parametrize(("text", "mix"), [("", {}), ("a=1", {"a": 1}), ("a=1.5, b-c = 0", {"a": 1.5, "b-c": 0})])
+@pytest.mark.parametrize(("text", "mix"), [("", {}), ("a=1", {"a": 1.0}), ("a=1.5, b-c = 0", {"a": 1.5, "b-c": 0.0})])
 def test_a_mix_is_read(text, mix):
-    assert parse_mix(text) == mix
+    assert parse_mix(text) == Mix(mix)
+
+
+def test_a_mix_of_frames_is_read():
+    assert parse_mix("a=40%, b-c = 60 %") == Mix({"a": 0.4, "b-c": 0.6}, of_frames=True)
+    assert parse_mix("a=33%,b=33%,c=33%").of_frames
+    with pytest.raises(UsageError, match=r"--mix a=40%,b=50%: the shares add up to 90 %; expected 100\.$"):
+        parse_mix("a=40%,b=50%")
 
 
 @pytest.mark.parametrize(
-    "text", ["a", "a=", "=2", "a=x", "a=1,a=2", "a=-1", "a=nan", "a=inf", "a=1,,b=2", "a=1001", ","]
+    "text",
+    [
+        "a",
+        "a=",
+        "=2",
+        "a=x",
+        "a=1,a=2",
+        "a=-1",
+        "a=nan",
+        "a=inf",
+        "a=1,,b=2",
+        "a=1001",
+        ",",
+        "a=50%,b=1",
+        "a=101%",
+        "a=%",
+    ],
 )
 def test_a_mix_that_is_none_is_one_sentence(text):
     with pytest.raises(UsageError, match="is not understood; expected each data set once") as caught:
@@ -153,9 +178,39 @@ def test_a_mix_that_is_none_is_one_sentence(text):
 
 def test_a_mix_names_data_sets_that_are_there(toy_shards):
     clips = open_shards(toy_shards).clips(split="train")
-    assert dataset_weights(clips, {"beta": 2.5}) == (ClipWeight(5), ClipWeight(2, 2.5))
+    assert dataset_weights(clips, Mix({"beta": 2.5}), WindowShape(1)) == (ClipWeight(5), ClipWeight(2, 2.5))
     with pytest.raises(UsageError, match=r"--mix gamma=2: the shards have alpha, beta only\.$"):
-        dataset_weights(clips, {"beta": 1.0, "gamma": 2.0})
+        dataset_weights(clips, Mix({"beta": 1.0, "gamma": 2.0}), WindowShape(1))
+    with pytest.raises(UsageError, match=r"--mix gamma=50%: the shards have alpha, beta only\.$"):
+        dataset_weights(clips, parse_mix("beta=50%,gamma=50%"), WindowShape(1))
+
+
+@pytest.mark.parametrize("text", ["alpha=50%,beta=50%", "alpha=10%,beta=90%", "beta=100%"])
+def test_shares_of_frames_are_what_an_epoch_shows(toy_shards, text):
+    clips, shape = open_shards(toy_shards).clips(split="train"), WindowShape(2)
+    mix = parse_mix(text)
+    order = WindowSampler(clips.lengths, shape, weights=dataset_weights(clips, mix, shape))
+    shown = Counter(clips[window.clip].dataset for window in order.epoch(0))
+    assert expected_shares(clips, mix) == {name: share for name, share in mix.numbers.items() if share}
+    for name, share in mix.numbers.items():
+        assert abs(shown[name] - share * order.windows_per_epoch) <= 1
+
+
+def test_a_share_that_no_window_can_fill_is_one_sentence(toy_shards):
+    clips = open_shards(toy_shards).clips(split="train")
+    longest = max(clip.num_frames for clip in clips if clip.dataset == "alpha")
+    with pytest.raises(UsageError, match=r"--mix alpha=50%: it has 0 windows of .* give it a smaller share"):
+        dataset_weights(clips, parse_mix("alpha=50%,beta=50%"), WindowShape(longest + 1))
+
+
+def test_without_shares_the_frames_decide_what_is_expected(toy_shards):
+    clips = open_shards(toy_shards).clips(split="train")
+    frames = Counter({clip.dataset: 0 for clip in clips})
+    for clip in clips:
+        frames[clip.dataset] += clip.num_frames
+    shares = expected_shares(clips, Mix({"beta": 3.0}))
+    assert shares["beta"] == pytest.approx(3 * frames["beta"] / (frames["alpha"] + 3 * frames["beta"]))
+    assert expected_shares(clips, Mix({"alpha": 0.0})) == {"beta": 1}
 
 
 # -------------------------------------------------------------------------------------------------------------- images
