@@ -225,7 +225,7 @@ def decode_ours(
     rgb, depth, differences = members
     decoded = (
         [codec.decode_rgb(data) for data in rgb],
-        [codec.unpack_planes(data, spec, **size) for data in depth],
+        [codec.decompress_depth(data, spec, **size) for data in depth],
         [codec.decode_diff(data, diff, **size) for data in differences],
     )
     return tuple(torch.from_numpy(np.stack(frames)) for frames in decoded)

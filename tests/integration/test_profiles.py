@@ -143,8 +143,8 @@ def test_a_preview_shows_differences_that_are_taken_from_decoded_frames(converte
 def test_a_group_of_video_is_decoded_once_for_a_trajectory(converted, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = open_shards(converted["tiny"]).clips()[0]
     groups: list[int] = []
-    decode = codec.decode_group
-    monkeypatch.setattr(codec, "decode_group", lambda *args, **options: groups.append(1) or decode(*args, **options))
+    decode = codec.decode_planes
+    monkeypatch.setattr(codec, "decode_planes", lambda *args, **options: groups.append(1) or decode(*args, **options))
     found = list(read_trajectory([clip]))
     assert (clip.num_frames, len(groups)) == (10, 2)
     monkeypatch.undo()

@@ -1,19 +1,19 @@
 """Shards back to frames: windows for training, whole clips for everything else.
 
-`Clip.read` returns arrays in physical units. `read_window` unpacks into a caller's arrays and leaves depth as byte
-planes, for a device to go on from. `Clip.frames` iterates over the members of frames, decoded on request. All compare
-what they read with the CRC-32 of the record, and unpack of no member more than the metadata says.
+`Clip.read` returns arrays in physical units. `read_window` unpacks into a caller's arrays what a device goes on from.
+`Clip.frames` iterates over the members of frames, decoded on request. All compare what they read with
+the CRC-32 of the record, and unpack of no member more than the metadata says.
 """
 
 import functools
 import hashlib
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int8, Int64, Num, UInt8
+from jaxtyping import Bool, Float32, Float64, Int8, Int64, Num, UInt8, UInt16
 
 from vdaprep.errors import ShardError, UsageError
 from vdaprep.shards import codec
@@ -76,11 +76,17 @@ class VideoGroup:
 
     def rgb(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
         """Return one of `frames`; raises ShardError naming the group."""
-        return self._rgb[number - self._frames.start]
+        rgb = np.empty((self._meta.height, self._meta.width, 3), np.uint8)
+        codec.rgb_of_planes(self.planes(number), out=rgb)
+        return rgb
+
+    def planes(self, number: int) -> UInt8[np.ndarray, "rows columns"]:
+        """Return one of `frames` as `codec.decode_planes` does; raises as `rgb`."""
+        return self._planes[number - self._frames.start]
 
     @functools.cached_property
-    def _rgb(self) -> UInt8[np.ndarray, "t h w 3"]:
-        return codec.decode_group(
+    def _planes(self) -> UInt8[np.ndarray, "t rows columns"]:
+        return codec.decode_planes(
             self._data,
             codec=self._meta.rgb.codec,
             size=(self._meta.height, self._meta.width),
@@ -113,14 +119,23 @@ class StoredFrame:
             return self.group.rgb(self.index % self.meta.rgb.group)
         return codec.decode_rgb(self._get("rgb.jpg"), size=(self.meta.height, self.meta.width), where=self.where)
 
-    def depth_planes(self) -> UInt8[np.ndarray, "2 h w"]:
-        """Undo only the compression of the depth, as `codec.unpack_planes` does."""
+    def image(self) -> UInt8[np.ndarray, "rows columns *channels"]:
+        """Decode the image as `read_window` does."""
+        return self.rgb() if self.group is None else self.group.planes(self.index % self.meta.rgb.group)
+
+    def depth_bytes(self) -> UInt8[np.ndarray, " n"]:
+        """Undo only the compression of the depth, as `codec.decompress_depth` does."""
         size = {"height": self.meta.height, "width": self.meta.width}
-        return codec.unpack_planes(self._get("depth.zst"), self.meta.depth, **size, where=self.where)
+        return codec.decompress_depth(self._get("depth.zst"), self.meta.depth, **size, where=self.where)
+
+    def depth_codes(self) -> UInt16[np.ndarray, "h w"]:
+        """Decode the depth to codes."""
+        size = {"height": self.meta.height, "width": self.meta.width}
+        return codec.unpack_codes(self._get("depth.zst"), self.meta.depth, **size, where=self.where)
 
     def depth_m(self) -> Float32[np.ndarray, "h w"]:
         """Decode the depth to metres: nan unknown, inf sky."""
-        return metres_of(codec.codes_of_planes(self.depth_planes(), self.meta.depth), self.meta.depth)
+        return metres_of(self.depth_codes(), self.meta.depth)
 
     def diff_steps(self) -> Int8[np.ndarray, "3 dh dw"]:
         """Decode the difference to the frame before, in steps of `meta.diff.step` grey levels."""
@@ -196,18 +211,18 @@ class Clip:
                 f"first={first}, count={count}, stride={stride} asks for others."
             )
         meta = self.meta
-        rgb, planes, diff = window_shapes(meta, len(frames), where=self.where, limit=MAX_CLIP_BYTES)
-        steps = None if diff is None else np.empty(diff, np.float32)
-        window = WindowArrays(np.empty(rgb, np.uint8), np.empty(planes, np.uint8), steps)
-        valid = read_window(self, frames, out=window)
-        codes = (codec.codes_of_planes(planes, meta.depth) for planes in window.depth_planes)
-        depth_m = np.stack([metres_of(one, meta.depth) for one in codes])
+        _check_memory(meta, len(frames), where=self.where, limit=MAX_CLIP_BYTES)
+        stored = read_stored(self, frames[0], frames[-1] - frames[0] + 1, meta=meta)
+        rgb = np.stack([frame.rgb() for frame in stored[::stride]])
+        depth_m = np.stack([frame.depth_m() for frame in stored[::stride]])
+        steps = None if meta.stored_diff is None else np.empty(_differences_shape(meta, len(frames)), np.float32)
+        valid = _unpack_differences(stored, frames, meta=meta, out=steps)
         rows = list(frames)
         return Frames(
             frame_ids=np.array(meta.frame_ids, np.int64)[rows],
-            rgb=window.rgb,
+            rgb=rgb,
             depth_m=depth_m,
-            differences=decoded_differences(window.rgb, meta) if steps is None else steps * _step_of(meta),
+            differences=decoded_differences(rgb, meta) if steps is None else steps * _step_of(meta),
             diff_valid=valid,
             intrinsics=np.array(meta.intrinsics)[rows],
             camera_to_world=None if meta.camera_to_world is None else np.array(meta.camera_to_world)[rows],
@@ -323,56 +338,83 @@ def _groups_of(
 # -------------------------------------------------------------------------------------------------------------- windows
 
 
-@dataclass(frozen=True, eq=False)
-class WindowArrays:
-    """What `read_window` writes to."""
-
-    rgb: UInt8[np.ndarray, "t h w 3"]
-    """Grey levels."""
-    depth_planes: UInt8[np.ndarray, "t 2 h w"]
-    """Low and high bytes of what `meta.depth.packing` makes of depth codes, as `codec.unpack_planes` gives them."""
-    differences: Num[np.ndarray, "t 3 dh dw"] | None
-    """In steps of `meta.diff.step` grey levels; None without stored ones. int8 suffices at stride 1, int16 to 258."""
+Allocate = Callable[[str, tuple[int, ...], type[np.generic]], np.ndarray]
+"""Gives `read_window` an array to write to: of a name, a shape and a type, with any content."""
 
 
-def window_shapes(
-    meta: ClipMeta, num_frames: int, *, where: str, limit: int = MAX_WINDOW_BYTES
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]:
-    """Return the shapes of WindowArrays' rgb, depth_planes, differences for a window.
+def read_window(clip: Clip, frames: range, *, allocate: Allocate) -> Bool[np.ndarray, " t"]:
+    """Unpack a window with one read; returns which differences are valid.
 
-    Raises ShardError for a window of more than `limit` bytes.
-    """
-    size = (meta.height, meta.width)
-    diff = None if meta.stored_diff is None else (num_frames, 3, *meta.stored_diff.size_of(*size))
-    with contract(where):
-        check_window(_PIXEL_BYTES * num_frames * math.prod(size) + math.prod(diff or (0,)), limit=limit)
-    return (num_frames, *size, 3), (num_frames, 2, *size), diff
+    What a device does faster is left to it. The arrays, which it asks for, are
 
-
-def read_window(clip: Clip, frames: range, *, out: WindowArrays) -> Bool[np.ndarray, " t"]:
-    """Unpack a window into `out` with one read; returns which differences are valid.
+        images        uint8 [t, h, w, 3], RGB of JPEGs; of video [t, rows, columns], as `codec.decode_planes` gives them
+        depth         uint8 [t, n], what `codec.decompress_depth` gives of each frame, zeros behind the shorter ones
+        differences   [t, 3, dh, dw] in steps of `meta.diff.step` grey levels, int8 or, at a stride above 1, int16,
+                      which holds the sum of 258; not asked for unless differences are stored
 
     A frame's difference is the sum over the frames since the window's frame before it, and valid if all of those are;
     at a stride above 1 those of the first frame lie before the window and are not read: it is never valid. Raises
-    ShardError, naming the shard and the clip, where the tar cannot be read, its bytes differ from their checksum, or a
-    member is missing or breaks the format.
+    ShardError, naming the shard and the clip, where the tar cannot be read, its bytes differ from their checksum, a
+    member is missing or breaks the format, or the window takes too much memory.
     """
-    meta = clip.meta
+    meta, count = clip.meta, len(frames)
+    _check_memory(meta, count, where=clip.where, limit=MAX_WINDOW_BYTES)
     stored = read_stored(clip, frames[0], frames[-1] - frames[0] + 1, meta=meta)
-    for row, frame in enumerate(stored[:: frames.step]):
-        out.rgb[row] = frame.rgb()
-        out.depth_planes[row] = frame.depth_planes()
+    shown = stored[:: frames.step]
+    size = meta.height, meta.width
+    images = allocate("images", (count, *((*size, 3) if meta.rgb.group == 1 else codec.planes_size(size))), np.uint8)
+    for row, frame in enumerate(shown):
+        images[row] = frame.image()
+    _unpack_depth(shown, meta, allocate)
+    if meta.stored_diff is None:
+        return _unpack_differences(stored, frames, meta=meta, out=None)
+    dtype = np.int8 if frames.step == 1 else np.int16
+    steps = allocate("differences", _differences_shape(meta, count), dtype)
+    return _unpack_differences(stored, frames, meta=meta, out=steps)
+
+
+def _check_memory(meta: ClipMeta, num_frames: int, *, where: str, limit: int) -> None:
+    size = _PIXEL_BYTES * num_frames * meta.height * meta.width
+    if meta.stored_diff is not None:
+        size += math.prod(_differences_shape(meta, num_frames))
+    with contract(where):
+        check_window(size, limit=limit)
+
+
+def _unpack_depth(frames: Sequence[StoredFrame], meta: ClipMeta, allocate: Allocate) -> None:
+    if meta.depth.packing != "interpolation":
+        size = codec.depth_bytes(meta.depth, height=meta.height, width=meta.width)
+        depth = allocate("depth", (len(frames), size), np.uint8)
+        for row, frame in enumerate(frames):
+            depth[row] = frame.depth_bytes()
+        return
+    unpacked = [frame.depth_bytes() for frame in frames]  # small, and each of its own size
+    depth = allocate("depth", (len(frames), max(map(len, unpacked))), np.uint8)
+    for row, one in zip(depth, unpacked, strict=True):
+        row[: len(one)] = one
+        row[len(one) :] = 0
+
+
+def _differences_shape(meta: ClipMeta, num_frames: int) -> tuple[int, ...]:
+    assert meta.stored_diff is not None
+    return (num_frames, 3, *meta.stored_diff.size_of(meta.height, meta.width))
+
+
+def _unpack_differences(
+    stored: Sequence[StoredFrame], frames: range, *, meta: ClipMeta, out: Num[np.ndarray, "t 3 dh dw"] | None
+) -> Bool[np.ndarray, " t"]:
+    """Sum stored differences into `out`; returns which are valid, decoded ones too."""
     valid = np.zeros(len(frames), bool)
     if meta.diff is not None and meta.diff.origin == "decoded":
         valid[1:] = True
-    if out.differences is None:
+    if out is None:
         return valid
     for row, last in enumerate(frames):
         span = range(last - frames.step + 1, last + 1)
         valid[row] = span[0] >= frames[0] and all(meta.diff_valid[frame] for frame in span)
-        out.differences[row] = 0
+        out[row] = 0
         for frame in span if valid[row] else ():
-            out.differences[row] += stored[frame - frames[0]].diff_steps()
+            out[row] += stored[frame - frames[0]].diff_steps()
     return valid
 
 

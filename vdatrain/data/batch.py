@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int, Int32, Num, UInt8
+from jaxtyping import Bool, Float32, Int, Num, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from vdaprep.shards import codec, depth_codes
-from vdaprep.shards.metadata import DepthSpec, DiffSpec
+from vdaprep.shards.metadata import DiffSpec
+from vdatrain.data.decode import decode_codes, decode_images, depth_table
 from vdatrain.data.samples import Sample
 from vdatrain.data.transforms import UNCHANGED, ColorJitter, CropParams, view_intrinsics, view_poses
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
@@ -60,7 +60,8 @@ def make_batch(
     if windows is not None and len(samples) > windows:
         batch = make_batch(samples[:windows], views[:windows], device=device)
         return replace(batch, images=make_batch(samples[windows:], views[windows:], device=device))
-    samples = [replace(sample, rgb=sample.rgb.to(device, non_blocking=True)) for sample in samples]
+    decoded = [decode_images(sample.images.to(device, non_blocking=True), sample.size) for sample in samples]
+    samples = [replace(sample, images=rgb) for sample, rgb in zip(samples, decoded, strict=True)]
     pairs = list(zip(samples, views, strict=True))
     targets = [_show_disparity(sample, view, device) for sample, view in pairs]
     poses = [view_poses(view, sample.camera_to_world) for sample, view in pairs if sample.camera_to_world is not None]
@@ -79,45 +80,14 @@ def make_batch(
     )
 
 
-# -------------------------------------------------------------------------------------------------------------- depth
-
-
-def decode_depth(planes: UInt8[Tensor, "t 2 h w"], spec: DepthSpec) -> Float32[Tensor, "t h w"]:
-    """Return metres (nan: unknown, inf: sky), equal to `codec.decode_depth`."""
-    return _depth_table(spec, planes.device)[_decode_codes(planes, spec)]
-
-
-def _decode_codes(planes: UInt8[Tensor, "t 2 h w"], spec: DepthSpec) -> Int32[Tensor, "t h w"]:
-    """Undo byte planes, zigzag and prediction.
-
-    A sum is cut to 16 bits before it can leave 32 ones.
-    """
-    low, high = planes.to(torch.int32).unbind(1)
-    zigzag = low | (high << 8)
-    if spec.packing == "interpolation":
-        return codec.codes_of_values(zigzag, steps=spec.steps, xp=torch)
-    residual = (zigzag >> 1) ^ -(zigzag & 1)
-    rows = residual.cumsum(-1, dtype=torch.int32) & 0xFFFF
-    return rows.cumsum(-2, dtype=torch.int32) & 0xFFFF
-
-
-@functools.lru_cache(maxsize=32)
-def _depth_table(spec: DepthSpec, device: torch.device) -> Float32[Tensor, "65536"]:
-    return torch.tensor(depth_codes.depth_table(spec), device=device)
-
-
 def _show_disparity(
     sample: Sample, view: CropParams, device: torch.device
 ) -> tuple[Float32[Tensor, "t h w"], Bool[Tensor, "t h w"]]:
     """Return the view's normalised disparity, by nearest pixels, and where depth is known."""
-    planes = sample.depth_planes.to(device, non_blocking=True)
-    if sample.depth.packing != "interpolation":
-        # What lies below and to the right of the crop takes no part in the sums of what lies inside.
-        planes = planes[..., : view.top + view.crop_height, : view.left + view.crop_width]
-    codes = _decode_codes(planes, sample.depth)
+    codes = decode_codes(sample.depth_bytes.to(device, non_blocking=True), sample.depth, size=sample.size)
     rows = _nearest(view.top, view.crop_height, view.height, device)
     columns = _nearest(view.left, view.crop_width, view.width, device)
-    depth_m = _depth_table(sample.depth, device)[codes[:, rows[:, None], columns.flip(0) if view.flip else columns]]
+    depth_m = depth_table(sample.depth, device)[codes[:, rows[:, None], columns.flip(0) if view.flip else columns]]
     spread = sample.disparity_max - sample.disparity_min
     scale = 1 / spread if spread > 0 else 0.0  # a clip that knows one depth only, or none, is flat
     disparity = torch.where(depth_m.isfinite(), (1 / depth_m - sample.disparity_min) * scale, 0)
@@ -138,7 +108,7 @@ def _show_frames(sample: Sample, view: CropParams, device: torch.device) -> Floa
         slice(view.top, view.top + view.crop_height),
         slice(view.left, view.left + view.crop_width),
     )
-    crop = sample.rgb[:, rows, columns].permute(0, 3, 1, 2).float() / 255
+    crop = sample.images[:, rows, columns].permute(0, 3, 1, 2).float() / 255
     frames = F.interpolate(crop, (view.height, view.width), mode="bilinear", antialias=True)
     if view.flip:
         frames = frames.flip(-1)
@@ -150,12 +120,12 @@ def _show_frames(sample: Sample, view: CropParams, device: torch.device) -> Floa
 def _show_differences(sample: Sample, view: CropParams, device: torch.device) -> Float32[Tensor, "t 3 dh dw"]:
     """Return the view's differences; zeros for a sample that has none."""
     if sample.diff is not None and sample.diff.origin == "decoded":
-        grey_levels = shrink(sample.rgb, sample.diff)
+        grey_levels = shrink(sample.images, sample.diff)
         differences = grey_levels.diff(dim=0, prepend=grey_levels[:1])
         return resample_differences(differences, view, stored=sample.size, step=1)
     if sample.differences is None or sample.diff is None:
         height, width = (side * CELLS_PER_PATCH // PATCH_SIZE for side in (view.height, view.width))
-        return torch.zeros(len(sample.rgb), 3, height, width, device=device)
+        return torch.zeros(len(sample.images), 3, height, width, device=device)
     steps = sample.differences.to(device, non_blocking=True)
     return resample_differences(steps, view, stored=sample.size, step=sample.diff.step)
 

@@ -8,11 +8,12 @@ from jaxtyping import Bool, Float64, Int, UInt8
 from torch import Tensor
 
 from vdaprep.shards.metadata import DepthSpec, DiffSpec
-from vdaprep.shards.reader import Clip, WindowArrays, window_shapes
+from vdaprep.shards.reader import Clip
 from vdaprep.shards.reader import read_window as unpack_window
+from vdatrain.data.decode import decode_images
 from vdatrain.data.sampler import Window
 
-_NUMPY = {torch.uint8: np.uint8, torch.int8: np.int8, torch.int16: np.int16}
+_TORCH: dict[type[np.generic], torch.dtype] = {np.uint8: torch.uint8, np.int8: torch.int8, np.int16: torch.int16}
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,12 @@ class Sample:
     """Key of the clip."""
     window: Window
     """Which frames of the clip these are."""
-    rgb: UInt8[Tensor, "t h w 3"]
-    """Grey levels, at the stored size."""
-    depth_planes: UInt8[Tensor, "t 2 h w"]
-    """What `codec.unpack_planes` gives: depth codes before the prediction is undone."""
+    size: tuple[int, int]
+    """Height and width of the stored frames, in pixels."""
+    images: UInt8[Tensor, "t ..."]
+    """`[t, h, w, 3]` RGB of JPEGs, `[t, rows, columns]` luma and chroma of video: what `decode_images` takes."""
+    depth_bytes: UInt8[Tensor, "t n"]
+    """Depth codes, packed as `depth` says: what `decode_depth` takes."""
     differences: Int[Tensor, "t 3 dh dw"] | None
     """Of each frame and the window's frame before it, in steps of `diff.step` grey levels; None without stored ones.
 
@@ -52,9 +55,9 @@ class Sample:
     """Largest disparity of the clip, in 1/m."""
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the stored frames, in pixels."""
-        return self.rgb.shape[1], self.rgb.shape[2]
+    def rgb(self) -> UInt8[Tensor, "t h w 3"]:
+        """Grey levels, at the stored size; of video converted each time."""
+        return decode_images(self.images, self.size)
 
 
 def read_window(clip: Clip, window: Window, *, pin: bool = False) -> Sample:
@@ -66,21 +69,22 @@ def read_window(clip: Clip, window: Window, *, pin: bool = False) -> Sample:
     """
     meta = clip.meta
     frames = window.frame_numbers
-    shapes = window_shapes(meta, len(frames), where=clip.where)
-    rgb = _buffer(shapes[0], torch.uint8, pin=pin)
-    planes = _buffer(shapes[1], torch.uint8, pin=pin)
-    dtype = torch.int8 if window.shape.stride == 1 else torch.int16
-    differences = None if shapes[2] is None else _buffer(shapes[2], dtype, pin=pin)
-    steps = None if differences is None else differences.numpy()
-    diff_valid = unpack_window(clip, frames, out=WindowArrays(rgb.numpy(), planes.numpy(), steps))
+    found: dict[str, Tensor] = {}
+
+    def allocate(name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+        found[name] = _buffer(shape, dtype, pin=pin)
+        return found[name].numpy()
+
+    diff_valid = unpack_window(clip, frames, allocate=allocate)
     chosen = list(frames)
     return Sample(
         dataset=clip.dataset,
         key=clip.key,
         window=window,
-        rgb=rgb,
-        depth_planes=planes,
-        differences=differences,
+        size=(meta.height, meta.width),
+        images=found["images"],
+        depth_bytes=found["depth"],
+        differences=found.get("differences"),
         diff_valid=diff_valid,
         diff=meta.diff,
         intrinsics=np.array(meta.intrinsics)[chosen],
@@ -91,7 +95,7 @@ def read_window(clip: Clip, window: Window, *, pin: bool = False) -> Sample:
     )
 
 
-def _buffer(shape: tuple[int, ...], dtype: torch.dtype, *, pin: bool) -> Tensor:
+def _buffer(shape: tuple[int, ...], dtype: type[np.generic], *, pin: bool) -> Tensor:
     if pin:
-        return torch.empty(shape, dtype=dtype, pin_memory=True)  # torch keeps such memory and hands it out again
-    return torch.from_numpy(np.empty(shape, _NUMPY[dtype]))  # numpy asks for huge pages, which costs a tenth less
+        return torch.empty(shape, dtype=_TORCH[dtype], pin_memory=True)  # torch keeps it, and hands it out again
+    return torch.from_numpy(np.empty(shape, dtype))  # numpy asks for huge pages, which costs a tenth less

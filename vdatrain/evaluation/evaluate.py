@@ -17,7 +17,8 @@ from vdaprep.errors import DataError
 from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.reader import Clip
 from vdaprep.units import spread_evenly
-from vdatrain.data.batch import Batch, decode_depth
+from vdatrain.data.batch import Batch
+from vdatrain.data.decode import decode_depth
 from vdatrain.data.loader import EvalLoader, eval_order
 from vdatrain.data.sampler import SubsetSampler, Window, WindowShape, partition
 from vdatrain.data.samples import Sample
@@ -285,7 +286,7 @@ def _measure(disparity: Float[Tensor, "t h w"], sample: Sample, max_depth_m: flo
     poses = sample.camera_to_world
     return clip_metrics(
         full,
-        decode_depth(sample.depth_planes.to(device), sample.depth),
+        decode_depth(sample.depth_bytes.to(device), sample.depth, size=sample.size),
         torch.from_numpy(sample.intrinsics).to(device),
         None if poses is None else torch.from_numpy(poses).to(device),
         max_depth_m=max_depth_m,

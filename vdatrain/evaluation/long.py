@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from vdaprep.shards.reader import Clip
-from vdatrain.data.batch import decode_depth
+from vdatrain.data.decode import decode_depth, decode_images
 from vdatrain.data.samples import Sample
 from vdatrain.evaluation.evaluate import mean_of
 from vdatrain.inference.predictor import Predictor
@@ -87,10 +87,11 @@ def _frames_and_truth(
 ) -> Iterator[VideoFrame]:
     """Yield a trajectory's frames, each read once, and append to `truth` what they should be."""
     for number, sample, row in samples:
-        [depth_m] = decode_depth(sample.depth_planes[row : row + 1].to(device), sample.depth)
+        one = slice(row, row + 1)
+        [depth_m] = decode_depth(sample.depth_bytes[one].to(device), sample.depth, size=sample.size)
         pose = None if sample.camera_to_world is None else sample.camera_to_world[row]
         truth.append(_Truth(depth_m, sample.intrinsics[row], pose))
-        yield VideoFrame(number, sample.rgb[row].numpy())
+        yield VideoFrame(number, decode_images(sample.images[one], sample.size)[0].numpy())
 
 
 def _measure(disparity: Float32[Tensor, "t h w"], truth: Sequence[_Truth], *, max_depth_m: float) -> ClipMetrics:

@@ -11,6 +11,7 @@ from vdaprep.shards.names import record_name
 from vdaprep.shards.reader import Clip
 from vdaprep.shards.records import ShardRecord
 from vdaprep.storage.paths import StoragePath, open_path, read_bytes
+from vdatrain.data.decode import decode_images
 from vdatrain.data.prefetch import Pace, Stalled, map_ahead
 from vdatrain.data.sampler import DistributedPositions, Window, WindowShape
 from vdatrain.data.samples import Sample
@@ -77,7 +78,8 @@ def _open_shard(tar: StoragePath, trajectory: str | None, stall_timeout_s: int |
 
     def frames() -> Iterator[tuple[str, VideoFrame]]:
         for number, sample, row in read_trajectory(clips, stall_timeout_s=stall_timeout_s):
-            yield f"{tar}, clip {sample.key}", VideoFrame(number, sample.rgb[row].numpy(), number / DEFAULT_FPS)
+            [rgb] = decode_images(sample.images[row : row + 1], sample.size)
+            yield f"{tar}, clip {sample.key}", VideoFrame(number, rgb.numpy(), number / DEFAULT_FPS)
 
     diff = clips[0].meta.diff or DEFAULT_DIFF
     return Video(

@@ -15,7 +15,7 @@ from vdaprep import sources
 from vdaprep.raw.tree import Reader
 from vdaprep.shards import codec, depth_codes
 from vdaprep.shards.metadata import DepthSpec
-from vdatrain.data.batch import decode_depth
+from vdatrain.data.decode import codes_of_bytes, depth_table
 
 FRAMES = 4
 SPECS = {
@@ -45,11 +45,11 @@ def table_of(frames: Frames, *, note: str, rounds: int) -> Table:
     packed = {name: [codec.encode_depth(one, spec)[0] for one in frames] for name, spec in SPECS.items()}
     works = {("pack", name): partial(_pack, frames, spec) for name, spec in SPECS.items()}
     for name, spec in SPECS.items():
-        planes = _unpack(packed[name], spec, height, width)
+        unpacked = _unpack(packed[name], spec, height, width)
         works |= {
             ("unpack", name): partial(_unpack, packed[name], spec, height, width),
-            ("numpy", name): partial(_codes, planes, spec),
-            ("torch", name): partial(decode_depth, torch.from_numpy(planes), spec),
+            ("numpy", name): partial(_codes, unpacked, spec, height, width),
+            ("torch", name): partial(_metres, unpacked, spec, height, width),
         }
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -77,13 +77,19 @@ def _pack(frames: Frames, spec: DepthSpec) -> None:
         codec.encode_depth(depth_m, spec)
 
 
-def _unpack(packed: Sequence[bytes], spec: DepthSpec, height: int, width: int) -> np.ndarray:
-    return np.stack([codec.unpack_planes(data, spec, height=height, width=width) for data in packed])
+def _unpack(packed: Sequence[bytes], spec: DepthSpec, height: int, width: int) -> list[np.ndarray]:
+    return [codec.decompress_depth(data, spec, height=height, width=width) for data in packed]
 
 
-def _codes(planes: np.ndarray, spec: DepthSpec) -> None:
-    for one in planes:
-        codec.codes_of_planes(one, spec)
+def _codes(unpacked: Sequence[np.ndarray], spec: DepthSpec, height: int, width: int) -> None:
+    for one in unpacked:
+        codec.codes_of_planes(codec.planes_of_bytes(one, spec, height=height, width=width), spec)
+
+
+def _metres(unpacked: Sequence[np.ndarray], spec: DepthSpec, height: int, width: int) -> None:
+    for one in unpacked:
+        codes = codes_of_bytes(torch.from_numpy(one)[None], spec, size=(height, width))
+        depth_table(spec, codes.device)[codes]
 
 
 def _errors(frames: Frames, packed: Sequence[bytes], spec: DepthSpec) -> np.ndarray:

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from vdaprep.errors import ShardError
 from vdaprep.shards import codec
 from vdaprep.shards.codec import interpolation
-from vdaprep.shards.codec.interpolation import pack_interpolated, unpack_interpolated
+from vdaprep.shards.codec.interpolation import decompress_interpolated, pack_interpolated, planes_of_interpolated
 from vdaprep.shards.codec.zstd import compress, decompress
 from vdaprep.shards.depth_codes import SKY_CODE, UNKNOWN_CODE, code_depth
 from vdaprep.shards.metadata import MAX_CODE, DepthSpec
@@ -29,6 +29,11 @@ EXTREMES = st.sampled_from([UNKNOWN_CODE, 1, 2, 32767, MAX_CODE - 1, MAX_CODE, S
 
 def values_of(planes: np.ndarray) -> np.ndarray:
     return planes[0].astype(np.int32) | planes[1].astype(np.int32) << 8
+
+
+def unpack_interpolated(data: bytes, *, height: int, width: int, where: str = "depth") -> np.ndarray:
+    unpacked = decompress_interpolated(data, height=height, width=width, where=where)
+    return planes_of_interpolated(unpacked, height=height, width=width)
 
 
 def check(codes: np.ndarray, steps: int) -> np.ndarray:

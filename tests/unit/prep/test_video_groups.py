@@ -147,7 +147,7 @@ def test_the_conversion_of_colours_is_that_of_whole_numbers() -> None:
     rng = np.random.default_rng(0)
     y, b, r = rng.integers(0, 256, (8, 12), np.uint8), *rng.integers(0, 256, (2, 4, 6), np.uint8)
     out = np.empty((8, 12, 3), np.uint8)
-    video_groups._to_rgb(y, b, r, out)
+    codecs.rgb_of_planes(np.concatenate([y, b.reshape(2, 12), r.reshape(2, 12)]), out=out)
     red, blue = ((doubled(doubled(plane.astype(int)).T).T + 8 >> 4) - 128 for plane in (r, b))
     expected = np.stack(
         [

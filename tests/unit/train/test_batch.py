@@ -13,7 +13,8 @@ from vdaprep.errors import UsageError
 from vdaprep.shards import codec
 from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.metadata import DepthSpec, DiffSpec
-from vdatrain.data.batch import IMAGENET_MEAN, IMAGENET_STD, decode_depth, make_batch, mix_colours
+from vdatrain.data.batch import IMAGENET_MEAN, IMAGENET_STD, make_batch, mix_colours
+from vdatrain.data.decode import decode_depth
 from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.samples import Sample, read_window
 from vdatrain.data.transforms import (
@@ -47,9 +48,10 @@ def _sample(rgb, depth_m, differences=None, *, position=0, spec=CENTIMETRES) -> 
         dataset="made",
         key="made-000000",
         window=Window(position, 0, 0, WindowShape(count)),
-        rgb=torch.from_numpy(rgb.astype(np.uint8)),
-        depth_planes=torch.from_numpy(
-            np.stack([codec.unpack_planes(data, spec, height=height, width=width) for data in packed])
+        size=(height, width),
+        images=torch.from_numpy(rgb.astype(np.uint8)),
+        depth_bytes=torch.from_numpy(
+            np.stack([codec.decompress_depth(data, spec, height=height, width=width) for data in packed])
         ),
         differences=None if differences is None else torch.from_numpy(differences.astype(np.int8)),
         diff_valid=np.full(count, differences is not None),
@@ -98,28 +100,10 @@ VIEWS = [
 # -------------------------------------------------------------------------------------------------------------- depth
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        CENTIMETRES,
-        DepthSpec(kind="half", unit_m=0.1, relative_error=0.0),
-        DepthSpec(kind="log", near_m=0.1, far_m=1000.0, relative_error=0.0005),
-    ],
-    ids=lambda spec: spec.kind,
-)
-def test_the_device_decodes_depth_as_the_codec_does(spec):
-    codes = np.random.default_rng(0).integers(0, 65536, (3, 37, 300), dtype=np.uint16)
-    codes[:, 0, :4] = 0, 1, 65534, 65535
-    packed = [codec.pack_codes(frame, spec) for frame in codes]
-    planes = torch.from_numpy(np.stack([codec.unpack_planes(data, spec, height=37, width=300) for data in packed]))
-    expected = np.stack([codec.decode_depth(data, spec, height=37, width=300) for data in packed])
-    np.testing.assert_array_equal(decode_depth(planes, spec).numpy(), expected)
-
-
 def test_depth_of_a_shard(toy_shards, toy_frame):
     clip = open_shards(toy_shards).clips(split="train")[2]
     sample = read_window(clip, Window(0, 2, 5, WindowShape(3)))
-    for row, depth_m in enumerate(decode_depth(sample.depth_planes, sample.depth).numpy()):
+    for row, depth_m in enumerate(decode_depth(sample.depth_bytes, sample.depth, size=sample.size).numpy()):
         np.testing.assert_allclose(depth_m, toy_frame(2, 5 + row, (60, 80))[1], rtol=1e-6)
 
 

@@ -405,7 +405,7 @@ def test_bits_that_rot_in_the_cache_are_fetched_again(cache, toy_shards, tmp_pat
     [tar] = [path for path in cache.folder.glob("*.tar") if clip.tar.sha256 in path.name]
     _rot(tar, (start + stop) // 2)
     reader.read_meta.cache_clear()
-    assert bytes(read_window(clip, window).depth_planes.numpy()) == bytes(whole.depth_planes.numpy())
+    assert bytes(read_window(clip, window).depth_bytes.numpy()) == bytes(whole.depth_bytes.numpy())
     assert "damaged, so it is fetched again" in caplog.text
     # If the source has changed as well there is nothing to be had.
     _rot(tar, (start + stop) // 2)

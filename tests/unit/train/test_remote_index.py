@@ -39,7 +39,7 @@ def _plain(clips):
 
 
 def _bytes_of(sample):
-    return [np.asarray(value).tobytes() for value in (sample.rgb, sample.depth_planes, sample.camera_to_world)]
+    return [np.asarray(value).tobytes() for value in (sample.rgb, sample.depth_bytes, sample.camera_to_world)]
 
 
 @pytest.mark.parametrize("kind", ["listing server", "urls", "one data set"])

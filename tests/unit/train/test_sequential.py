@@ -50,7 +50,7 @@ def test_an_epoch_has_the_windows_of_the_full_shuffle_to_the_last_bit(clips, sam
         for [sample] in itertools.islice(shuffled, count):
             other = found[sample.window.position]
             assert (sample.window, sample.key) == (other.window, other.key)
-            assert torch.equal(sample.depth_planes, other.depth_planes)
+            assert torch.equal(sample.depth_bytes, other.depth_bytes)
             assert torch.equal(sample.rgb, other.rgb)
 
 

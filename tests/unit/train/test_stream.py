@@ -147,8 +147,8 @@ def test_a_window_holds_what_the_codec_decodes(clips, toy_frame):
         rgb = codec.decode_rgb(members[frame, "rgb.jpg"])
         np.testing.assert_array_equal(sample.rgb[row], rgb)
         assert np.abs(rgb.astype(int) - toy_frame(2, frame, (60, 80))[0]).mean() < 3
-        planes = codec.unpack_planes(members[frame, "depth.zst"], meta.depth, height=60, width=80)
-        np.testing.assert_array_equal(sample.depth_planes[row], planes)
+        unpacked = codec.decompress_depth(members[frame, "depth.zst"], meta.depth, height=60, width=80)
+        np.testing.assert_array_equal(sample.depth_bytes[row], unpacked)
         diff = codec.decode_diff(members[frame, "diff.zst"], meta.diff, height=60, width=80)
         np.testing.assert_array_equal(sample.differences[row], diff)
     assert sample.differences.dtype == torch.int8
@@ -173,7 +173,7 @@ def test_a_stride_skips_frames_and_adds_up_differences(clips):
     dense = read_window(clips[4], Window(0, 4, 1, WindowShape(13)))
     sparse = read_window(clips[4], Window(0, 4, 1, WindowShape(4, stride=4)))
     np.testing.assert_array_equal(sparse.rgb, dense.rgb[::4])
-    np.testing.assert_array_equal(sparse.depth_planes, dense.depth_planes[::4])
+    np.testing.assert_array_equal(sparse.depth_bytes, dense.depth_bytes[::4])
     np.testing.assert_array_equal(sparse.intrinsics, dense.intrinsics[::4])
     assert sparse.differences.dtype == torch.int16
     sums = dense.differences.to(torch.int16)[1:].reshape(3, 4, *dense.differences.shape[1:]).sum(1)
@@ -230,10 +230,10 @@ def test_large_arrays_are_unpacked_into_page_locked_memory_if_asked(clips, monke
     sample = read_window(clips[0], Window(0, 0, 1, WindowShape(3)), pin=True)
     assert pinned == [
         ((3, 60, 80, 3), torch.uint8, True),
-        ((3, 2, 60, 80), torch.uint8, True),
+        ((3, 2 * 60 * 80), torch.uint8, True),
         ((3, 3, 15, 20), torch.int8, True),
     ]
-    for name in ("rgb", "depth_planes", "differences"):
+    for name in ("rgb", "depth_bytes", "differences"):
         assert torch.equal(getattr(sample, name), getattr(plain, name))
 
 

@@ -111,7 +111,7 @@ def test_memory_that_does_not_suffice_is_one_sentence(copied, order, workers, mo
 
 
 def test_a_mistake_of_the_programs_own_is_not_hidden(copied, order, monkeypatch):
-    monkeypatch.setattr(codec, "unpack_planes", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(codec, "decompress_depth", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         _take(copied, order, positions=DistributedPositions(1), workers=2, faults=FaultPolicy(skip_bad=9))
 
@@ -418,5 +418,5 @@ def test_a_picture_is_read_as_it_is_stored(copied, tmp_path):
 def test_a_forged_clip_that_is_not_changed_is_read(copied, tmp_path):
     forged = _forge(tmp_path, copied[0], lambda name, data: [(name, data)])
     window = Window(0, 0, 1, WindowShape(3))
-    assert (read_window(forged, window).depth_planes == read_window(copied[0], window).depth_planes).all()
+    assert (read_window(forged, window).depth_bytes == read_window(copied[0], window).depth_bytes).all()
     assert isinstance(forged.meta, ClipMeta)

@@ -141,7 +141,7 @@ def _depth(frame: StoredFrame, wanted: DepthSpec) -> codec.PackedDepth:
     meta = frame.meta
     if wanted.packing == "interpolation" and meta.depth != wanted:
         return codec.pack_depth(within_range(frame.depth_m(), meta.depth), wanted)
-    codes = codec.codes_of_planes(frame.depth_planes(), meta.depth)
+    codes = frame.depth_codes()
     if wanted.packing == "interpolation":
         return codec.keep_packed(bytes(frame.members["depth.zst"]), codes, meta.depth)
     return codec.pack_again(codes, replace(meta.depth, packing="nibbles"))

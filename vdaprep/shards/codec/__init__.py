@@ -22,15 +22,26 @@ from vdaprep.shards.codec.clip_depth import (
 from vdaprep.shards.codec.depth import (
     codes_of_planes,
     decode_depth,
+    decompress_depth,
+    depth_bytes,
     encode_depth,
     pack_codes,
+    planes_of_bytes,
     unpack_codes,
     unpack_planes,
 )
 from vdaprep.shards.codec.differences import decode_diff, encode_diff, shrink
 from vdaprep.shards.codec.interpolation import codes_of_values
 from vdaprep.shards.codec.jpeg import decode_rgb, encode_rgb, jpeg_size
-from vdaprep.shards.codec.video_groups import decode_group, encode_group, encoder_version, missing_encoder
+from vdaprep.shards.codec.video_groups import (
+    decode_group,
+    decode_planes,
+    encode_group,
+    encoder_version,
+    missing_encoder,
+    planes_size,
+    rgb_of_planes,
+)
 from vdaprep.shards.codec.zstd import ZSTD_LEVEL
 
 __all__ = [
@@ -42,7 +53,10 @@ __all__ = [
     "decode_depth",
     "decode_diff",
     "decode_group",
+    "decode_planes",
     "decode_rgb",
+    "decompress_depth",
+    "depth_bytes",
     "encode_depth",
     "encode_diff",
     "encode_group",
@@ -55,6 +69,9 @@ __all__ = [
     "pack_again",
     "pack_codes",
     "pack_depth",
+    "planes_of_bytes",
+    "planes_size",
+    "rgb_of_planes",
     "settle",
     "shrink",
     "unpack_codes",

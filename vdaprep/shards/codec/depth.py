@@ -8,14 +8,20 @@ Packings `bytes` and `nibbles` keep every code. The residual of a pixel is code 
                one below, of rows 0 and 1, 2 and 3, ...; below the last row of an odd height are zeros
 
 The upper bits are mostly zero, so nibbles take half the bytes where depth is smooth; sensors' noise fills them, and
-bytes are the smaller. Packing `interpolation` is that of `codec.interpolation`. All are unpacked to `planes`, the low
-and the high bytes of a 16-bit number a pixel, from which a device can go on.
+bytes are the smaller. Packing `interpolation` is that of `codec.interpolation`. What zstd unpacks is where a device
+goes on from; here it becomes `planes`, the low and the high bytes of a 16-bit number a pixel, and codes.
 """
 
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 
-from vdaprep.shards.codec.interpolation import codes_of_values, pack_interpolated, unpack_interpolated
+from vdaprep.shards.codec.interpolation import (
+    codes_of_values,
+    decompress_interpolated,
+    pack_interpolated,
+    plane_sizes,
+    planes_of_interpolated,
+)
 from vdaprep.shards.codec.zstd import Data, compress, decompress
 from vdaprep.shards.depth_codes import code_depth, metres_of, strips
 from vdaprep.shards.metadata import DepthSpec
@@ -48,21 +54,43 @@ def pack_codes(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> bytes:
     return compress((planes if spec.packing == "bytes" else _nibbles_of(planes)).data)
 
 
+def decompress_depth(
+    data: Data, spec: DepthSpec, *, height: int, width: int, where: str = "depth"
+) -> UInt8[np.ndarray, " n"]:
+    """Undo only the compression; from these bytes a device goes on.
+
+    As many as `spec.packing` needs. Raises ShardError naming `where` if the bytes are damaged.
+    """
+    if spec.packing == "interpolation":
+        return decompress_interpolated(data, height=height, width=width, where=where)
+    return np.frombuffer(decompress(data, size=depth_bytes(spec, height=height, width=width), where=where), np.uint8)
+
+
+def depth_bytes(spec: DepthSpec, *, height: int, width: int) -> int:
+    """Return how many bytes `decompress_depth` gives; of packing `interpolation` the least."""
+    if spec.packing == "interpolation":
+        of_mask, of_blocks = plane_sizes(height, width)
+        return 2 * of_mask + of_blocks
+    return 2 * width * (height if spec.packing == "bytes" else height + height % 2)
+
+
+def planes_of_bytes(
+    unpacked: UInt8[np.ndarray, " n"], spec: DepthSpec, *, height: int, width: int
+) -> UInt8[np.ndarray, "2 {height} {width}"]:
+    """Return low and high bytes of a number a pixel, from what `decompress_depth` gives."""
+    if spec.packing == "interpolation":
+        return planes_of_interpolated(unpacked, height=height, width=width)
+    if spec.packing == "bytes":
+        return unpacked.reshape(2, height, width)
+    return _planes_of(unpacked.reshape(4, (height + 1) // 2, width))[:, :height]
+
+
 def unpack_planes(
     data: Data, spec: DepthSpec, *, height: int, width: int, where: str = "depth"
 ) -> UInt8[np.ndarray, "2 {height} {width}"]:
-    """Undo only the compression: low and high bytes, for a device to go on from.
-
-    Raises ShardError naming `where` if the bytes are damaged.
-    """
-    if spec.packing == "interpolation":
-        return unpack_interpolated(data, height=height, width=width, where=where)
-    if spec.packing == "bytes":
-        raw = decompress(data, size=2 * height * width, where=where)
-        return np.frombuffer(raw, np.uint8).reshape(2, height, width)
-    pairs = (height + 1) // 2
-    raw = decompress(data, size=4 * pairs * width, where=where)
-    return _planes_of(np.frombuffer(raw, np.uint8).reshape(4, pairs, width))[:, :height]
+    """Undo all but the prediction. Raises ShardError naming `where` if the bytes are damaged."""
+    unpacked = decompress_depth(data, spec, height=height, width=width, where=where)
+    return planes_of_bytes(unpacked, spec, height=height, width=width)
 
 
 def unpack_codes(

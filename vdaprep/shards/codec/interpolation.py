@@ -40,13 +40,13 @@ _COARSEST = 32
 _STRIDES = (16, 8, 4, 2, 1)
 _CUBIC = (16, 8)  # strides
 _SIXTHS = {1: 6, 2: 5, 4: 4}  # of the bound; 3 for coarser strides. On real frames 40 % smaller than half for all
-_UNKNOWN, _SKY, _FIRST = 0, 1, 2  # values of planes: two for masked pixels, then zigzags
-_IN_BLOCK, _IN_BYTE = 3, 255  # what does not fit two bits, and its rest not a byte
+UNKNOWN, SKY, FIRST = 0, 1, 2  # values of planes: two for masked pixels, then zigzags
+IN_BLOCK, _IN_BYTE = 3, 255  # what does not fit two bits, and its rest not a byte
 _LEVEL = 15  # of zstd: 8 % smaller than 9 on real frames, for some 5 ms a frame
 _SOME_UNKNOWN, _SOME_SKY = 1, 2
-# The upper pixels of each block, side by side, and the lower ones, _FIRST added.
+# The upper pixels of each block, side by side, and the lower ones, FIRST added.
 _PAIRS = [
-    np.array([((block >> shift & 3) + _FIRST, (block >> shift + 4 & 3) + _FIRST) for block in range(256)], np.uint8)
+    np.array([((block >> shift & 3) + FIRST, (block >> shift + 4 & 3) + FIRST) for block in range(256)], np.uint8)
     .view(np.uint16)
     .reshape(1, 256)
     for shift in (0, 2)
@@ -80,58 +80,78 @@ def pack_interpolated(codes: UInt16[np.ndarray, "h w"], *, steps: int) -> tuple[
     unknown, sky = codes == UNKNOWN_CODE, codes == SKY_CODE
     flags = _SOME_UNKNOWN * unknown.any() + _SOME_SKY * sky.any()
     masks = [_bits_of(mask) for mask in (unknown, sky) if mask.any()]
-    zigzags = [np.maximum(part, _FIRST) - _FIRST for part in _in_order(values)]
+    zigzags = [np.maximum(part, FIRST) - FIRST for part in in_order(values)]
     blocks = [_blocks_of(part) for part in zigzags]
     flat = np.concatenate([part.ravel() for part in zigzags])
-    larger = flat[flat >= _IN_BLOCK] - _IN_BLOCK
+    larger = flat[flat >= IN_BLOCK] - IN_BLOCK
     largest = larger[larger >= _IN_BYTE] - _IN_BYTE
     parts = [np.array([flags], np.uint8), *masks, *blocks, np.minimum(larger, _IN_BYTE).astype(np.uint8)]
     data = compress(b"".join(part.tobytes() for part in [*parts, largest.astype("<u2")]), level=_LEVEL)
     return data, decoded
 
 
-def unpack_interpolated(
-    data: Data, *, height: int, width: int, where: str = "depth"
-) -> UInt8[np.ndarray, "2 {height} {width}"]:
-    """Undo only the compression: low and high bytes of 0 unknown, 1 sky, 2 + zigzag others.
+def decompress_interpolated(data: Data, *, height: int, width: int, where: str = "depth") -> UInt8[np.ndarray, " n"]:
+    """Undo only the compression.
+
+    What follows depends on the frame's size and on what its blocks say, both of which fit when this returns: a bit
+    plane of unknown pixels and one of sky, zeros if there are none; the blocks; all rests, in two bytes each.
 
     Raises ShardError naming `where` if the bytes are damaged.
     """
-    pixels = height * width
-    planes = np.zeros((2, height, width), np.uint8)
-    low, high = planes
-    of_mask, of_blocks = (height + 3) // 4 * ((width + 1) // 2), sum(map(_blocks_in, _in_order(low)))
-    limits = 1 + of_blocks, 1 + 2 * of_mask + of_blocks + 3 * pixels
+    of_mask, of_blocks = plane_sizes(height, width)
+    limits = 1 + of_blocks, 1 + 2 * of_mask + of_blocks + 3 * height * width
     read = _Bytes(decompress(data, size=limits, where=where), where)
     flags = int(read.take(1)[0])
     if flags > _SOME_UNKNOWN | _SOME_SKY:
         raise ShardError(f"{where}: has flags {flags}, expected at most 3; a later vdaprep wrote it, or it is damaged.")
-    masked = [value for flag, value in ((_SOME_UNKNOWN, _UNKNOWN), (_SOME_SKY, _SKY)) if flags & flag]
-    masks = [_mask_of(read.take(of_mask), height, width) for _ in masked]
-    parts = [_pixels_of(read.take(_blocks_in(part)), *part.shape).ravel() for part in _in_order(low)]
-    _add_rests(parts, high, read)
-    for target, part in zip(_in_order(low), parts, strict=True):
-        target[...] = part.reshape(target.shape)
+    none = np.zeros(of_mask, np.uint8)
+    masks = [read.take(of_mask) if flags & flag else none for flag in (_SOME_UNKNOWN, _SOME_SKY)]
+    blocks = read.take(of_blocks)
+    rests = read.take(_count_full(blocks)).astype("<u2")
+    largest = np.flatnonzero(rests == _IN_BYTE)
+    rests[largest] += read.take(2 * len(largest)).view("<u2")
     read.finish()
-    for value, mask in zip(masked, masks, strict=True):
-        bits = mask.view(np.uint8)
-        planes &= bits - np.uint8(1)  # all bits of pixels outside the mask
-        low |= bits * np.uint8(value)
+    return np.concatenate([*masks, blocks, rests.view(np.uint8)])
+
+
+def planes_of_interpolated(
+    unpacked: UInt8[np.ndarray, " n"], *, height: int, width: int
+) -> UInt8[np.ndarray, "2 {height} {width}"]:
+    """Return low and high bytes of 0 unknown, 1 sky, 2 + zigzag others.
+
+    unpacked: What `decompress_interpolated` gives; anything may follow.
+    """
+    planes = np.zeros((2, height, width), np.uint8)
+    low, high = planes
+    of_mask, of_blocks = plane_sizes(height, width)
+    masks, left = unpacked[: 2 * of_mask].reshape(2, of_mask), unpacked[2 * of_mask :]
+    parts: list[UInt8[np.ndarray, " m"]] = []
+    rests = left[of_blocks:].view("<u2")
+    for part in in_order(low):
+        blocks, left = left[: _blocks_in(part)], left[_blocks_in(part) :]
+        parts.append(_pixels_of(blocks, *part.shape).ravel())
+    _add_rests(parts, high, rests)
+    for target, part in zip(in_order(low), parts, strict=True):
+        target[...] = part.reshape(target.shape)
+    for value, bits in zip((UNKNOWN, SKY), masks, strict=True):
+        if bits.any():
+            mask = _mask_of(bits, height, width).view(np.uint8)
+            planes &= mask - np.uint8(1)  # all bits of pixels outside the mask
+            low |= mask * np.uint8(value)
     return planes
 
 
-def _add_rests(parts: Sequence[UInt8[np.ndarray, "..."]], high: UInt8[np.ndarray, "h w"], read: "_Bytes") -> None:
+def _add_rests(
+    parts: Sequence[UInt8[np.ndarray, "..."]], high: UInt8[np.ndarray, "h w"], rests: UInt16[np.ndarray, " n"]
+) -> None:
     """Complete the pixels that do not fit their blocks, with their high bytes if any has one."""
-    places = [np.flatnonzero(part == _FIRST + _IN_BLOCK) for part in parts]
+    places = [np.flatnonzero(part == FIRST + IN_BLOCK) for part in parts]
     ends = np.cumsum([len(found) for found in places])
-    rests = read.take(int(ends[-1])).astype(np.uint16)
-    largest = np.flatnonzero(rests == _IN_BYTE)
-    rests[largest] += read.take(2 * len(largest)).view("<u2")
-    rests += np.uint16(_FIRST + _IN_BLOCK)
-    low, upper = rests.astype(np.uint8), (rests >> 8).astype(np.uint8)
+    whole = rests[: ends[-1]] + np.uint16(FIRST + IN_BLOCK)
+    low, upper = whole.astype(np.uint8), (whole >> 8).astype(np.uint8)
     for part, found, end in zip(parts, places, ends, strict=True):
         part[found] = low[end - len(found) : end]
-    for target, found, end in zip(_in_order(high), places, ends, strict=True) if upper.any() else ():
+    for target, found, end in zip(in_order(high), places, ends, strict=True) if upper.any() else ():
         target[np.unravel_index(found, target.shape)] = upper[end - len(found) : end]
 
 
@@ -154,6 +174,18 @@ def _blocks_in(part: np.ndarray) -> int:
     return (height + 1) // 2 * ((width + 1) // 2)
 
 
+@functools.lru_cache(maxsize=16)
+def plane_sizes(height: int, width: int) -> tuple[int, int]:
+    """Return the bytes of a bit plane and of all blocks."""
+    of_mask = (height + 3) // 4 * ((width + 1) // 2)
+    return of_mask, sum(map(_blocks_in, in_order(np.empty((height, width), np.uint8))))
+
+
+def _count_full(blocks: UInt8[np.ndarray, " n"]) -> int:
+    """Return how many pixels of blocks have both their bits set, which is where a rest follows."""
+    return int(np.bitwise_count(blocks & blocks >> 1 & np.uint8(0b01010101)).sum(dtype=np.int64))
+
+
 class _Bytes:
     """Unpacked bytes, taken part by part; raises ShardError if there are too few or many."""
 
@@ -163,7 +195,7 @@ class _Bytes:
 
     def take(self, count: int) -> UInt8[np.ndarray, " {count}"]:
         """Return the next bytes."""
-        found, self._left = self._left[:count].copy(), self._left[count:]
+        found, self._left = self._left[:count], self._left[count:]
         if len(found) < count:
             raise ShardError(f"{self._where}: ends inside the depth of a frame; the shard is damaged.")
         return found
@@ -177,12 +209,12 @@ class _Bytes:
 def _blocks_of(zigzags: Int32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "bh bw"]:
     """Put each 2 x 2 pixels into a byte."""
     height, width = zigzags.shape
-    bits = np.pad(np.minimum(zigzags, _IN_BLOCK).astype(np.uint8), ((0, height % 2), (0, width % 2)))
+    bits = np.pad(np.minimum(zigzags, IN_BLOCK).astype(np.uint8), ((0, height % 2), (0, width % 2)))
     return bits[::2, ::2] | bits[1::2, ::2] << 2 | bits[::2, 1::2] << 4 | bits[1::2, 1::2] << 6
 
 
 def _pixels_of(blocks: UInt8[np.ndarray, " n"], height: int, width: int) -> UInt8[np.ndarray, "{height} {width}"]:
-    """Undo `_blocks_of`, and add _FIRST."""
+    """Undo `_blocks_of`, and add FIRST."""
     blocks = blocks.reshape((height + 1) // 2, (width + 1) // 2)
     pixels = np.empty((len(blocks), 2, blocks.shape[1]), np.uint16)  # of two pixels each
     for row, pairs in enumerate(_PAIRS):
@@ -213,11 +245,11 @@ def _mask_of(bits: UInt8[np.ndarray, " n"], height: int, width: int) -> Bool[np.
     return rows.reshape(4 * len(blocks), 2 * blocks.shape[1])[:height, :width]
 
 
-def _in_order(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the pixels of the coarsest grid, then those of each pass."""
-    yield values[::_COARSEST, ::_COARSEST]
-    for one in passes(*values.shape):
-        yield values[one.target]
+def in_order(values: Any) -> Iterator[Any]:
+    """Yield the pixels of the coarsest grid, then those of each pass, of an array `[..., h, w]`."""
+    yield values[..., ::_COARSEST, ::_COARSEST]
+    for one in passes(*values.shape[-2:]):
+        yield values[(..., *one.target)]
 
 
 # --------------------------------------------------------------------------------------------------------- prediction
@@ -227,16 +259,16 @@ def codes_of_values(values: Any, *, steps: int, xp: Any = np) -> Any:
     """Undo the prediction.
 
     Args:
-        values: Integers of 32 bits, `[..., h, w]`, of the numbers that `unpack_interpolated` gives in two bytes.
+        values: Integers of 32 bits, `[..., h, w]`, of the numbers that `planes_of_interpolated` gives in two bytes.
         steps: Those of the clip's DepthSpec.
         xp: `numpy` or `torch`, whichever the values are arrays of. Nothing waits for a GPU.
 
     Returns:
         Depth codes, in integers of 32 bits, of the same shape.
     """
-    known = values >= _FIRST
+    known = values >= FIRST
     everywhere = str(getattr(values, "device", "cpu")) == "cpu" and bool(known.all())  # then masks take no time
-    zigzag = xp.clip(values - _FIRST, 0, SKY_CODE)
+    zigzag = xp.clip(values - FIRST, 0, SKY_CODE)
     differences = (zigzag >> 1) ^ -(zigzag & 1)
 
     def fill(one: Pass, predicted: Any) -> Any:
@@ -249,7 +281,7 @@ def codes_of_values(values: Any, *, steps: int, xp: Any = np) -> Any:
 
 
 def _values_of(codes: UInt16[np.ndarray, "h w"], *, steps: int) -> Int32[np.ndarray, "h w"]:
-    """Return the numbers whose low and high bytes `unpack_interpolated` gives."""
+    """Return the numbers whose low and high bytes `planes_of_interpolated` gives."""
     known = (codes != UNKNOWN_CODE) & (codes != SKY_CODE)
     truth = codes.astype(np.int32)
     differences = np.zeros_like(truth)
@@ -267,7 +299,7 @@ def _values_of(codes: UInt16[np.ndarray, "h w"], *, steps: int) -> Int32[np.ndar
 
     _interpolate(np.empty_like(truth), None if known.all() else known, _first_codes(apart, steps, np), fill, np)
     zigzag = (differences << 1) ^ (differences >> 31)
-    return np.where(known, zigzag + _FIRST, np.where(codes == SKY_CODE, _SKY, _UNKNOWN)).astype(np.int32)
+    return np.where(known, zigzag + FIRST, np.where(codes == SKY_CODE, SKY, UNKNOWN)).astype(np.int32)
 
 
 def _step(stride: int, steps: int) -> int:

@@ -5,7 +5,7 @@ H.264 and AV1 leave decoders no choice, and colours are converted here in whole 
 pixels everywhere; FFmpeg's own conversion rounds as the processor's instructions make it.
 
 4:2:0 needs even sides, and encoders at least 4 pixels: the last row and column are repeated up to there, players show
-those, and `decode_group` cuts them off.
+those, and `decode_group` cuts them off. A device takes what `decode_planes` gives, half the bytes of RGB.
 
 The file is read by `mp4`, not by FFmpeg, and sizes and counts are compared before anything is decoded.
 
@@ -199,6 +199,17 @@ def _to_planes(rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "ph pw"]:
 def decode_group(
     data: Data, *, codec: str, size: tuple[int, int], count: int, frames: range | None = None, where: str = "frames"
 ) -> UInt8[np.ndarray, "t h w 3"]:
+    """Decode frames of a group to RGB; as `decode_planes` else."""
+    planes = decode_planes(data, codec=codec, size=size, count=count, frames=frames, where=where)
+    out = np.empty((len(planes), *size, 3), np.uint8)
+    for one, rgb in zip(planes, out, strict=True):
+        rgb_of_planes(one, out=rgb)
+    return out
+
+
+def decode_planes(
+    data: Data, *, codec: str, size: tuple[int, int], count: int, frames: range | None = None, where: str = "frames"
+) -> UInt8[np.ndarray, "t rows columns"]:
     """Decode frames of a group; uses one thread, and others may run meanwhile.
 
     Args:
@@ -206,12 +217,13 @@ def decode_group(
         codec: `h264` or `av1`, as the clip's metadata says; a group of another is refused.
         size: Height and width of a frame, as the metadata says.
         count: Frames of the group, likewise.
-        frames: Which of them to return, one after the other; None: all. Those before are decoded, too, but not
-            converted to RGB; those behind are not decoded.
+        frames: Which of them to return, one after the other; None: all. Those before are decoded, too; those behind are
+            not.
         where: Shard, clip and frames, with which an error begins.
 
     Returns:
-        uint8 RGB.
+        uint8 luma and chroma of each frame, `planes_size(size)`, as decoders lay them out (I420): the luma, below it
+        blue and then red chroma, a quarter of its size each, two of their rows to one of these.
 
     Raises:
         ShardError: The bytes are no such group, or damaged.
@@ -221,13 +233,27 @@ def decode_group(
     height, width = size
     check_pixels(width, height, where=where)
     check_window(len(frames) * height * width * 3, where=where)
-    out = np.empty((len(frames), height, width, 3), np.uint8)
-    for number, (luma, blue, red) in enumerate(_decoded(data, codec=codec, size=size, count=count, where=where)):
+    out = np.empty((len(frames), *planes_size(size)), np.uint8)
+    for number, planes in enumerate(_decoded(data, codec=codec, size=size, count=count, where=where)):
         if number in frames:
-            _to_rgb(luma, blue, red, out[number - frames.start])
+            for target, plane in zip(_split(out[number - frames.start]), planes, strict=True):
+                target[...] = plane
         if number + 1 == frames.stop:
             break
     return out
+
+
+def planes_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return rows and columns that the planes of a frame of `size` (height, width) take."""
+    return _padded(size[0]) * 3 // 2, _padded(size[1])
+
+
+def _split(planes: UInt8[np.ndarray, "rows columns"]) -> "_Planes":
+    """Return luma, blue and red chroma, which share the memory of `planes`."""
+    rows, columns = planes.shape
+    height = rows * 2 // 3
+    blue, red = planes[height:].reshape(2, height // 2, columns // 2)
+    return planes[:height], blue, red
 
 
 _Planes = tuple[UInt8[np.ndarray, "ph pw"], UInt8[np.ndarray, "ch cw"], UInt8[np.ndarray, "ch cw"]]
@@ -278,13 +304,19 @@ def _pixels(plane: Any) -> UInt8[np.ndarray, "ph pw"]:
     return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
-def _to_rgb(
-    luma: UInt8[np.ndarray, "ph pw"],
-    blue: UInt8[np.ndarray, "ch cw"],
-    red: UInt8[np.ndarray, "ch cw"],
-    out: UInt8[np.ndarray, "h w 3"],
-) -> None:
-    """Convert to RGB; chroma lies amid the four pixels it was averaged over, as in a JPEG."""
+def rgb_of_planes(planes: UInt8[np.ndarray, "rows columns"], *, out: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Convert planes to RGB.
+
+    Chroma lies amid the four pixels that it was averaged over, as in a JPEG.
+
+    A pixel's chroma is (9 a + 3 b + 3 c + d + 8) >> 4 of the nearest sample, a, its neighbours in the row and the
+    column, and the one beyond both. Of that less 128, what is added to luma is in units of 2^-14, rounded half up:
+
+        red    luma + 22987 red
+        green  luma - 11698 red - 5636 blue
+        blue   luma + 29049 blue
+    """
+    luma, blue, red = _split(planes)
     size = luma.shape[1], luma.shape[0]
     chroma = [cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR_EXACT) for plane in (red, blue)]
     whole = cv2.merge([luma, *chroma])
