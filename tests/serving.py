@@ -22,6 +22,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.sent: Counter[str] = Counter()  # bytes by name
         self.asked: Counter[str] = Counter()  # by name; "NAME whole" where no range was asked for
         self.faults: dict[str, list[int | str | None]] = {}
         self.ranges = True
@@ -73,7 +74,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.ended.wait()
             self.close_connection = True
         elif path.is_file():
-            self.file(path.read_bytes(), asked, fault)
+            self.server.sent[path.name] += self.file(path.read_bytes(), asked, fault)
         elif path.is_dir() and self.server.lists:
             names = [item.name + "/" * item.is_dir() for item in path.iterdir()]
             page = "".join(f'<a href="{name}">{name}</a>' for name in ["../", *names])
@@ -81,10 +82,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.reply(404, b"")
 
-    def file(self, data: bytes, asked: str | None, fault: str | None) -> None:
+    def file(self, data: bytes, asked: str | None, fault: str | None) -> int:
         if asked is None or not self.server.ranges:
             self.reply(200, data, fault=fault)
-            return
+            return len(data)
         first, last = asked.removeprefix("bytes=").split("-")
         part = data[int(first) : int(last) + 1 if last else len(data)]
         if not part:
@@ -92,6 +93,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             span = f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"
             self.reply(206, part, {"Content-Range": span}, fault=fault)
+        return len(part)
 
     def reply(
         self, status: int, data: bytes, headers: dict[str, str] | None = None, *, fault: str | None = None

@@ -5,5 +5,6 @@ pointodyssey                   rendered, people and animals that move as recorde
 tartanground                   as tartanair, of robots on the ground
 spring                         rendered, from an animated film
 irs                            rendered, rooms, without poses
+dynamic_replica                people and animals in scanned rooms
 custom                         anyone's own RGB-D videos
 """
