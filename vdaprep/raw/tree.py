@@ -113,7 +113,8 @@ def open_tree(
             problems.append(Rejection(shown, say_unopened(error, url=is_url(archive))))
             continue
         _add_members(files, archive, listing, problems)
-        archives[archive] = Archive(size, len(listing.names), listing.is_whole, held[archive])
+        members = sum(len(item.names) for item in (listing, *listing.inner))
+        archives[archive] = Archive(size, members, listing.is_whole, held[archive])
     if archives:
         with Reader(base) as reader:
             problems += merge(files, Contents(reader.read, functools.partial(_measure, base)))
@@ -190,8 +191,12 @@ def _add_members(files: Files, archive: str, listing: Listing, problems: list[Re
         spans = spans if len(rows) == len(spans) else [spans[row] for row in rows]
     if any(path.lower().endswith(_ENDINGS) and not is_of_system(path) for path in paths):
         inner = next(path for path in paths if path.lower().endswith(_ENDINGS) and not is_of_system(path))
-        problems.append(Rejection(f"{shown}: {spelt(inner)}", "is an archive inside an archive; unpack the outer one"))
+        problems.append(
+            Rejection(f"{shown}: {spelt(inner)}", "is an archive packed inside another; unpack the outer one")
+        )
     files.add(archive, names, paths, spans)
+    for inner in listing.inner:
+        _add_members(files, archive, inner, problems)
 
 
 def _measure(base: Path, location: Location) -> int | None:

@@ -37,6 +37,14 @@ def zip_bytes(files: dict[str, bytes], *, method: int = zipfile.ZIP_DEFLATED, st
     return stream.getvalue()
 
 
+def stored(files: dict[str, bytes]) -> bytes:
+    return zip_bytes(files, method=zipfile.ZIP_STORED)
+
+
+def below(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    return {folder + name: data for name, data in files.items()}
+
+
 def hidden(data: bytes, name: str) -> bytes:
     """Take a member out of a zip's directory; its bytes stay."""
     entry = data.rindex(b"PK\1\2", 0, data.rindex(name.encode()))
@@ -87,6 +95,12 @@ WHOLE: dict[str, tuple[str, bytes, dict[str, bytes]]] = {
     "backslashes": ("a.zip", ZIP.replace(b"e/", b"e\\"), FIRST),
     "accents apart": ("a.zip", zip_bytes({"cafe\u0301/0.png": b"x"}), {"caf\u00e9/0.png": b"x"}),
     "UTF-8 without the flag": ("a.zip", zip_bytes({"éé/0.png": b"x"}).replace(b"\0\x08", b"\0\0"), {"éé/0.png": b"x"}),
+    "a zip stored in a zip": ("a.zip", stored({"d/b.zip": ZIP, **SECOND}), below("d/", FIRST) | SECOND),
+    "a zip in a tar": ("a.tar", tar_bytes({"b.zip": ZIP, **SECOND}), BOTH),
+    "a tar stored in a zip": ("a.zip", stored({"d/b.tar": TAR}), below("d/", FIRST)),
+    "two of the same paths in a zip": (
+        "a.zip", stored({"d/b.zip": ZIP, "d/c.zip": ZIP}), below("d/b/", FIRST) | below("d/c/", FIRST),
+    ),
     "needless dots": ("a.zip", zip_bytes({"./e//./0.png": b"x"}), {"e/0.png": b"x"}),
 }  # fmt: skip
 
@@ -132,7 +146,10 @@ PARTIAL: dict[str, tuple[str, bytes, int, str]] = {
     "a streamed member hidden": ("a.zip", hidden(zip_bytes(FIRST, streamed=True), "e/3.png"), 5, "leaves out"),
     "a tar without its end": ("a.tar", TAR[: 3 * 1536], 3, "is cut short after 3 members; get it again"),
     "a gzip without its end": ("a.tar.gz", GZ[:-40], 4, "is cut short after 4 members"),
-    "a zip in a zip": ("a.zip", zip_bytes({"b.zip": ZIP, **FIRST}), 7, "is an archive inside an archive; unpack"),
+    "a zip in a zip": ("a.zip", zip_bytes({"b.zip": ZIP, **FIRST}), 7, "is an archive packed inside another; unpack"),
+    "a tar.gz in a zip": ("a.zip", stored({"b.tar.gz": GZ, **FIRST}), 7, "is an archive packed inside another; unpack"),
+    "half a tar in a zip": ("a.zip", stored({"b.tar": TAR[:4608], **SECOND}), 9, "holds b.tar, which is cut short"),
+    "a name that leaves a zip in a zip": ("a.zip", stored({"d/b.zip": zip_bytes({"../x": b""})}), 0, "d/../x the name"),
     "control characters": ("a.zip", zip_bytes({"e/\x1b[31m.png": b"", **FIRST}), 6, r"\x1b[31m.png has control"),
     "a line in a name": ("a.tar", tar_bytes({"e/a\nb.png": b"", **FIRST}), 6, r"e/a\x0ab.png has control characters"),
     "NUL in a name": ("a.zip", zip_bytes({"e/aXb.png": b"", **FIRST}).replace(b"aXb", b"a\0b"), 6, r"e/a\x00b.png has"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.conftest import tree_bytes
 from tests.unit.prep.rooms import room, units_of
 from vdaprep.raw.frames import Frame, SourceOptions
 from vdaprep.raw.png import encode_png, encode_png16
@@ -112,15 +114,23 @@ def test_a_sequence_beside_its_zip_counts_once(vdaprep, tmp_path: Path) -> None:
     assert "is a second rgb file of a frame of chess/seq-01, and 11 more like it" in result.err
 
 
-def test_zips_in_a_zip_are_to_be_unpacked_once(vdaprep, tmp_path: Path) -> None:
-    write(tmp_path / "raw" / "chess" / "seq-01")
+def test_zips_in_a_zip_are_read_if_they_are_not_packed_again(vdaprep, tmp_path: Path) -> None:
+    for number in (1, 2):
+        write(tmp_path / "raw" / "chess" / f"seq-0{number}", start=20 * number)
     pack_sequences(tmp_path / "raw", tmp_path / "packed")
-    (tmp_path / "published").mkdir()
-    shutil.make_archive(str(tmp_path / "published" / "chess"), "zip", tmp_path / "packed", "chess")
-    result = convert(vdaprep, tmp_path / "published", tmp_path / "out")
+    for method, name in ((zipfile.ZIP_STORED, "stored"), (zipfile.ZIP_DEFLATED, "deflated")):
+        (tmp_path / name).mkdir()
+        with zipfile.ZipFile(tmp_path / name / "chess.zip", "w", method) as file:
+            for path in sorted((tmp_path / "packed/chess").iterdir()):
+                file.write(path, f"chess/{path.name}")
+    for name in ("packed", "stored"):
+        result = convert(vdaprep, tmp_path / name, tmp_path / f"{name}-out", "--strict")
+        assert (result.code, result.err) == (0, "")
+    assert tree_bytes(tmp_path / "packed-out") == tree_bytes(tmp_path / "stored-out")
+    result = convert(vdaprep, tmp_path / "deflated", tmp_path / "out")
     assert result.code == 1
-    assert "chess.zip: chess/seq-01.zip is an archive inside an archive; unpack the outer one" in result.err
-    assert "in folders or in SCENE/seq-01.zip, as unpacking SCENE.zip leaves them" in result.err
+    assert "chess.zip: chess/seq-01.zip is an archive packed inside another; unpack the outer one" in result.err
+    assert "in folders, in SCENE.zip, or in SCENE/seq-01.zip, as unpacking SCENE.zip leaves them" in result.err
 
 
 @pytest.mark.parametrize(("twin", "expected"), [({"inverted": True}, "inverted"), ({"depth_late": 1}, "do not agree")])

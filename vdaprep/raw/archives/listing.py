@@ -8,11 +8,21 @@ from urllib.parse import unquote, urlsplit
 
 from vdaprep.raw.archives.parts import Series, open_archive, own_name
 from vdaprep.raw.archives.sens import list_sens
-from vdaprep.raw.archives.sniff import found_instead, is_tar_header
-from vdaprep.raw.archives.spans import UNREADABLE, Listing
+from vdaprep.raw.archives.sniff import ENDINGS, found_instead, is_tar_header
+from vdaprep.raw.archives.spans import (
+    HEADER_BYTES,
+    UNREADABLE,
+    Listing,
+    Span,
+    SpanTable,
+    TarSpan,
+    ZipSpan,
+    header_bytes,
+)
 from vdaprep.raw.archives.targz import list_damaged, list_targz
 from vdaprep.raw.archives.tars import list_tar
 from vdaprep.raw.archives.zips import list_zip
+from vdaprep.raw.walking import is_of_system
 from vdaprep.storage.range_reader import Joined, Part, Ranges, buffered
 from vdaprep.storage.urls import is_url
 
@@ -90,10 +100,66 @@ def _list_kind(archive: Ranges, start: bytes, path: str, name: str, on_bytes: On
             raise ValueError("a tar.gz cannot be read in parts from a server; download it first")
         return list_targz(name, lambda done: on_bytes(done, archive.size))
     if not is_tar_header(start) and (start.startswith(b"PK") or path.lower().endswith(".zip")):
-        return list_zip(archive, thorough=not is_url(name))
+        thorough = not is_url(name)
+        return _with_inner(archive, list_zip(archive, thorough=thorough), thorough=thorough)
     if not is_tar_header(start) and start.strip(b"\0"):
         raise ValueError(found_instead(start, path.rpartition("/")[2]) or "it begins as no archive does")
-    return list_tar(buffered(archive))
+    return _with_inner(archive, list_tar(buffered(archive)), thorough=not is_url(name))
+
+
+# ------------------------------------------------------------------------------------------- archives inside archives
+
+
+def _with_inner(archive: Ranges, listing: Listing, *, thorough: bool) -> Listing:
+    """List the zips and tars among the members that are not compressed, in their places.
+
+    Their paths are those that unpacking each where it lies gives; if that would put files onto each other, in folders
+    of their own names.
+    """
+    rows = [row for row, name in enumerate(listing.names) if name.lower().endswith(ENDINGS) and not is_of_system(name)]
+    listed = ((row, _list_inner(archive, listing.spans[row], thorough=thorough)) for row in rows)
+    found = {row: inner for row, inner in listed if inner is not None}
+    if not found:
+        return listing
+    folders = {row: "".join(listing.names[row].rpartition("/")[:2]) for row in found}
+    paths = [folders[row] + name for row, inner in found.items() for name in inner.names]
+    if len({*paths}) < len(paths):
+        folders = {row: f"{listing.names[row].rpartition('.')[0]}/" for row in found}
+    problems = [*listing.problems]
+    for row, inner in found.items():
+        problems += [_of_inner(listing.names[row], member, reason) for member, reason in inner.problems]
+    kept = [row for row in range(len(listing.names)) if row not in found]
+    return replace(
+        listing,
+        names=[listing.names[row] for row in kept],
+        spans=[listing.spans[row] for row in kept],
+        problems=problems,
+        inner=[
+            replace(inner, names=[folders[row] + name for name in inner.names], problems=())
+            for row, inner in found.items()
+        ],
+    )
+
+
+def _of_inner(archive: str, member: str, reason: str) -> tuple[str, str]:
+    return (f"{archive}: {member}", reason) if member else ("", f"holds {archive}, which {reason}")
+
+
+def _list_inner(archive: Ranges, span: Span, *, thorough: bool) -> Listing | None:
+    """List an archive among the members of another; None if it is compressed there, or none."""
+    if isinstance(span, ZipSpan) and span.method == zipfile.ZIP_STORED:
+        begin = span.offset + header_bytes(archive.read(span.offset, HEADER_BYTES))
+    elif type(span) is TarSpan:
+        begin = span.offset
+    else:
+        return None
+    part = Part(archive, begin, span.size)
+    start = part.read(0, 512)
+    try:
+        found = list_tar(buffered(part)) if is_tar_header(start) else list_zip(part, thorough=thorough)
+    except UNREADABLE:
+        return None
+    return replace(found, spans=found.spans.moved(begin)) if isinstance(found.spans, SpanTable) else None
 
 
 # -------------------------------------------------------------------------------------------------------------- parts

@@ -131,6 +131,10 @@ class SpanTable(Sequence[Span]):
         self._kind, self._more = kind, more
         self._columns = [_narrow(column) for column in columns]
 
+    def moved(self, offset: int) -> "SpanTable":
+        """Return the spans of an archive that begins at an offset of another, in that one."""
+        return SpanTable(self._kind, [self._columns[0].astype(np.uint64) + np.uint64(offset), *self._columns[1:]])
+
     def __len__(self) -> int:
         return len(self._columns[0])
 
@@ -167,6 +171,8 @@ class Listing:
     """Whether it was read up to its end mark."""
     stop: int | None = None
     """Where in the file its bytes are damaged, if that is known."""
+    inner: "Sequence[Listing]" = ()
+    """Of archives among its members whose bytes it has as they are; their spans count in this one's file."""
 
     @property
     def is_whole(self) -> bool:

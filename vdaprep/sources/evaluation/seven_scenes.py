@@ -23,7 +23,7 @@ from vdaprep.sources._slots import DIGITS, Folder, Found, gather, trajectory_of
 
 EXPECTED = (
     "SCENE/seq-01/frame-000000.{color.png or color.jpg,depth.png,pose.txt} of chess, fire, heads, office, pumpkin, "
-    "redkitchen and stairs, in folders or in SCENE/seq-01.zip, as unpacking SCENE.zip leaves them"
+    "redkitchen and stairs, in folders, in SCENE.zip, or in SCENE/seq-01.zip, as unpacking SCENE.zip leaves them"
 )
 
 _SCENES = "chess|fire|heads|office|pumpkin|redkitchen|stairs"  # others that use this layout have other cameras
