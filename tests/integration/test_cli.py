@@ -140,6 +140,17 @@ def test_without_an_extra_one_sentence(line: str, tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_page_without_its_extra_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before any run is read."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    done = _after(
+        "sys.modules['plotly'] = None", "vdatrain", "compare", "missing", "--report", str(tmp_path / "a.html")
+    )
+    sentence = "vdatrain: needs plotly, which is not installed: pip install 'vdakit[report]'.\n"
+    assert (done.returncode, done.stderr) == (1, sentence)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_command_of_vdatrain_is_tried_without_torch() -> None:
     """But compare, which reads what runs wrote."""
     assert {line.split()[0] for line in WITHOUT_TORCH} | {"compare"} == {*command_files("vdatrain.cli")}

@@ -12,7 +12,9 @@ import pytest
 from tests.browser import PROGRAM, Browser, browse
 from vdaprep.shards.pictures.depth_colors import SKY_RGB, near_is_bright
 from vdatrain.evaluation.compare import compare, read_evaluations
+from vdatrain.evaluation.figures import ERROR_RANGE, error_map
 from vdatrain.evaluation.files import METRICS
+from vdatrain.evaluation.report.clips import FLICKER_RANGE
 from vdatrain.evaluation.report.comparison import write_report
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium: Debian's package chromium")
@@ -218,10 +220,30 @@ def test_pictures_and_strips_show_the_levels_of_the_clip(shown: Browser) -> None
     assert np.abs(canvas(shown, 2, ".view").astype(int) - near_is_bright(np.full((1, 1), 60, np.uint8))[0, 0]).max() < 9
 
 
+@pytest.mark.parametrize(("measure", "range_"), [("error", ERROR_RANGE), ("flicker", FLICKER_RANGE)])
+def test_beside_a_prediction_is_its_error_or_how_that_changed(measure: str, range_: float, shown: Browser) -> None:
+    set_slider(shown, "frame", 4)
+    choose(shown, "measure", measure)
+    error = 60.0 - truth("alpha")[:, 1:, 1:]
+    found = error if measure == "error" else np.diff(error, axis=0, prepend=error[:1])
+    levels = (np.abs(found[4]) / range_ + 0.5).clip(0, 255).astype(np.uint8)
+    assert len(np.unique(levels)) > (1 if measure == "flicker" else 20)
+    assert np.array_equal(canvas(shown, 3, ".view")[1:, 1:], error_map(levels))
+    assert shown.evaluate("document.querySelectorAll('.panel figcaption')[3].textContent").endswith(f": {measure}")
+
+
 def set_slider(browser: Browser, name: str, value: int) -> None:
+    change(browser, name, value, "input")
+
+
+def choose(browser: Browser, name: str, value: object) -> None:
+    change(browser, name, value, "change")
+
+
+def change(browser: Browser, name: str, value: object, event: str) -> None:
     browser.evaluate(
-        f"(() => {{ const slider = document.getElementById('{name}'); slider.value = {value};"
-        "slider.dispatchEvent(new Event('input')); })()"
+        f"(() => {{ const input = document.getElementById('{name}'); input.value = {json.dumps(value)};"
+        f"input.dispatchEvent(new Event('{event}')); }})()"
     )
 
 
@@ -258,10 +280,7 @@ def test_dragging_chooses_row_and_frame_and_another_clip_is_shown(shown: Browser
         )
         shown.drag((x, y + 0.1 * height), (x, y + 0.775 * height))
         assert place(shown) == expected
-    shown.evaluate(
-        "(() => { const clip = document.getElementById('clip'); clip.value = 1;"
-        "clip.dispatchEvent(new Event('change')); })()"
-    )
+    choose(shown, "clip", 1)
     shown.wait_for("document.getElementById('player').dataset.clip === '1'")
     expected = near_is_bright(truth("beta")[0])
     assert np.array_equal(canvas(shown, 1, ".view")[1:, 1:], expected[1:, 1:])

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from vdatrain.evaluation.compare import compare, markdown_table, verdict
 from vdatrain.evaluation.files import AVERAGE, EvaluatedModel, Protocol
-from vdatrain.evaluation.report.comparison import write_report
+from vdatrain.evaluation.report.comparison import comparison_page, write_report
+from vdatrain.evaluation.report.page import page_data
 
 HOSTILE = "<script>alert('x')|\"&"
 FIGURES = {"absrel": 0.1, "delta1": 0.9, "tae": None}
@@ -33,7 +35,7 @@ TAGS = {
         "noscript",
         "script",
     ),
-    *("label", "select", "button", "input", "output", "html"),
+    *("label", "select", "option", "button", "input", "output", "html"),
 }
 
 
@@ -133,3 +135,43 @@ def test_the_verdict_calls_equal_what_is(
         for run, name, value in zip(runs, ("a", "b"), (first, second), strict=True)
     ]
     assert verdict(compare(models)).startswith(f"b against a: {said}. With a single run")
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "expected"),
+    [
+        ({0: 1.0}, {0: 1.25}, (25.0, math.nan, math.nan)),  # a single run tells nothing of others
+        ({0: 1.0, 1: 1.0}, {0: 1.1, 1: 1.3}, (20.0, 20 - 12.706 * 10, 20 + 12.706 * 10)),  # Student's, one degree
+        ({0: 1.0, 1: 2.0, 2: 4.0}, {0: 1.1, 1: 2.2, 2: 4.4}, (10.0, 10.0, 10.0)),  # the same in every pair
+        ({0: 1.0, 1: 2.0, 5: 9.0}, {0: 1.1, 1: 2.2, 7: 1.0}, (10.0, 10.0, 10.0)),  # only seeds that both have
+        ({0: 1.0, 1: 3.0}, {2: 1.0, 3: 1.0}, (-50.0, math.nan, math.nan)),  # no pair
+    ],
+)
+def test_differences_are_paired_by_seed(
+    base: dict[int, float], other: dict[int, float], expected: tuple[float, ...], runs: list[EvaluatedModel]
+) -> None:
+    models = [
+        replace(
+            runs[0], name=name, facts={"seed": seed}, log=(), folder=runs[0].folder / "none",
+            figures={AVERAGE: {"absrel": value, "delta1": 0.0, "tae": None}},
+        )
+        for name, values in (("a", base), ("b", other))
+        for seed, value in values.items()
+    ]  # fmt: skip
+    [found] = comparison_page(models, compare(models)).differences
+    assert (found.dataset, found.arm, found.metric) == (AVERAGE, "b", "absrel")
+    ends = [math.nan if end is None else end for end in (found.low, found.high)]
+    assert [found.percent, *ends] == pytest.approx(expected, rel=1e-3, nan_ok=True)
+
+
+def test_a_long_curve_shows_logged_values_and_leaves_out_a_high_beginning(
+    runs: list[EvaluatedModel],
+) -> None:
+    log = [{"step": step, "total": 100.0 if step < 50 else 1 + step / 1e4} for step in range(5000)]
+    models = [replace(runs[0], log=log)]
+    figure = page_data(comparison_page(models, compare(models)))["charts"]["curves"][0]
+    [line] = figure["data"]
+    assert len(line["x"]) == 400
+    assert all(log[int(step)]["total"] == value for step, value in zip(line["x"], line["y"], strict=True))
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert 0.9 < low < high < 1.6

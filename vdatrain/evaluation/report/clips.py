@@ -18,6 +18,7 @@ from vdatrain.evaluation.report.content import ShownClip
 
 MAX_SIDE = 256  # pixels of a frame's longer side
 MAX_FRAMES = 48
+FLICKER_RANGE = 0.1  # share of the clip's disparities at which the colours of flicker end
 _BLOCK = 16  # an encoder's blocks end with each frame, so that none mixes two
 _RGB = [cv2.IMWRITE_WEBP_QUALITY, 75]
 _LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]
@@ -37,6 +38,7 @@ def colours() -> dict[str, Any]:
         **{name: base64.b64encode(colour.tobytes()).decode("ascii") for name, colour in maps.items()},
         "sky": list(SKY_RGB),
         "error_range": ERROR_RANGE,
+        "flicker_range": FLICKER_RANGE,
     }
 
 

@@ -1,8 +1,12 @@
 """What `vdatrain compare --report` puts on a page: any evaluated models, runs or not."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
+
+import numpy as np
 
 from vdatrain.evaluation.compare import Row, cells_of, heading, verdicts
 from vdatrain.evaluation.evaluate import Gallery
@@ -18,6 +22,7 @@ from vdatrain.evaluation.report.content import (
     TableCell,
 )
 from vdatrain.evaluation.report.page import write_page
+from vdatrain.evaluation.study.statistics import PairedScenes, percent
 
 _CHARTS = (  # title, figure, and whether it is one of the log's lines or of the evaluations in it
     ("training loss", "total", "steps"),
@@ -44,7 +49,7 @@ def comparison_page(models: Sequence[EvaluatedModel], rows: Sequence[Row]) -> Pa
         baseline=arms[0],
         arms=arms,
         charts=charts(models),
-        differences=list(_differences(rows)),
+        differences=list(_differences(models, arms)),
         scores=scores(models),
         clips=clips(models),
     )
@@ -119,15 +124,29 @@ def _points(model: EvaluatedModel, *, key: str, at: str) -> list[tuple[float, fl
     return sorted({float(line["step"]): float(line[key]) for line in lines if line.get(key) is not None}.items())
 
 
-def _differences(rows: Sequence[Row]) -> Iterator[Difference]:
-    """Yield the differences of the means to the first variant's, which have no interval."""
-    first = {row.dataset: row for row in reversed(rows)}
-    for row in rows:
-        base = first[row.dataset]
-        for metric in METRICS if row is not base else ():
-            one, other = base.cells[metric], row.cells[metric]
-            if one is not None and other is not None and one.mean:
-                yield Difference(row.dataset, row.variant, metric, 100 * (other.mean / one.mean - 1))
+def _differences(models: Sequence[EvaluatedModel], arms: Sequence[str]) -> Iterator[Difference]:
+    """Yield what each variant has more or less than the first, paired by seed where both have some of the same."""
+    for arm, dataset, metric in itertools.product(arms[1:], models[0].figures, METRICS):
+        one, other = (_by_seed(models, name, dataset, metric) for name in (arms[0], arm))
+        shared = sorted(one.keys() & other.keys())
+        if shared:
+            base, changed = (np.array([[found[seed]] for seed in shared]) for found in (one, other))
+        elif one and other:
+            base, changed = (np.array([[fmean(found.values())]]) for found in (one, other))
+        else:
+            continue
+        if base.mean():
+            found = percent(PairedScenes.of_one_dataset(changed, base))
+            yield Difference(dataset, arm, metric, found.value, found.low, found.high)
+
+
+def _by_seed(models: Sequence[EvaluatedModel], arm: str, dataset: str, metric: str) -> dict[str, float]:
+    """Return a variant's metric by seed; weights from elsewhere, which have none, by folder."""
+    return {
+        str(model.facts.get("seed", model.folder)): value
+        for model in models
+        if model.name == arm and (value := model.figures[dataset][metric]) is not None
+    }
 
 
 # -------------------------------------------------------------------------------------------------------------- clips

@@ -117,6 +117,8 @@ class Page:
     """Curves."""
     differences: Sequence[Difference] = ()
     """Of each arm but the baseline."""
+    intervals: str = "over seeds, paired"
+    """What the intervals of `differences` are taken over."""
     scores: Sequence[Score] = ()
     """Of each run."""
     clips: Sequence[ShownClip] = ()

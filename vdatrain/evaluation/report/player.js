@@ -1,8 +1,14 @@
 // Shows a clip frame by frame: RGB, truth, predictions and errors, and below each one row of it over time.
 
 const FRAMES_PER_SECOND = 8;
-const STRIPE = 4;
+const STRIPE = 4;  // as `vdaprep.shards.pictures.depth_colors` hatches
 const HATCH = [104, 168];
+
+// Colours are words as a canvas has them: red in the lowest byte, opaque.
+const word = (red, green, blue) => (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0;
+const wordsOf = (bytes) => Uint32Array.from({ length: bytes.length / 3 }, (_, i) => word(...bytes.slice(3 * i, 3 * i + 3)));
+const SKY = word(...page.colours.sky);
+const HATCH_WORDS = HATCH.map((grey) => word(grey, grey, grey));
 
 function startPlayer() {
   const player = document.getElementById("player");
@@ -10,8 +16,9 @@ function startPlayer() {
   const frameNumber = document.getElementById("frame-number");
   const rowNumber = document.getElementById("row-number");
   const panels = document.getElementById("panels");
-  const maps = { disparity: bytesOf(page.colours.disparity), error: bytesOf(page.colours.error) };
-  const state = { clip: null, frame: 0, row: 0, panels: [], timer: 0 };
+  const measure = document.getElementById("measure");
+  const maps = { disparity: wordsOf(bytesOf(page.colours.disparity)), error: wordsOf(bytesOf(page.colours.error)) };
+  const state = { clip: null, frame: 0, row: 0, measure: "error", panels: [], timer: 0 };
 
   // ------------------------------------------------------------------------------------------------------ decoding
 
@@ -25,28 +32,40 @@ function startPlayer() {
     return context.getImageData(0, 0, canvas.width, canvas.height).data;
   }
 
-  // Sources write the colour of the pixel at `from`, counted in the image, to `to`, counted in the target's bytes.
-  const copied = (data) => (from, target, to) => target.set(data.subarray(4 * from, 4 * from + 3), to);
-  const mapped = (level, map) => (from, target, to) => target.set(map.subarray(3 * level(from), 3 * level(from) + 3), to);
+  // A source gives the colour of a pixel by its number in the image of all frames.
+  function copied(data) {
+    const words = new Uint32Array(data.buffer);
+    return (from) => words[from];
+  }
 
-  function hatched(source, truth, width) {
-    return (from, target, to) => {
-      if (truth[4 * from + 1] > 127) return source(from, target, to);
-      const grey = HATCH[Math.floor(((from % width) + Math.floor(from / width)) / STRIPE) % 2];
-      target.fill(grey, to, to + 3);
+  const mapped = (level, map) => (from) => map[level(from)];
+
+  // Hatches what is unknown, in the frame before, too, if one is given.
+  function hatched(source, truth, width, frameBefore = 0) {
+    const known = (from) => from < 0 || truth[4 * from + 1] > 127;
+    return (from) => {
+      if (known(from) && known(from - frameBefore)) return source(from);
+      return HATCH_WORDS[Math.floor(((from % width) + Math.floor(from / width)) / STRIPE) % 2];
     };
   }
 
   function trueColours(truth) {
     const level = mapped((from) => truth[4 * from], maps.disparity);
-    return (from, target, to) =>
-      truth[4 * from] === 0 ? target.set(page.colours.sky, to) : level(from, target, to);
+    return (from) => (truth[4 * from] === 0 ? SKY : level(from));
   }
 
-  function errorColours(truth, prediction) {
-    const most = 255 * page.colours.error_range;
-    const share = (from) => Math.min(255, Math.round((255 * Math.abs(prediction[4 * from] - truth[4 * from])) / most));
-    return mapped(share, maps.error);
+  // The error, or how much it changed since the frame before, which a movement of both does not.
+  function errorColours(truth, prediction, clip) {
+    const frameBefore = clip.pitch * clip.width;
+    const error = (from) => prediction[4 * from] - truth[4 * from];
+    const level = (value, range) => Math.min(255, Math.round(Math.abs(value) / range));
+    const changed = (from) => (from < frameBefore ? 0 : error(from) - error(from - frameBefore));
+    const sources = {
+      error: hatched(mapped((from) => level(error(from), page.colours.error_range), maps.error), truth, clip.width),
+      flicker: hatched(
+        mapped((from) => level(changed(from), page.colours.flicker_range), maps.error), truth, clip.width, frameBefore),
+    };
+    return (from) => sources[state.measure](from);
   }
 
   async function pairsOf(clip) {
@@ -59,10 +78,9 @@ function startPlayer() {
     const predicted = clip.predictions.map(({ arm }, number) => {
       const levels = predictions[number];
       const { name } = page.arms[arm];
-      const error = hatched(errorColours(truth, levels), truth, clip.width);
       const views = [
         { title: name, source: mapped((from) => levels[4 * from], maps.disparity) },
-        { title: `${name}: error`, source: error },
+        { title: `${name}: error`, source: errorColours(truth, levels, clip), measured: name },
       ];
       return { arm, views };
     });
@@ -73,10 +91,11 @@ function startPlayer() {
 
   function paint(canvas, source, indexOf) {
     const context = canvas.getContext("2d");
-    const image = context.createImageData(canvas.width, canvas.height);
-    image.data.fill(255);
-    for (let y = 0, to = 0; y < canvas.height; y++) {
-      for (let x = 0; x < canvas.width; x++, to += 4) source(indexOf(y) + x, image.data, to);
+    const { width, height } = canvas;
+    const image = context.createImageData(width, height);
+    const words = new Uint32Array(image.data.buffer);
+    for (let y = 0, to = 0; y < height; y++) {
+      for (let from = indexOf(y), end = from + width; from < end; from++) words[to++] = source(from);
     }
     context.putImageData(image, 0, 0);
   }
@@ -113,6 +132,17 @@ function startPlayer() {
     drawRow();
   }
 
+  function showMeasure() {
+    if (!state.clip) return;
+    state.measure = measure.value;
+    for (const { caption, measured } of state.panels) {
+      if (measured !== undefined) caption.textContent = `${measured}: ${state.measure}`;
+    }
+    drawScale(state.clip);
+    drawFrame();
+    drawRow();
+  }
+
   function draggable(view, count, show) {
     const choose = (event) => {
       const box = view.getBoundingClientRect();
@@ -131,9 +161,9 @@ function startPlayer() {
     return views.map((view) => panelOf(pair, view, clip));
   }
 
-  function panelOf(pair, { title, source }, clip) {
+  function panelOf(pair, { title, source, measured }, clip) {
     const figure = create("figure", pair, { className: "panel" });
-    create("figcaption", figure, { textContent: title });
+    const caption = create("figcaption", figure, { textContent: title });
     const upper = create("div", figure, { className: "view" });
     const lower = create("div", figure, { className: "view slice" });
     const picture = create("canvas", upper, { width: clip.width, height: clip.height });
@@ -144,7 +174,7 @@ function startPlayer() {
     slice.setAttribute("aria-label", `${title}: one row over time`);
     draggable(upper, () => clip.height, showRow);
     draggable(lower, () => clip.frames, (frame) => showFrame(frame));
-    return { picture, slice, source, rowLine: create("i", upper), frameLine: create("i", lower) };
+    return { caption, measured, picture, slice, source, rowLine: create("i", upper), frameLine: create("i", lower) };
   }
 
   function drawScale(clip) {
@@ -152,8 +182,12 @@ function startPlayer() {
     scale.replaceChildren();
     const metres = (disparity) => (disparity > 0 ? `${Number((1 / disparity).toPrecision(3))} m` : "far");
     const ends = clip.range ? clip.range.map(metres) : ["far", "near"];
-    const most = `${Math.round(100 * page.colours.error_range)} % of the clip's disparities`;
-    for (const [left, map, right] of [[ends[0], maps.disparity, ends[1]], ["error 0", maps.error, most]]) {
+    const share = Math.round(100 * page.colours[`${state.measure}_range`]);
+    const scales = [
+      [ends[0], maps.disparity, ends[1]],
+      [`${state.measure} 0`, maps.error, `${share} % of the clip's disparities`],
+    ];
+    for (const [left, map, right] of scales) {
       const item = create("span", scale);
       create("span", item, { textContent: left });
       const bar = create("canvas", item, { width: 256, height: 1 });
@@ -161,7 +195,7 @@ function startPlayer() {
       create("span", item, { textContent: right });
     }
     for (const [name, source] of [
-      ["sky", (from, target, to) => target.set(page.colours.sky, to)],
+      ["sky", () => SKY],
       ["unknown", hatched(null, new Uint8Array(4 * 24 * 12), 24)],
     ]) {
       const item = create("span", scale);
@@ -181,9 +215,7 @@ function startPlayer() {
     state.panels = pairs.flatMap((pair) => pairOf(pair, clip));
     frameSlider.max = clip.frames - 1;
     rowSlider.max = clip.height - 1;
-    drawScale(clip);
-    drawFrame();
-    drawRow();
+    showMeasure();
     player.dataset.clip = number;
   }
 
@@ -217,6 +249,7 @@ function startPlayer() {
 
   page.clips.forEach(({ title }, number) => create("option", choice, { value: number, textContent: title }));
   choice.addEventListener("change", () => load(Number(choice.value)));
+  measure.addEventListener("change", showMeasure);
   play.addEventListener("click", toggle);
   frameSlider.addEventListener("input", () => showFrame(Number(frameSlider.value)));
   rowSlider.addEventListener("input", () => showRow(Number(rowSlider.value)));
