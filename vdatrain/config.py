@@ -88,6 +88,12 @@ class TrainConfig:
     """Norm to which gradients are clipped; 0: they are not."""
     ema: float = _option(0.999, cpu=0.98)
     """Decay of the averaged weights; 0: none."""
+    stride_weight: float = 0.0
+    """Weight in the loss of changes over 1, 2, 4 and 8 frames; 0: they are left out."""
+    stability: float = 0.0
+    """Brightness s, of 0 to 1, by which changes of depth count exp(-|dI| / s) in the loss; 0: all count alike."""
+    warp_weight: float = 0.0
+    """Weight in the loss of the temporal alignment error by true poses; 0: it is left out."""
     seed: int = 0
     """Seed of weights, order and augmentation."""
     precision: PrecisionName = "fp32"

@@ -62,7 +62,7 @@ STRESS_KINDS = (*IMAGE_KINDS, *SCENE_KINDS)
 
 
 def preset(name: str, dataset: str) -> SampleSpec:
-    """Return a preset for a data set: with as many trajectories as it has names, with a split set that it has.
+    """Return a preset, with no more trajectories than the data set names and a split set of its.
 
     Raises UsageError if there is no such preset, or the data set has no samples.
     """
@@ -79,7 +79,7 @@ def preset(name: str, dataset: str) -> SampleSpec:
 def write_sample(
     dataset: str, *, out: Path, spec: SampleSpec, archives: bool, on_frame: Callable[[], None]
 ) -> dict[str, Kinds]:
-    """Render a sample of `dataset` below `out`, packed or not; returns its trajectories and their stress.
+    """Render a sample of `dataset` below `out`, packed or not; returns each trajectory's stress.
 
     Raises UsageError if `out` holds anything already, or the data set has no such split set or not as many names.
     """

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vdaprep.shards.metadata import DiffSpec
 from vdatrain.data.decode import decode_codes, decode_images, depth_table
 from vdatrain.data.samples import Sample
-from vdatrain.data.transforms import UNCHANGED, ColorJitter, CropParams, view_intrinsics, view_poses
+from vdatrain.data.transforms import UNCHANGED, ColorJitter, CropParams, from_first, view_intrinsics, view_poses
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import PATCH_SIZE
 
@@ -38,7 +38,9 @@ class Batch:
     intrinsics: Float32[Tensor, "b t 4"]
     """fx, fy, cx, cy in pixels of the view. Metrics take them, and poses, from the Sample, in float64."""
     camera_to_world: Float32[Tensor, "b t 4 4"] | None
-    """Poses of the view, metres; None unless all samples have poses."""
+    """Poses of the view, metres, from where each window's first camera is; None unless all samples have poses."""
+    disparity_range: Float32[Tensor, "b 2"]
+    """The disparities, in 1/m, that are 0 and 1 in `disparity`."""
     datasets: tuple[str, ...]
     """Data set of each window."""
     keys: tuple[str, ...]
@@ -64,7 +66,11 @@ def make_batch(
     samples = [replace(sample, images=rgb) for sample, rgb in zip(samples, decoded, strict=True)]
     pairs = list(zip(samples, views, strict=True))
     targets = [_show_disparity(sample, view, device) for sample, view in pairs]
-    poses = [view_poses(view, sample.camera_to_world) for sample, view in pairs if sample.camera_to_world is not None]
+    poses = [
+        view_poses(view, from_first(sample.camera_to_world))
+        for sample, view in pairs
+        if sample.camera_to_world is not None
+    ]
     return Batch(
         frames=normalise(torch.stack([_show_frames(sample, view, device) for sample, view in pairs])),
         differences=torch.stack([_show_differences(sample, view, device) for sample, view in pairs]),
@@ -75,6 +81,9 @@ def make_batch(
             np.stack([view_intrinsics(view, sample.intrinsics) for sample, view in pairs]).astype(np.float32), device
         ),
         camera_to_world=_upload(np.stack(poses).astype(np.float32), device) if len(poses) == len(pairs) else None,
+        disparity_range=_upload(
+            np.array([(sample.disparity_min, sample.disparity_max) for sample in samples], np.float32), device
+        ),
         datasets=tuple(sample.dataset for sample in samples),
         keys=tuple(sample.key for sample in samples),
     )
@@ -199,6 +208,12 @@ def normalise(frames: Float32[Tensor, "*batch 3 h w"]) -> Float32[Tensor, "*batc
     """Bring frames of 0 to 1 to ImageNet's mean and deviation, as the encoder takes them."""
     mean, deviation = _imagenet(frames.device)
     return (frames - mean) / deviation
+
+
+def denormalise(frames: Float32[Tensor, "*batch 3 h w"]) -> Float32[Tensor, "*batch 3 h w"]:
+    """Undo `normalise`."""
+    mean, deviation = _imagenet(frames.device)
+    return frames * deviation + mean
 
 
 @functools.lru_cache(maxsize=8)

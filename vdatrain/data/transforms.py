@@ -198,6 +198,16 @@ def view_intrinsics(view: CropParams, intrinsics: Float64[np.ndarray, "t 4"]) ->
     return np.stack([fx * across, fy * down, view.width - 1 - cx if view.flip else cx, cy], axis=1)
 
 
+def from_first(camera_to_world: Float64[np.ndarray, "t 4 4"]) -> Float64[np.ndarray, "t 4 4"]:
+    """Return poses moved so that the first camera is at the origin; axes stay.
+
+    In float32 those of a survey, millions of metres from its origin, would be rounded by half a metre.
+    """
+    moved = camera_to_world.copy()
+    moved[:, :3, 3] -= camera_to_world[0, :3, 3]
+    return moved
+
+
 def view_poses(view: CropParams, camera_to_world: Float64[np.ndarray, "t 4 4"]) -> Float64[np.ndarray, "t 4 4"]:
     """Turn poses of the stored frames into those of the view.
 

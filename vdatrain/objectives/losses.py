@@ -10,23 +10,37 @@ has the same weight. `mean` averages a tensor over the ranks: sums are then divi
 so that the mean of the ranks' losses is the loss of all windows as one batch. Nothing here synchronises with the
 device. One departure from the published code: it counts masked pixels as zeros in its medians, so that a perfect
 prediction has a loss; here they are left out.
+
+Terms that are not published, each of weight 0 unless asked for (`ExtraTerms`):
+
+    stride     the temporal term over 1, 2, 4 and 8 frames, where a clip has as many
+    stability  no term but a weight on both: exp(-|dI| / s), less where the image changes, dI its change of brightness
+    warp       frames warped into their neighbours by the true poses (`warping`)
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vdatrain.config import TrainConfig
 from vdatrain.objectives.alignment import fit_scale_shift
+from vdatrain.objectives.warping import Cameras, warp_loss
 
 GRADIENT_SCALES = 4
 GRADIENT_WEIGHT = 0.5
 TEMPORAL_WEIGHT = 10.0
+STRIDES = (1, 2, 4, 8)
+"""Frames between those that the stride term compares."""
 STATIC_CHANGE = 0.05  # of a frame's range of disparity; a pixel that changes by more shows another surface
 _MIN_DEVIATION = 1e-6
 _MIN_COUNT = 1e-6  # less than one valid pixel among any number of ranks; what it divides is then zero
+
+
+StableWeight = Callable[[int], Tensor]
 
 
 def _alone(values: Tensor) -> Tensor:
@@ -43,6 +57,44 @@ class VideoLoss:
     """Before its weight of TEMPORAL_WEIGHT."""
     total: Float[Tensor, ""]
     """The weighted sum."""
+    extra: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict[str, Tensor])
+    """The terms that were asked for besides, `stride` and `warp`, before their weights."""
+
+    def plus(self, name: str, term: Float[Tensor, ""], *, weight: float) -> "VideoLoss":
+        """Return the loss with another term."""
+        return replace(self, total=self.total + weight * term, extra={**self.extra, name: term})
+
+
+@dataclass(frozen=True)
+class ExtraTerms:
+    """What is added to the published loss, and what it looks at."""
+
+    stride_weight: float = 0.0
+    """Weight of the stride term."""
+    stability: float = 0.0
+    """Brightness s of the weight exp(-|dI| / s); 0: none."""
+    warp_weight: float = 0.0
+    """Weight of the warp term."""
+    frames: Float[Tensor, "b t 3 h w"] | None = None
+    """Images whose black and white are 1 apart, for the stability weight."""
+    cameras: Cameras | None = None
+    """For the warp term, which is 0 without."""
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, frames: Float[Tensor, "b t 3 h w"] | None, cameras: Cameras | None
+    ) -> "ExtraTerms | None":
+        """Return what a run's configuration adds; None if that is nothing."""
+        if not (config.stride_weight or config.stability or config.warp_weight):
+            return None
+        seen = frames if config.stability else None
+        return cls(config.stride_weight, config.stability, config.warp_weight, frames=seen, cameras=cameras)
+
+    @staticmethod
+    def names(config: TrainConfig) -> tuple[str, ...]:
+        """Return the names of the terms in `VideoLoss.extra`, in its order."""
+        weights = {"stride": config.stride_weight, "warp": config.warp_weight}
+        return tuple(name for name, weight in weights.items() if weight)
 
 
 def video_loss(
@@ -50,6 +102,7 @@ def video_loss(
     target: Float[Tensor, "b t h w"],
     mask: Bool[Tensor, "b t h w"],
     mean: Callable[[Tensor], Tensor] = _alone,
+    extra: ExtraTerms | None = None,
 ) -> VideoLoss:
     """Compute the training loss of predicted disparity, which counts up to scale and shift.
 
@@ -58,13 +111,20 @@ def video_loss(
         target: True disparity, normalised over the clip.
         mask: Where the target is known.
         mean: Averages a tensor over the ranks.
+        extra: What is added to the published loss; all ranks have the same weights.
 
     Returns:
         The loss and its terms, with their graphs.
     """
     spatial = spatial_loss(prediction, target, mask, mean)
-    temporal = temporal_loss(prediction, target, mask, mean)
-    return VideoLoss(spatial=spatial, temporal=temporal, total=spatial + TEMPORAL_WEIGHT * temporal)
+    stable = None if extra is None or extra.frames is None else functools.partial(stability_weight, extra)
+    temporal = temporal_loss(prediction, target, mask, mean, stable)
+    loss = VideoLoss(spatial=spatial, temporal=temporal, total=spatial + TEMPORAL_WEIGHT * temporal)
+    if extra is not None and extra.stride_weight:
+        loss = loss.plus("stride", stride_loss(prediction, target, mask, mean, stable), weight=extra.stride_weight)
+    if extra is not None and extra.warp_weight:
+        loss = loss.plus("warp", warp_loss(prediction, target, mask, extra.cameras, mean), weight=extra.warp_weight)
+    return loss
 
 
 def spatial_loss(
@@ -92,6 +152,7 @@ def temporal_loss(
     target: Float[Tensor, "b t h w"],
     mask: Bool[Tensor, "b t h w"],
     mean: Callable[[Tensor], Tensor] = _alone,
+    stable: StableWeight | None = None,
 ) -> Float[Tensor, ""]:
     """Return the mean absolute difference of the changes from frame to frame, before its weight.
 
@@ -99,16 +160,62 @@ def temporal_loss(
     the target by one least-squares fit a clip. A pixel counts where both frames are valid and the target changes by
     less than 5 % of the later frame's range. As in that code, and unlike the paper's formula, changes keep their sign.
     0, with a graph, where nothing counts: a single frame, no valid pixel, constant frames.
+
+    stable: returns, given a number of frames, what the change over as many counts at each pixel of the later frames.
     """
+    return _change_loss(prediction, target, mask, mean, stable, strides=(1,))
+
+
+def stride_loss(
+    prediction: Float[Tensor, "b t h w"],
+    target: Float[Tensor, "b t h w"],
+    mask: Bool[Tensor, "b t h w"],
+    mean: Callable[[Tensor], Tensor] = _alone,
+    stable: StableWeight | None = None,
+) -> Float[Tensor, ""]:
+    """Return the mean of the temporal term over the STRIDES that are shorter than the clip.
+
+    The published code has such scales, too (and does not use them): it compares every second, fourth and eighth frame,
+    this all pairs so far apart. What counts is judged as in `temporal_loss`, over each stride.
+    """
+    strides = tuple(stride for stride in STRIDES if stride < prediction.shape[1])
+    return _change_loss(prediction, target, mask, mean, stable, strides=strides or STRIDES[:1])
+
+
+def stability_weight(extra: ExtraTerms, stride: int) -> Float[Tensor, "b t h w"]:
+    """Return exp(-|dI| / s) of the change of brightness over a stride, the mean of the colours'."""
+    assert extra.frames is not None
+    change = (extra.frames[:, stride:] - extra.frames[:, :-stride]).abs().mean(2)
+    return torch.exp(-change / extra.stability)
+
+
+def _change_loss(  # noqa: PLR0913 - those of its two callers
+    prediction: Float[Tensor, "b t h w"],
+    target: Float[Tensor, "b t h w"],
+    mask: Bool[Tensor, "b t h w"],
+    mean: Callable[[Tensor], Tensor],
+    stable: StableWeight | None,
+    *,
+    strides: tuple[int, ...],
+) -> Float[Tensor, ""]:
     with torch.autocast(device_type=prediction.device.type, enabled=False):
         prediction, target = _prepare(prediction, target, mask)
         scale, _ = fit_scale_shift(prediction.flatten(1), target.flatten(1), mask.flatten(1))
-        change = target.diff(dim=1)
-        counts = mask[:, 1:] & mask[:, :-1] & (change.abs() < _static_limit(target, mask)[:, 1:])
-        weight = counts.to(change.dtype)
-        # The shift is gone in the difference of two frames.
-        residual = (scale.view(-1, 1, 1, 1) * prediction.diff(dim=1) - change) * weight
-        return residual.abs().sum() / mean(weight.sum()).clamp(min=_MIN_COUNT)
+        limit = _static_limit(target, mask)
+        sums: list[Tensor] = []
+        counts: list[Tensor] = []
+        for stride in strides:
+            change = target[:, stride:] - target[:, :-stride]
+            counted = mask[:, stride:] & mask[:, :-stride] & (change.abs() < limit[:, stride:])
+            weight = counted.to(change.dtype)
+            if stable is not None:
+                weight = weight * stable(stride)
+            # The shift is gone in the difference of two frames.
+            moved = prediction[:, stride:] - prediction[:, :-stride]
+            residual = (scale.view(-1, 1, 1, 1) * moved - change) * weight
+            sums.append(residual.abs().sum())
+            counts.append(weight.sum())
+        return (torch.stack(sums) / mean(torch.stack(counts)).clamp(min=_MIN_COUNT)).mean()
 
 
 def _prepare(

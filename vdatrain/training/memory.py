@@ -24,7 +24,8 @@ from vdatrain.distributed.fsdp import gathered_bytes, kept_bytes
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import patch_grid
 from vdatrain.models.loading import build_from_config
-from vdatrain.objectives.losses import video_loss
+from vdatrain.objectives.losses import ExtraTerms, video_loss
+from vdatrain.objectives.warping import Cameras
 from vdatrain.training.optim import parameter_groups
 
 WEIGHTS, OPTIMISER, AVERAGE, BATCH, GATHERED = "weights", "optimiser", "averaged weights", "batch", "gathered blocks"
@@ -107,18 +108,27 @@ class Inputs:
     """The truth, normalised."""
     mask: Tensor
     """Which of its pixels are known."""
+    extra: ExtraTerms | None
+    """What is added to the published loss."""
 
     @classmethod
     def of(cls, config: TrainConfig, *, device: str = "cpu") -> "Inputs":
         """Return a batch of the configuration's size."""
         B, T, side = config.batch, config.frames, config.size
         rows, columns = (CELLS_PER_PATCH * cells for cells in patch_grid(side, side))
+        frames = torch.zeros(B, T, 3, side, side, device=device)
+        cameras = Cameras(
+            torch.ones(B, T, 4, device=device),
+            torch.eye(4, device=device).expand(B, T, 4, 4),
+            torch.ones(B, 2, device=device),
+        )
         return cls(
-            torch.zeros(B, T, 3, side, side, device=device),
+            frames,
             torch.zeros(B, T, 3, rows, columns, device=device),
             torch.ones(B, T, dtype=torch.bool, device=device),
             torch.zeros(B, T, side, side, device=device),
             torch.ones(B, T, side, side, dtype=torch.bool, device=device),
+            ExtraTerms.of(config, frames, cameras),
         )
 
     @property
@@ -138,7 +148,7 @@ def forward_backward(
     with autocast():
         prediction = model(batch.frames, batch.differences, batch.diff_valid)
     begin(LOSS)
-    loss = video_loss(prediction, batch.disparity, batch.mask).total
+    loss = video_loss(prediction, batch.disparity, batch.mask, extra=batch.extra).total
     begin(BACKWARD)
     loss.backward()
 

@@ -23,7 +23,10 @@ class StepMonitor:
     A gradient norm that is not finite tells the host that the device skipped the step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, extra: Iterable[str] = ()) -> None:
+        """Collect FIGURES and those of extra terms of the loss, which come before the gradient norm."""
+        *losses, norm = FIGURES
+        self._names = (*losses, *extra, norm)
         self._waiting: list[tuple[Tensor, tuple[str, ...]]] = []
         self._rows: list[list[float]] = []
         self._suspects: list[str] = []  # clips of the latest steps, as long as those were skipped
@@ -31,7 +34,7 @@ class StepMonitor:
         self.skipped = 0
 
     def add(self, figures: Float[Tensor, " figures"], keys: Iterable[str]) -> None:
-        """Take a step's FIGURES and its clips' keys, without waiting for the device."""
+        """Take a step's figures and its clips' keys, without waiting for the device."""
         self._waiting.append((figures, tuple(keys)))
 
     def settle(self, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - it is frozen
@@ -44,7 +47,7 @@ class StepMonitor:
             return
         rows = ranks.mean(torch.stack([figures for figures, _ in self._waiting])).tolist()
         for row, (_, keys) in zip(rows, self._waiting, strict=True):
-            self._count(dict(zip(FIGURES, row, strict=True))["gradient_norm"], keys)
+            self._count(dict(zip(self._names, row, strict=True))["gradient_norm"], keys)
             self._rows.append(row)
             if self._in_a_row >= MAX_SKIPPED:  # on every rank alike, since all have the same means
                 raise DivergedError(
@@ -59,7 +62,9 @@ class StepMonitor:
         Means are over finite values; nan where there is none.
         """
         columns = zip(*self._rows, strict=True)
-        figures: dict[str, int | float] = {name: _mean(values) for name, values in zip(FIGURES, columns, strict=False)}
+        figures: dict[str, int | float] = {
+            name: _mean(values) for name, values in zip(self._names, columns, strict=False)
+        }
         self._rows.clear()
         return {**figures, "skipped": self.skipped}
 

@@ -26,6 +26,7 @@ from vdatrain.distributed.ranks import Ranks
 from vdatrain.models.layers.encoder import Encoder
 from vdatrain.models.loading import build_from_config, initialise, whole_model
 from vdatrain.models.weights import LoadReport, Weights, load_weights
+from vdatrain.objectives.losses import ExtraTerms
 from vdatrain.run_dir import CONFIG_FILE, forget_log_after, git_state, read_facts, stored_config, versions, write_facts
 from vdatrain.training.checkpoint import LAST_FILE, VERSION, load_newest
 from vdatrain.training.compile import CompiledForward
@@ -259,6 +260,7 @@ def _make_run(config: TrainConfig, folder: Path, precision: Precision, *, model:
         average=AveragedWeights(model, decay=config.ema) if config.ema else None,
         selection=BestSelection(config.forget, math.inf),
         ranks=ranks,
+        monitor=StepMonitor(ExtraTerms.names(config)),
     )
 
 

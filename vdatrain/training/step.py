@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vdatrain.data.batch import Batch
+from vdatrain.data.batch import Batch, denormalise
 from vdatrain.data.loader import TrainLoader
-from vdatrain.objectives.losses import VideoLoss, video_loss
+from vdatrain.objectives.losses import ExtraTerms, VideoLoss, video_loss
+from vdatrain.objectives.warping import Cameras
 from vdatrain.training.optim import gradient_norm, rate_factor, set_rates, step_where
 from vdatrain.training.state import TrainState
 
@@ -38,7 +39,7 @@ def train_step(state: TrainState, loader: TrainLoader) -> None:
 
 
 def accumulate_gradient(state: TrainState, batch: Batch, *, joining: bool = False) -> Tensor:
-    """Run a batch, adding to gradients; returns its total, spatial and temporal loss.
+    """Run a batch, adding to gradients; returns its total, spatial, temporal and extra losses.
 
     Single images add their spatial loss to the total; together they weigh as much as the windows. With `joining`, for
     the last batch of a step, the gradients added up so far become the mean over the ranks.
@@ -48,7 +49,8 @@ def accumulate_gradient(state: TrainState, batch: Batch, *, joining: bool = Fals
     if batch.images is not None:
         stills = _add_gradient(state, batch.images, joining=joining)
         total = total + stills.total.detach()
-    return torch.stack([total, loss.spatial.detach(), loss.temporal.detach()])
+    terms = (loss.spatial, loss.temporal, *loss.extra.values())
+    return torch.stack([total, *(term.detach() for term in terms)])
 
 
 def _add_gradient(state: TrainState, batch: Batch, *, joining: bool) -> VideoLoss:
@@ -61,7 +63,11 @@ def _add_gradient(state: TrainState, batch: Batch, *, joining: bool) -> VideoLos
 def _loss(state: TrainState, batch: Batch) -> VideoLoss:
     with state.precision.autocast():
         prediction = state.forward(batch)
-    return video_loss(prediction, batch.disparity, batch.mask, state.ranks.mean)
+    config, cameras = state.config, None
+    if batch.camera_to_world is not None:
+        cameras = Cameras(batch.intrinsics, batch.camera_to_world, batch.disparity_range)
+    extra = ExtraTerms.of(config, denormalise(batch.frames) if config.stability else None, cameras)
+    return video_loss(prediction, batch.disparity, batch.mask, state.ranks.mean, extra)
 
 
 def _apply(state: TrainState) -> Tensor:

@@ -177,7 +177,10 @@ def test_a_view_of_the_whole_frame_at_its_size_changes_nothing():
     batch = _show(sample, fit_view(sample.size, size=112))
     np.testing.assert_allclose(_grey_levels(batch)[0].permute(0, 2, 3, 1), sample.rgb, atol=1e-3)
     np.testing.assert_array_equal(batch.intrinsics[0], sample.intrinsics.astype(np.float32))
-    np.testing.assert_array_equal(batch.camera_to_world[0], sample.camera_to_world.astype(np.float32))
+    moved = sample.camera_to_world.copy()
+    moved[:, :3, 3] -= moved[0, :3, 3]
+    np.testing.assert_array_equal(batch.camera_to_world[0], moved.astype(np.float32))
+    assert batch.disparity_range.tolist() == [[np.float32(sample.disparity_min), np.float32(sample.disparity_max)]]
 
 
 @pytest.mark.parametrize("size", [28, 224])

@@ -195,7 +195,9 @@ def small_batch(key: str) -> Batch:
     disparity = torch.ones(1, 1, 14, 14)
     known, valid = torch.ones(1, 1, 14, 14, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool)
     frames, differences, intrinsics = torch.ones(1, 1, 3, 14, 14), torch.ones(1, 1, 3, 4, 4), torch.ones(1, 1, 4)
-    return Batch(frames, differences, valid, disparity, known, intrinsics, None, ("d",), (key,))
+    return Batch(
+        frames, differences, valid, disparity, known, intrinsics, None, torch.tensor([[0.0, 1.0]]), ("d",), (key,)
+    )
 
 
 def test_a_feed_prepares_one_batch_and_keeps_the_order() -> None:

@@ -8,7 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vdatrain.objectives.losses import VideoLoss, spatial_loss, temporal_loss, video_loss
+from vdatrain.objectives.losses import (
+    ExtraTerms,
+    VideoLoss,
+    spatial_loss,
+    stability_weight,
+    stride_loss,
+    temporal_loss,
+    video_loss,
+)
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "vda_loss.npz"
 Clip = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -100,6 +108,84 @@ def test_temporal_term_is_its_definition(seed: int) -> None:
     target[:, 1] *= 2  # ranges differ from frame to frame, and most of two changes is motion
     expected = slow_temporal_loss(prediction.numpy(), target.numpy(), mask.numpy())
     assert temporal_loss(prediction, target, mask).item() == pytest.approx(expected, rel=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------------- extra terms
+
+
+def slow_change_loss(
+    prediction: np.ndarray, target: np.ndarray, mask: np.ndarray, weight: np.ndarray, stride: int
+) -> float:
+    """Write the definition out for a change over `stride` frames, where pixel pair counts `weight` of the later."""
+    errors, weights = [], []
+    for x, y, valid, of_pixel in zip(prediction, target, mask, weight, strict=True):
+        scale, _ = np.polyfit(x[valid], y[valid], 1)
+        for i in range(stride, len(x)):
+            limit = 0.05 * (y[i][valid[i]].max() - y[i][valid[i]].min())
+            counted = valid[i] & valid[i - stride] & (np.abs(y[i] - y[i - stride]) < limit)
+            errors.extend(
+                np.abs(scale * (x[i] - x[i - stride]) - (y[i] - y[i - stride]))[counted] * of_pixel[i][counted]
+            )
+            weights.extend(of_pixel[i][counted])
+    return float(np.sum(errors) / np.sum(weights))
+
+
+@pytest.mark.parametrize(("frames", "strides"), [(2, [1]), (4, [1, 2]), (9, [1, 2, 4, 8])])
+def test_stride_term_is_its_definition(frames: int, strides: list[int]) -> None:
+    prediction, target, mask = clip(2, frames, 11, 18, valid=0.7)
+    arrays = [values.numpy() for values in (prediction, target, mask)]
+    expected = np.mean([slow_change_loss(*arrays, np.ones(target.shape), stride) for stride in strides])
+    assert stride_loss(prediction, target, mask).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_stability_weighs_changes_by_how_still_the_image_is(stride: int) -> None:
+    prediction, target, mask = clip(2, 3, 11, 18, valid=0.7)
+    frames = torch.rand((2, 3, 3, 11, 18), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    extra = ExtraTerms(stability=0.2, stride_weight=2.0, frames=frames)
+    change = np.zeros(target.shape)
+    change[:, stride:] = (frames[:, stride:] - frames[:, :-stride]).abs().mean(2).numpy()
+    weight = np.exp(-change / 0.2)
+    torch.testing.assert_close(stability_weight(extra, stride), torch.from_numpy(weight[:, stride:]))
+    arrays = [values.numpy() for values in (prediction, target, mask)]
+    found = video_loss(prediction, target, mask, extra=extra)
+    if stride == 1:
+        assert found.temporal.item() == pytest.approx(slow_change_loss(*arrays, weight, 1), rel=1e-9)
+    stable = lambda stride: stability_weight(extra, stride)  # noqa: E731
+    assert found.extra["stride"].item() == stride_loss(prediction, target, mask, stable=stable).item()
+    assert found.total.item() == pytest.approx(
+        (found.spatial + 10 * found.temporal + 2 * found.extra["stride"]).item(), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("extra", [None, ExtraTerms()])
+def test_without_extra_terms_the_loss_is_the_published_one_to_the_bit(extra: ExtraTerms | None) -> None:
+    prediction, target, mask = (values.float() if values.is_floating_point() else values for values in clip(2, 9, 8, 8))
+    found = video_loss(prediction, target, mask, extra=extra)
+    spatial, temporal = spatial_loss(prediction, target, mask), temporal_loss(prediction, target, mask)
+    assert (found.total.item(), found.extra) == ((spatial + 10 * temporal).item(), {})
+
+
+def test_extra_terms_gradient_is_that_of_finite_differences() -> None:
+    prediction, target, mask = clip(1, 5, 4, 5, valid=0.9)
+    frames = torch.rand((1, 5, 3, 4, 5), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    extra = ExtraTerms(stability=0.2, stride_weight=2.0, frames=frames)
+
+    def of_terms(values: torch.Tensor) -> torch.Tensor:
+        found = video_loss(values, target, mask, extra=extra)
+        return torch.stack([found.temporal, found.extra["stride"]])
+
+    assert torch.autograd.gradcheck(of_terms, prediction.requires_grad_(), eps=1e-7, atol=1e-5)
+
+
+def test_extra_terms_of_a_single_frame_are_zero_with_a_graph() -> None:
+    prediction, target, mask = clip(2, 1, 6, 7)
+    extra = ExtraTerms(1.0, 0.1, 1.0, frames=torch.rand(2, 1, 3, 6, 7, dtype=torch.float64))
+    found = video_loss(prediction.requires_grad_(), target, mask, extra=extra)
+    found.total.backward()
+    assert {name: term.item() for name, term in found.extra.items()} == {"stride": 0, "warp": 0}
+    assert prediction.grad is not None
+    assert prediction.grad.isfinite().all()
 
 
 # -------------------------------------------------------------------------------------------------------- properties
