@@ -125,7 +125,7 @@ def _points(model: EvaluatedModel, *, key: str, at: str) -> list[tuple[float, fl
 
 
 def _differences(models: Sequence[EvaluatedModel], arms: Sequence[str]) -> Iterator[Difference]:
-    """Yield what each variant has more or less than the first, paired by seed where both have some of the same."""
+    """Yield how variants differ from the first, paired by the seeds that both have."""
     for arm, dataset, metric in itertools.product(arms[1:], models[0].figures, METRICS):
         one, other = (_by_seed(models, name, dataset, metric) for name in (arms[0], arm))
         shared = sorted(one.keys() & other.keys())
