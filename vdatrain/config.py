@@ -21,6 +21,7 @@ RecomputedPart = Literal["none", "head", "encoder", "all"]
 WindowOrder = Literal["shuffle", "sequential"]
 LicenceName = Literal["any", "commercial"]
 FinalWeights = Literal["best", "last"]
+DifferencesName = Literal["both", "past", "decoded", "zeros", "shuffled"]
 
 PRECISIONS: tuple[str, ...] = get_args(PrecisionName)
 PATCH_PX = 14
@@ -60,6 +61,11 @@ class TrainConfig:
     """Folder that vdaprep convert wrote, or its URL; several with commas between."""
     variant: str = "basic"
     """Model variant, see vdatrain variants."""
+    differences: DifferencesName = "both"
+    """What the variant is shown of differences: both, to the frames before and after; past ones alone; decoded, of the
+    decoded frames even where shards store them; as controls zeros, or shuffled, those of another clip."""
+    past_only: bool = False
+    """Let no frame of a window see a later one, as with infer --stream."""
     encoder: EncoderName = _option("vits", cpu="tiny")
     """Encoder, by size."""
     init: str = _option("none", metavar="FILE")
@@ -164,6 +170,11 @@ class TrainConfig:
             raise UsageError(
                 "--shard-model does not go together with --compile; give --no-compile or --no-shard-model."
             )
+        if self.differences == "shuffled" and self.batch < 2:
+            raise UsageError(
+                "--differences shuffled takes those of another window of the batch; give --batch 2 or more, and "
+                "--accumulate less."
+            )
         if self.order == "sequential" and self.images_per_clip:
             raise UsageError(
                 "--images-per-clip does not go together with --order sequential; give --order shuffle, or no images."
@@ -192,7 +203,7 @@ class TrainConfig:
         """
         stored = self.options()
         changed = from_mapping({**stored, **given}, where="vdatrain run --resume")
-        refused = self.differences(changed)
+        refused = self.refused_changes(changed)
         if refused:
             raise UsageError(f"--resume goes on as the run began; leave out what would change {', '.join(refused)}.")
         if changed.steps < self.steps:
@@ -202,7 +213,7 @@ class TrainConfig:
             )
         return changed
 
-    def differences(self, other: "TrainConfig") -> list[str]:
+    def refused_changes(self, other: "TrainConfig") -> list[str]:
         """Return what `other` changes that a run keeps for good, each as `--seed 0 to 1`."""
         mine, theirs = self.options(), other.options()
         return [

@@ -16,8 +16,9 @@ from vdaprep.shards.reader import Clip
 from vdaprep.storage.cache import open_cache
 from vdaprep.storage.urls import redact
 from vdaprep.units import spread_evenly
-from vdatrain.config import TrainConfig, WindowOrder, parse_mix
+from vdatrain.config import DifferencesName, TrainConfig, WindowOrder, parse_mix
 from vdatrain.data.batch import Batch, make_batch
+from vdatrain.data.differences import decoded, shuffled
 from vdatrain.data.prefetch import DevicePrefetcher
 from vdatrain.data.sampler import (
     DistributedPositions,
@@ -97,7 +98,7 @@ class TrainLoader:
 
     Args:
         config: Its fields that concern data: shards, train_split, frames, stride, size, batch, seed, mix,
-            order, shuffle_buffer,
+            order, shuffle_buffer, differences,
             images_per_clip, workers, skip_bad, stall_timeout and those of the cache.
         rank: Number of this process among those that train together.
         world_size: Number of those processes.
@@ -214,8 +215,11 @@ class TrainLoader:
     def _show(self, samples: Sequence[Sample]) -> Batch:
         config = self._config
         size = (config.size, config.size)
+        if config.differences == "decoded":
+            samples = [decoded(sample) for sample in samples]
         views = sample_augmentations(samples, size, augmentation=Augmentation(), seed=config.seed)
-        return make_batch(samples, views, device=self._device, windows=config.batch)
+        batch = make_batch(samples, views, device=self._device, windows=config.batch)
+        return shuffled(batch) if config.differences == "shuffled" else batch
 
     def _samples(self) -> Generator[list[Sample]]:
         config, positions = self._config, self._positions
@@ -242,11 +246,12 @@ def open_shards_of(config: TrainConfig) -> ShardCollection:
 def _expect_differences(config: TrainConfig, clips: ClipIndex) -> None:
     """Raise DataError if the variant needs differences and no data set has any."""
     first_of_each = {str(clip.tar).rpartition("/")[0]: clip for clip in reversed(clips.first_of_shards())}.values()
-    if not uses_differences(config.variant) or any(clip.meta.diff for clip in first_of_each):
+    needed = uses_differences(config.variant) and config.differences not in ("decoded", "zeros")
+    if not needed or any(clip.meta.diff for clip in first_of_each):
         return
     raise DataError(
         f"{redact(config.shards)}: have no frame differences, which {config.variant} looks at; convert again "
-        "without --diffs none, or train --variant basic."
+        "without --diffs none, or train with --differences decoded, or --variant basic."
     )
 
 
@@ -325,6 +330,10 @@ class EvalLoader:
     """Seconds that a window may take; 0: no limit."""
     device: torch.device = torch.device("cpu")  # noqa: RUF009
     """Device of the batches."""
+    differences: DifferencesName = "both"
+    """Which differences a batch has, as `TrainConfig.differences` says."""
+    foreign: Sequence[Window] = ()
+    """For each of `order` the window whose differences it is shown, where those are `shuffled`."""
 
     def __len__(self) -> int:
         return len(self.order)
@@ -339,6 +348,20 @@ class EvalLoader:
             ShardError: a window cannot be read.
             VdakitError: reading one takes longer than `stall_timeout_s`.
         """
+        if self.differences != "shuffled":
+            yield from map(self._shown, self._read(self.order))
+            return
+        for sample, other in zip(self._read(self.order), self._read(self.foreign), strict=False):
+            _, batch = self._shown(sample)
+            height, width = batch.frames.shape[-2:]
+            view = dataclasses.replace(fit_view(other.size, size=self.size), height=height, width=width)
+            instead = make_batch([other], [view], device=self.device)
+            yield sample, dataclasses.replace(batch, differences=instead.differences, diff_valid=instead.diff_valid)
+
+    def _read(self, order: Sequence[Window]) -> Iterator[Sample]:
         share, faults = DistributedPositions(batch=1), FaultPolicy(stall_timeout_s=self.stall_timeout_s)
-        for [sample] in stream_batches(self.clips, self.order, positions=share, workers=self.workers, faults=faults):
-            yield sample, make_batch([sample], [fit_view(sample.size, size=self.size)], device=self.device)
+        for [sample] in stream_batches(self.clips, order, positions=share, workers=self.workers, faults=faults):
+            yield decoded(sample) if self.differences == "decoded" else sample
+
+    def _shown(self, sample: Sample) -> tuple[Sample, Batch]:
+        return sample, make_batch([sample], [fit_view(sample.size, size=self.size)], device=self.device)

@@ -17,8 +17,10 @@ from vdaprep.errors import DataError
 from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.reader import Clip
 from vdaprep.units import spread_evenly
+from vdatrain.config import DifferencesName
 from vdatrain.data.batch import Batch
 from vdatrain.data.decode import decode_depth
+from vdatrain.data.differences import foreign_window
 from vdatrain.data.loader import EvalLoader, eval_order
 from vdatrain.data.sampler import SubsetSampler, Window, WindowShape, partition
 from vdatrain.data.samples import Sample
@@ -49,6 +51,8 @@ class EvaluationPlan:
     """Threads that read ahead."""
     stall_timeout_s: int | float = 300
     """Seconds that reading a window may take; 0: no limit."""
+    differences: DifferencesName = "both"
+    """Which differences the model is shown, as `TrainConfig.differences` says."""
     ranks: Ranks = Ranks()
     """The processes that divide the windows among themselves; each calls `evaluate_clips`."""
 
@@ -171,7 +175,13 @@ def plan_evaluation(
     shape = WindowShape(
         predictor.num_frames if frames is None else frames, predictor.stride if stride is None else stride
     )
-    return EvaluationPlan(shape, size=predictor.size, workers=workers, stall_timeout_s=stall_timeout_s)
+    return EvaluationPlan(
+        shape,
+        size=predictor.size,
+        workers=workers,
+        stall_timeout_s=stall_timeout_s,
+        differences=predictor.differences,
+    )
 
 
 def _bare_predictor(model: nn.Module) -> Predictor:
@@ -208,6 +218,7 @@ def evaluate_clips(
     rows = torch.zeros(len(order), len(_COLUMNS), dtype=torch.float64)
     was_training = model.training
     model.eval()
+    is_shuffled = plan.differences == "shuffled"
     loader = EvalLoader(
         clips,
         SubsetSampler(order, mine),
@@ -215,6 +226,8 @@ def evaluate_clips(
         workers=plan.workers,
         stall_timeout_s=plan.stall_timeout_s,
         device=precision.device,
+        differences=plan.differences,
+        foreign=[foreign_window(order, position) for position in mine] if is_shuffled else (),
     )
     for position, (sample, batch) in zip(mine, loader.with_samples(), strict=True):
         with precision.autocast():

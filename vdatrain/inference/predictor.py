@@ -19,7 +19,7 @@ from vdaprep.errors import DataError, UsageError
 from vdaprep.shards import codec
 from vdaprep.shards.metadata import DiffSpec
 from vdaprep.storage.limits import MAX_FRAME_PIXELS
-from vdatrain.config import PRECISIONS
+from vdatrain.config import PRECISIONS, DifferencesName
 from vdatrain.data.batch import normalise, resample_differences
 from vdatrain.data.transforms import CropParams, fit_view
 from vdatrain.device import Precision, choose_device
@@ -92,7 +92,9 @@ class Predictor:
     size: int = PUBLISHED_SIZE
     """Pixels of the short side of the frames that the model sees; outputs have the video's size."""
     diff: DiffSpec = DEFAULT_DIFF
-    """How the differences between frames are taken, as in the shards that the model was trained on."""
+    """How the differences between frames are stored, as in the shards that the model was trained on."""
+    differences: DifferencesName = "both"
+    """Which differences the model is shown, as `TrainConfig.differences` says."""
     num_frames: int = PUBLISHED_FRAMES
     """Frames of the windows that the model was trained on; evaluation takes windows of as many."""
     stride: int = 1
@@ -167,7 +169,14 @@ class Predictor:
         Args:
             frames: Frames in order, [h, w, 3] each.
             stream: Frame by frame instead; none sees a later one.
+
+        Raises UsageError if the model is to be shown the differences of another clip: a video alone has none.
         """
+        if self.differences == "shuffled":
+            raise UsageError(
+                "the model is a control that was trained on shuffled differences, those of another clip, and a video "
+                "alone has none; measure it with vdatrain eval, without --long."
+            )
         prepared = map(self.prepare, frames)
         if stream:
             return self._stream(prepared)
@@ -186,7 +195,12 @@ class Predictor:
         unit = frame.rgb.astype(np.float32) / np.float32(255)
         resized = cv2.resize(unit, (view.width, view.height), interpolation=cv2.INTER_CUBIC)
         normalised = normalise(torch.from_numpy(resized).permute(2, 0, 1)).contiguous()
-        return PreparedFrame(frame.number, view, normalised, codec.shrink(frame.rgb, self.diff))
+        return PreparedFrame(frame.number, view, normalised, codec.shrink(frame.rgb, self.taken))
+
+    @property
+    def taken(self) -> DiffSpec:
+        """How the differences between frames are taken."""
+        return replace(self.diff, origin="decoded") if self.differences == "decoded" else self.diff
 
     @property
     def metric(self) -> bool:
@@ -230,19 +244,20 @@ class Predictor:
         steps, valid = zip(*map(self._difference, (before, *window), window), strict=False)
         view, stored = window[0].view, window[0].stored
         differences = resample_differences(
-            torch.from_numpy(np.stack(steps)).to(device), view, stored=stored, step=self.diff.step
+            torch.from_numpy(np.stack(steps)).to(device), view, stored=stored, step=self.taken.step
         )
         return differences, torch.tensor(valid, device=device)
 
     def _difference(self, previous: PreparedFrame | None, current: PreparedFrame) -> tuple[np.ndarray, bool]:
         """Return two frames' difference as a shard has it, valid if they are successive."""
         valid = previous is not None and previous.number + 1 == current.number
-        if self.diff.origin == "decoded":
+        diff = self.taken
+        if diff.origin == "decoded":
             before = previous.shrunk if previous is not None and valid else current.shrunk
-            return (current.shrunk - before).transpose(2, 0, 1) / np.float32(self.diff.step), valid
-        data = codec.encode_diff(current.shrunk, previous.shrunk if previous and valid else None, self.diff)
+            return (current.shrunk - before).transpose(2, 0, 1) / np.float32(diff.step), valid
+        data = codec.encode_diff(current.shrunk, previous.shrunk if previous and valid else None, diff)
         height, width = current.stored
-        return codec.decode_diff(data, self.diff, height=height, width=width), valid
+        return codec.decode_diff(data, diff, height=height, width=width), valid
 
     def _stream(self, frames: Iterator[PreparedFrame]) -> Generator[Float32[Tensor, "h w"]]:
         with remember_frames(self.model):
@@ -315,6 +330,7 @@ def load_predictor(
             config.size,
             num_frames=config.frames,
             stride=config.stride,
+            differences=config.differences,
             origin={"config": config.to_json(), "step": step},
         )
     else:

@@ -14,7 +14,8 @@ from vdatrain.config import TrainConfig, from_stored
 from vdatrain.models import published, tensor_files, variants
 from vdatrain.models.layers.dpt import TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder
-from vdatrain.models.layers.temporal import PUBLISHED_FRAMES
+from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, set_past_only
+from vdatrain.models.variants.basic import VideoDepth
 from vdatrain.models.weights import (
     PUBLISHED_ENCODER,
     LoadReport,
@@ -27,12 +28,15 @@ from vdatrain.models.weights import (
 )
 
 
-def build_from_config(config: TrainConfig) -> nn.Module:
+def build_from_config(config: TrainConfig) -> VideoDepth:
     """Build a run's variant with weights drawn from its seed; `initialise` loads others."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         max_frames = max(PUBLISHED_FRAMES, config.frames)
         model = variants.build(config.variant, encoder=config.encoder, max_frames=max_frames)
+    if config.differences in ("past", "zeros"):
+        model.differences_shown = config.differences
+    set_past_only(model, config.past_only)
     for module in model.modules():
         if isinstance(module, TemporalDPTHead):
             module.recompute_fine = config.recompute in ("head", "all")

@@ -168,7 +168,7 @@ def _find_checkpoint(config: TrainConfig, folder: Path) -> tuple[str, dict[str, 
 
 def _check_is_of(config: TrainConfig, path: Path, state: Mapping[str, Any]) -> None:
     """Raise DataError if a checkpoint is none of a run with this configuration."""
-    differences = from_stored(state["config"], where=str(path)).differences(config)
+    differences = from_stored(state["config"], where=str(path)).refused_changes(config)
     if differences:
         raise DataError(
             f"{path}: is of another run than {path.with_name(CONFIG_FILE).name} beside it, which changes "

@@ -362,6 +362,7 @@ def _evaluation_plan(state: TrainState, *, windows: int = 0) -> EvaluationPlan:
         windows=windows,
         workers=config.workers,
         stall_timeout_s=config.stall_timeout,
+        differences=config.differences,
         ranks=state.ranks,
     )
 

@@ -13,9 +13,11 @@ from vdatrain.models.layers import temporal
 from vdatrain.models.layers.difference import (
     CELLS_PER_PATCH,
     EMBED_DIM,
+    GREY_LEVELS_PER_UNIT,
     DifferenceBranch,
     DifferenceCNN,
     past_and_future,
+    without_future,
 )
 from vdatrain.models.layers.dpt import FRAMES_PER_CHUNK, TemporalDPTHead
 from vdatrain.models.layers.encoder import ENCODERS, TABLE_SIDE, Encoder, EncoderSpec, encoder_spec
@@ -87,15 +89,15 @@ def test_a_temporal_module_starts_as_nothing(channels: int) -> None:
 
 
 def test_attention_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    attention = temporal._TemporalAttention(32, max_frames=8)
+    attention = temporal.TemporalAttention(32, max_frames=8)
     tokens = torch.randn(50, 5, 32)
     whole = attention(tokens)
     sizes: list[int] = []
     kernel = F.scaled_dot_product_attention
 
-    def watched(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def watched(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool) -> Tensor:
         sizes.append(len(query))
-        return kernel(query, key, value)
+        return kernel(query, key, value, is_causal=is_causal)
 
     monkeypatch.setattr(temporal, "MAX_SEQUENCES", 16)
     monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
@@ -134,10 +136,12 @@ def test_past_and_future_stand_side_by_side() -> None:
     past, past_flag, future, future_flag = pairs.split([3, 1, 3, 1], dim=2)
     assert past_flag[0, :, 0, 0, 0].tolist() == [0, 1, 0, 1]
     assert future_flag[0, :, 0, 0, 0].tolist() == [1, 0, 1, 0]
-    assert torch.equal(past[0, 1::2], differences[0, 1::2])
-    assert torch.equal(future[0, ::2], differences[0, 1::2])
+    assert torch.equal(past[0, 1::2], differences[0, 1::2] * (255 / GREY_LEVELS_PER_UNIT))
+    assert torch.equal(future[0, ::2], past[0, 1::2])
     assert not past[0, ::2].any()
     assert not future[0, 1::2].any()
+    assert torch.equal(without_future(pairs)[:, :, :4], pairs[:, :, :4])
+    assert not without_future(pairs)[:, :, 4:].any()
 
 
 def test_a_flash_of_one_frame_shows_where_it_is() -> None:
@@ -147,7 +151,7 @@ def test_a_flash_of_one_frame_shows_where_it_is() -> None:
     flash = differences.clone()
     flash[:, 2] += 0.5
     flash[:, 3] -= 0.5
-    changed = (cnn(flash, valid) - cnn(differences, valid)).abs().amax(dim=(1, 2))
+    changed = (cnn(past_and_future(flash, valid)) - cnn(past_and_future(differences, valid))).abs().amax(dim=(1, 2))
     assert (changed > 1e-2).tolist() == [False, True, True, True, False, False]
 
 
@@ -157,7 +161,8 @@ def test_motion_elsewhere_leaves_still_patches_alone() -> None:
     differences, valid = differences_of(2, grid=(4, 16))
     moved = differences.clone()
     moved[..., : CELLS_PER_PATCH * 4] += 0.5
-    changed = (cnn(moved, valid) - cnn(differences, valid)).unflatten(1, (4, 16)).abs().amax(dim=(0, 1, 3))
+    embeddings = cnn(past_and_future(moved, valid)) - cnn(past_and_future(differences, valid))
+    changed = embeddings.unflatten(1, (4, 16)).abs().amax(dim=(0, 1, 3))
     assert changed[:4].all()
     assert not changed[8:].any()
 
@@ -168,9 +173,9 @@ def test_the_branch_costs_at_most_two_gigaflops_a_frame(encoder: str) -> None:
     with torch.device("meta"):
         branch = DifferenceBranch(DifferenceCNN(), embed_dim=EMBED_DIM, dim=dim)
         features = [torch.empty(1, TABLE_SIDE**2, dim) for _ in range(4)]
-        cells = torch.empty(1, 1, 3, CELLS_PER_PATCH * TABLE_SIDE, CELLS_PER_PATCH * TABLE_SIDE)
+        pairs = torch.empty(1, 1, 8, CELLS_PER_PATCH * TABLE_SIDE, CELLS_PER_PATCH * TABLE_SIDE)
         with FlopCounterMode(display=False) as counter:
-            branch(features, cells, torch.ones(1, 1, dtype=torch.bool))
+            branch(features, pairs, 1)
     assert 0.2e9 < counter.get_total_flops() < 2e9
 
 

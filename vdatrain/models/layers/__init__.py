@@ -3,5 +3,7 @@
 encoder      DINOv2's encoder and its sizes
 dpt          the head, with temporal modules
 temporal     attention over time, and its memory for streaming
+neighbours   each frame's neighbours in time
+branch       what a variant puts between encoder and head
 difference   embeddings of frame differences
 """

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from vdatrain.models.layers.branch import Branch, Branched
+
 CELLS_PER_PATCH = 4  # rows and columns of the difference frame a patch: 148x148 for a frame of 518x518
 GREY_LEVELS_PER_UNIT = 32  # typical motion changes a cell by some ten grey levels; the CNN sees it near 1
 PAIR_CHANNELS = 8  # three colours and a flag, past and future
@@ -20,11 +22,20 @@ def past_and_future(
 
     Channels: past difference (3), 1 where it is valid, future difference (3), 1 where it is valid. What is invalid,
     the future of the last frame included, is zero. They are not summed: a flash of one frame would cancel.
+
+    differences: signed, in grey levels / 255; those returned are in units of GREY_LEVELS_PER_UNIT.
     """
+    differences = differences * (255 / GREY_LEVELS_PER_UNIT)
     flag = diff_valid[:, :, None, None, None].expand_as(differences[:, :, :1])
     past = torch.cat([torch.where(flag, differences, 0), flag.to(differences.dtype)], dim=2)
     future = torch.cat([past[:, 1:], torch.zeros_like(past[:, :1])], dim=1)
     return torch.cat([past, future], dim=2)
+
+
+def without_future(pairs: Float[Tensor, "b t 8 dh dw"]) -> Float[Tensor, "b t 8 dh dw"]:
+    """Return pairs as `past_and_future` gives them, every future difference invalid."""
+    past = pairs[:, :, : PAIR_CHANNELS // 2]
+    return torch.cat([past, torch.zeros_like(past)], dim=2)
 
 
 def check_cells(differences: Float[Tensor, "b t 3 dh dw"], grid: tuple[int, int]) -> None:
@@ -65,15 +76,12 @@ class DifferenceCNN(nn.Module):
             ChannelNorm(EMBED_DIM),
         )
 
-    def forward(
-        self, differences: Float[Tensor, "b t 3 dh dw"], diff_valid: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "n p e"]:
+    def forward(self, pairs: Float[Tensor, "b t 8 dh dw"]) -> Float[Tensor, "n p e"]:
         """Return the embedding of each patch; n = b x t, p = dh x dw / CELLS_PER_PATCH^2."""
-        pairs = past_and_future(differences * (255 / GREY_LEVELS_PER_UNIT), diff_valid)
         return self.layers(pairs.flatten(0, 1)).flatten(2).transpose(1, 2)
 
 
-class DifferenceBranch(nn.Module):
+class DifferenceBranch(Branch):
     """Adds an embedding of differences to each tapped feature, by a projection first zero.
 
     With DifferenceCNN it costs 0.82 GFLOP a frame of 518x518 at 384 channels (vits), 1.71 at 1024 (vitl).
@@ -87,15 +95,9 @@ class DifferenceBranch(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(
-        self,
-        features: Sequence[Float[Tensor, "n p c"]],
-        differences: Float[Tensor, "b t 3 dh dw"],
-        diff_valid: Bool[Tensor, "b t"],
-    ) -> tuple[Float[Tensor, "n p c"], ...]:
-        """Return the features with the projected embedding added; n = b x t.
-
-        differences: signed, in grey levels / 255; CELLS_PER_PATCH x CELLS_PER_PATCH cells a patch.
-        """
-        embedding = self.embed(differences, diff_valid)
-        pairs = zip(features, self.projections, strict=True)
-        return tuple(level + project(embedding) for level, project in pairs)
+        self, features: Sequence[Float[Tensor, "n p c"]], pairs: Float[Tensor, "b t 8 dh dw"], num_frames: int
+    ) -> Branched:
+        """Return the features with the projected embedding added."""
+        embedding = self.embed(pairs)
+        levels = zip(features, self.projections, strict=True)
+        return Branched(tuple(level + project(embedding) for level, project in levels))

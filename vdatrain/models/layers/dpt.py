@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vdatrain.models.layers.encoder import PATCH_SIZE, EncoderSpec, full_precision
-from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, TemporalModule
+from vdatrain.models.layers.temporal import NO_GUIDANCE, PUBLISHED_FRAMES, Guidance, TemporalModule
 
 FRAMES_PER_CHUNK = 4  # frames that the fine half takes at once without gradients: its memory does not grow with T
 OUTPUT_CHANNELS = 32
@@ -90,7 +90,7 @@ class TemporalDPTHead(nn.Module):
         )
         self.scratch = _scratch(features, widths)
         self.motion_modules = nn.ModuleList(
-            TemporalModule(width, max_frames=max_frames) for width in (*widths[2:], features, features)
+            TemporalModule(width, max_frames=max_frames) for width in temporal_widths(spec)
         )
         # Tokens laid out as maps are channels-last already; so are, with these, all maps up to the end.
         self.to(memory_format=torch.channels_last)
@@ -100,15 +100,16 @@ class TemporalDPTHead(nn.Module):
         features: Sequence[Float[Tensor, "n p c"]],
         grid: tuple[int, int],
         num_frames: int,
+        guidance: Sequence[Guidance] = (),
         *,
         shown: int | None = None,
     ) -> Float[Tensor, "m 1 h w"]:
         """Return disparity >= 0, float32.
 
-        n = clips x num_frames, p = rows x columns of `grid`, h and w its pixels. `shown`: of so many leading frames of
-        each clip, m = clips x shown; None: of all.
+        n = clips x num_frames, p = rows x columns of `grid`, h and w its pixels. guidance: of each temporal module, or
+        none. `shown`: of so many leading frames of each clip, m = clips x shown; None: of all.
         """
-        path = self._coarse(features, grid, num_frames)
+        path = self._coarse(features, grid, num_frames, guidance or [NO_GUIDANCE] * len(self.motion_modules))
         inputs = [_leading(maps, num_frames, shown) for maps in (path, features[0], features[1])]
         recompute = torch.is_grad_enabled() and self.recompute_fine
         chunk = FRAMES_PER_CHUNK if recompute or not torch.is_grad_enabled() else len(inputs[0])
@@ -118,17 +119,21 @@ class TemporalDPTHead(nn.Module):
         return torch.cat([self._fine(path, pair, grid) for path, *pair in parts])
 
     def _coarse(
-        self, features: Sequence[Float[Tensor, "n p c"]], grid: tuple[int, int], num_frames: int
+        self,
+        features: Sequence[Float[Tensor, "n p c"]],
+        grid: tuple[int, int],
+        num_frames: int,
+        guidance: Sequence[Guidance],
     ) -> Float[Tensor, "n d y x"]:
         """Fuse levels 4 and 3, over time; the result has the size of level 2."""
         motion = self.motion_modules
-        third = motion[0](self._level(2, features[2], grid), num_frames)
-        fourth = motion[1](self._level(3, features[3], grid), num_frames)
+        third = motion[0](self._level(2, features[2], grid), num_frames, guidance[0])
+        fourth = motion[1](self._level(3, features[3], grid), num_frames, guidance[1])
         third, fourth = self.scratch["layer3_rn"](third), self.scratch["layer4_rn"](fourth)
         path = self.scratch["refinenet4"](fourth, None, _size(third))
-        path = motion[2](path, num_frames)
+        path = motion[2](path, num_frames, guidance[2])
         path = self.scratch["refinenet3"](path, third, (2 * grid[0], 2 * grid[1]))
-        return motion[3](path, num_frames)
+        return motion[3](path, num_frames, guidance[3])
 
     def _fine(
         self,
@@ -148,6 +153,11 @@ class TemporalDPTHead(nn.Module):
         """Lay tokens out as a map at the level's width and size: 4, 2, 1 and 1/2 cells a patch."""
         maps = tokens.transpose(1, 2).unflatten(2, grid)
         return self.resize_layers[index](self.projects[index](maps))
+
+
+def temporal_widths(spec: EncoderSpec) -> tuple[int, ...]:
+    """Return the channels of the four temporal modules' maps, in the order in which they run."""
+    return (*spec.out_channels[2:], spec.features, spec.features)
 
 
 def _scratch(features: int, widths: Sequence[int]) -> nn.ModuleDict:

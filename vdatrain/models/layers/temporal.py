@@ -3,16 +3,40 @@
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vdatrain.models.layers.neighbours import Neighbours
+
 PUBLISHED_FRAMES = 32  # rows of the published position table
 NUM_HEADS = 8
 NUM_GROUPS = 32
 MAX_SEQUENCES = 65_535  # attention kernels number the batch in 16 bits of a CUDA grid
+
+
+class MotionTokens(NamedTuple):
+    """A token a frame, which a temporal module's attention reads beside the frames."""
+
+    tokens: Float[Tensor, "b t c"]
+    """Of the module's width, the same for all positions of a frame."""
+    strength: Float[Tensor, "attentions c"]
+    """How much of what is read is added, for each of the module's attentions and channels."""
+
+
+class Guidance(NamedTuple):
+    """What a variant's branch tells a temporal module."""
+
+    gate: Float[Tensor, "n 1 y x"] | None = None
+    """Positions' gates, of any size: the module's change of a frame is multiplied by 1 + tanh of it, 0 to 2."""
+    motion: MotionTokens | None = None
+    """Tokens to attend to as well."""
+
+
+NO_GUIDANCE = Guidance()
 
 
 def sinusoids(num_frames: int, channels: int) -> Float[Tensor, "1 t c"]:
@@ -55,8 +79,11 @@ class _Memory:
         return key, value
 
 
-class _TemporalAttention(nn.Module):
+class TemporalAttention(nn.Module):
     """Self-attention along the frames of each sequence."""
+
+    past_only = False
+    """No frame attends to a later one; `set_past_only` sets it."""
 
     def __init__(self, channels: int, max_frames: int) -> None:
         super().__init__()
@@ -67,33 +94,76 @@ class _TemporalAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
         self.pos_encoder = _PositionEncoder(channels, max_frames)
         self.memory: _Memory | None = None
+        self.motion_memory: _Memory | None = None
 
-    def forward(self, tokens: Float[Tensor, "s t c"]) -> Float[Tensor, "s t c"]:
+    def remember(self, num_frames: int | None) -> None:
+        """Begin a stream, in which each call shows the next frame alone, or end it with None."""
+        self.memory, self.motion_memory = (None if num_frames is None else _Memory(num_frames) for _ in range(2))
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "s t c"],
+        motion: tuple[Float[Tensor, "b t c"], Float[Tensor, " c"]] | None = None,
+    ) -> Float[Tensor, "s t c"]:
+        """Return what each frame reads in its sequence and, times a strength, in its clip's tokens.
+
+        The s sequences are those of b clips, position after position.
+        """
         if self.memory is None:
             placed = self.pos_encoder(tokens)
-            projected = (self.to_q(placed), self.to_k(placed), self.to_v(placed))
+            query, key, value = self.to_q(placed), self.to_k(placed), self.to_v(placed)
         else:
-            projected = self._recall(tokens, self.memory)
-        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in projected)
-        return self.to_out(_attend(query, key, value).transpose(1, 2).flatten(2))
+            key, value = self._recall(tokens, self.memory)
+            query = self.to_q(tokens + self.pos_encoder.pe[:, key.shape[1] - 1 : key.shape[1]])
+        causal = self.past_only and self.memory is None
+        read = self._merged(_attend(*map(self._split, (query, key, value)), is_causal=causal))
+        if motion is not None:
+            beside, strength = motion
+            read = read + strength * self._read_motion(query, beside)
+        return self.to_out(read)
+
+    def _read_motion(self, query: Float[Tensor, "s t c"], motion: Float[Tensor, "b t c"]) -> Float[Tensor, "s t c"]:
+        """Return what queries read in their clip's tokens: all positions of a clip share them."""
+        if self.motion_memory is None:
+            placed = self.pos_encoder(motion)
+            key, value = self.to_k(placed), self.to_v(placed)
+        else:
+            key, value = self._recall(motion, self.motion_memory)
+        B, T = motion.shape[:2]
+        mask = None
+        if self.past_only and self.motion_memory is None:
+            mask = torch.ones(T, T, dtype=torch.bool, device=query.device).tril().repeat(len(query) // B, 1)
+        together = query.unflatten(0, (B, -1)).flatten(1, 2)  # [B*P, T, C] -> [B, P*T, C]
+        read = F.scaled_dot_product_attention(*map(self._split, (together, key, value)), attn_mask=mask)
+        return self._merged(read).unflatten(1, (-1, T)).flatten(0, 1)
 
     def _recall(
         self, tokens: Float[Tensor, "s 1 c"], memory: _Memory
-    ) -> tuple[Float[Tensor, "s 1 c"], Float[Tensor, "s t c"], Float[Tensor, "s t c"]]:
-        """Return the query of a frame, and keys and values of those before it and its own."""
+    ) -> tuple[Float[Tensor, "s t c"], Float[Tensor, "s t c"]]:
+        """Return keys and values of the frames before, and the frame's own."""
         keys, values = memory.extend(self.to_k(tokens), self.to_v(tokens))
         places = self.pos_encoder.pe[:, : keys.shape[1]]
         # The projections have no bias: that of a sum is the sum of both.
-        return self.to_q(tokens + places[:, -1:]), keys + self.to_k(places), values + self.to_v(places)
+        return keys + self.to_k(places), values + self.to_v(places)
+
+    def _split(self, part: Float[Tensor, "s t c"]) -> Float[Tensor, "s heads t d"]:
+        return part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def _merged(self, part: Float[Tensor, "s heads t d"]) -> Float[Tensor, "s t c"]:
+        return part.transpose(1, 2).flatten(2)
 
 
 def _attend(
-    query: Float[Tensor, "s heads t c"], key: Float[Tensor, "s heads k c"], value: Float[Tensor, "s heads k c"]
+    query: Float[Tensor, "s heads t c"],
+    key: Float[Tensor, "s heads k c"],
+    value: Float[Tensor, "s heads k c"],
+    *,
+    is_causal: bool = False,
 ) -> Float[Tensor, "s heads t c"]:
     if len(query) <= MAX_SEQUENCES:
-        return F.scaled_dot_product_attention(query, key, value)
+        return F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
     parts = zip(query.split(MAX_SEQUENCES), key.split(MAX_SEQUENCES), value.split(MAX_SEQUENCES), strict=True)
-    return torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
+    return torch.cat([F.scaled_dot_product_attention(*part, is_causal=is_causal) for part in parts])
 
 
 class _GatedProjection(nn.Module):
@@ -126,14 +196,15 @@ class _TemporalBlock(nn.Module):
 
     def __init__(self, channels: int, max_frames: int) -> None:
         super().__init__()
-        self.attention_blocks = nn.ModuleList(_TemporalAttention(channels, max_frames) for _ in range(2))
+        self.attention_blocks = nn.ModuleList(TemporalAttention(channels, max_frames) for _ in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
         self.ff = _FeedForward(channels)
         self.ff_norm = nn.LayerNorm(channels)
 
-    def forward(self, tokens: Float[Tensor, "s t c"]) -> Float[Tensor, "s t c"]:
-        for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
-            tokens = tokens + attention(norm(tokens))
+    def forward(self, tokens: Float[Tensor, "s t c"], motion: MotionTokens | None = None) -> Float[Tensor, "s t c"]:
+        for index, (attention, norm) in enumerate(zip(self.attention_blocks, self.norms, strict=True)):
+            beside = None if motion is None else (motion.tokens, motion.strength[index])
+            tokens = tokens + attention(norm(tokens), beside)
         return tokens + self.ff(self.ff_norm(tokens))
 
 
@@ -150,16 +221,19 @@ class _TemporalTransformer(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
-    def forward(self, maps: Float[Tensor, "n c h w"], num_frames: int) -> Float[Tensor, "n c h w"]:
+    def forward(self, maps: Float[Tensor, "n c h w"], num_frames: int, guidance: Guidance) -> Float[Tensor, "n c h w"]:
         N, _, H, W = maps.shape
         B, T = N // num_frames, num_frames
         # One sequence a position: [B*T, C, H, W] -> [B*H*W, T, C].
         tokens = self.norm(maps).unflatten(0, (B, T)).permute(0, 3, 4, 1, 2).flatten(0, 2)
         tokens = self.proj_in(tokens)
         for block in self.transformer_blocks:
-            tokens = block(tokens)
-        change = self.proj_out(tokens).unflatten(0, (B, H, W)).permute(0, 3, 4, 1, 2)
-        return maps + change.flatten(0, 1)
+            tokens = block(tokens, guidance.motion)
+        change = self.proj_out(tokens).unflatten(0, (B, H, W)).permute(0, 3, 4, 1, 2).flatten(0, 1)
+        if guidance.gate is not None:
+            gate = F.interpolate(guidance.gate, size=(H, W), mode="bilinear", align_corners=True)
+            change = change * (1 + gate.tanh())
+        return maps + change
 
 
 class TemporalModule(nn.Module):
@@ -169,12 +243,24 @@ class TemporalModule(nn.Module):
         super().__init__()
         self.temporal_transformer = _TemporalTransformer(channels, max_frames)
 
-    def forward(self, maps: Float[Tensor, "n c h w"], num_frames: int) -> Float[Tensor, "n c h w"]:
+    def forward(
+        self, maps: Float[Tensor, "n c h w"], num_frames: int, guidance: Guidance = NO_GUIDANCE
+    ) -> Float[Tensor, "n c h w"]:
         """Mix each clip's maps over time; n = clips x num_frames.
 
         Raises ValueError beyond max_frames.
         """
-        return self.temporal_transformer(maps, num_frames)
+        return self.temporal_transformer(maps, num_frames, guidance)
+
+
+def set_past_only(model: nn.Module, wanted: bool = True) -> None:
+    """Let no frame of a clip see a later one, as in a stream, or all of them each other.
+
+    A window's disparity is then, but for rounding, what `remember_frames` gives frame by frame.
+    """
+    for module in model.modules():
+        if hasattr(module, "past_only"):
+            setattr(module, "past_only", wanted)  # noqa: B010 - of several classes
 
 
 @contextmanager
@@ -184,18 +270,18 @@ def remember_frames(model: nn.Module, *, num_frames: int = PUBLISHED_FRAMES) -> 
     T = 1, and B as in the call before.
 
     Temporal attention sees that frame and up to `num_frames - 1` before it, which take the first rows of the position
-    table. Unlike in a window no frame sees one after it, so for the first `num_frames` frames it is the window's
-    attention under a causal mask. Raises ValueError if the position table has fewer rows.
+    table. Unlike in a window no frame sees one after it, so for the first `num_frames` frames it is a window with
+    `set_past_only`. Raises ValueError if the position table has fewer rows.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, _TemporalAttention)]
+    layers = [layer for layer in model.modules() if isinstance(layer, TemporalAttention | Neighbours)]
     for layer in layers:
-        known = layer.pos_encoder.pe.shape[1]
+        known = layer.pos_encoder.pe.shape[1] if isinstance(layer, TemporalAttention) else num_frames
         if not 1 <= num_frames <= known:
             raise ValueError(f"{num_frames} frames to remember, the temporal modules were built for 1 to {known}.")
     try:
         for layer in layers:
-            layer.memory = _Memory(num_frames)
+            layer.remember(num_frames)
         yield
     finally:
         for layer in layers:
-            layer.memory = None
+            layer.remember(None)

@@ -5,6 +5,7 @@ A variant's module has a docstring whose first sentence says what it is, and
     OWN_PREFIXES                  starts of the parameter names that published weights do not have
     USES_DIFFERENCES              whether its forward needs frame differences
     build(spec, *, max_frames)    the model with initial weights, a `VideoDepth`
+    STARTS_AS_PUBLISHED           optional, False where new weights change what the published model computes
 """
 
 import importlib
@@ -16,7 +17,7 @@ from vdatrain.models.layers.encoder import encoder_spec
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES
 from vdatrain.models.variants.basic import VideoDepth
 
-__all__ = ["build", "names", "own_prefixes", "summary", "uses_differences"]
+__all__ = ["build", "names", "own_prefixes", "starts_as_published", "summary", "uses_differences"]
 
 
 def names() -> tuple[str, ...]:
@@ -58,6 +59,11 @@ def own_prefixes(variant: str) -> tuple[str, ...]:
 def uses_differences(variant: str) -> bool:
     """Say whether a variant needs frame differences."""
     return _module(variant).USES_DIFFERENCES
+
+
+def starts_as_published(variant: str) -> bool:
+    """Say whether a variant with published weights begins as the published model."""
+    return getattr(_module(variant), "STARTS_AS_PUBLISHED", True)
 
 
 def summary(variant: str) -> str:

@@ -1,11 +1,14 @@
 """Video Depth Anything as published: no differences."""
 
 from collections.abc import Sequence
+from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vdatrain.models.layers.difference import check_cells
+from vdatrain.models.layers.branch import Branch
+from vdatrain.models.layers.difference import check_cells, past_and_future, without_future
 from vdatrain.models.layers.dpt import TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder, EncoderSpec, patch_grid
 
@@ -21,10 +24,14 @@ class VideoDepth(nn.Module):
     """The variant's OWN_PREFIXES, which `variants.build` sets."""
     metric = False
     """Whether the weights are metric ones, whose head gives depth in metres: `load_weights` sets it."""
-    branch: nn.Module | None
-    """Called with the tapped features, the differences and their validity; returns features of the same shapes."""
+    past_only = False
+    """Whether no frame sees a later one: `set_past_only` sets it."""
+    differences_shown: Literal["both", "past", "zeros"] = "both"
+    """Which differences the branch is shown: to the frames before and after, before only, or zeros for all of them."""
+    branch: Branch | None
+    """Between encoder and head."""
 
-    def __init__(self, *, pretrained: Encoder, head: TemporalDPTHead, branch: nn.Module | None = None) -> None:
+    def __init__(self, *, pretrained: Encoder, head: TemporalDPTHead, branch: Branch | None = None) -> None:
         super().__init__()
         self.pretrained = pretrained
         self.head = head
@@ -43,11 +50,11 @@ class VideoDepth(nn.Module):
         Args:
             frames: Normalised with ImageNet's mean and deviation; h and w are multiples of 14.
             differences: Of each frame to the one before it, signed, in grey levels / 255, dh = 4 h / 14, dw = 4 w / 14;
-                ignored by a variant without a branch.
+                ignored by a variant that uses none.
             diff_valid: False where there is no frame before.
 
         Raises:
-            ValueError: The size does not split into patches, or the variant has a branch and lacks its differences.
+            ValueError: The size does not split into patches, or the variant lacks differences that it uses.
         """
         features = self.pretrained(frames.flatten(0, 1))
         return self.decode(features, frames.shape, differences, diff_valid)
@@ -75,13 +82,27 @@ class VideoDepth(nn.Module):
         """
         B, T, _, H, W = shape
         grid = patch_grid(H, W)
+        guidance = ()
         if self.branch is not None:
-            if differences is None or diff_valid is None:
-                raise ValueError("this variant uses differences: pass differences and diff_valid.")
-            check_cells(differences, grid)
-            features = self.branch(features, differences, diff_valid)
-        output = self.head(features, grid, T, shown=shown).squeeze(1).unflatten(0, (B, -1))
+            pairs = self._pairs(differences, diff_valid, grid) if self.branch.uses_differences else None
+            features, guidance = self.branch(features, pairs, T)
+        output = self.head(features, grid, T, guidance, shown=shown).squeeze(1).unflatten(0, (B, -1))
         return 1 / output.float().clamp(min=MIN_DEPTH_M) if self.metric else output
+
+    def _pairs(
+        self,
+        differences: Float[Tensor, "b t 3 dh dw"] | None,
+        diff_valid: Bool[Tensor, "b t"] | None,
+        grid: tuple[int, int],
+    ) -> Float[Tensor, "b t 8 dh dw"]:
+        """Return the past and future differences that the branch is shown."""
+        if differences is None or diff_valid is None:
+            raise ValueError("this variant uses differences: pass differences and diff_valid.")
+        check_cells(differences, grid)
+        if self.differences_shown == "zeros":
+            differences = torch.zeros_like(differences)
+        pairs = past_and_future(differences, diff_valid)
+        return without_future(pairs) if self.past_only or self.differences_shown == "past" else pairs
 
 
 def build(spec: EncoderSpec, *, max_frames: int) -> VideoDepth:

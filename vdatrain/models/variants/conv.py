@@ -14,5 +14,10 @@ def build(spec: EncoderSpec, *, max_frames: int) -> VideoDepth:
     return VideoDepth(
         pretrained=Encoder(spec),
         head=TemporalDPTHead(spec, max_frames=max_frames),
-        branch=DifferenceBranch(DifferenceCNN(), embed_dim=EMBED_DIM, dim=spec.dim),
+        branch=make_branch(spec),
     )
+
+
+def make_branch(spec: EncoderSpec) -> DifferenceBranch:
+    """Build the branch alone."""
+    return DifferenceBranch(DifferenceCNN(), embed_dim=EMBED_DIM, dim=spec.dim)

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdatrain.models.layers.difference import CELLS_PER_PATCH, GREY_LEVELS_PER_UNIT, ChannelNorm, past_and_future
+from vdatrain.models.layers.branch import Branch, Branched
+from vdatrain.models.layers.difference import CELLS_PER_PATCH, ChannelNorm
 from vdatrain.models.layers.dpt import TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder, EncoderSpec
 from vdatrain.models.variants.basic import VideoDepth
@@ -36,11 +37,9 @@ class DifferenceTokens(nn.Module):
         )
         self.direction = nn.Parameter(torch.randn(2, _CHANNELS))
 
-    def forward(
-        self, differences: Float[Tensor, "b t 3 dh dw"], diff_valid: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "n k e"]:
+    def forward(self, pairs: Float[Tensor, "b t 8 dh dw"]) -> Float[Tensor, "n k e"]:
         """Return each frame's tokens, past ones first; n = b x t, cells beyond the edge are still."""
-        pairs = past_and_future(differences * (255 / GREY_LEVELS_PER_UNIT), diff_valid).flatten(0, 1)
+        pairs = pairs.flatten(0, 1)
         cells = CELLS_PER_PATCH * _PATCHES_PER_TOKEN
         bottom, right = (-side % cells for side in pairs.shape[-2:])
         both = F.pad(pairs, (0, right, 0, bottom)).unflatten(1, (2, -1)).flatten(0, 1)
@@ -76,7 +75,7 @@ class GatedCrossAttention(nn.Module):
         return features + self.gate * self.to_out(read)
 
 
-class CrossAttentionBranch(nn.Module):
+class CrossAttentionBranch(Branch):
     """Cross-attention from each tapped level to the frame's difference tokens.
 
     1.6 GFLOP at 518x518 (vits).
@@ -92,22 +91,16 @@ class CrossAttentionBranch(nn.Module):
         self.levels = nn.ModuleList(GatedCrossAttention(dim) for _ in range(num_levels))
 
     def forward(
-        self,
-        features: Sequence[Float[Tensor, "n p c"]],
-        differences: Float[Tensor, "b t 3 dh dw"],
-        diff_valid: Bool[Tensor, "b t"],
-    ) -> tuple[Float[Tensor, "n p c"], ...]:
-        """Return the features with what they read added; n = b x t.
-
-        differences: signed, in grey levels / 255; CELLS_PER_PATCH x CELLS_PER_PATCH cells a patch.
-        """
-        rows, columns = (side // CELLS_PER_PATCH for side in differences.shape[-2:])
-        tokens = self.embed(differences, diff_valid)
+        self, features: Sequence[Float[Tensor, "n p c"]], pairs: Float[Tensor, "b t 8 dh dw"], num_frames: int
+    ) -> Branched:
+        """Return the features with what they read added."""
+        rows, columns = (side // CELLS_PER_PATCH for side in pairs.shape[-2:])
+        tokens = self.embed(pairs)
         patches = _places(rows, columns, step=1, device=tokens.device)
         coarse = _places(rows, columns, step=_PATCHES_PER_TOKEN, device=tokens.device)
         places = (patches, coarse.repeat(2, 1))
-        pairs = zip(features, self.levels, strict=True)
-        return tuple(attend(level, tokens, places) for level, attend in pairs)
+        levels = zip(features, self.levels, strict=True)
+        return Branched(tuple(attend(level, tokens, places) for level, attend in levels))
 
 
 def _places(rows: int, columns: int, *, step: int, device: torch.device) -> Float[Tensor, "places e"]:

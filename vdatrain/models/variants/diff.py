@@ -1,11 +1,11 @@
 """The published model plus pooled frame differences, added to features without a CNN."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vdatrain.models.layers.difference import CELLS_PER_PATCH, GREY_LEVELS_PER_UNIT, DifferenceBranch, past_and_future
+from vdatrain.models.layers.difference import CELLS_PER_PATCH, DifferenceBranch
 from vdatrain.models.layers.dpt import TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder, EncoderSpec
 from vdatrain.models.variants.basic import VideoDepth
@@ -21,11 +21,9 @@ class PooledDifferences(nn.Module):
     A texture that moves within a patch has a signed mean near zero, only the absolute one shows it.
     """
 
-    def forward(
-        self, differences: Float[Tensor, "b t 3 dh dw"], diff_valid: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "n p e"]:
+    def forward(self, pairs: Float[Tensor, "b t 8 dh dw"]) -> Float[Tensor, "n p e"]:
         """Return both means of each patch; n = b x t, p = dh x dw / CELLS_PER_PATCH^2."""
-        pairs = past_and_future(differences * (255 / GREY_LEVELS_PER_UNIT), diff_valid).flatten(0, 1)
+        pairs = pairs.flatten(0, 1)
         sizes = pairs.unflatten(1, (2, 4))[:, :, :3].abs().flatten(1, 2)
         means = F.avg_pool2d(torch.cat([pairs, sizes], dim=1), CELLS_PER_PATCH)
         return means.flatten(2).transpose(1, 2)
