@@ -94,6 +94,25 @@ def test_it_starts_as_the_published_model_unless_it_says_so(variant: str) -> Non
             assert torch.equal(model(*clip()), basic(*clip())) == variants.starts_as_published(variant)
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_wide_has_as_many_parameters_as_conv(encoder: str) -> None:
+    with torch.device("meta"):
+        models = [variants.build(variant, encoder=encoder) for variant in ("basic", "conv", "wide")]
+    basic, conv, wide = (sum(parameter.numel() for parameter in model.parameters()) for model in models)
+    assert 0.99 < (wide - basic) / (conv - basic) < 1.01
+
+
+def test_shift_moves_channels_from_both_neighbours() -> None:
+    branch = tiny("shift").get_submodule("branch")
+    level = torch.arange(3.0)[:, None, None].expand(3, 2, 16)
+    for past_only, moved in ((False, [[0, 0, 1], [1, 2, 2]]), (True, [[0, 0, 1], [0, 1, 2]])):
+        set_past_only(branch, past_only)
+        for found in branch([level] * 4, None, 3).features:
+            assert [found[:, 0, 0].tolist(), found[:, 1, 2].tolist()] == moved
+            assert torch.equal(found[..., 4:], level[..., 4:])
+            assert torch.equal(found[..., 1], found[..., 0])
+
+
 @every_variant
 def test_a_seed_gives_all_variants_the_same_base(variant: str) -> None:
     state = tiny(variant).state_dict()
