@@ -116,7 +116,7 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
 ) -> None:
     loose, packed = write(tmp_path / "loose", frames), tmp_path / "packed"
     for split in ("train", "valid"):  # each zip is to be unpacked into a folder of its split's name
-        pack_zips(packed, loose, {f"{split}_000.zip": f"{split}/**/*"}, above=split)
+        pack_zips(packed, loose, {f"{split}_000.zip": [f"{split}/**/*"]}, above=split)
     with serve(packed) as server:
         urls = ",".join(f"{server.url}/{split}_000.zip" for split in ("train", "valid"))
         for raw, out in ((loose, "loose"), (packed, "packed"), (urls, "remote")):
@@ -135,7 +135,7 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
     assert vdaprep("export", out, "--out", tmp_path / "export").code == 0
     for name, items in frames.items():
         folder = tmp_path / "export" / f"{name}_source_left"
-        expect_exported(folder, items, depth_of=stored_depth, relative_error=0)
+        expect_exported(folder, dict(enumerate(items)), depth_of=stored_depth, relative_error=0)
 
 
 def _inverted(entry: dict[str, Any], frames: list[Frame]) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Run, pinhole
+from tests.exports import expect_exported, pack_zips, shard_bytes
 from tests.serving import serve
 from vdaprep.analysis.preview import enlarge_points
 from vdaprep.errors import UsageError
@@ -119,25 +119,12 @@ def write(root: Path, frames: list[Frame]) -> Path:
 
 
 def pack(root: Path, loose: Path) -> Path:
-    root.mkdir()
-    archives = {"val/": "data_depth_annotated.zip", RAW: f"{DRIVE}.zip", DATE: f"{DATE}_calib.zip"}
-    for path in sorted(loose.rglob("*.*")):
-        member = path.relative_to(loose).as_posix()
-        name = next(name for start, name in archives.items() if member.startswith(start))
-        with zipfile.ZipFile(root / name, "a") as archive:
-            archive.write(path, member)
-    return root
+    archives = {"data_depth_annotated.zip": "val/**/*", f"{DRIVE}.zip": f"{RAW}/**/*", f"{DATE}_calib.zip": f"{DATE}/*"}
+    return pack_zips(root, loose, {name: [glob] for name, glob in archives.items()})
 
 
 def record_of(out: Path) -> dict:
     return json.loads((out / "kitti/dataset.json").read_text())
-
-
-def shards(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("shard-*")}
-
-
-# -------------------------------------------------------------------------------------------------------------- whole
 
 
 @pytest.mark.parametrize("profile", ["standard", "small"])
@@ -151,7 +138,7 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
         result = vdaprep("convert", "kitti", "--raw", raw, "--out", f"{raw}-out", *options)
         assert (result.code, result.err) == (0, "")
     out = tmp_path / "loose-out"
-    assert shards(out) == shards(tmp_path / "packed-out")
+    assert shard_bytes(out) == shard_bytes(tmp_path / "packed-out")
     assert record_of(out)["splits"] == {"val": [NAME]}
     assert record_of(out)["totals"]["frames"] == LAST - FIRST + 1
     result = vdaprep("verify", out, "--deep", "--geometry")
@@ -166,12 +153,8 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
     poses = np.loadtxt(folder / "camera_to_world.txt").reshape(-1, 4, 4)
     given = [frame.camera_to_world for frame in frames[FIRST : LAST + 1]]
     assert np.allclose(np.linalg.inv(poses[0]) @ poses, np.linalg.inv(given[0]) @ given, atol=1e-6)
-    assert np.allclose(np.loadtxt(folder / "intrinsics.txt"), frames[0].intrinsics, atol=1e-9)
-    for frame in frames[FIRST : LAST + 1]:
-        depth_m = np.load(folder / f"depth/{frame.frame_id:06d}.npy")
-        if profile == "standard":
-            assert np.array_equal(depth_m, frame.depth_m, equal_nan=True)
-        assert np.allclose(depth_m, frame.depth_m, rtol=0.0022, atol=0, equal_nan=True)
+    stored = {frame.frame_id: frame for frame in frames[FIRST : LAST + 1]}
+    expect_exported(folder, stored, relative_error=0 if profile == "standard" else 0.0022, pose_error=None)
 
 
 def test_lone_points_are_drawn_larger() -> None:
@@ -191,7 +174,7 @@ def test_urls_of_the_archives_convert_to_the_same_bytes(frames: list[Frame], vda
         for raw, out in ((loose, "one"), (urls, "other")):
             result = vdaprep("convert", "kitti", "--raw", raw, "--out", tmp_path / out, "--workers", 1, "--no-check")
             assert (result.code, result.err) == (0, "")
-    assert shards(tmp_path / "one") == shards(tmp_path / "other")
+    assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "other")
 
 
 def test_every_file_is_accounted_for_and_drives_share_calibration(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Run, pinhole
+from tests.exports import expect_exported, shard_bytes
 from tests.unit.prep.test_archive_cases import zip_bytes
 from tests.unit.prep.test_archive_tars import tar_bytes
 from vdaprep.errors import FrameError
@@ -73,8 +74,8 @@ def files_of(name: str, frames: list[Frame], cameras: bytes | None) -> Iterator[
     yield f"{name}/scene_info.json", b"{}"
 
 
-def shards(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("shard-*")}
+def stored_depth(frame: Frame) -> np.ndarray:
+    return np.where(np.isinf(frame.depth_m), np.inf, codes(frame.depth_m) * UNIT_M)
 
 
 def test_it_converts_verifies_and_exports_equal_to_its_source(
@@ -90,22 +91,14 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
         result = vdaprep("convert", "pointodyssey", "--raw", raw, "--out", f"{raw}-out", "--workers", 1, "--strict")
         assert (result.code, result.err) == (0, "")
     out = tmp_path / "loose-out"
-    assert shards(out) == shards(tmp_path / "packed-out")
+    assert shard_bytes(out) == shard_bytes(tmp_path / "packed-out")
     record = json.loads((out / "pointodyssey/dataset.json").read_text())
     assert record["splits"] == {"train": ["train/kg"], "val": ["val/ani3"]}
     result = vdaprep("verify", out, "--deep", "--geometry")
     assert (result.code, result.err) == (0, "")
     assert vdaprep("export", out, "--out", tmp_path / "export").code == 0
     for name, items in frames.items():
-        folder = tmp_path / "export" / name
-        poses = np.loadtxt(folder / "camera_to_world.txt").reshape(-1, 4, 4)
-        for index, frame in enumerate(items):
-            depth_m = np.load(folder / f"depth/{index:06d}.npy")
-            sky = np.isinf(frame.depth_m)
-            assert np.array_equal(np.isinf(depth_m), sky)
-            assert np.allclose(depth_m[~sky], codes(frame.depth_m)[~sky] * UNIT_M, rtol=1e-6)
-            assert np.allclose(poses[index], frame.camera_to_world, atol=1e-9)
-            assert np.allclose(np.loadtxt(folder / "intrinsics.txt")[index], frame.intrinsics, atol=1e-9)
+        expect_exported(tmp_path / "export" / name, dict(enumerate(items)), depth_of=stored_depth)
 
 
 def write_parts(folder: Path, frames: dict[str, list[Frame]]) -> list[Path]:
@@ -139,15 +132,15 @@ def test_archives_in_parts_are_converted_as_folders_are(
         result = vdaprep("convert", "pointodyssey", "--raw", place, "--out", f"{place}-out", "--workers", 2, "--strict")
         assert (result.code, result.err) == (0, "")
     out = tmp_path / "parts-out"
-    expected = shards(tmp_path / "loose-out")
-    assert shards(out) == expected
+    expected = shard_bytes(tmp_path / "loose-out")
+    assert shard_bytes(out) == expected
     plan = vdaprep("plan", "pointodyssey", "--raw", raw, "--out", tmp_path / "none").out
     assert "134 files found: 66 used, 68 known and not needed, 0 not recognised" in " ".join(plan.split())
     assert vdaprep("verify", out, "--deep", "--geometry").code == 0
     [tar] = out.rglob("train/shard-0001.tar")
     tar.write_bytes(tar.read_bytes()[:-5000])
     assert vdaprep("repair", "pointodyssey", "--raw", raw, "--out", out).code == 0
-    assert shards(out) == expected
+    assert shard_bytes(out) == expected
     consume = ("convert", "pointodyssey", "--raw", raw, "--out", tmp_path / "again", "--workers", 1, "--yes")
     kept = vdaprep(*consume, "--consume")
     assert f"{raw}/train.tar.gz: kept: this run does not use 34 files like train/kg/normals" in kept.err + kept.out
@@ -155,7 +148,7 @@ def test_archives_in_parts_are_converted_as_folders_are(
     gone = vdaprep(*consume, "--consume", "--consume-unused")
     assert f"{raw}/train.tar.gz: will be deleted" in gone.err + gone.out
     assert (gone.code, list(raw.iterdir())) == (0, [])
-    assert shards(tmp_path / "again") == expected
+    assert shard_bytes(tmp_path / "again") == expected
 
 
 def test_parts_of_which_one_is_missing_are_used_up_to_it_and_kept(

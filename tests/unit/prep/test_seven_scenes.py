@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import tree_bytes
+from tests.exports import expect_exported
 from tests.unit.prep.rooms import room, units_of
 from vdaprep.raw.frames import Frame, SourceOptions
 from vdaprep.raw.png import encode_png, encode_png16
@@ -79,14 +80,10 @@ def test_what_is_converted_is_what_was_written(vdaprep, tmp_path: Path) -> None:
     assert vdaprep("verify", tmp_path / "out0", "--deep", "--geometry").code == 0
     assert vdaprep("export", tmp_path / "out0", "--out", tmp_path / "exported").code == 0
     folder = tmp_path / "exported" / "chess" / "seq-01"
+    expect_exported(folder, dict(enumerate(frames)), relative_error=0)
     for number, frame in enumerate(frames):
-        depth_m = np.load(folder / "depth" / f"{number:06d}.npy")
-        assert np.array_equal(depth_m, frame.depth_m, equal_nan=True)
         rgb = cv2.imread(str(folder / "rgb" / f"{number:06d}.png"))[..., ::-1]
         assert np.abs(rgb.astype(int) - frame.rgb.pixels).mean() < 3
-    poses = np.loadtxt(folder / "camera_to_world.txt").reshape(-1, 4, 4)
-    assert np.allclose(poses, [frame.camera_to_world for frame in frames], atol=1e-6)
-    assert np.allclose(np.loadtxt(folder / "intrinsics.txt"), frames[0].intrinsics)
 
 
 def test_zips_of_several_scenes_keep_apart(vdaprep, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import struct
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Run, pinhole
+from tests.exports import expect_exported, pack_zips, shard_bytes
 from vdaprep.errors import UsageError
 from vdaprep.raw.frames import Frame, SourceOptions
 from vdaprep.raw.png import encode_png
@@ -69,16 +69,8 @@ def write(root: Path, frames: dict[str, list[Frame]]) -> Path:
 
 def pack(root: Path, loose: Path) -> Path:
     """Put folders into the archives in which they are published."""
-    root.mkdir()
-    with zipfile.ZipFile(root / IMAGES, "w") as images, zipfile.ZipFile(root / DEPTHS, "w") as depths:
-        for path in sorted(loose.rglob("*.*")):
-            member = path.relative_to(loose).as_posix()
-            (images if "/clean/" in member or "/final/" in member else depths).write(path, member)
-    return root
-
-
-def shards(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("shard-*")}
+    depths = ["training/depth*/**/*", "training/camdata_left/**/*"]
+    return pack_zips(root, loose, {IMAGES: ["training/clean/**/*", "training/final/**/*"], DEPTHS: depths})
 
 
 def test_it_converts_verifies_and_exports_equal_to_its_source(
@@ -90,7 +82,7 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
         result = vdaprep("convert", "sintel", "--raw", raw, "--out", f"{raw}-out", "--workers", 1, "--strict")
         assert (result.code, result.err) == (0, "")
     out = tmp_path / "loose-out"
-    assert shards(out) == shards(tmp_path / "packed-out")
+    assert shard_bytes(out) == shard_bytes(tmp_path / "packed-out")
     record = json.loads((out / "sintel/dataset.json").read_text())
     assert record["splits"] == {"val": list(NAMES)}
     assert record["options"]["pass"] == "clean"
@@ -99,15 +91,7 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
     assert vdaprep("export", out, "--out", tmp_path / "export").code == 0
     for name, items in frames.items():
         folder = tmp_path / "export" / name
-        poses = np.loadtxt(folder / "camera_to_world.txt").reshape(-1, 4, 4)
-        intrinsics = np.loadtxt(folder / "intrinsics.txt")
-        for index, frame in enumerate(items):
-            depth_m = np.load(folder / f"depth/{index + 1:06d}.npy")
-            sky = np.isinf(frame.depth_m)
-            assert np.array_equal(np.isinf(depth_m), sky)
-            assert np.allclose(depth_m[~sky], frame.depth_m[~sky], rtol=0.0005, atol=0)
-            assert np.allclose(poses[index], frame.camera_to_world, atol=1e-9)
-            assert np.allclose(intrinsics[index], frame.intrinsics, atol=1e-9)
+        expect_exported(folder, dict(enumerate(items, start=1)), relative_error=0.0005)
 
 
 def test_a_pass_is_chosen_and_kept(frames: dict[str, list[Frame]], vdaprep: Run, tmp_path: Path) -> None:

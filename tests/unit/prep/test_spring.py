@@ -3,7 +3,6 @@
 import io
 import json
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Run, pinhole, tree_bytes
+from tests.exports import expect_exported, pack_zips
 from vdaprep.raw.frames import Frame
 from vdaprep.raw.png import encode_png
 from vdaprep.synthetic.sample import render_as_frame, unpack
@@ -56,6 +56,13 @@ def disparity_of(frame: Frame) -> np.ndarray:
     return values
 
 
+def stored_depth(frame: Frame) -> np.ndarray:
+    """What is left of a frame's depth: sky is unknown, and so are two pixels."""
+    depth_m = np.where(np.isinf(frame.depth_m), np.nan, frame.depth_m)
+    depth_m[0, 1] = depth_m[1, 0] = np.nan
+    return depth_m
+
+
 def table(rows: list[np.ndarray]) -> bytes:
     return "".join(" ".join(f"{value:.12g}" for value in row) + "\n" for row in rows).encode()
 
@@ -74,12 +81,8 @@ def files_of(frames: list[Frame]) -> Iterator[tuple[str, bytes]]:
 
 def pack(root: Path, loose: Path) -> Path:
     """Put folders into the archives in which they are published."""
-    root.mkdir()
-    for kind in ("frame_left", "disp1_left", "cam_data"):
-        with zipfile.ZipFile(root / f"train_{kind}.zip", "w") as file:
-            for path in sorted(loose.glob(f"spring/train/*/{kind}/*")):
-                file.write(path, path.relative_to(loose).as_posix())
-    return root
+    kinds = ("frame_left", "disp1_left", "cam_data")
+    return pack_zips(root, loose, {f"train_{kind}.zip": [f"spring/train/*/{kind}/*"] for kind in kinds})
 
 
 def test_it_converts_verifies_and_exports_equal_to_its_source(
@@ -98,17 +101,9 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
     result = vdaprep("verify", out, "--deep", "--geometry")
     assert (result.code, result.err) == (0, "")
     assert vdaprep("export", out, "--out", tmp_path / "export").code == 0
-    folder = tmp_path / "export/0001"
-    poses = np.loadtxt(folder / "camera_to_world.txt").reshape(-1, 4, 4)
-    intrinsics = np.loadtxt(folder / "intrinsics.txt")
-    for index, frame in enumerate(frames):
-        depth_m = np.load(folder / f"depth/{index + 1:06d}.npy")
-        unknown = np.isinf(frame.depth_m)
-        unknown[0, 1] = unknown[1, 0] = True
-        assert np.array_equal(np.isnan(depth_m), unknown)
-        assert np.allclose(depth_m[~unknown], frame.depth_m[~unknown], rtol=0.0005, atol=0)
-        assert np.allclose(poses[index], frame.camera_to_world, atol=1e-6)
-        assert np.allclose(intrinsics[index], frame.intrinsics, atol=1e-6)
+    expect_exported(
+        tmp_path / "export/0001", dict(enumerate(frames, start=1)), depth_of=stored_depth, relative_error=0.0005
+    )
 
 
 def outside(path: Path) -> bytes:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Run, tree_bytes
+from tests.exports import expect_exported
 from vdaprep.raw.frames import Frame
 from vdaprep.raw.png import encode_png
 from vdaprep.sources.training.tartanair import line_from_pose
@@ -61,15 +62,7 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
     result = vdaprep("verify", tmp_path / "loose-out", "--deep", "--geometry")
     assert (result.code, result.err) == (0, "")
     assert vdaprep("export", tmp_path / "loose-out", "--out", tmp_path / "export").code == 0
-    folder = tmp_path / "export" / NAME
-    poses = np.loadtxt(folder / "camera_to_world.txt").reshape(-1, 4, 4)
-    assert np.allclose(np.loadtxt(folder / "intrinsics.txt"), INTRINSICS)
-    for number, frame in enumerate(frames):
-        depth_m = np.load(folder / f"depth/{number:06d}.npy")
-        sky = np.isinf(frame.depth_m)
-        assert np.array_equal(np.isinf(depth_m), sky)
-        assert np.allclose(depth_m[~sky], frame.depth_m[~sky], rtol=0.0005, atol=0)
-        assert np.allclose(poses[number], frame.camera_to_world, atol=1e-6)
+    expect_exported(tmp_path / "export" / NAME, dict(enumerate(frames)), relative_error=0.0005)
 
 
 def test_inverted_poses_are_named(frames: list[Frame], vdaprep: Run, tmp_path: Path) -> None:

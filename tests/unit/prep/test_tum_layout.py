@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import decode_shards
+from tests.exports import expect_exported
 from tests.serving import serve
 from tests.unit.prep.rooms import room, units_of
 from vdaprep import sources
@@ -141,15 +142,10 @@ def test_what_is_converted_is_what_was_written(dataset: str, vdaprep, tmp_path: 
     assert vdaprep("verify", out, "--deep", "--geometry").code == 0
     assert vdaprep("export", out, "--out", tmp_path / "exported").code == 0
     folder = tmp_path / "exported" / name
-    assert sorted(path.stem for path in (folder / "depth").iterdir()) == [f"{number:06d}" for number in IMAGES]
+    expect_exported(folder, dict(zip(IMAGES, frames, strict=True)), relative_error=0)
     for number, frame in zip(IMAGES, frames, strict=True):
-        depth_m = np.load(folder / "depth" / f"{number:06d}.npy")
-        assert np.array_equal(depth_m, frame.depth_m, equal_nan=True)
         rgb = cv2.imread(str(folder / "rgb" / f"{number:06d}.png"))[..., ::-1]
         assert np.abs(rgb.astype(int) - frame.rgb.pixels).mean() < 3
-    poses = np.loadtxt(folder / "camera_to_world.txt").reshape(-1, 4, 4)
-    assert np.allclose(poses, [frame.camera_to_world for frame in frames], atol=1e-7)
-    assert np.allclose(np.loadtxt(folder / "intrinsics.txt"), frames[0].intrinsics)
 
 
 def test_of_remote_zips_only_the_selected_one_is_asked_for(vdaprep, tmp_path: Path) -> None:
