@@ -42,7 +42,7 @@ def command(
     place = conversion.raw_of(dataset)
     check_shards_folder(out, dataset, raw=place)
     output = open_path(f"{out.rstrip('/')}/{dataset}")
-    raw = find_raw(dataset, raw=place, options=source, select=conversion.select, output=output)
+    raw = find_raw(dataset, raw=place, options=source, selection=conversion.selection(), output=output)
     processes = workers or os.cpu_count() or 1
     with frame_bar("probe", total=None) as bar, Prober(raw.raw, count=probes, on_frames=bar.advance) as prober:
         choice = choose(

@@ -55,7 +55,7 @@ def plan(dataset: str, *, raw: str | Path, on_progress: OnProgress = ignore, **o
     chosen = ConversionOptions(raw=str(raw), **options).for_dataset(dataset)
     settings, selection = chosen.settings(), chosen.selection()
     found = find_raw(
-        dataset, raw=str(raw), options=settings.source, select=selection.select, on_listing=_listing(on_progress)
+        dataset, raw=str(raw), options=settings.source, selection=selection, on_listing=_listing(on_progress)
     )
     return found.plan(settings, selection)
 
@@ -278,7 +278,7 @@ def _within_budget(
         dataset,
         raw=place,
         options=source,
-        select=options.select,
+        selection=options.selection(),
         on_listing=_listing(on_progress),
         output=output.path(),
     )

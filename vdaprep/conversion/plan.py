@@ -3,7 +3,7 @@
 import functools
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from vdaprep.sources._slots import Found
 from vdaprep.storage.documents import path_problem
 from vdaprep.storage.paths import StoragePath
 from vdaprep.storage.urls import is_url, redact
+
+_NAMED = 5  # trajectories in an error
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,15 @@ class RawData:
         default = "the default selection" if selection.splits == "default" else f"--splits {selection.splits}"
         asked = [] if found else [default]
         # Of a benchmark's scenes some may be missing here: which, the benchmark says.
-        needed = [glob for glob in selection.select if not (found and glob in facts.benchmark.get("select", ()))]
-        asked = [f"--select {glob}" for glob in needed if not self._has(glob)] or asked
+        scenes = tuple(facts.benchmark.get("select", ()))
+        needed = [glob for glob in selection.select if not (found and glob in scenes) and not self._has(glob)]
+        asked = [f"--select {glob}" for glob in needed] or asked
+        if selection.select == scenes and scenes and not found:
+            asked = [f"what the benchmark needs ({', '.join(scenes[:_NAMED])}{', ...' * (len(scenes) > _NAMED)})"]
         if not selection.select:  # what is held out need not be among what is selected
             asked += [f"--val {glob}" for glob in selection.val if not self._has(glob)]
         if asked:
-            names = ", ".join(item.name for item in self.trajectories[:5])
+            names = ", ".join(item.name for item in self.trajectories[:_NAMED])
             raise DataError(
                 f"{redact(self.raw)}: {asked[0]} takes none of its {len(self.trajectories)} trajectories; "
                 f"there are, for example, {names}."
@@ -136,7 +141,7 @@ def make_plan(
 
     Raises DataError, saying what was looked for and how to get it, if there is nothing to convert.
     """
-    found = find_raw(dataset, raw=raw, options=settings.source, select=selection.select, output=output)
+    found = find_raw(dataset, raw=raw, options=settings.source, selection=selection, output=output)
     return found.plan(settings, selection)
 
 
@@ -145,16 +150,17 @@ def find_raw(
     *,
     raw: str | Path,
     options: SourceOptions,
-    select: Sequence[str] = (),
+    selection: Selection = Selection(),  # noqa: B008 - frozen
     on_listing: OnListing = lambda archive, done, size: None,
     output: StoragePath | None = None,
 ) -> RawData:
     """List a raw tree, a path or URLs; raises DataError if it holds no trajectory.
 
-    With `select`, globs of trajectories, archives whose places name others are not opened. `output`, the folder of the
-    data set's shards, may lie in the tree and is passed over; raises UsageError if it holds anything else.
+    Where `selection` has globs or a split set, archives whose places name other trajectories are not opened. `output`,
+    the folder of the data set's shards, may lie in the tree and is passed over; raises UsageError if it holds anything
+    else.
     """
-    tree, found = _find(dataset, str(raw), options, select, on_listing, _folders_of_shards(output))
+    tree, found = _find(dataset, str(raw), options, selection, on_listing, _folders_of_shards(output))
     place = redact(str(raw)) if is_url(str(raw)) else str(tree.root)
     trajectories, unnamable = _namable(found.trajectories)
     if not trajectories:
@@ -223,7 +229,7 @@ def _find(
     dataset: str,
     raw: str,
     options: SourceOptions,
-    select: Sequence[str],
+    selection: Selection,
     on_listing: OnListing,
     outputs: Sequence[Path],
 ) -> tuple[Tree, Found]:
@@ -237,12 +243,12 @@ def _find(
         advice += f" or make a small sample: vdaprep sample {dataset} --out {place}"
     if not is_url(raw) and not Path(raw).exists():
         raise DataError(f"{redact(raw)}: there is no such folder; {advice}")
-    tree = open_tree(raw, on_listing, functools.partial(sources.may_hold, dataset, tuple(select)), outputs)
+    tree = open_tree(raw, on_listing, _wants(selection, facts), outputs)
     if tree.passed_over:
         _expect_only_shards(outputs[0])
     found = source.find_trajectories(tree, options)
     if not found.trajectories and tree.unopened:
-        return _find(dataset, raw, options, (), on_listing, outputs)  # so that an error can say what there is
+        return _find(dataset, raw, options, Selection(), on_listing, outputs)  # so that an error can say what there is
     if not found.trajectories:
         unreadable = "".join(f"; {problem.file} {problem.reason}" for problem in tree.problems[:3])
         others = "".join(f"; it looks like {name}" for name in _looks_like(tree))
@@ -252,6 +258,13 @@ def _find(
             f"{advice}"
         )
     return tree, found
+
+
+def _wants(selection: Selection, facts: Manifest) -> Callable[[str, str], bool]:
+    """Return what tells of an archive, by its place and its first member, whether to open it."""
+    if not selection.select and selection.splits == "default":
+        return lambda archive, first: True
+    return functools.partial(sources.may_hold, facts.name, functools.partial(selection.takes, facts=facts))
 
 
 def _looks_like(tree: Tree) -> list[str]:

@@ -67,7 +67,7 @@ def prepare(
         dataset,
         raw=raw,
         options=settings.source,
-        select=selection.select,
+        selection=selection,
         on_listing=on_listing,
         output=output.path(),
     )

@@ -7,10 +7,10 @@ A module `NAME.py` in one of them with a manifest `manifests/NAME.toml` is a dat
 Samples of it can be rendered if there is a `vdaprep/synthetic/layouts/NAME.py`, too.
 """
 
-import fnmatch
 import functools
 import importlib
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
@@ -84,13 +84,11 @@ def load(name: str) -> Source:
     return cast(Source, importlib.import_module(f"{__name__}.{role(name)}.{name.replace('-', '_')}"))
 
 
-def may_hold(name: str, select: tuple[str, ...], archive: str, first: str) -> bool:
-    """Tell whether an archive of the data set `name` may hold a trajectory that globs take."""
+def may_hold(name: str, takes: Callable[[str], bool], archive: str, first: str) -> bool:
+    """Tell whether an archive of the data set `name` may hold a trajectory that is taken by its name."""
     named_by_place = getattr(load(name), "named_by_place", None)
-    if named_by_place is None or not select:
-        return True
-    trajectories = named_by_place(archive, first)
-    return trajectories is None or any(fnmatch.fnmatchcase(item, glob) for item in trajectories for glob in select)
+    trajectories = None if named_by_place is None else named_by_place(archive, first)
+    return trajectories is None or any(map(takes, trajectories))
 
 
 def has_sample(name: str) -> bool:

@@ -29,7 +29,7 @@ from vdaprep.raw.frames import SourceOptions
 at_first = peak_kib()
 select = tuple(sys.argv[2:])
 before = time.process_time()
-raw = find_raw("tartanair", raw=sys.argv[1], options=SourceOptions(), select=select)
+raw = find_raw("tartanair", raw=sys.argv[1], options=SourceOptions(), selection=Selection(select=select))
 plan = raw.plan(Settings(), Selection(select=select))
 account = take_account(raw, plan)
 assert account.not_recognised == 0

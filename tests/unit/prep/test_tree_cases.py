@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import Run
 from tests.unit.prep.test_archive_cases import zip_bytes
 from tests.unit.prep.test_archive_tars import tar_bytes
+from vdaprep.conversion.options import Selection
 from vdaprep.conversion.plan import find_raw
 from vdaprep.errors import DataError
 from vdaprep.raw.archives import parts
@@ -363,7 +364,7 @@ def test_only_archives_that_may_hold_what_is_selected_are_opened(select: tuple[s
         "elsewhere/x.zip": tartanair("cave", "Easy", 0),
     }
     lay_out(tmp_path, places)
-    found = find_raw("tartanair", raw=tmp_path, options=SourceOptions(), select=select)
+    found = find_raw("tartanair", raw=tmp_path, options=SourceOptions(), selection=Selection(select=select))
     assert set(found.archives) == SELECTED[select] | {"lies/Easy/image_left.zip"}
     assert found.unopened == len(places) - len(found.archives)
     everything = find_raw("tartanair", raw=tmp_path, options=SourceOptions())

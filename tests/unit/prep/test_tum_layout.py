@@ -148,15 +148,16 @@ def test_what_is_converted_is_what_was_written(dataset: str, vdaprep, tmp_path: 
         assert np.abs(rgb.astype(int) - frame.rgb.pixels).mean() < 3
 
 
-def test_of_remote_zips_only_the_selected_one_is_asked_for(vdaprep, tmp_path: Path) -> None:
-    for name in ("rgbd_bonn_balloon2", "rgbd_bonn_crowd2"):
+@pytest.mark.parametrize("chosen", [("--select", "crowd2"), ("--splits", "bonn-5"), ("--for", "benchmark")])
+def test_of_remote_zips_only_those_that_are_chosen_are_asked_for(
+    chosen: tuple[str, str], vdaprep, tmp_path: Path
+) -> None:
+    for name in ("rgbd_bonn_static", "rgbd_bonn_crowd2"):
         write(tmp_path / "raw", "bonn", folder=name)
     pack(tmp_path / "raw", "bonn", tmp_path / "packed")
     with serve(tmp_path / "packed") as server:
         urls = ",".join(f"{server.url}/{path.name}" for path in sorted((tmp_path / "packed").iterdir()))
-        result = vdaprep(
-            "convert", "bonn", "--raw", urls, "--out", tmp_path / "out", "--workers", 1, "--select", "crowd2"
-        )  # fmt: skip
+        result = vdaprep("convert", "bonn", "--raw", urls, "--out", tmp_path / "out", "--workers", 1, *chosen)
         assert (result.code, result.err) == (0, f"rejected: crowd2: {HOLE}\n")
         assert {name.partition(" ")[0] for name in server.asked} == {"rgbd_bonn_crowd2.zip"}
     assert record_of(tmp_path / "out", "bonn")["totals"]["frames"] == len(IMAGES)
@@ -210,6 +211,27 @@ def test_named_lists_leave_out_what_they_do_not_name(vdaprep, tmp_path: Path) ->
     only = convert(vdaprep, "bonn", tmp_path / "raw", tmp_path / "s", "--splits", "bonn-5", "--select", "static")
     assert only.code == 1
     assert "--splits bonn-5 takes none of its 4 trajectories; there are, for example, balloon2, " in only.err
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sentence"),
+    [
+        (
+            ("--for", "benchmark"),
+            "what the benchmark needs (balloon2, crowd2, crowd3, person_tracking*, synchronous)",
+        ),
+        (("--for", "benchmark", "--select", "crowd2"), "--select crowd2 takes none of its 1 trajectories"),
+        (("--splits", "bonn-5"), "--splits bonn-5 takes none of its 1 trajectories"),
+    ],
+)
+def test_where_nothing_is_taken_it_says_what_the_user_asked_for(
+    chosen: tuple[str, ...], sentence: str, vdaprep, tmp_path: Path
+) -> None:
+    write(tmp_path / "raw", "bonn", folder="rgbd_bonn_static")
+    result = convert(vdaprep, "bonn", tmp_path / "raw", tmp_path / "out", *chosen)
+    assert result.code == 1
+    assert sentence in result.err
+    assert "for example, static" in result.err
 
 
 @pytest.mark.parametrize("camera", [1, 2, 3])
