@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from vdaprep.errors import DataError, DivergedError
-from vdatrain.objectives.alignment import fit_scale_shift
+from vdatrain.objectives.alignment import ScaleShiftFit
 
 DELTA1_LIMIT = 1.25
 MIN_DISPARITY = 1e-3
@@ -71,8 +71,10 @@ def clip_metrics(
     if not mask.any():
         return ClipMetrics(absrel=math.nan, delta1=math.nan, rmse=math.nan, tae=None, tae_share=0.0)
     disparity = disparity.double()
-    fit = fit_scale_shift(raised(disparity).flatten(), true_disparity(depth_m).flatten(), mask.flatten())
-    predicted_m = fitted_depth(disparity, *fit, max_depth_m=max_depth_m)
+    fit = ScaleShiftFit()
+    for frame in zip(raised(disparity), true_disparity(depth_m), mask, strict=True):
+        fit.add(*frame)
+    predicted_m = fitted_depth(disparity, *fit.solve(), max_depth_m=max_depth_m)
     errors, temporal = DepthErrors(), TemporalErrors()
     errors.add(predicted_m, depth_m, mask)
     for first in range(len(depth_m) - 1 if camera_to_world is not None else 0):

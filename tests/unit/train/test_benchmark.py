@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.scenes import FIRST_NUMBERS, SIZE, STEP_M, Shot, true_depth_m, write_scenes
+from tests.scenes import FIRST_NUMBERS, MILLIMETRES, SIZE, STEP_M, Shot, true_depth_m, write_scenes
 from vdaprep.errors import DataError, UsageError, VdakitError
 from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.metadata import DepthSpec, RgbSpec
 from vdaprep.shards.records import Rejection
 from vdatrain.device import Precision
 from vdatrain.distributed.ranks import Ranks
-from vdatrain.evaluation.benchmark import protocols, results, run, table
+from vdatrain.evaluation.benchmark import protocols, results, run, scenes, table
 from vdatrain.evaluation.benchmark.clip import SceneFigures, measure_scene, truth_of
 from vdatrain.evaluation.benchmark.protocols import PROTOCOLS, BenchmarkSet, Faults, Protocol
 from vdatrain.evaluation.benchmark.scenes import Place, Remark, Scene, SceneFrame
@@ -181,6 +182,15 @@ def test_published_numbers_frame_by_frame(name: str, clip, tmp_path: Path) -> No
     )
     for ours, theirs in (("absrel", "absrel"), ("rmse", "rmse"), ("delta1", "delta1"), ("tae", "tae_x100")):
         assert getattr(figures, ours) == pytest.approx(float(numbers[theirs]), rel=1e-6)
+    evaluated = clip_metrics(  # as `vdatrain eval` measures: the same to the last bit
+        torch.from_numpy(numbers["disparity"]),
+        torch.from_numpy(np.stack([frame.depth_m for frame in frames])),
+        torch.from_numpy(np.tile(camera, (len(frames), 1))),
+        torch.from_numpy(numbers["camera_to_world"]),
+        max_depth_m=of.max_depth_m,
+    )
+    for name in ("absrel", "delta1", "rmse", "tae", "tae_share"):
+        assert getattr(figures, name) == getattr(evaluated, name)
 
 
 def test_metric_weights_are_not_fitted_and_capped(clip, tmp_path: Path) -> None:
@@ -411,6 +421,26 @@ def test_neighbours_without_a_pixel_in_common(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ what is not there
+
+LOG = DepthSpec("log", 0.0005, None, 0.01, 100.0)
+PACKINGS = {
+    "as the benchmark's": (RgbSpec(), MILLIMETRES, "jpeg:95", []),
+    "coarser JPEGs": (RgbSpec(), MILLIMETRES, "jpeg:85", ["frames are stored as JPEG of quality 85"]),
+    "video": (RgbSpec("h264", 8), MILLIMETRES, "h264:16", ["frames are stored as H264"]),
+    "interpolated depth": (
+        RgbSpec(),
+        DepthSpec("log", 0.0022, None, 0.01, 100.0, "interpolation", 3),
+        "jpeg:95",
+        ["the true depth is stored within 0.22%"],
+    ),
+    "no record": (RgbSpec(), LOG, "", []),
+}
+
+
+@pytest.mark.parametrize("kind", PACKINGS)
+def test_what_storing_has_changed_is_said(kind: str, clip) -> None:
+    rgb, depth, options, expected = PACKINGS[kind]
+    assert scenes.packed_as(replace(clip.meta, rgb=rgb, depth=depth), options) == expected
 
 
 def test_a_clip_without_poses_has_no_tae(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from vdatrain.evaluation.benchmark.protocols import BenchmarkSet
 _PIECE_FRAMES = 8  # read at a time, from a number that is a multiple of it: a group of video is decoded once
 _READERS = 2
 _NAMED = 5  # of many frames or reasons
+PROFILE_QUALITY = 95  # of JPEGs in the profile `standard`
 
 
 @dataclass(frozen=True)
@@ -245,13 +246,28 @@ def _of_scene(scene: Scene, missing: Sequence[int], record: DatasetRecord | None
         note(
             "size", f"frames are {meta.width}x{meta.height}, the data set's {sizes}; convert with --short-side native."
         )
-    if (video := _video(meta)) is not None:
-        note("packing", f"frames are stored as {video}, which changes them; convert with --profile standard.")
+    packed = packed_as(meta, "" if record is None else str(record.options.get("rgb", "")))
+    if packed:
+        note("packing", f"{' and '.join(packed)}, which changes them; convert with --profile standard.")
+    if meta.depth.packing == "bytes" and meta.depth.kind == "log":
+        note("rounding", f"the true depth is stored within {meta.depth.relative_error:.2%} of the data set's.")
     return found
 
 
-def _video(meta: ClipMeta) -> str | None:
-    return None if meta.rgb.codec == "jpeg" else meta.rgb.codec.upper()
+def packed_as(meta: ClipMeta, rgb: str) -> list[str]:
+    """Say how frames and depth are stored smaller than by the profile that benchmarks are converted with.
+
+    rgb: How the shards' record says frames are stored, such as `jpeg:85`; empty if it does not.
+    """
+    codec, _, quality = rgb.partition(":")
+    found: list[str] = []
+    if meta.rgb.codec != "jpeg":
+        found.append(f"frames are stored as {meta.rgb.codec.upper()}")
+    elif codec == "jpeg" and quality.isdecimal() and int(quality) < PROFILE_QUALITY:
+        found.append(f"frames are stored as JPEG of quality {quality}")
+    if meta.depth.packing == "interpolation":
+        found.append(f"the true depth is stored within {meta.depth.relative_error:.2%}")
+    return found
 
 
 def _reasons(scene: Scene, record: DatasetRecord | None) -> list[str]:
