@@ -1,5 +1,6 @@
 """The command `vdatrain benchmark`."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,7 +9,7 @@ import typer
 from rich.table import Table as Printed
 
 from vdaprep.cli.options import cli_options
-from vdaprep.cli.views.output import errors, frame_bar, is_quiet, make_table, print_json, show
+from vdaprep.cli.views.output import console, errors, frame_bar, is_quiet, make_table, print_json, show
 from vdaprep.errors import UsageError
 from vdatrain.cli.model import ModelOptions
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 EXAMPLE = "vdatrain benchmark --checkpoint runs/conv/best.pt --shards benchmark/ --out results/conv"
 _SENTENCES_SHOWN = 20
 _MAX_NAME = 200
+_MODEL_WIDTH, _SET_WIDTH = 16, 18  # of columns on a terminal, the least
 
 
 @cli_options(ModelOptions)
@@ -72,7 +74,7 @@ def command(
     if as_json:
         print_json(to_json(table, results))
     else:
-        show([_printed(table), *(f"[{number}] {note}" for number, note in enumerate(table.notes(), 1)), _detail(table)])
+        show([*_printed(table), *table.foot(), _detail(table)])
     if not is_quiet():
         for sentence in sentences(remarks)[:_SENTENCES_SHOWN]:
             errors.print(sentence)
@@ -86,9 +88,19 @@ def _name_of(origin: Mapping[str, Any], checkpoint: Path, *, stream: bool) -> st
     return f"{name}, streaming" if stream else name
 
 
-def _printed(table: "Table") -> Printed:
-    """Lay the table out for a terminal: a column a set; sources are in the files."""
+def _printed(table: "Table") -> list[Printed]:
+    """Lay the table out for a terminal: a column a set, in several tables if they do not fit.
+
+    Sources are in the files.
+    """
     keys = list(dict.fromkeys(key for key, _ in table.columns))
+    fitting = max(1, (console.width - _MODEL_WIDTH) // _SET_WIDTH) if console.is_terminal else len(keys)
+    most = math.ceil(len(keys) / math.ceil(len(keys) / fitting))
+    return [_part(table, keys[first : first + most]) for first in range(0, len(keys), most)]
+
+
+def _part(table: "Table", keys: list[str]) -> Printed:
+    """Lay out some sets of the table."""
     columns = {key: [column for column in table.columns if column[0] == key] for key in keys}
     titles = {item.key: item.title for item in table.protocol.sets}
     printed = make_table("model", *(titles[key] for key in keys), title="absrel ↓ and delta1 ↑, or TAE ↓")
@@ -109,15 +121,11 @@ def _joined(texts: list[str]) -> str:
 
 
 def _detail(table: "Table") -> Printed:
-    printed = make_table(
-        "set", "scenes", "frames", "absrel ↓", "delta1 ↑", "rmse m ↓", "TAE ↓", "compared", "s / 500 frames"
-    )
+    printed = make_table("set", "scenes", "frames", "rmse m ↓", "TAE ↓", "of pixels", "s / 500 frames")
     for item in table.summaries:
-        figures = [
-            "-" if value is None else f"{value:.4f}" for value in (item.absrel, item.delta1, item.rmse, item.tae)
-        ]
+        rmse, tae = ("-" if value is None else f"{value:.4f}" for value in (item.rmse, item.tae))
         printed.add_row(
-            item.title, f"{item.scenes} of {item.scenes_expected}", str(item.frames), *figures,
-            f"{item.tae_share:.1%}", f"{item.seconds_per_500_frames:.1f}",
+            item.title, f"{item.scenes} of {item.scenes_expected}", str(item.frames), rmse, tae,
+            "-" if item.tae is None else f"{item.tae_share:.1%}", f"{item.seconds_per_500_frames:.1f}",
         )  # fmt: skip
     return printed

@@ -555,6 +555,15 @@ def test_the_table_stands_beside_published_rows() -> None:
     assert "vda,a|b <i>,scannet-tae,tae,0.5,measured here," in table.to_csv(made)
 
 
+def test_what_a_reader_has_to_know_stands_below() -> None:
+    made = table.make_table(run.choose_protocol("vda", ["kitti"]), [], [], model="m", metric=False)
+    [foot] = made.foot()
+    assert (
+        foot == "KITTI-500: the laser reaches neither the sky nor the upper third of frames: no model is measured there"
+    )
+    assert f"{foot}." in table.to_markdown(made)
+
+
 def test_metric_weights_stand_beside_metric_models() -> None:
     protocol = run.choose_protocol("vda", ["kitti", "nyuv2"])
     made = table.make_table(protocol, [result_of("kitti", "one")], [], model="mine", metric=True)

@@ -19,6 +19,7 @@ from vdatrain.evaluation.benchmark.scenes import Remark
 
 ARROWS = {"absrel": "↓", "delta1": "↑", "tae": "↓"}
 TITLES = {"tae": "TAE"}
+_HEADINGS = {"title": "set", "rmse": "rmse m", "tae": "TAE", "tae_share": "share of pixels that TAE compares"}
 DIFFERS = ("missing scene", "missing frames", "pairing", "pass", "size", "packing")
 """Kinds of remarks for which a figure is marked: it is not of the data that the protocol names."""
 _PUBLISHED_UNDER = ("vda", "vda-legacy")
@@ -90,6 +91,11 @@ class Table:
     def notes(self) -> list[str]:
         """Return a sentence for each mark, in the order of their numbers."""
         return list(dict.fromkeys(mark for row in self.rows for mark in row.marks.values()))
+
+    def foot(self) -> list[str]:
+        """Return what stands below the table: the sentences of marks by their numbers, then those of sets."""
+        marks = [f"[{number}] {mark}" for number, mark in enumerate(self.notes(), 1)]
+        return [*marks, *(f"{item.title}: {item.note}" for item in self.protocol.sets if item.note)]
 
     def text_of(self, row: Row, column: tuple[str, str]) -> str:
         """Return a cell as text, with the number of its mark."""
@@ -230,9 +236,9 @@ def to_markdown(table: Table) -> str:
     for row in table.rows:
         cells = [table.text_of(row, column) for column in table.columns]
         lines.append([_escaped(row.model), *cells, _escaped(row.source)])
-    notes = [f"[{number}] {_escaped(note)}." for number, note in enumerate(table.notes(), 1)]
+    notes = [f"{_escaped(note)}." for note in table.foot()]
     names = [item for item in SetSummary.__dataclass_fields__ if item != "key"]
-    detail = [[name.replace("_", " ") for name in names], ["---", *["---:"] * (len(names) - 1)]]
+    detail = [[_HEADINGS.get(name, name.replace("_", " ")) for name in names], ["---", *["---:"] * (len(names) - 1)]]
     detail += [[_shown(getattr(item, name)) for name in names] for item in table.summaries]
     parts = [
         f"Protocol `{table.protocol.name}`: {_escaped(table.protocol.title)}.", _pipes(lines), "\n".join(notes),
