@@ -15,7 +15,10 @@ from tests.integration.conftest import refused
 from tests.scenes import FIRST_NUMBERS, Shot, write_scenes
 from vdaprep import sources
 from vdaprep.sources import _manifest
+from vdatrain.cli import benchmark as benchmark_command
+from vdatrain.cli import output
 from vdatrain.evaluation.benchmark.protocols import PROTOCOLS, VDA
+from vdatrain.evaluation.benchmark.table import make_table
 from vdatrain.models import variants
 
 DATASETS = ("kitti", "scannet", "bonn", "nyuv2", "sintel")
@@ -103,13 +106,66 @@ def test_what_is_missing_is_an_error(vdatrain: Run, weights: Path, shards: Path,
     model = ("--checkpoint", weights / "vda_tiny.pth", "--encoder", "tiny")
     out = ("--shards", shards, "--out", tmp_path / "out")
     refused(
-        vdatrain("benchmark", *model, *out, "--sets", "scannet-tae"), 1, "the shards lack 19 of what it needs",
+        vdatrain("benchmark", *model, *out, "--sets", "scannet-tae"), 1, "the shards lack 20 of what it needs",
         "scannet-tae, scene0708_00, ", "and 14 more: missing scene: no trajectory is it", "--allow-missing",
     )  # fmt: skip
     assert not list((tmp_path / "out").glob("*"))
     refused(vdatrain("benchmark", *model, *out, "--sets", "tum"), 2, "--sets tum: protocol vda has kitti, scannet")
     inside = ("--shards", shards, "--out", shards / "bonn" / "results")
     refused(vdatrain("benchmark", *model, *inside), 2, "lies in the input")
+
+
+BAD_INPUT = {
+    "shards to train on": ("training", {}, 1, "are of tartanair, expected kitti, scannet, bonn"),
+    "frames of another size": (
+        "shards", {"--sets": "bonn", "missing": False}, 1,
+        "bonn, balloon2: size: frames are 80x64, the data set's 640x480; convert with --short-side native",
+    ),
+    "no shards": ("nothing", {}, 1, "found no dataset.json"),
+    "weights of an encoder": ("shards", {"--checkpoint": "encoder.pth"}, 1, "without the head that makes depth"),
+    "weights of something else": ("shards", {"--checkpoint": "other.pth"}, 1, "other.pth: does not fit this model"),
+    "weights of another encoder": ("shards", {"--encoder": "vits"}, 1, "is it of another encoder or variant?"),
+    "weights without their encoder": ("shards", {"--encoder": None}, 1, "bare weights need --encoder"),
+    "results of another protocol": (
+        "shards", {"--protocol": "vda-short", "--out": "results"}, 2, "holds results of another protocol",
+    ),
+    "results that are none": ("shards", {"--out": "damaged"}, 1, "benchmark.json: "),
+    "a file for results": ("shards", {"--out": "other.pth"}, 2, "is a file; expected a folder to write into"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD_INPUT)
+def test_bad_input_costs_a_sentence(
+    kind: str, vdatrain: Run, weights: Path, shards: Path, toy_shards: Path, tmp_path: Path
+) -> None:
+    of, options, code, sentence = BAD_INPUT[kind]
+    state = torch.load(weights / "vda_tiny.pth")
+    encoder = {
+        name.removeprefix("pretrained."): value for name, value in state.items() if name.startswith("pretrained.")
+    }
+    torch.save(encoder, tmp_path / "encoder.pth")
+    torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    for name, text in (("results", json.dumps({"protocol": "vda"})), ("damaged", '{"protocol": ')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "benchmark.json").write_text(text)
+    (tmp_path / "nothing").mkdir()
+    folders = {"training": toy_shards, "shards": shards, "nothing": tmp_path / "nothing"}
+    given = {"--checkpoint": weights / "vda_tiny.pth", "--encoder": "tiny", "--out": "out", "--sets": "bonn", **options}
+    allowed = ("--allow-missing",) if given.pop("missing", True) else ()
+    given |= {name: tmp_path / given[name] for name in ("--checkpoint", "--out")}
+    if kind == "shards to train on":
+        del given["--sets"]
+    words = [word for name, value in given.items() if value is not None for word in (name, value)]
+    refused(vdatrain("benchmark", "--shards", folders[of], "--size", 28, *words, *allowed), code, sentence)
+
+
+def test_a_narrow_terminal_gets_several_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_table(VDA, [], [], model="mine", metric=False)
+    assert len(benchmark_command._printed(made)) == 1
+    monkeypatch.setattr(output.console, "_force_terminal", True)
+    for width, tables in ((80, 2), (120, 2), (160, 1), (20, 6)):
+        monkeypatch.setattr(output.console, "width", width)
+        assert len(benchmark_command._printed(made)) == tables
 
 
 def write_scan(folder: Path, *, frames: int) -> None:

@@ -92,7 +92,7 @@ def load_model(path: Path) -> LoadedRun:
     if "config" not in state:
         raise DataError(
             f"{path}: holds weights but no configuration; expected last.pt or best.pt of `vdatrain run`; bare weights "
-            "are for `vdatrain infer` and `vdatrain eval`, with --encoder."
+            "need --encoder, of a command that takes them."
         )
     step = state.get("step")
     if not isinstance(state["config"], dict) or type(step) is not int or step < 0:

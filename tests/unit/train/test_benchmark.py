@@ -77,7 +77,7 @@ def set_of(protocol: str, key: str) -> BenchmarkSet:
 
 def found(of: BenchmarkSet, folder: Path, *, allow_missing: bool = False, scenes: int = 1) -> run.Benchmark:
     """Find the first scenes of a set in shards."""
-    few = replace(of, scenes=of.scenes[:scenes], lengths={})
+    few = replace(of, scenes=of.scenes[:scenes], lengths={}, native=(SIZE,))
     return run.find_benchmark(
         Protocol("vda", "a set", (few,)), open_shards(folder), allow_missing=allow_missing, stall_timeout_s=60
     )
@@ -457,6 +457,9 @@ def test_missing_scenes_are_named(tmp_path: Path) -> None:
         found(of, tmp_path, scenes=3)
     benchmark = found(of, tmp_path, scenes=3, allow_missing=True)
     assert [scene.name for scene in benchmark.scenes] == list(of.scenes[:2])
+    with pytest.raises(DataError, match="the shards are of nyuv2, expected sintel, bonn, kitti; convert"):
+        run.find_benchmark(PROTOCOLS["monst3r"], open_shards(tmp_path), allow_missing=True)
+    write_scenes(tmp_path / "bonn", [Shot("another", range(2))])
     with pytest.raises(DataError, match="hold none of its scenes"):
         run.find_benchmark(PROTOCOLS["monst3r"], open_shards(tmp_path), allow_missing=True)
 

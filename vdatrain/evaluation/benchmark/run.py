@@ -17,7 +17,7 @@ from vdatrain.evaluation.benchmark.scenes import Remark, Scene, find_scenes, sen
 from vdatrain.inference.predictor import Predictor
 from vdatrain.inference.video_reader import by_trajectory
 
-MISSING = ("missing scene", "missing frames", "pairing", "pass")
+MISSING = ("missing scene", "missing frames", "pairing", "pass", "size")
 """Kinds of remarks that are errors unless they are allowed."""
 _NAMED = 8  # of many sentences
 
@@ -65,6 +65,12 @@ def find_benchmark(
     Raises DataError, naming what there is not, if a scene, or a frame before a scene's end, is missing or was converted
     otherwise than the protocol asks for, unless `allow_missing`; and if there is no scene at all.
     """
+    needed = list(dict.fromkeys(item.dataset for item in protocol.sets))
+    if not set(needed) & set(shards.datasets):
+        raise DataError(
+            f"protocol {protocol.name}: the shards are of {', '.join(sorted(shards.datasets))}, expected "
+            f"{', '.join(needed)}; convert those with `vdaprep convert {needed[0]} --for benchmark`."
+        )
     scenes: list[Scene] = []
     remarks: list[Remark] = []
     for item in protocol.sets:

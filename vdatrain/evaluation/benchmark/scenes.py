@@ -160,6 +160,7 @@ def find_scenes(
         taken.update(matching)
         if len(matching) != 1:
             found = f"is in several trajectories: {', '.join(matching)}" if matching else "no trajectory is it"
+            found = found if trajectories else f"the shards have no data set {benchmark_set.dataset}"
             remarks.append(Remark(benchmark_set.key, name, "missing scene", f"{found}; expected one."))
             continue
         clips = trajectories[matching[0]]
