@@ -133,6 +133,34 @@ class Joined:
             self._last = None
 
 
+class Blocks:
+    """The Ranges of another file, read a block at a time, which closing them leaves open.
+
+    For a few bytes now and then, as of headers, where asking takes longer than to send what lies between.
+    """
+
+    def __init__(self, whole: Ranges, *, block_bytes: int) -> None:
+        self._whole, self._block_bytes = whole, block_bytes
+        self._begin, self._block = 0, b""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._whole.size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset`, fewer only where the file ends."""
+        stop = min(offset + size, self.size)
+        if stop > offset and not self._begin <= offset < stop <= self._begin + len(self._block):
+            self._begin, self._block = offset, self._whole.read(offset, max(size, self._block_bytes))
+        start = max(0, offset - self._begin)
+        return self._block[start : start + max(0, stop - offset)]
+
+    def close(self) -> None:
+        """Forget the block."""
+        self._block = b""
+
+
 class InMemory:
     """The Ranges of bytes."""
 

@@ -17,7 +17,7 @@ from vdaprep.raw.archives import targz
 from vdaprep.raw.archives.parts import files_of, find_series
 from vdaprep.raw.archives.spans import GzipSpan
 from vdaprep.raw.tree import open_tree
-from vdaprep.storage.range_reader import Joined
+from vdaprep.storage.range_reader import Blocks, InMemory, Joined
 
 TAR, ZIP = tar_bytes(FILES), zip_bytes(FILES)
 GZ = gzip.compress(TAR)
@@ -297,6 +297,18 @@ def test_joined_files_read_as_one(data, sizes: list[int], reads: list[tuple[int,
         assert joined.read(offset, size) == whole[offset : offset + size]
     joined.close()
     joined.close()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    reads=st.lists(st.tuples(st.integers(0, 260), st.integers(0, 1 << 40)), min_size=1, max_size=20),
+    block_bytes=st.integers(1, 300),
+)
+def test_blocks_of_a_file_read_as_it_does(reads: list[tuple[int, int]], block_bytes: int) -> None:
+    blocks = Blocks(InMemory(NOISE[:200]), block_bytes=block_bytes)
+    assert blocks.size == 200
+    for offset, size in reads:
+        assert blocks.read(offset, size) == NOISE[:200][offset : offset + size]
 
 
 def test_joined_files_hold_one_file_open(tmp_path: Path) -> None:

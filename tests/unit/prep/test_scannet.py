@@ -129,13 +129,20 @@ def _expect_frame(values: dict[str, list[np.ndarray]], place: int, shot: Shot, f
     assert np.abs(off).mean() < 6  # two JPEGs, and averaged pixels instead of pixels' centres
 
 
-def test_a_recording_behind_a_url_gives_the_same_shards(recording: Path, vdaprep: Run, tmp_path: Path) -> None:
+def test_a_recording_behind_a_url_gives_the_same_shards(
+    recording: Path, shots: list[Shot], frames: list[Frame], vdaprep: Run, tmp_path: Path
+) -> None:
     with serve(tmp_path / "raw") as server:
         url = f"{server.url}/scans_test/{SCAN}/{SCAN}.sens?token=secret"
         for name, raw in (("url", url), ("file", recording)):
             result = vdaprep("convert", "scannet", "--raw", raw, "--out", tmp_path / name, "--workers", 1)
             assert (result.code, result.err) == (0, "")
         assert f"{SCAN}.sens whole" not in server.asked
+        long = sens([replace(shots[0], jpeg=bytes(200_000))] * 60, matrix(frames[0]))
+        recording.write_bytes(long)
+        server.asked.clear()
+        assert len(open_tree(url).files) == 4 + 3 * 60
+        assert server.asked.total() <= len(long) // (4 << 20) + 4  # its size, its first bytes, what follows its frames
     [tar] = (tmp_path / "url").rglob("*.tar")
     assert tar.read_bytes() == (tmp_path / "file" / tar.relative_to(tmp_path / "url")).read_bytes()
 

@@ -23,12 +23,13 @@ from vdaprep.raw.archives.targz import list_damaged, list_targz
 from vdaprep.raw.archives.tars import list_tar
 from vdaprep.raw.archives.zips import list_zip
 from vdaprep.raw.walking import is_of_system
-from vdaprep.storage.range_reader import Joined, Part, Ranges, buffered
+from vdaprep.storage.range_reader import Blocks, Joined, Part, Ranges, buffered
 from vdaprep.storage.urls import is_url
 
 SENS = ".sens"
 """What the names of ScanNet's recordings end in."""
 _GZIP = b"\x1f\x8b"
+_BLOCK_BYTES = 4 << 20  # some 15 frames of a recording, each with a header of where the next one begins
 _ADVICE = "; get it again"  # where a sentence on a file says what to do
 
 OnBytes = Callable[[int, int], None]
@@ -94,7 +95,8 @@ def _list(archive: Ranges, name: str, on_bytes: OnBytes) -> Listing:
 
 def _list_kind(archive: Ranges, start: bytes, path: str, name: str, on_bytes: OnBytes) -> Listing:
     if path.lower().endswith(SENS):
-        return list_sens(archive, path.rpartition("/")[2], lambda done: on_bytes(done, archive.size))
+        headers = Blocks(archive, block_bytes=_BLOCK_BYTES) if is_url(name) else archive
+        return list_sens(headers, path.rpartition("/")[2], lambda done: on_bytes(done, archive.size))
     if start.startswith(_GZIP):
         if is_url(name):
             raise ValueError("a tar.gz cannot be read in parts from a server; download it first")
