@@ -38,9 +38,12 @@ COMMANDS_OF = {
     "vdatrain/inference/export.py": ("vdatrain export",),
     "vdatrain/inference": ("vdatrain infer", "vdatrain eval"),
     "vdatrain/evaluation/compare.py": ("vdatrain run",),
+    "vdatrain/cli/study.py": ("vdatrain study",),
+    "vdatrain/training/study": ("vdatrain study",),
+    "vdatrain/evaluation/study": ("vdatrain study",),
     "vdatrain/evaluation/benchmark": ("vdatrain benchmark",),
     "vdatrain/cli/benchmark.py": ("vdatrain benchmark",),
-    "vdatrain/training/planner.py": ("vdatrain plan", "vdatrain run"),
+    "vdatrain/training/planning/planner.py": ("vdatrain plan", "vdatrain run"),
     "vdatrain": ("vdatrain run", "vdatrain eval", "vdatrain infer", "vdatrain plan", "vdatrain compare"),
 }  # fmt: skip
 """Which commands end with the sentences of a module; the first entry that fits."""

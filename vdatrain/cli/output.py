@@ -12,8 +12,8 @@ from vdatrain.distributed.launch import rank_prefix
 if TYPE_CHECKING:
     from vdatrain.evaluation.evaluate import Evaluation
     from vdatrain.evaluation.long import LongEvaluation
-    from vdatrain.training.memory import Footprint
-    from vdatrain.training.planner import StepPlan
+    from vdatrain.training.planning.memory import Footprint
+    from vdatrain.training.planning.planner import StepPlan
 
 __all__ = ["console", "errors", "evaluation_table", "step_plan", "warn"]
 

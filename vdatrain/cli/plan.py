@@ -12,7 +12,7 @@ from vdatrain.cli.output import step_plan
 from vdatrain.config import TrainConfig, from_file, from_mapping
 
 if TYPE_CHECKING:
-    from vdatrain.training.planner import StepPlan
+    from vdatrain.training.planning.planner import StepPlan
 
 EXAMPLE = "vdatrain plan --variant conv --encoder vitb --batch 2 --precision bf16 --device-memory 24GB"
 _GIB = 1 << 30
@@ -38,7 +38,7 @@ def command(
 
     With --shard-model, the parts of the model that a rank keeps, and the blocks that are gathered while in use.
     """
-    from vdatrain.training.planner import changed_options, plan_step
+    from vdatrain.training.planning.planner import changed_options, plan_step
 
     asked = {**(from_file(config) if config else {}), **given}
     settings = from_mapping({"shards": "shards", **asked}, where="vdatrain plan")
@@ -57,7 +57,7 @@ def _measured(plan: "StepPlan") -> list[str]:
     import torch
 
     from vdatrain.device import Precision, choose_device
-    from vdatrain.training.planner import measure_steps
+    from vdatrain.training.planning.planner import measure_steps
 
     if plan.flops_per_s is None or not plan.room.on_gpu or plan.room.ranks > 1 or not plan.fits:
         return []

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 EXAMPLE = "vdatrain run --shards shards/ --variant conv --encoder tiny --size 112 --frames 8"
 _DEFAULTS = TrainConfig(shards="-").options()
+DEFAULTS_HERE = {name: f"{_DEFAULTS[name]}; {value} without a GPU" for name, value in CPU_DEFAULTS.items()}
+"""What --help says of defaults that depend on the machine."""
 _MAY_CHANGE = f"What may change then: {', '.join(sorted(map(option_name, CHANGEABLE)))} (steps: more only)."
 
 
-@given_options(
-    TrainConfig, defaults={name: f"{_DEFAULTS[name]}; {value} without a GPU" for name, value in CPU_DEFAULTS.items()}
-)
+@given_options(TrainConfig, defaults=DEFAULTS_HERE)
 def command(
     given: dict[str, Any],
     config: Annotated[Path | None, typer.Option(help="TOML or config.json with any of these.", metavar="FILE")] = None,
@@ -70,12 +70,12 @@ def _options(given: dict[str, Any], file: Path | None, out: Path | None, *, resu
         config = stored_config(folder).changed(asked)
     else:
         config = from_mapping(asked, where="vdatrain run")
-        config = replace(config, **_defaults_here(config, asked))
+        config = replace(config, **defaults_here(config, asked))
         folder = out or Path("runs", config.variant)
     return config.options(), str(folder)
 
 
-def _defaults_here(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:
+def defaults_here(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:
     """Return what is taken instead of the defaults on this machine, and print it.
 
     Without a GPU a smoke run; on one a fine-tuning of published weights; with published weights, or those of a file,

@@ -124,7 +124,7 @@ class TrainLoader:
         self._config, self._device = config, device
         self._faults = FaultPolicy(config.skip_bad, config.stall_timeout, on_skip)
         self._clips = open_shards_of(config).clips(split=config.train_split)
-        _expect_differences(config, self._clips)
+        expect_differences(config, self._clips)
         shape, mix = WindowShape(config.frames, config.stride), parse_mix(config.mix)
         weights = dataset_weights(self._clips, mix, shape)
         self._sampler = WindowSampler(self._clips.lengths, shape, seed=config.seed, weights=weights)
@@ -243,7 +243,7 @@ def open_shards_of(config: TrainConfig) -> ShardCollection:
     return open_shards(config.shards, cache=cache)
 
 
-def _expect_differences(config: TrainConfig, clips: ClipIndex) -> None:
+def expect_differences(config: TrainConfig, clips: ClipIndex) -> None:
     """Raise DataError if the variant needs differences and no data set has any."""
     first_of_each = {str(clip.tar).rpartition("/")[0]: clip for clip in reversed(clips.first_of_shards())}.values()
     needed = uses_differences(config.variant) and config.differences not in ("decoded", "zeros")

@@ -74,8 +74,7 @@ def compare(models: Sequence[EvaluatedModel]) -> list[Row]:
 
     They can if they were evaluated on the same clips, windows and sizes.
     """
-    _expect_same_protocol(models)
-    _expect_same_data(models)
+    expect_comparable(models)
     by_name: defaultdict[str, list[EvaluatedModel]] = defaultdict(list)
     for model in models:
         by_name[model.name].append(model)
@@ -100,6 +99,12 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
             "repeat with other --seed values."
         )
     return parts
+
+
+def expect_comparable(models: Sequence[EvaluatedModel]) -> None:
+    """Raise UsageError unless all were evaluated on the same clips, windows and sizes."""
+    _expect_same_protocol(models)
+    _expect_same_data(models)
 
 
 def _expect_same_protocol(models: Sequence[EvaluatedModel]) -> None:
@@ -212,10 +217,10 @@ def markdown_table(rows: Sequence[Row]) -> str:
     lines = [heading(), ["---", "---", *["---:"] * (len(heading()) - 2)]]
     for row in rows:
         cells = ["-" if cell is None else f"**{cell}**" if cell.best else str(cell) for cell in cells_of(row)]
-        lines.append([_escaped(row.dataset), _escaped(row.variant), str(row.runs), *cells])
+        lines.append([escaped(row.dataset), escaped(row.variant), str(row.runs), *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return a name that cannot end a cell of Markdown or begin an element of HTML."""
     return " ".join(html.escape(text).replace("|", "&#124;").split())

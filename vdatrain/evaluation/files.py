@@ -1,4 +1,4 @@
-"""An evaluation as files: `evaluation.json`, `windows.jsonl` and one `gallery-DATASET.npz` a data set.
+"""An evaluation as files: `evaluation.json`, `windows.jsonl`, a `gallery-DATASET.npz` each.
 
     datasets, average    the metrics by name, of each data set and of all
     protocol             what was evaluated, see `Protocol`

@@ -45,7 +45,7 @@ def write_windows(folder: Path, windows: Sequence[WindowFigures]) -> None:
 
 
 def read_windows(folder: Path) -> list[WindowFigures]:
-    """Read the lines; raises DataError, DocumentError or LimitError if there are none, or others."""
+    """Read the lines; raises DataError, DocumentError or LimitError unless there are such."""
     path = folder / WINDOWS_FILE
     try:
         with path.open("rb") as file:

@@ -11,6 +11,6 @@ selection    which weights are the best, and none forgotten
 mixture      frames shown of each data set, against the mix
 checkpoint   what a checkpoint holds; written in the background
 trackers     TensorBoard and W&B
-memory       the peak memory of a step, on fake tensors
-planner      what fits, how long it takes, what to change
+planning     what a step takes, what fits
+study        the runs of a study
 """

@@ -31,7 +31,7 @@ from vdatrain.run_dir import is_own, log, owned
 from vdatrain.training.callbacks import Callback
 from vdatrain.training.checkpoint import BEST_FILE, LAST_FILE, CheckpointManager
 from vdatrain.training.mixture import LOG_EVERY
-from vdatrain.training.planner import Utilisation, utilisation
+from vdatrain.training.planning.planner import Utilisation, utilisation
 from vdatrain.training.state import TrainState, averaged_model, load_state, new_state, snapshot
 from vdatrain.training.step import accumulate_gradient, train_step
 from vdatrain.training.trackers import start_tracking

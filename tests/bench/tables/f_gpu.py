@@ -17,8 +17,8 @@ from tests.bench.training import WAIT, Training, build, streaming, wait_for
 from vdatrain.config import TrainConfig
 from vdatrain.data.samples import Sample
 from vdatrain.device import Precision, default_device, peak_memory_bytes
-from vdatrain.training.memory import footprint
-from vdatrain.training.planner import attainable_flops
+from vdatrain.training.planning.memory import footprint
+from vdatrain.training.planning.planner import attainable_flops
 
 VARIANTS = ("basic", "conv")
 MAX_WORKERS = 8

@@ -21,9 +21,9 @@ from vdatrain.distributed.fsdp import gathered_bytes
 from vdatrain.models.flops import gflop_per_frame
 from vdatrain.models.loading import build_from_config
 from vdatrain.objectives.losses import video_loss
-from vdatrain.training import memory, planner
-from vdatrain.training.memory import Footprint, Inputs, Ledger, footprint, forward_backward
-from vdatrain.training.planner import Room, attainable_flops, change_to_fit, largest_batch, utilisation
+from vdatrain.training.planning import memory, planner
+from vdatrain.training.planning.memory import Footprint, Inputs, Ledger, footprint, forward_backward
+from vdatrain.training.planning.planner import Room, attainable_flops, change_to_fit, largest_batch, utilisation
 
 CPU = torch.device("cpu")
 SMALL = TrainConfig(shards="none", variant="conv", encoder="tiny", frames=4, size=56, batch=1)

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from vdaprep.storage.atomic import write_text
 
 STUDY_FILE = "study.json"
+RUNS_FOLDER = "runs"
 VERSION = 1
 
 RunState = Literal["finished", "diverged", "failed", "missing"]
@@ -141,7 +142,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class EarlierRow:
-    """A line of an earlier study's table, for reference: other data, single runs, no intervals."""
+    """A line of an earlier study's table: other data, single runs, no intervals."""
 
     method: str
     """The model."""

@@ -206,7 +206,7 @@ def _estimate(value: float, parts: _Parts) -> Estimate:
 
 
 def _resampled_means(pairs: PairedScenes) -> tuple[Float64[np.ndarray, " draws"], Float64[np.ndarray, " draws"]]:
-    """Return both models' means over resampled seeds, and over resampled scenes of each data set."""
+    """Return both models' means over resampled seeds and, of each data set, resampled scenes."""
     rng = np.random.default_rng(0)
     seeds = pairs.model.shape[0]
     runs = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLINGS) / seeds

@@ -11,8 +11,8 @@ from vdaprep.errors import UsageError
 from vdatrain.config import PATCH_PX, PRESETS, TrainConfig
 from vdatrain.device import TYPES, Precision, choose_device
 from vdatrain.models.loading import build_from_config
-from vdatrain.training.memory import Footprint, Inputs, footprint, forward_backward
 from vdatrain.training.optim import make_optimiser, parameter_groups
+from vdatrain.training.planning.memory import Footprint, Inputs, footprint, forward_backward
 
 RESERVED_ON_GPU = 0.08
 """Fraction of a GPU's memory left to the driver, to kernels' workspaces and to fragmentation."""
