@@ -1,4 +1,4 @@
-"""What the fault tests share: conversions as processes of their own, watched, killed, and compared with a clean one."""
+"""What fault tests share: conversions and recodings as processes, watched, killed, compared with a clean one."""
 
 import os
 import resource
@@ -32,12 +32,13 @@ UNFINISHED = (
 
 @dataclass(frozen=True)
 class Clean:
-    """Raw data, what a conversion that nobody disturbed made of it, how long that took, and its options."""
+    """Raw data, or shards to recode, what a run that nobody disturbed made of it, how long that took, its options."""
 
     raw: Path
     files: dict[str, bytes]
     seconds: dict[int, float] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    command: str = "convert"
 
     def matches(self, out: Path) -> bool:
         """Tell whether an output has the same bytes, but for the plan that --consume leaves."""
@@ -50,18 +51,26 @@ def files(out: Path) -> dict[str, bytes]:
     return tree_bytes(out / "tartanair")
 
 
-def arguments(raw: Path, out: Path, *more: object, workers: int = 1) -> list[str]:
-    fixed = (*PROGRAM, "convert", "tartanair", "--raw", raw, "--out", out, "--workers", workers, *OPTIONS)
-    return [str(item) for item in (*fixed, *more)]
+def arguments(raw: Path, out: Path, *more: object, workers: int = 1, command: str = "convert") -> list[str]:
+    source = ("recode", raw, "-q") if command == "recode" else ("convert", "tartanair", "--raw", raw, *OPTIONS)
+    return [str(item) for item in (*PROGRAM, *source, "--out", out, "--workers", workers, *more)]
 
 
 class Run:
     """A conversion in a session of its own, so that none of its processes is overlooked."""
 
-    def __init__(self, raw: Path, out: Path, *more: object, workers: int = 1, before: Callable[[], None] | None = None):
+    def __init__(
+        self,
+        raw: Path,
+        out: Path,
+        *more: object,
+        workers: int = 1,
+        command: str = "convert",
+        before: Callable[[], None] | None = None,
+    ) -> None:
         self._out = out
         self._process = subprocess.Popen(
-            arguments(raw, out, *more, workers=workers),
+            arguments(raw, out, *more, workers=workers, command=command),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
@@ -187,9 +196,9 @@ def leftovers(out: Path) -> list[str]:
 
 
 def finish(clean: Clean, raw: Path, out: Path, *more: object) -> None:
-    """Convert to the end; finished shards stay as they are, and the bytes are those of the clean run."""
+    """Run to the end; finished shards stay as they are, and the bytes are those of the clean run."""
     before = finished(out)
-    code, said = Run(raw, out, *clean.options, *more).end()
+    code, said = Run(raw, out, *clean.options, *more, command=clean.command).end()
     assert code == 0, said
     after = finished(out)
     assert {name: after[name] for name in before} == before

@@ -1,4 +1,4 @@
-"""Conversions that are killed, stopped and disturbed at any moment: nothing is lost, and the end is the clean one."""
+"""Conversions and recodings that are killed, stopped and disturbed at any moment end as if they had not been."""
 
 import contextlib
 import fcntl
@@ -30,13 +30,15 @@ from vdaprep.raw import tree
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "clean"), [(1, "standard"), (2, "standard"), (2, "tiny")], indirect=["clean"])
+@pytest.mark.parametrize(
+    ("workers", "clean"), [(1, "standard"), (2, "standard"), (2, "tiny"), (2, "recode")], indirect=["clean"]
+)
 def test_killed_at_random_moments(workers: int, clean: Clean, tmp_path: Path) -> None:
     """Ten kills each, of the first process alone or of all; a run that came to its end begins again."""
     rng = random.Random(workers)
     kills, before, longest_s = 0, dict[str, int](), clean.seconds[workers]
     while kills < 10:
-        run = Run(clean.raw, tmp_path / "out", *clean.options, workers=workers)
+        run = Run(clean.raw, tmp_path / "out", *clean.options, workers=workers, command=clean.command)
         time.sleep(rng.uniform(0.1, longest_s))
         if run.has_ended:
             assert run.end() == (0, "")

@@ -2,8 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from vdaprep.shards import codec
+from vdaprep.shards.depth_codes import SKY_CODE
 from vdaprep.shards.metadata import DepthSpec
 
 ASKED = DepthSpec("log", 0.0005, near_m=0.1, far_m=1000.0, packing="nibbles")
@@ -63,3 +67,22 @@ def test_halves_decode_as_they_are(small_m: float) -> None:
     assert packed.spec.kind == "half"
     decoded = codec.decode_depth(packed.data, packed.spec, height=packed.height, width=packed.width)
     np.testing.assert_array_equal(decoded, np.where(depth_m > 1000, np.inf, depth_m))
+
+
+HALVES = [0.0, -0.0, -1.0, np.nan, -np.inf, np.inf, 2.0**-24, 2.0**-14, 1.0, 1000.0, 1000.5, 65504.0, 1e6]
+OTHERS = [1.0001, 999.9, 2.0**-25, 0.1]  # of which none up to far_m is a half
+
+
+@given(depth_m=arrays(np.float32, (1, 40), elements=st.sampled_from(HALVES)), other=st.sampled_from([None, *OTHERS]))
+def test_a_frame_is_halves_if_all_its_depths_are(depth_m: np.ndarray, other: float | None) -> None:
+    depth_m[0, ::16] = 2.0  # what is looked at first
+    if other is not None:
+        depth_m[0, 17] = other
+    packed = codec.pack_depth(depth_m, ASKED)
+    assert (packed.spec.kind == "half") == (other is None)
+    if other is None:
+        codes = codec.unpack_codes(packed.data, packed.spec, height=1, width=40)
+        known = (depth_m > 0) & (depth_m <= 1000)
+        bits = np.where(known, depth_m, 0).astype(np.float16).view(np.uint16)
+        expected = np.where(depth_m > 1000, SKY_CODE, bits)
+        np.testing.assert_array_equal(codes, expected)

@@ -36,6 +36,11 @@ from vdaprep.workers.progress import Amount, OnProgress, ProgressEvent, ignore
 from vdaprep.workers.tasks import Tick
 
 _DIFFS = ("none", "decoded", "stored")  # from least to most
+_LOST_DIFFS = {
+    ("stored", "decoded"): "stored differences are left out, and taken from decoded frames",
+    ("stored", "none"): "stored differences are left out",
+    ("decoded", "none"): "differences of decoded frames are left out",
+}
 
 
 @dataclass(frozen=True)
@@ -312,8 +317,8 @@ class _Source:
         if self.wanted.depth.packing == "interpolation" and self.wanted.depth != self.found.depth:
             error, before = self.wanted.depth.relative_error, self.found.depth.relative_error
             lost.append(f"depth is within {error:.2%} of the shards', which is within {before:.2%} of the source")
-        if self.found.diff is not None and self.wanted.diff != self.found.diff:
-            lost.append("stored differences are left out")
+        if self.wanted.diffs != self.found.diffs:
+            lost.append(_LOST_DIFFS[self.found.diffs, self.wanted.diffs])
         return f"{self.record.dataset}: {'; '.join(lost) or 'nothing is lost'}."
 
     def _finished(

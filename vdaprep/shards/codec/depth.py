@@ -50,8 +50,12 @@ def pack_codes(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> bytes:
     """Compress codes as `spec.packing` says; raises ValueError if its bound would break."""
     if spec.packing == "interpolation":
         return pack_interpolated(codes, steps=spec.steps)[0]
-    planes = _residual_planes(codes)
-    return compress((planes if spec.packing == "bytes" else _nibbles_of(planes)).data)
+    return pack_planes(_residual_planes(codes), spec)
+
+
+def pack_planes(planes: UInt8[np.ndarray, "2 h w"], spec: DepthSpec) -> bytes:
+    """Undo `unpack_planes`, of packings `bytes` and `nibbles`."""
+    return compress(np.ascontiguousarray(planes if spec.packing == "bytes" else _nibbles_of(planes)).data)
 
 
 def decompress_depth(
@@ -144,8 +148,11 @@ def _nibbles_of(planes: UInt8[np.ndarray, "2 h w"]) -> UInt8[np.ndarray, "4 pair
         planes = np.concatenate([planes, np.zeros((2, 1, width), np.uint8)], axis=1)
     upper, lower = planes[:, ::2], planes[:, 1::2]
     nibbles = np.empty((2, 2, *upper.shape[1:]), np.uint8)  # bytes, their halves, pairs of rows, columns
-    np.bitwise_or(upper & 15, lower << 4, out=nibbles[:, 0])
-    np.bitwise_or(upper >> 4, lower & 0xF0, out=nibbles[:, 1])
+    low, high = nibbles[:, 0], nibbles[:, 1]
+    np.left_shift(lower, 4, out=low)
+    low |= np.bitwise_and(upper, 15, out=high)
+    np.right_shift(upper, 4, out=high)
+    high |= lower & 0xF0
     return nibbles.reshape(4, *upper.shape[1:])
 
 
