@@ -84,8 +84,8 @@ def open_tree(
     Args:
         root: Path or URLs.
         on_listing: Receives progress.
-        wants: Tells whether an archive is worth opening by its path below the root, or its URL, and by the name of its
-            first member; that is empty unless it is a zip on this machine.
+        wants: Tells whether an archive is worth opening by its path below the root, or its URL without query and
+            fragment, and by the name of its first member; that is empty unless it is a zip on this machine.
         outputs: Folders that are passed over, wherever they lie and whatever link leads to them.
 
     Raises:
@@ -102,7 +102,7 @@ def open_tree(
     _add_loose(files, [item for item in loose if item[1] not in of_archives], problems)
     held = {name: (name,) for name in whole} | {name: item.files for name, item in series.items()}
     for archive in _distinct(base, held):
-        if not wants(archive, _first_member(_join(base, archive))):
+        if not wants(redact(archive), _first_member(_join(base, archive))):
             unopened.append(archive)
             continue
         shown = spelt(redact(archive))

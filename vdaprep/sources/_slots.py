@@ -15,6 +15,7 @@ from vdaprep.raw.files import Numbered
 from vdaprep.raw.frames import Frames, Trajectory
 from vdaprep.raw.tree import Location, Tree
 from vdaprep.shards.records import Rejection
+from vdaprep.storage.urls import redact
 
 DIGITS = "[0-9]{1,9}"
 """The pattern of a frame's number."""
@@ -220,7 +221,7 @@ def gather(
     others: list[str] = []
     for path, location in tree.files.items():
         above, _, name = path.rpartition("/")
-        above = below(location.container) + above
+        above = below(redact(location.container)) + above
         if above not in folders:
             folders[above] = folder_of(above)
         folder = folders[above]

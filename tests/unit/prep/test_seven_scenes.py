@@ -193,7 +193,7 @@ def test_other_sets_of_this_layout_are_not_taken_for_it(vdaprep, tmp_path: Path)
     ("archive", "first", "expected"),
     [
         ("chess/seq-01.zip", "", ["chess/seq-01"]),
-        ("https://x.org/chess/seq-01.zip?token=1", "", ["chess/seq-01"]),
+        ("https://x.org/chess/seq-01.zip", "", ["chess/seq-01"]),
         ("a/chess/seq-01.zip", "seq-01/frame-000000.color.png", ["chess/seq-01"]),
         ("a/chess/seq-01.zip", "seq-02/frame-000000.color.png", None),
         ("seq-01.zip", "", None),

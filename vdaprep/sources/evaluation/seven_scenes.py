@@ -28,7 +28,7 @@ EXPECTED = (
 
 _SCENES = "chess|fire|heads|office|pumpkin|redkitchen|stairs"  # others that use this layout have other cameras
 _FOLDER = re.compile(rf"^(?:(?P<root>.*)/)?(?P<scene>{_SCENES})/(?P<sequence>seq-\d\d)$")
-_ARCHIVE = re.compile(r"(?:^|/)(?:(?P<folder>[^/]+)/)?(?P<sequence>seq-\d\d)\.(?i:zip)(?:[?#].*)?$")
+_ARCHIVE = re.compile(r"(?:^|/)(?:(?P<folder>[^/]+)/)?(?P<sequence>seq-\d\d)\.(?i:zip)$")
 _FRAMES = {
     "rgb": re.compile(rf"frame-({DIGITS})\.color\.(?i:png|jpe?g)$"),
     "depth": re.compile(rf"frame-({DIGITS})\.depth\.(?i:png)$"),
