@@ -19,11 +19,14 @@ PresetName = Literal["paper", "finetune", "adapter", "scratch"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 RecomputedPart = Literal["none", "head", "encoder", "all"]
 WindowOrder = Literal["shuffle", "sequential"]
+AttentionName = Literal["full", "chunk", "causal"]
 LicenceName = Literal["any", "commercial"]
 FinalWeights = Literal["best", "last"]
 DifferencesName = Literal["both", "past", "decoded", "zeros", "shuffled"]
 
 PRECISIONS: tuple[str, ...] = get_args(PrecisionName)
+MAX_CHUNK = 32
+"""Frames of a chunk, at most: rows of the published position table."""
 PATCH_PX = 14
 """Pixels of an encoder's patch, each way; `size` is a multiple of it."""
 MAX_REPEATS = 1000
@@ -64,14 +67,14 @@ class TrainConfig:
     differences: DifferencesName = "both"
     """What the variant is shown of differences: both, to the frames before and after; past ones alone; decoded, of the
     decoded frames even where shards store them; as controls zeros, or shuffled, those of another clip."""
-    past_only: bool = False
-    """Let no frame of a window see a later one, as with infer --stream."""
     encoder: EncoderName = _option("vits", cpu="tiny")
     """Encoder, by size."""
     init: str = _option("none", metavar="FILE")
     """Weights to begin with: a file, published ones by name (vda-small, dav2-large), dinov2 or none."""
     preset: PresetName = "scratch"
     """Which parts learn, and how fast."""
+    attention: AttentionName = "full"
+    """Frames that a frame sees in time: all of its window, or, with causal, none after it; chunk: both and between."""
     frames: int = _option(32, cpu=8)
     """Frames of a window."""
     stride: int = 1
@@ -367,6 +370,20 @@ def parse_mix(text: str) -> Mix:
     if of_frames and abs(total - 100) > _SHARES_WITHIN:
         raise UsageError(f"--mix {text}: the shares add up to {total:g} %; expected 100.")
     return Mix(numbers, of_frames)
+
+
+def parse_attention(text: str) -> int | None:
+    """Read `full`, `causal` or `chunk:8` as the frames of a chunk, None for full.
+
+    Raises:
+        UsageError: the text is anything else.
+    """
+    kind, _, number = text.partition(":")
+    if kind == "chunk" and number.isdecimal() and 1 <= int(number) <= MAX_CHUNK:
+        return int(number)
+    if text not in ("full", "causal"):
+        raise UsageError(f"--attention {text[:60]}: expected full, causal, or chunk:8 with 1 to {MAX_CHUNK} frames.")
+    return 1 if text == "causal" else None
 
 
 def _number(text: str) -> float:

@@ -26,6 +26,8 @@ class ModelOptions:
     """Pixels of the short side that the model sees."""
     precision: PrecisionName | None = field(default=None, metadata={"show_default": "as trained"})
     """Numbers that it computes in."""
+    attention: str | None = field(default=None, metadata={"show_default": "as trained"})
+    """Frames that a frame sees: full, causal (none after it), or chunk:8 (those of its own 8 and before)."""
     device: str | None = field(default=None, metadata={"show_default": "the GPU if there is one"})
     """cpu, cuda or cuda:N."""
 
@@ -40,4 +42,5 @@ class ModelOptions:
             device=self.device,
             size=self.size,
             precision=self.precision,
+            attention=self.attention,
         )

@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vdaprep.errors import DataError, UsageError
 from vdaprep.shards import codec
 from vdaprep.shards.metadata import DiffSpec
 from vdaprep.storage.limits import MAX_FRAME_PIXELS
-from vdatrain.config import PRECISIONS, DifferencesName
+from vdatrain.config import PRECISIONS, DifferencesName, parse_attention
 from vdatrain.data.batch import normalise, resample_differences
 from vdatrain.data.transforms import CropParams, fit_view
 from vdatrain.device import Precision, choose_device
@@ -29,7 +30,7 @@ from vdatrain.inference.video_reader import DEFAULT_DIFF, Video, VideoFrame, ope
 from vdatrain.inference.video_writer import DisparityFile, Timeline, depth_of, write_output
 from vdatrain.models import published, variants
 from vdatrain.models.layers.encoder import PATCH_SIZE
-from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, remember_frames
+from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, remember_frames, set_attention
 from vdatrain.models.loading import load_model
 from vdatrain.models.variants.basic import VideoDepth
 from vdatrain.models.weights import load_weights, read_weights
@@ -99,6 +100,9 @@ class Predictor:
     """Frames of the windows that the model was trained on; evaluation takes windows of as many."""
     stride: int = 1
     """Frames from one frame of such a window to the next."""
+    chunk: int | None = None
+    """Frames that a stream takes at a time, each of which sees the others; None: one. Windows have their pattern in
+    the model, see `set_attention`."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """Which weights these are, as `evaluation.json` has it: `config` and `step` of a run, or `weights`."""
 
@@ -262,9 +266,9 @@ class Predictor:
     def _stream(self, frames: Iterator[PreparedFrame]) -> Generator[Float32[Tensor, "h w"]]:
         with remember_frames(self.model):
             previous = None
-            for frame in frames:
-                yield self.predict_window([frame], previous)[0]
-                previous = frame
+            while chunk := list(islice(frames, self.chunk or 1)):
+                yield from self.predict_window(chunk, previous)
+                previous = chunk[-1]
 
     def _collect(self, maps: Iterable[Float32[Tensor, "h w"]]) -> Float32[np.ndarray, "t h w"]:
         return np.stack([disparity.cpu().numpy() for disparity in maps])
@@ -284,7 +288,7 @@ def _timed(frames: Iterable[VideoFrame], times: list[Fraction]) -> Iterator[Vide
 # ------------------------------------------------------------------------------------------------------------ loading
 
 
-def load_predictor(
+def load_predictor(  # noqa: PLR0913 - the public face, all keywords
     path: Path | str,
     *,
     encoder: str | None = None,
@@ -292,6 +296,7 @@ def load_predictor(
     device: str | None = None,
     size: int | None = None,
     precision: str | None = None,
+    attention: str | None = None,
 ) -> Predictor:
     """Load a trained model to predict with.
 
@@ -304,6 +309,8 @@ def load_predictor(
         device: "cpu", "cuda" or "cuda:1"; None takes the GPU if there is one.
         size: Pixels of the short side that the model sees; None: as trained, 518 for published weights.
         precision: "fp32", "bf16" or "fp16"; None: as trained, "fp32" for published weights.
+        attention: Frames that a frame sees: "full" (all of its window), "causal" (none after it) or "chunk:8" (those
+            up to the last of its own 8, which a stream then takes at a time); None: as trained.
 
     Returns:
         The model in eval mode on the device.
@@ -322,6 +329,7 @@ def load_predictor(
     if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}.")
     where = choose_device(device)
+    chunk = None if attention is None else parse_attention(attention)
     if encoder is None:
         model, config, step, _ = load_model(path)
         predictor = Predictor(
@@ -337,8 +345,11 @@ def load_predictor(
         model = _published_model(path, encoder, metric=metric).eval()
         origin = {"weights": _weights_facts(path, encoder, metric=model.metric)}
         predictor = Predictor(model, Precision(torch.device("cpu")), origin=origin)
+    if attention is not None:
+        set_attention(predictor.model, chunk)
     return replace(
         predictor,
+        chunk=chunk,
         model=predictor.model.to(where),
         precision=Precision(where, precision or predictor.precision.name),
         size=predictor.size if size is None else size,

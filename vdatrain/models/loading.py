@@ -14,7 +14,7 @@ from vdatrain.config import TrainConfig, from_stored
 from vdatrain.models import published, tensor_files, variants
 from vdatrain.models.layers.dpt import TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder
-from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, set_past_only
+from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, set_attention
 from vdatrain.models.variants.basic import VideoDepth
 from vdatrain.models.weights import (
     PUBLISHED_ENCODER,
@@ -36,13 +36,18 @@ def build_from_config(config: TrainConfig) -> VideoDepth:
         model = variants.build(config.variant, encoder=config.encoder, max_frames=max_frames)
     if config.differences in ("past", "zeros"):
         model.differences_shown = config.differences
-    set_past_only(model, config.past_only)
     for module in model.modules():
         if isinstance(module, TemporalDPTHead):
             module.recompute_fine = config.recompute in ("head", "all")
         if isinstance(module, Encoder):
             module.recompute = config.recompute in ("encoder", "all")
+    set_attention(model, chunk_of(config))
     return model
+
+
+def chunk_of(config: TrainConfig) -> int | None:
+    """Return the frames of a chunk at which a run's model is evaluated: 1 for a causal one, else None, all."""
+    return 1 if config.attention == "causal" else None
 
 
 def initialise(model: nn.Module, config: TrainConfig) -> LoadReport | None:

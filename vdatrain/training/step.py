@@ -6,6 +6,7 @@ from torch import Tensor
 
 from vdatrain.data.batch import Batch, denormalise
 from vdatrain.data.loader import TrainLoader
+from vdatrain.models.layers.temporal import set_attention
 from vdatrain.objectives.losses import ExtraTerms, VideoLoss, video_loss
 from vdatrain.objectives.warping import Cameras
 from vdatrain.training.optim import gradient_norm, rate_factor, set_rates, step_where
@@ -20,6 +21,8 @@ def train_step(state: TrainState, loader: TrainLoader) -> None:
     """
     config = state.config
     _seed(state)
+    if config.attention == "chunk":
+        set_attention(state.model, draw_chunk(config.frames, seed=config.seed, step=state.step))
     set_rates(state.optimiser, rate_factor(state.step, warmup=config.warmup, steps=config.steps))
     state.optimiser.zero_grad(set_to_none=True)
     losses: list[Tensor] = []
@@ -36,6 +39,13 @@ def train_step(state: TrainState, loader: TrainLoader) -> None:
     state.monitor.add(torch.cat([torch.stack(losses).mean(0), norm[None]]), keys)
     state.step += 1
     state.position = state.share.start_after(config.accumulate)
+
+
+def draw_chunk(num_frames: int, *, seed: int, step: int) -> int | None:
+    """Return the frames of a step's chunks, the same on every rank: 1, 2, 4 and so on; None: the whole window."""
+    sequence = np.random.SeedSequence([seed, step], spawn_key=(3,))
+    sizes = [*(size for power in range(num_frames.bit_length()) if (size := 1 << power) < num_frames), None]
+    return sizes[int(sequence.generate_state(1, np.uint64)[0] % len(sizes))]
 
 
 def accumulate_gradient(state: TrainState, batch: Batch, *, joining: bool = False) -> Tensor:

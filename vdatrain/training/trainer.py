@@ -26,7 +26,8 @@ from vdatrain.distributed.ranks import Ranks, process_group
 from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate_clips
 from vdatrain.evaluation.files import Protocol, write_evaluation
 from vdatrain.models import tensor_files
-from vdatrain.models.loading import whole_model
+from vdatrain.models.layers.temporal import set_attention
+from vdatrain.models.loading import chunk_of, whole_model
 from vdatrain.run_dir import is_own, log, owned
 from vdatrain.training.callbacks import Callback
 from vdatrain.training.checkpoint import BEST_FILE, LAST_FILE, CheckpointManager
@@ -315,6 +316,7 @@ class _Training:
                 counter()
 
             with averaged_model(state) as model:
+                set_attention(model, chunk_of(state.config))  # whatever the last step drew
                 evaluation = evaluate_clips(model, self.held_out, plan, precision=state.precision, on_window=on_window)
             is_best, refused = state.selection.take(evaluation)
             if refused and state.ranks.is_first:

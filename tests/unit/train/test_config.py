@@ -28,6 +28,7 @@ from vdatrain.config import (
     TrainConfig,
     from_file,
     from_mapping,
+    parse_attention,
 )
 from vdatrain.device import choose_device
 from vdatrain.distributed.preemption import StopRequest
@@ -37,7 +38,7 @@ OTHERS: dict[str, Any] = {
     "shards": "s", "variant": "conv", "encoder": "vitb", "init": "dinov2", "preset": "paper", "precision": "bf16",
     "recompute": "all", "compile": True, "mix": "alpha=2", "size": 28, "lr": 1e-3, "ema": 0.5, "track": "none",
     "cache": "c", "cache_size": "2GiB", "cache_free": "3MB", "device": "cpu", "train_split": "a", "eval_split": "b",
-    "licence": "commercial", "final": "last", "differences": "past", "past_only": True,
+    "licence": "commercial", "final": "last", "differences": "past", "attention": "chunk",
 }  # fmt: skip
 """Another value than the default of every option that is no number."""
 
@@ -246,3 +247,16 @@ def test_a_limit_counts_from_the_beginning() -> None:
     assert stop.reason == "at its time limit of 60 s"
     assert not stop.by_keyboard
     assert StopRequest(now=lambda: 1e9).reason is None
+
+
+@pytest.mark.parametrize(("text", "chunk"), [("full", None), ("causal", 1), ("chunk:8", 8), ("chunk:32", 32)])
+def test_an_attention_is_read(text: str, chunk: int | None) -> None:
+    assert parse_attention(text) == chunk
+
+
+@pytest.mark.parametrize(
+    "text", ["", "chunk", "chunk:", "chunk:0", "chunk:33", "chunk:-1", "chunk:x", "causal:2", "all"]
+)
+def test_an_attention_that_is_none_is_one_sentence(text: str) -> None:
+    with pytest.raises(UsageError, match="expected full, causal, or chunk:8"):
+        parse_attention(text)

@@ -177,7 +177,7 @@ def test_shards_without_differences_serve_what_needs_none(shown: str, toy_shards
 
 
 def test_a_model_hides_what_its_configuration_says(toy_shards: Path) -> None:
-    model = build_from_config(config(toy_shards, differences="past", past_only=True))
+    model = build_from_config(config(toy_shards, differences="past", attention="causal"))
     assert (model.differences_shown, model.past_only) == ("past", True)
     model = build_from_config(config(toy_shards, differences="shuffled"))
     assert (model.differences_shown, model.past_only) == ("both", False)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from vdatrain.inference.long_video import cut_windows, infer_windows, join_windo
 from vdatrain.inference.predictor import Predictor
 from vdatrain.inference.video_reader import DEFAULT_DIFF, VideoFrame
 from vdatrain.models import variants
-from vdatrain.models.layers.temporal import remember_frames, set_past_only
+from vdatrain.models.layers.temporal import remember_frames, set_attention
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CPU = Precision(torch.device("cpu"))
@@ -187,17 +188,20 @@ def test_a_single_frame_is_the_same_either_way(variant: str, toy_frame) -> None:
 
 
 @pytest.mark.parametrize("variant", variants.names())
-def test_streaming_is_a_window_in_which_no_frame_sees_a_later_one(variant: str, toy_frame) -> None:
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_streaming_is_a_window_under_the_mask_of_its_chunks(variant: str, chunk: int, toy_frame) -> None:
     model, frames = lively(variant).eval(), video(toy_frame, 8)
     del frames[4]  # whose neighbours do not follow one another
-    found = stream(model, frames)
-    eye = predictor(model)
+    eye = replace(predictor(model), chunk=chunk)
     looks = [eye.prepare(frame) for frame in frames]
     window = eye.predict_window(looks)
-    set_past_only(model)
+    set_attention(model, chunk)
+    found = torch.stack(list(eye.predict_frames(frames, stream=True)))
     assert_close(found, eye.predict_window(looks), rtol=1e-4, atol=1e-4)
-    assert_close(found, stream(model, frames), rtol=0, atol=0)
     assert (found - window).abs().max() > 1e-3
+    if chunk == 1:
+        set_attention(model, None)
+        assert_close(found, stream(model, frames), rtol=0, atol=0)  # which needs no such mask
 
 
 @pytest.mark.parametrize("variant", variants.names())

@@ -18,11 +18,12 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vdatrain
+from tests.models import stirred
 from tests.unit.train.conftest import Toy
 from vdaprep.errors import VdakitError
 from vdatrain import run_dir
 from vdatrain.config import TrainConfig
-from vdatrain.data import loader
+from vdatrain.data import batch, decode, loader
 from vdatrain.data.batch import Batch
 from vdatrain.data.loader import TrainLoader
 from vdatrain.data.prefetch import DevicePrefetcher
@@ -30,6 +31,8 @@ from vdatrain.data.samples import Sample
 from vdatrain.device import Precision
 from vdatrain.distributed.ranks import Ranks
 from vdatrain.evaluation.evaluate import Evaluation
+from vdatrain.models import loading
+from vdatrain.models.layers.temporal import set_attention
 from vdatrain.objectives.losses import VideoLoss
 from vdatrain.run_dir import git_state, versions
 from vdatrain.training import state, step, trainer
@@ -166,6 +169,7 @@ def test_what_would_wait_is_noticed(waits: Callable[[Tensor], object]) -> None:
     [("conv", {}), ("crossatt", {"precision": "bf16", "recompute": "all", "preset": "finetune"})],
 )
 def test_no_step_waits_for_the_device(variant: str, options, begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "decode_codes", decode.codes_of_bytes)  # as on a GPU, whose bytes are not the host's
     taken, drawn = 0, loader.sample_augmentations
 
     def watched(run: TrainState, feed: TrainLoader) -> None:
@@ -591,3 +595,39 @@ def test_the_final_evaluation_is_of_the_weights_asked_for(
     assert absrel[0] < absrel[4]
     assert (result.evaluated_step, written["step"]) == (step, step)
     assert len((run.folder / "windows.jsonl").read_text().splitlines()) > 2
+
+
+# ------------------------------------------------------------------------------------------------- chunks of attention
+
+
+def test_each_step_draws_its_chunk_and_evaluations_see_whole_windows(
+    begin: Callable[..., TrainState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int | None] = []
+    set_attention = step.set_attention
+
+    def noted(model: nn.Module, chunk: int | None) -> None:
+        drawn.append(chunk)
+        set_attention(model, chunk)
+
+    for module in (step, trainer):
+        monkeypatch.setattr(module, "set_attention", noted)
+    trainer.train_state(begin(attention="chunk", frames=4, steps=6, eval_every=6, eval_split="train"))
+    expected = [step.draw_chunk(4, seed=0, step=number) for number in range(6)]
+    assert drawn == [None, *expected, None]
+    assert len(set(expected)) > 1
+    assert {step.draw_chunk(4, seed=1, step=number) for number in range(60)} == {1, 2, None}
+    assert {step.draw_chunk(5, seed=1, step=number) for number in range(60)} == {1, 2, 4, None}
+
+
+def test_a_causal_model_learns_and_is_loaded_as_such(begin: Callable[..., TrainState]) -> None:
+    run = begin(attention="causal", frames=3, steps=1, eval_split="train")
+    trainer.train_state(run)
+    model = loading.load_model(run.folder / "best.pt").model
+    frames = torch.randn(1, 3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    changed = torch.cat([frames[:, :2], -frames[:, 2:]], dim=1)
+    stirred(model)
+    with torch.no_grad():
+        assert torch.equal(model(frames)[:, :2], model(changed)[:, :2])
+        set_attention(model, None)
+        assert not torch.equal(model(frames)[:, :2], model(changed)[:, :2])

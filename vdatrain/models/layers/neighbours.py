@@ -25,7 +25,7 @@ class Neighbours(nn.Module):
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def remember(self, num_frames: int | None) -> None:
-        """Begin a stream, in which each call shows the next frame alone, or end it with None."""
+        """Begin a stream, in which each call shows the next frames, or end it with None."""
         self.is_streaming = num_frames is not None
         self._kept = None
 
@@ -48,9 +48,9 @@ class Neighbours(nn.Module):
         return earlier, [_before(*turned, distance).flip(1) for distance in self.distances]
 
     def _recall(
-        self, values: Num[Tensor, "b 1 ..."], diff_valid: Bool[Tensor, "b 1"]
+        self, values: Num[Tensor, "b n ..."], diff_valid: Bool[Tensor, "b n"]
     ) -> tuple[Num[Tensor, "b t ..."], Bool[Tensor, "b t"]]:
-        """Add a frame to those that are remembered; returns them, it last."""
+        """Add frames to those that are remembered; returns all, these last."""
         if self._kept is not None:
             values = torch.cat([self._kept[0], values], dim=1)
             diff_valid = torch.cat([self._kept[1], diff_valid], dim=1)

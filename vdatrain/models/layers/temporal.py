@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,6 +61,12 @@ class _PositionEncoder(nn.Module):
         return tokens + self.pe[:, :T]
 
 
+def chunk_mask(num_frames: int, chunk: int, *, device: torch.device) -> Bool[Tensor, "t t"]:
+    """Return which frames (columns) each frame (rows) sees: those up to the last of its own chunk."""
+    chunks = torch.arange(num_frames, device=device) // chunk
+    return chunks[None, :] <= chunks[:, None]
+
+
 class _Memory:
     """Keys and values of the latest frames, without positions, which change as frames leave."""
 
@@ -69,9 +75,9 @@ class _Memory:
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def extend(
-        self, key: Float[Tensor, "s 1 c"], value: Float[Tensor, "s 1 c"]
+        self, key: Float[Tensor, "s n c"], value: Float[Tensor, "s n c"]
     ) -> tuple[Float[Tensor, "s t c"], Float[Tensor, "s t c"]]:
-        """Add a frame; returns the kept keys and values, at most `num_frames`, its own last."""
+        """Add frames; returns the kept keys and values, at most `num_frames`, theirs last."""
         if self._kept is not None:
             pairs = zip(self._kept, (key, value), strict=True)
             key, value = (torch.cat(pair, dim=1)[:, -self._num_frames :] for pair in pairs)
@@ -83,7 +89,9 @@ class TemporalAttention(nn.Module):
     """Self-attention along the frames of each sequence."""
 
     past_only = False
-    """No frame attends to a later one; `set_past_only` sets it."""
+    """No frame attends to one after its chunk; `set_past_only` sets it."""
+    chunk = 1
+    """Frames of a chunk, all of which see each other; `set_attention` sets it."""
 
     def __init__(self, channels: int, max_frames: int) -> None:
         super().__init__()
@@ -97,7 +105,7 @@ class TemporalAttention(nn.Module):
         self.motion_memory: _Memory | None = None
 
     def remember(self, num_frames: int | None) -> None:
-        """Begin a stream, in which each call shows the next frame alone, or end it with None."""
+        """Begin a stream, in which each call shows the next frames, or end it with None."""
         self.memory, self.motion_memory = (None if num_frames is None else _Memory(num_frames) for _ in range(2))
 
     def forward(
@@ -114,13 +122,20 @@ class TemporalAttention(nn.Module):
             query, key, value = self.to_q(placed), self.to_k(placed), self.to_v(placed)
         else:
             key, value = self._recall(tokens, self.memory)
-            query = self.to_q(tokens + self.pos_encoder.pe[:, key.shape[1] - 1 : key.shape[1]])
-        causal = self.past_only and self.memory is None
-        read = self._merged(_attend(*map(self._split, (query, key, value)), is_causal=causal))
+            query = self.to_q(tokens + self.pos_encoder.pe[:, key.shape[1] - tokens.shape[1] : key.shape[1]])
+        mask = self._mask(tokens) if self.memory is None else None
+        read = self._merged(_attend(self._split(query), self._split(key), self._split(value), mask))
         if motion is not None:
             beside, strength = motion
             read = read + strength * self._read_motion(query, beside)
         return self.to_out(read)
+
+    def _mask(self, tokens: Float[Tensor, "s t c"]) -> Bool[Tensor, "t t"] | None:
+        """Return which frames of a window each frame sees; None: all."""
+        num_frames = tokens.shape[1]
+        if not self.past_only or self.chunk >= num_frames:
+            return None
+        return chunk_mask(num_frames, self.chunk, device=tokens.device)
 
     def _read_motion(self, query: Float[Tensor, "s t c"], motion: Float[Tensor, "b t c"]) -> Float[Tensor, "s t c"]:
         """Return what queries read in their clip's tokens: all positions of a clip share them."""
@@ -130,17 +145,16 @@ class TemporalAttention(nn.Module):
         else:
             key, value = self._recall(motion, self.motion_memory)
         B, T = motion.shape[:2]
-        mask = None
-        if self.past_only and self.motion_memory is None:
-            mask = torch.ones(T, T, dtype=torch.bool, device=query.device).tril().repeat(len(query) // B, 1)
+        mask = self._mask(motion) if self.motion_memory is None else None
+        mask = None if mask is None else mask.repeat(len(query) // B, 1)
         together = query.unflatten(0, (B, -1)).flatten(1, 2)  # [B*P, T, C] -> [B, P*T, C]
         read = F.scaled_dot_product_attention(*map(self._split, (together, key, value)), attn_mask=mask)
         return self._merged(read).unflatten(1, (-1, T)).flatten(0, 1)
 
     def _recall(
-        self, tokens: Float[Tensor, "s 1 c"], memory: _Memory
+        self, tokens: Float[Tensor, "s n c"], memory: _Memory
     ) -> tuple[Float[Tensor, "s t c"], Float[Tensor, "s t c"]]:
-        """Return keys and values of the frames before, and the frame's own."""
+        """Return keys and values of the frames before, and the frames' own."""
         keys, values = memory.extend(self.to_k(tokens), self.to_v(tokens))
         places = self.pos_encoder.pe[:, : keys.shape[1]]
         # The projections have no bias: that of a sum is the sum of both.
@@ -157,13 +171,12 @@ def _attend(
     query: Float[Tensor, "s heads t c"],
     key: Float[Tensor, "s heads k c"],
     value: Float[Tensor, "s heads k c"],
-    *,
-    is_causal: bool = False,
+    mask: Bool[Tensor, "t k"] | None = None,
 ) -> Float[Tensor, "s heads t c"]:
     if len(query) <= MAX_SEQUENCES:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     parts = zip(query.split(MAX_SEQUENCES), key.split(MAX_SEQUENCES), value.split(MAX_SEQUENCES), strict=True)
-    return torch.cat([F.scaled_dot_product_attention(*part, is_causal=is_causal) for part in parts])
+    return torch.cat([F.scaled_dot_product_attention(*part, attn_mask=mask) for part in parts])
 
 
 class _GatedProjection(nn.Module):
@@ -263,15 +276,28 @@ def set_past_only(model: nn.Module, wanted: bool = True) -> None:
             setattr(module, "past_only", wanted)  # noqa: B010 - of several classes
 
 
+def set_attention(model: nn.Module, chunk: int | None) -> None:
+    """Let each frame of a window see the frames up to the last of its own chunk of so many.
+
+    chunk: 1: itself and those before it; None: all frames of the window, as published. It holds until the next call,
+    for backward passes that compute forward ones again, too. Whatever else of a variant looks at neighbours then sees
+    none that is later. Frames that are shown one after the other (`remember_frames`) see no later ones anyway.
+    """
+    set_past_only(model, chunk is not None)
+    for layer in model.modules():
+        if isinstance(layer, TemporalAttention):
+            layer.chunk = chunk or 1
+
+
 @contextmanager
 def remember_frames(model: nn.Module, *, num_frames: int = PUBLISHED_FRAMES) -> Generator[None]:
-    """While it lasts, each call of `model` shows the next frame of one clip, alone.
+    """While it lasts, each call of `model` shows the next frame of one clip, or the next few.
 
-    T = 1, and B as in the call before.
+    B is as in the call before; T is 1 for a stream, or the frames of a chunk, `num_frames` at most.
 
-    Temporal attention sees that frame and up to `num_frames - 1` before it, which take the first rows of the position
-    table. Unlike in a window no frame sees one after it, so for the first `num_frames` frames it is a window with
-    `set_past_only`. Raises ValueError if the position table has fewer rows.
+    Temporal attention sees those frames and the ones before them, `num_frames` in all, which take the first rows of the
+    position table. Unlike in a window no frame sees one after its own call, so for the first `num_frames` frames it is
+    the window under the mask of `set_attention`. Raises ValueError if the position table has fewer rows.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, TemporalAttention | Neighbours)]
     for layer in layers:
