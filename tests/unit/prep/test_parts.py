@@ -1,6 +1,7 @@
 """Archives in parts: read as the whole is, and what is wrong with their parts named with what to do."""
 
 import gzip
+import lzma
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -123,7 +124,7 @@ FAULTS: dict[str, tuple[list[str], list[bytes], int, str]] = {
         [A, B, C, D], [*G[:3], G[3][:9000]], 10, f"; either its part {D} was not downloaded to its end or a",
     ),
     "gz, one is empty": (
-        [A, B, C, D], [G[0], b"", *G[2:]], 3, f"; its part {B} has 0 bytes, others have 30000: its download",
+        [A, B, C, D], [G[0], b"", *G[2:]], 3, f"; its part {B} is none: it is empty",
     ),
     "gz, one is damaged, being of another archive": (
         [A, B, C, D], [*G[:2], cut(OTHER)[2], G[3]], 6, f"; that is in its part {C}, which is",
@@ -134,6 +135,20 @@ FAULTS: dict[str, tuple[list[str], list[bytes], int, str]] = {
     "gz, two are exchanged": (
         [A, B, C, D], [G[1], G[0], *G[2:]], 0, "cannot be opened as an archive (it begins as no archive does; "
         f"{B} begins as an archive, {A} does not: the parts are out of order, or of several archives)",
+    ),
+    "gz, one is too many": (
+        [A, B, C, D, E], [*G, NOISE[:9000]], 13, f"which are no gzip; that is in its part {E}, which is damaged or of",
+    ),
+    "gz, one is a web page": (
+        [A, B, C, D], [*G[:2], b"<!DOCTYPE html><html>no</html>" * 99, G[3]], 6, "which should have 9006 bytes; its "
+        f"part {C} is none: it is a web page, which a server sent instead of the file",
+    ),
+    "gz, the first is a pointer": (
+        [A, B], [b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n"] * 2, 0, "cannot be opened as "
+        f"an archive (its part {A} is none: it is a pointer of git-lfs, not the file: git lfs pull gets that)",
+    ),
+    "gz, they are of another kind": (
+        [A, B], cut(lzma.compress(TAR), 60_000), 0, "unpack it: xz -d -k a.tar.gz)",
     ),
     "tar, one in the middle is missing": (
         [TARS[0], *TARS[2:]], [T[0], *T[2:]], 3, "; its part a.tar.part2 is missing, as a.tar.part3 is there",

@@ -4,11 +4,12 @@ import contextlib
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import accumulate
 from urllib.parse import unquote, urlsplit
 
 from vdaprep.raw.archives.parts import Series, open_archive, own_name
 from vdaprep.raw.archives.sens import list_sens
-from vdaprep.raw.archives.sniff import ENDINGS, found_instead, is_tar_header
+from vdaprep.raw.archives.sniff import ENDINGS, found_instead, found_instead_of_part, is_tar_header
 from vdaprep.raw.archives.spans import (
     HEADER_BYTES,
     UNREADABLE,
@@ -174,13 +175,13 @@ def _list_parts(archive: Joined, name: str, on_bytes: OnBytes, series: Series) -
     except UNREADABLE as error:
         if isinstance(error, OSError) or (is_url(name) and archive.read(0, 2) == _GZIP):
             raise
-        raise PartsError(f"{reason_of(error)}; {_explain_start(archive, series)}") from error
+        raise PartsError(_explain_start(archive, series, reason_of(error))) from error
     if listing.has_end and listing.stop is None:
         more = [("", series.fault)] if series.fault and listing.is_whole else []
         return replace(listing, problems=[*listing.problems, *more])
-    short = series.find_short(archive.sizes)
-    if short is not None and (before := _list_before_gap(archive, sum(archive.sizes[: short[0]]), listing)) is not None:
-        return replace(before, problems=[*_with_reason(before, short[1])])
+    gap = None if listing.has_end else _find_gap(archive, series)
+    if gap is not None and (before := _list_before_gap(archive, sum(archive.sizes[: gap[0]]), listing)) is not None:
+        return replace(before, problems=[*_with_reason(before, gap[1])])
     return replace(listing, problems=[*_with_reason(listing, series.explain(archive.sizes, listing.stop))])
 
 
@@ -207,14 +208,31 @@ def _list_before_gap(archive: Joined, size: int, listing: Listing) -> Listing | 
     return found if len(listing.names) <= len(found.names) + 1 else None
 
 
-def _explain_start(archive: Joined, series: Series) -> str:
-    """Say why nothing can be read of an archive in parts."""
-    begins = [sum(archive.sizes[:index]) for index in range(len(archive.sizes))]
-    starts = [archive.read(begin, 4) for begin in begins]
-    known = (_GZIP, b"PK\3\4")
-    first = next((index for index, start in enumerate(starts) if start.startswith(known)), 0)
+def _find_gap(archive: Joined, series: Series) -> tuple[int, str] | None:
+    """Return how many parts are right up to one that is not, and what is said of that."""
+    for index, start in enumerate(_starts(archive)):
+        if found := found_instead_of_part(start):
+            return index, f"its part {own_name(series.parts[index])} is none: {found}"
+    return series.find_short(archive.sizes)
+
+
+def _starts(archive: Joined) -> list[bytes]:
+    begins = accumulate(archive.sizes, initial=0)
+    return [archive.read(begin, min(size, 512)) for begin, size in zip(begins, archive.sizes, strict=False)]
+
+
+def _explain_start(archive: Joined, series: Series, reason: str) -> str:
+    """Say why nothing can be read of an archive in parts, of which `reason` is said as a whole."""
+    starts = _starts(archive)
+    first = next((index for index, start in enumerate(starts) if start.startswith((_GZIP, b"PK\3\4"))), 0)
+    gap = _find_gap(archive, series)
+    if gap is not None and gap[0] == 0:
+        return gap[1]
     if first:
         one, other = (own_name(series.parts[index]) for index in (0, first))
-        return f"{other} begins as an archive, {one} does not: the parts are out of order, or of several archives"
-    short = series.find_short(archive.sizes)
-    return series.explain(archive.sizes, None) if short is None else short[1]
+        why = f"{other} begins as an archive, {one} does not: the parts are out of order, or of several archives"
+    elif found_instead(starts[0], ""):  # of another kind, and it says so
+        return reason
+    else:
+        why = series.explain(archive.sizes, None) if gap is None else gap[1]
+    return f"{reason}; {why}"

@@ -70,6 +70,12 @@ _STAND_INS = {
 }
 
 
+def found_instead_of_part(start: bytes) -> str:
+    """Say what came instead of a part of an archive; empty if it may be one."""
+    kind = stand_in(start)
+    return "" if kind == "zeros" else _STAND_INS.get(kind, "")
+
+
 def found_instead(start: bytes, name: str) -> str:
     """Say what a file that is no archive begins as; empty if its first bytes say nothing."""
     if found := _STAND_INS.get(stand_in(start)):

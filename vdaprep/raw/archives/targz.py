@@ -250,9 +250,11 @@ def list_damaged(file: Ranges, *, reason: str) -> Listing:
         stop = content.stop if content.damage else None
         return Listing(found.names, table, found.problems, has_end=found.has_end, stop=stop)
     problem = f"makes rapidgzip fail ({reason}); it is read all the same, but slowly"
+    stop: int | None = None
     if content.size and content.damage:  # inflated to its end, it shows whether there is any
         problem = f"is damaged ({content.damage}), maybe inside one of its members; get it again"
     elif rest := content.rest:
+        stop = content.stop
         kind = "of zeros after its end" if content.rest_is_zeros else "after its end, which are no gzip"
         problem = f"goes on for {rest} bytes {kind}; get it again, or cut them off, as this makes reading slow"
-    return Listing(found.names, table, [*found.problems, ("", problem)])
+    return Listing(found.names, table, [*found.problems, ("", problem)], stop=stop)
