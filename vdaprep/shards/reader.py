@@ -8,9 +8,11 @@ the CRC-32 of the record, and unpack of no member more than the metadata says.
 import functools
 import hashlib
 import io
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int8, Int64, Num, UInt8, UInt16
@@ -76,24 +78,20 @@ class VideoGroup:
 
     def rgb(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
         """Return one of `frames`; raises ShardError naming the group."""
-        rgb = np.empty((self._meta.height, self._meta.width, 3), np.uint8)
-        codec.rgb_of_planes(self.planes(number), out=rgb)
-        return rgb
+        return self._rgb[number - self._frames.start]
 
-    def planes(self, number: int) -> UInt8[np.ndarray, "rows columns"]:
-        """Return one of `frames` as `codec.decode_planes` does; raises as `rgb`."""
-        return self._planes[number - self._frames.start]
+    def unpack(self, out: Mapping[int, UInt8[np.ndarray, "rows columns"]]) -> None:
+        """Decode without converting to RGB, as `codec.decode_planes`; raises as `rgb`."""
+        codec.decode_planes(self._data, **self._facts, out=out)
 
     @functools.cached_property
-    def _planes(self) -> UInt8[np.ndarray, "t rows columns"]:
-        return codec.decode_planes(
-            self._data,
-            codec=self._meta.rgb.codec,
-            size=(self._meta.height, self._meta.width),
-            count=self._count,
-            frames=self._frames,
-            where=self._where,
-        )
+    def _rgb(self) -> UInt8[np.ndarray, "t h w 3"]:
+        return codec.decode_group(self._data, **self._facts, frames=self._frames)
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        size = self._meta.height, self._meta.width
+        return {"codec": self._meta.rgb.codec, "size": size, "count": self._count, "where": self._where}
 
 
 @dataclass(frozen=True)
@@ -118,10 +116,6 @@ class StoredFrame:
         if self.group is not None:
             return self.group.rgb(self.index % self.meta.rgb.group)
         return codec.decode_rgb(self._get("rgb.jpg"), size=(self.meta.height, self.meta.width), where=self.where)
-
-    def image(self) -> UInt8[np.ndarray, "rows columns *channels"]:
-        """Decode the image as `read_window` does."""
-        return self.rgb() if self.group is None else self.group.planes(self.index % self.meta.rgb.group)
 
     def depth_bytes(self) -> UInt8[np.ndarray, " n"]:
         """Undo only the compression of the depth, as `codec.decompress_depth` does."""
@@ -363,8 +357,7 @@ def read_window(clip: Clip, frames: range, *, allocate: Allocate) -> Bool[np.nda
     shown = stored[:: frames.step]
     size = meta.height, meta.width
     images = allocate("images", (count, *((*size, 3) if meta.rgb.group == 1 else codec.planes_size(size))), np.uint8)
-    for row, frame in enumerate(shown):
-        images[row] = frame.image()
+    _unpack_images(shown, images)
     _unpack_depth(shown, meta, allocate)
     if meta.stored_diff is None:
         return _unpack_differences(stored, frames, meta=meta, out=None)
@@ -379,6 +372,15 @@ def _check_memory(meta: ClipMeta, num_frames: int, *, where: str, limit: int) ->
         size += math.prod(_differences_shape(meta, num_frames))
     with contract(where):
         check_window(size, limit=limit)
+
+
+def _unpack_images(frames: Sequence[StoredFrame], images: UInt8[np.ndarray, "t ..."]) -> None:
+    for group, several in itertools.groupby(zip(images, frames, strict=True), key=lambda pair: pair[1].group):
+        if group is None:
+            for image, frame in several:
+                image[...] = frame.rgb()
+        else:
+            group.unpack({frame.index % frame.meta.rgb.group: image for image, frame in several})
 
 
 def _unpack_depth(frames: Sequence[StoredFrame], meta: ClipMeta, allocate: Allocate) -> None:

@@ -128,7 +128,7 @@ def _half_codes(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> UInt16[
 
 
 def _bits_of_halves(depth_m: Float32[np.ndarray, "h w"], far_m: np.float32) -> UInt16[np.ndarray, "h w"] | None:
-    """Return the bits of half floats, 0 unknown, sky beyond far_m; None if a depth up to there is none.
+    """Return the bits of half floats, sky beyond far_m; None if a depth up to there is none.
 
     Cut out of the float32's bits where all have a half's full 11 digits: numpy's conversion takes thrice the time. As
     whole numbers, less 1, bits are in the order of the depths, behind which come inf, nan, what is below 0, and 0.

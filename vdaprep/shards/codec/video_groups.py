@@ -16,7 +16,7 @@ plane. It pays where frames stay on the card, and where one decoder is kept for 
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -199,17 +199,6 @@ def _to_planes(rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "ph pw"]:
 def decode_group(
     data: Data, *, codec: str, size: tuple[int, int], count: int, frames: range | None = None, where: str = "frames"
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Decode frames of a group to RGB; as `decode_planes` else."""
-    planes = decode_planes(data, codec=codec, size=size, count=count, frames=frames, where=where)
-    out = np.empty((len(planes), *size, 3), np.uint8)
-    for one, rgb in zip(planes, out, strict=True):
-        rgb_of_planes(one, out=rgb)
-    return out
-
-
-def decode_planes(
-    data: Data, *, codec: str, size: tuple[int, int], count: int, frames: range | None = None, where: str = "frames"
-) -> UInt8[np.ndarray, "t rows columns"]:
     """Decode frames of a group; uses one thread, and others may run meanwhile.
 
     Args:
@@ -217,13 +206,12 @@ def decode_planes(
         codec: `h264` or `av1`, as the clip's metadata says; a group of another is refused.
         size: Height and width of a frame, as the metadata says.
         count: Frames of the group, likewise.
-        frames: Which of them to return, one after the other; None: all. Those before are decoded, too; those behind are
-            not.
+        frames: Which of them to return, one after the other; None: all. Those before are decoded, too, but not
+            converted to RGB; those behind are not decoded.
         where: Shard, clip and frames, with which an error begins.
 
     Returns:
-        uint8 luma and chroma of each frame, `planes_size(size)`, as decoders lay them out (I420): the luma, below it
-        blue and then red chroma, a quarter of its size each, two of their rows to one of these.
+        uint8 RGB.
 
     Raises:
         ShardError: The bytes are no such group, or damaged.
@@ -233,14 +221,40 @@ def decode_planes(
     height, width = size
     check_pixels(width, height, where=where)
     check_window(len(frames) * height * width * 3, where=where)
-    out = np.empty((len(frames), *planes_size(size)), np.uint8)
-    for number, planes in enumerate(_decoded(data, codec=codec, size=size, count=count, where=where)):
-        if number in frames:
-            for target, plane in zip(_split(out[number - frames.start]), planes, strict=True):
-                target[...] = plane
-        if number + 1 == frames.stop:
-            break
+    out = np.empty((len(frames), height, width, 3), np.uint8)
+    wanted = {number: out[number - frames.start] for number in frames}
+    for rgb, planes in _wanted(wanted, _decoded(data, codec=codec, size=size, count=count, where=where)):
+        _to_rgb(*planes, rgb)
     return out
+
+
+def decode_planes(
+    data: Data,
+    *,
+    codec: str,
+    size: tuple[int, int],
+    count: int,
+    out: Mapping[int, UInt8[np.ndarray, "rows columns"]],
+    where: str = "frames",
+) -> None:
+    """Decode frames of a group, as `decode_group`, without converting them to RGB.
+
+    `out` has an array of `planes_size(size)` for each frame that is asked for, by its number. Luma and chroma are
+    written to it as decoders lay them out (I420): the luma, below it blue and then red chroma, a quarter of its size
+    each, two of their rows to one of these.
+    """
+    height, width = size
+    check_pixels(width, height, where=where)
+    for target, planes in _wanted(out, _decoded(data, codec=codec, size=size, count=count, where=where)):
+        for part, plane in zip(_split(target), planes, strict=True):
+            part[...] = plane
+
+
+def _wanted(out: Mapping[int, np.ndarray], decoded: Iterator["_Planes"]) -> Iterator[tuple[np.ndarray, "_Planes"]]:
+    """Yield each wanted frame's array and planes, in order; what is behind the last is not decoded."""
+    for number, planes in zip(range(max(out) + 1), decoded, strict=False):
+        if number in out:
+            yield out[number], planes
 
 
 def planes_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -316,7 +330,15 @@ def rgb_of_planes(planes: UInt8[np.ndarray, "rows columns"], *, out: UInt8[np.nd
         green  luma - 11698 red - 5636 blue
         blue   luma + 29049 blue
     """
-    luma, blue, red = _split(planes)
+    _to_rgb(*_split(planes), out)
+
+
+def _to_rgb(
+    luma: UInt8[np.ndarray, "ph pw"],
+    blue: UInt8[np.ndarray, "ch cw"],
+    red: UInt8[np.ndarray, "ch cw"],
+    out: UInt8[np.ndarray, "h w 3"],
+) -> None:
     size = luma.shape[1], luma.shape[0]
     chroma = [cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR_EXACT) for plane in (red, blue)]
     whole = cv2.merge([luma, *chroma])
