@@ -149,6 +149,25 @@ def test_eval_agrees_with_the_run(runs: Path, toy_shards: Path, vdatrain) -> Non
     assert json.loads(result.out)["datasets"]["tartanair"]["windows"] == 7 + 3
 
 
+def test_eval_shows_figures_under_stress_beside_those_without(runs: Path, toy_shards: Path, vdatrain, tmp_path) -> None:
+    arguments = ("eval", "--shards", toy_shards, "--checkpoint", runs / "conv" / "best.pt", "--workers", 0)
+    asked = (*arguments, "--stress", "none,flash,noise+rain", "--out", tmp_path / "out")
+    found = json.loads(vdatrain(*asked, "--json").out)
+    clean = json.loads((runs / "conv" / "evaluation.json").read_text())
+    assert found["average"] == clean["average"]
+    assert list(found["stressed"]) == ["flash", "noise+rain"]
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (written["stressed"], written["stress_seed"]) == (found["stressed"], 0)
+    table = vdatrain(*asked).out
+    for figures in (found, *found["stressed"].values()):
+        assert f"{figures['average']['absrel']:.4f}" in table
+    assert "noise+rain" in table
+    assert vdatrain("compare", tmp_path / "out", runs / "basic").code == 0
+    refused(
+        vdatrain(*arguments, "--stress", "shake"), 2, "--stress shake: 'shake' is not understood (shake can only be"
+    )
+
+
 def test_compare_prints_the_table_and_writes_a_page(runs: Path, vdatrain, tmp_path: Path) -> None:
     folders = [runs / variant for variant in variants.names()]
     result = vdatrain("compare", *folders, "--report", tmp_path / "report.html")

@@ -1,5 +1,6 @@
 """The command `vdatrain eval`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from vdaprep.errors import UsageError
 from vdatrain.cli.model import ModelOptions
 from vdatrain.cli.output import evaluation_table
 
-EXAMPLE = "vdatrain eval --shards shards/ --checkpoint runs/conv/best.pt"
+EXAMPLE = "vdatrain eval --shards shards/ --checkpoint runs/conv/best.pt --stress flicker1,noise"
 
 
 @cli_options(ModelOptions)
@@ -22,6 +23,15 @@ def command(
     long: Annotated[bool, typer.Option("--long", help="Whole trajectories, as infer sees them.")] = False,
     frames: Annotated[int | None, typer.Option(help="Frames of a window.", show_default="as trained")] = None,
     stride: Annotated[int | None, typer.Option(help="Take every n-th frame.", show_default="as trained")] = None,
+    stress: Annotated[
+        str | None,
+        typer.Option(
+            help="Evaluate again with images disturbed, for each of these: flicker1, flicker2, flash, noise, rain, or "
+            "all; + joins kinds. Differences are then taken of the disturbed images.",
+            metavar="KINDS",
+        ),
+    ] = None,
+    stress_seed: Annotated[int, typer.Option(help="What stress is drawn from, with each clip's name.", min=0)] = 0,
     workers: Annotated[int, typer.Option(help="Threads that read.")] = 2,
     cache: Annotated[str | None, typer.Option(help="Keep whole shards here.", metavar="DIR")] = None,
     cache_size: Annotated[str, typer.Option(help="Most that it holds.")] = "20GB",
@@ -35,32 +45,41 @@ def command(
     if long and not (frames is stride is None):
         raise UsageError("--long takes whole trajectories in windows of 32 frames; leave --frames and --stride out.")
     from vdaprep.shards.dataset import open_shards
+    from vdaprep.shards.pictures.stress import IMAGE_KINDS, describe, parse_stress
     from vdaprep.storage.cache import open_cache
+    from vdatrain.data.stress import StressPlan
     from vdatrain.evaluation.evaluate import evaluate_clips, plan_evaluation
     from vdatrain.evaluation.files import Protocol, check_evaluation_folder, write_evaluation
     from vdatrain.evaluation.long import evaluate_long
 
+    asked = parse_stress(stress, known=IMAGE_KINDS) if stress is not None else ()
+    plans = [StressPlan(kinds, stress_seed) for kinds in ((), *filter(None, asked))]
     if out is not None:
         check_evaluation_folder(out, inputs=[shards, model.checkpoint], name=name)
     clips = open_shards(shards, cache=open_cache(cache, size=cache_size, free=cache_free)).clips(split=split)
     predictor = model.load()
     if long:
         protocol = Protocol(split, predictor.size, frames=None)
-        with frame_bar("evaluate", total=sum(clip.num_frames for clip in clips)) as bar:
-            evaluation = evaluate_long(clips, predictor, stall_timeout_s=stall_timeout, on_frame=bar.advance)
+        with frame_bar("evaluate", total=len(plans) * sum(clip.num_frames for clip in clips)) as bar:
+            options = {"stall_timeout_s": stall_timeout, "on_frame": bar.advance}
+            found = [evaluate_long(clips, predictor, stress=under, **options) for under in plans]
     else:
         plan = plan_evaluation(predictor, frames=frames, stride=stride, workers=workers, stall_timeout_s=stall_timeout)
         protocol = Protocol(split, predictor.size, plan.shape.num_frames, plan.shape.stride)
-        with frame_bar("evaluate", total=len(plan.order(clips)), unit="windows") as bar:
-            evaluation = evaluate_clips(
-                predictor.model, clips, plan, precision=predictor.precision, on_window=bar.advance
-            )
+        with frame_bar("evaluate", total=len(plans) * len(plan.order(clips)), unit="windows") as bar:
+            options = {"precision": predictor.precision, "on_window": bar.advance}
+            under_each = (replace(plan, stress=under) for under in plans)
+            found = [evaluate_clips(predictor.model, clips, one, **options) for one in under_each]
+    evaluation, *others = found
+    stressed = {describe(under.kinds): other for under, other in zip(plans[1:], others, strict=True)}
+    figures = {kinds: other.to_json() for kinds, other in stressed.items()}
+    facts = {"stressed": figures, "stress_seed": stress_seed} if stressed else {}
     if out is not None:
-        origin = {**predictor.origin, **({"name": name} if name else {})}
+        origin = {**predictor.origin, **({"name": name} if name else {}), **facts}
         write_evaluation(out, evaluation, protocol=protocol, clips=clips, origin=origin)
     if as_json:
-        print_json(evaluation.to_json())
+        print_json({**evaluation.to_json(), **facts})
     else:
-        show([evaluation_table(evaluation)])
+        show([evaluation_table(evaluation, stressed)])
     if out is not None:
         errors.print(f"{out}: the evaluation, which vdatrain compare takes beside runs")

@@ -26,22 +26,31 @@ def warn(sentence: str) -> None:
     errors.print(f"vdatrain{rank_prefix()}: {sentence}")
 
 
-def evaluation_table(evaluation: "Evaluation | LongEvaluation") -> Table:
-    """Lay the figures out; whole trajectories are counted as such and have no training loss."""
-    figures: dict[str, Mapping[str, Any]] = evaluation.to_json()["datasets"]
-    rows = {**figures, "average": evaluation.average()}
-    counted = "trajectories" if all("trajectories" in row for row in figures.values()) else "windows"
+def evaluation_table(
+    evaluation: "Evaluation | LongEvaluation", stressed: "Mapping[str, Evaluation | LongEvaluation] | None" = None
+) -> Table:
+    """Lay the figures out, those under stress below those without.
+
+    Whole trajectories are counted as such and have no training loss.
+    """
+    found = {"": evaluation, **(stressed or {})}
+    figures: dict[str, dict[str, Mapping[str, Any]]] = {name: one.to_json()["datasets"] for name, one in found.items()}
+    rows = {name: {**figures[name], "average": one.average()} for name, one in found.items()}
+    counted = "trajectories" if all("trajectories" in row for row in figures[""].values()) else "windows"
     loss = ("loss ↓",) if counted == "windows" else ()
-    table = make_table("data set", counted, "absrel ↓", "delta1 ↑", "rmse m ↓", "TAE ↓", "compared", *loss)
-    for name, row in rows.items():
-        table.add_row(
-            name,
-            str(row.get(counted, "")),
-            *(f"{row[key]:.4f}" for key in ("absrel", "delta1", "rmse")),
-            "no poses" if row["tae"] is None else f"{row['tae']:.4f}",
-            f"{row['tae_share']:.1%}",
-            *(f"{row['loss']:.4f}" for _ in loss),
-        )
+    under = ("stress",) if stressed else ()
+    table = make_table("data set", *under, counted, "absrel ↓", "delta1 ↑", "rmse m ↓", "TAE ↓", "compared", *loss)
+    for dataset in rows[""]:
+        for stress, row in ((name, of_all[dataset]) for name, of_all in rows.items()):
+            table.add_row(
+                dataset if not stress else "",
+                *(stress or "none" for _ in under),
+                str(row.get(counted, "")),
+                *(f"{row[key]:.4f}" for key in ("absrel", "delta1", "rmse")),
+                "no poses" if row["tae"] is None else f"{row['tae']:.4f}",
+                f"{row['tae_share']:.1%}",
+                *(f"{row['loss']:.4f}" for _ in loss),
+            )
     return table
 
 

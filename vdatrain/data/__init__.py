@@ -7,6 +7,7 @@ stream       windows read by threads, in the order of a sampler
 sequential   windows of whole shards, one after the other, through webdataset
 dataset      ShardDataset, for a plain DataLoader
 transforms   crop, flip and colour jitter
+stress       samples with disturbed images
 terms        licences of the data that a run trains on
 batch        samples decoded, cropped and augmented on the device
 prefetch     ordered map over threads, copies in a stream of their own

@@ -33,6 +33,7 @@ from vdatrain.data.sampler import (
 )
 from vdatrain.data.samples import Sample
 from vdatrain.data.stream import FaultPolicy, check_state, stream_batches
+from vdatrain.data.stress import StressPlan
 from vdatrain.data.transforms import Augmentation, fit_view, sample_augmentations
 from vdatrain.models.variants import uses_differences
 
@@ -334,6 +335,8 @@ class EvalLoader:
     """Which differences a batch has, as `TrainConfig.differences` says."""
     foreign: Sequence[Window] = ()
     """For each of `order` the window whose differences it is shown, where those are `shuffled`."""
+    stress: StressPlan = StressPlan()
+    """What disturbs the images."""
 
     def __len__(self) -> int:
         return len(self.order)
@@ -343,6 +346,8 @@ class EvalLoader:
 
     def with_samples(self) -> Iterator[tuple[Sample, Batch]]:
         """Yield each window as stored, which metrics are taken of, and as a batch.
+
+        Both have the images under stress, if there is any.
 
         Raises:
             ShardError: a window cannot be read.
@@ -361,6 +366,7 @@ class EvalLoader:
     def _read(self, order: Sequence[Window]) -> Iterator[Sample]:
         share, faults = DistributedPositions(batch=1), FaultPolicy(stall_timeout_s=self.stall_timeout_s)
         for [sample] in stream_batches(self.clips, order, positions=share, workers=self.workers, faults=faults):
+            sample = self.stress.apply(sample)
             yield decoded(sample) if self.differences == "decoded" else sample
 
     def _shown(self, sample: Sample) -> tuple[Sample, Batch]:

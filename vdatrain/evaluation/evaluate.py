@@ -24,6 +24,7 @@ from vdatrain.data.differences import foreign_window
 from vdatrain.data.loader import EvalLoader, eval_order
 from vdatrain.data.sampler import SubsetSampler, Window, WindowShape, partition
 from vdatrain.data.samples import Sample
+from vdatrain.data.stress import StressPlan
 from vdatrain.device import Precision
 from vdatrain.distributed.ranks import Ranks
 from vdatrain.evaluation.windows import WINDOW_METRICS, WindowFigures
@@ -55,6 +56,8 @@ class EvaluationPlan:
     """Which differences the model is shown, as `TrainConfig.differences` says."""
     ranks: Ranks = Ranks()
     """The processes that divide the windows among themselves; each calls `evaluate_clips`."""
+    stress: StressPlan = StressPlan()
+    """What disturbs the images."""
 
     def order(self, clips: Sequence[Clip]) -> Sequence[Window]:
         """Return the windows of `clips` in the order in which they are evaluated."""
@@ -228,6 +231,7 @@ def evaluate_clips(
         device=precision.device,
         differences=plan.differences,
         foreign=[foreign_window(order, position) for position in mine] if is_shuffled else (),
+        stress=plan.stress,
     )
     for position, (sample, batch) in zip(mine, loader.with_samples(), strict=True):
         with precision.autocast():

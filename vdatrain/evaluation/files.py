@@ -6,6 +6,8 @@
     config, step         of a run's weights: its options, and the step they are of
     weights              of others: the file's name and SHA-256, their encoder, whether they are metric
     name                 what tables call the model, where it was given one
+    stressed             datasets and average once more, by the stress that images were put under
+    stress_seed          what that was drawn from, with the clips' names
 
 Those that `vdatrain run` wrote before there were `protocol` and `data` are read, too. What is read may be a stranger's.
 """

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
+from vdaprep.shards.pictures.stress import Stress
 from vdaprep.shards.reader import Clip
 from vdatrain.data.decode import decode_depth, decode_images
 from vdatrain.data.samples import Sample
+from vdatrain.data.stress import StressPlan
 from vdatrain.evaluation.evaluate import mean_of
 from vdatrain.inference.predictor import Predictor
 from vdatrain.inference.video_reader import DEFAULT_DIFF, VideoFrame, by_trajectory, read_trajectory
@@ -45,20 +47,21 @@ def evaluate_long(
     predictor: Predictor,
     *,
     stall_timeout_s: int | float = 300,
+    stress: StressPlan = StressPlan(),  # noqa: B008 - it is frozen
     on_frame: Callable[[], None] = lambda: None,
 ) -> LongEvaluation:
     """Evaluate a model on the trajectories that `clips` form, one in memory at a time.
 
-    Differences are taken as each trajectory's shard does. A read may take `stall_timeout_s` seconds; 0: no limit.
-    Raises ShardError and VdakitError as the stream does, DataError if no trajectory of a data set has a pixel of known
-    depth, VdakitError if the model predicts anything that is not finite.
+    Images are disturbed as `stress` says; differences are taken of these, as each trajectory's shard does. A read may
+    take `stall_timeout_s` seconds; 0: no limit. Raises ShardError and VdakitError as the stream does, DataError if no
+    trajectory of a data set has a pixel of known depth, VdakitError if the model predicts anything that is not finite.
     """
     metrics: defaultdict[str, list[ClipMetrics]] = defaultdict(list)
     for (dataset, _), parts in by_trajectory(clips, stall_timeout_s=stall_timeout_s).items():
         predictor = replace(predictor, diff=parts[0].meta.diff or DEFAULT_DIFF)
         truth: list[_Truth] = []
         samples = read_trajectory(parts, stall_timeout_s=stall_timeout_s)
-        frames = _frames_and_truth(samples, truth, device=predictor.precision.device)
+        frames = _frames_and_truth(samples, truth, stress.of(parts[0].key), device=predictor.precision.device)
         maps: list[Tensor] = []
         for disparity in predictor.predict_frames(frames):
             maps.append(disparity)
@@ -83,7 +86,7 @@ class _Truth:
 
 
 def _frames_and_truth(
-    samples: Iterator[tuple[int, Sample, int]], truth: list[_Truth], *, device: torch.device
+    samples: Iterator[tuple[int, Sample, int]], truth: list[_Truth], stress: Stress, *, device: torch.device
 ) -> Iterator[VideoFrame]:
     """Yield a trajectory's frames, each read once, and append to `truth` what they should be."""
     for number, sample, row in samples:
@@ -91,7 +94,8 @@ def _frames_and_truth(
         [depth_m] = decode_depth(sample.depth_bytes[one].to(device), sample.depth, size=sample.size)
         pose = None if sample.camera_to_world is None else sample.camera_to_world[row]
         truth.append(_Truth(depth_m, sample.intrinsics[row], pose))
-        yield VideoFrame(number, decode_images(sample.images[one], sample.size)[0].numpy())
+        rgb = decode_images(sample.images[one], sample.size)[0].numpy()
+        yield VideoFrame(number, stress.apply(rgb, frame=number))
 
 
 def _measure(disparity: Float32[Tensor, "t h w"], truth: Sequence[_Truth], *, max_depth_m: float) -> ClipMetrics:

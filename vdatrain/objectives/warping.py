@@ -1,4 +1,4 @@
-"""A differentiable temporal alignment error: frames warped into their neighbours by the true poses.
+"""A differentiable temporal alignment error: frames warped to neighbours by true poses.
 
     q = (depth of a frame's point in its neighbour's camera) / (depth predicted there)
     error = |q - 1| / max(q, 1)
@@ -44,7 +44,10 @@ class Cameras:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Neighbours, both ways: `m + t d` is what a pixel's ray and disparity d are to the neighbour, times d."""
+    """Neighbours, both ways.
+
+    A point at disparity d is at (m + t d) / d along the neighbour's axes.
+    """
 
     first: Tensor
     """Numbers of the frames that are warped."""

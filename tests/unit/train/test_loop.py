@@ -270,6 +270,20 @@ def test_every_frame_that_goes_through_the_model_counts(images_per_clip: int, be
     assert told["frames_per_s"] * told["step_s"] == pytest.approx(sum(seen) / 2)
 
 
+def test_extra_terms_of_the_loss_are_trained_on_and_told(begin) -> None:
+    plain, extra = (
+        begin(frames=4),
+        begin(frames=4, stride_weight=0.5, stability=0.2, warp_weight=2.0, images_per_clip=1),
+    )
+    assert "warp" not in figures_of(plain)[0]
+    [first, _] = figures_of(extra)
+    assert first["stride"] > 0
+    assert first["warp"] >= 0
+    assert math.isfinite(first["gradient_norm"])
+    weights = [dict(run.model.named_parameters())["head.scratch.output_conv1.weight"] for run in (plain, extra)]
+    assert not torch.equal(*weights)
+
+
 # ------------------------------------------------------------------------------------------- gradients without a value
 
 
