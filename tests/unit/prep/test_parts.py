@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.serving import serve
+from tests.unit.prep.conftest import Bucket
 from tests.unit.prep.test_archive_cases import read_all, sentences, zip_bytes
 from tests.unit.prep.test_archive_tars import FILES, NOISE, tar_bytes
 from vdaprep.raw.archives import targz
@@ -288,6 +289,15 @@ def test_parts_of_a_gzip_on_a_server_are_to_be_downloaded(tmp_path: Path, monkey
         server.lists = True
         [problem] = open_tree(f"{server.url}/").problems
     assert "a tar.gz cannot be read in parts from a server; download it first" in problem.reason
+
+
+@pytest.mark.s3
+def test_parts_in_an_object_store_are_read_by_ranges(bucket: Bucket) -> None:
+    for number, part in enumerate(T):
+        bucket.put(f"raw/a.tar.part{number + 1}", part)
+    for root in (f"{bucket.url}/raw", ",".join(f"{bucket.url}/raw/{name}" for name in TARS)):
+        tree = open_tree(root)
+        assert (read_all(tree), sentences(tree)) == (FILES, "")
 
 
 # ------------------------------------------------------------------------------------------------------ joined ranges
