@@ -10,6 +10,7 @@ from rich.table import Table
 
 from vdaprep.cli.options import given_options
 from vdaprep.cli.views.output import errors, frame_bar, is_quiet, make_table, show
+from vdaprep.errors import MissingExtraError
 from vdaprep.units import format_bytes, parse_duration
 from vdatrain.cli.output import warn
 from vdatrain.cli.run import DEFAULTS_HERE, defaults_here
@@ -59,7 +60,7 @@ def command(
 
     All arms see the same windows in the same order, begin with the same weights and learn the same parts; the first,
     or basic, is what the others are compared with. Runs that are finished are passed over, others go on. study.json,
-    table.md and table.csv in the study's folder have the results.
+    table.md and table.csv in the study's folder have the results, report.html (extra report) shows them.
     """
     from vdaprep.storage.atomic import check_output_folder
     from vdatrain.distributed.preemption import StopRequest
@@ -139,7 +140,22 @@ def _results(plan: "StudyPlan", specs: Sequence["ArmSpec"], *, baseline: str, ou
 
     results = summarise(plan.runs, specs, baseline=baseline, out=out)
     write_tables(out, results)
+    _write_page(out, results)
     return results
+
+
+def _write_page(out: Path, results: "StudyResults") -> None:
+    """Write report.html, or say what it needs: hours of training are not to end in an error."""
+    try:
+        from vdatrain.evaluation.report.study import REPORT_FILE, write_study_report
+    except ModuleNotFoundError as error:
+        missing = MissingExtraError.of(f"{out}: its report.html needs", error)
+        if missing is None:
+            raise
+        warn(str(missing))
+    else:
+        write_study_report(out / REPORT_FILE, results, folder=out)
+        errors.print(f"{out / REPORT_FILE}: the study as a page")
 
 
 def _shown(results: "StudyResults") -> list[str | Table]:

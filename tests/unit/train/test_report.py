@@ -6,14 +6,27 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
+from vdaprep.errors import DataError
 from vdatrain.evaluation.compare import compare, markdown_table, verdict
 from vdatrain.evaluation.files import AVERAGE, EvaluatedModel, Protocol
 from vdatrain.evaluation.report.comparison import comparison_page, write_report
 from vdatrain.evaluation.report.page import page_data
+from vdatrain.evaluation.report.study import write_study_report
+from vdatrain.evaluation.study.results import (
+    Arm,
+    Difference,
+    EarlierRow,
+    Estimate,
+    Figure,
+    StudyResults,
+    StudyRun,
+    Verdict,
+)
 
 HOSTILE = "<script>alert('x')|\"&"
 FIGURES = {"absrel": 0.1, "delta1": 0.9, "tae": None}
@@ -175,3 +188,83 @@ def test_a_long_curve_shows_logged_values_and_leaves_out_a_high_beginning(
     assert all(log[int(step)]["total"] == value for step, value in zip(line["x"], line["y"], strict=True))
     low, high = figure["layout"]["yaxis"]["range"]
     assert 0.9 < low < high < 1.6
+
+
+# -------------------------------------------------------------------------------------------------------------- study
+
+
+def study_results() -> StudyResults:
+    """What a study found of the runs, in which the second arm's second run diverged."""
+
+    def run(seed: int, state: Literal["finished", "diverged"], folder: str) -> StudyRun:
+        return StudyRun(seed, folder, state, None if state == "finished" else HOSTILE)
+
+    names = ["a", HOSTILE]
+    percent = Estimate(-7.4, -11.2, -3.5)
+    return StudyResults(
+        baseline="a",
+        seeds=[0, 1],
+        options={},
+        scenes={"toy": 3},
+        arms=[
+            Arm(HOSTILE, "conv", {"differences": HOSTILE}, [run(0, "finished", "b0"), run(1, "diverged", "b1")], None),
+            Arm("a", "basic", {}, [run(0, "finished", "a0"), run(1, "finished", "a1")], None),
+        ],
+        figures=[
+            Figure(dataset, name, "tae", 2.0 - number, None, {0: 2.0 - number})
+            for dataset in ("toy", AVERAGE)
+            for number, name in enumerate(names)
+        ],
+        differences=[
+            Difference(dataset, HOSTILE, "tae", percent, percent, percent, {0: -7.4}, 3, 5)
+            for dataset in ("toy", AVERAGE)
+        ],
+        verdicts=[Verdict(HOSTILE, "fewer flickers")],
+        earlier=[EarlierRow("conv", AVERAGE, {"absrel": 0.14045, "tae": 0.70086})],
+        remarks=[f"{HOSTILE}, seed 1, diverged."],
+    )
+
+
+def write_run(folder: Path, *, loss: float) -> None:
+    """Write what a page reads of a run's folder."""
+    folder.mkdir()
+    row = {"absrel": loss, "delta1": 0.9, "tae": 10 * loss}
+    document = {
+        "datasets": {"toy": row}, "average": row, "config": {"variant": "basic", "encoder": "tiny", "seed": 0},
+        "step": 2, "protocol": {"split": "val", "size": 28, "frames": 3, "stride": 1}, "data": {"toy": "ab" * 32},
+    }  # fmt: skip
+    (folder / "evaluation.json").write_text(json.dumps(document))
+    (folder / "log.jsonl").write_text("".join(f'{{"step": {step}, "total": {loss * step}}}\n' for step in (1, 2)))
+    levels = np.full((3, 28, 42), 100 * loss, np.uint8)
+    frames, known = np.zeros((3, 28, 42, 3), np.uint8), np.ones(levels.shape, bool)
+    np.savez(folder / "gallery-toy.npz", frames=frames, truth=levels, prediction=levels, known=known)
+
+
+def test_the_page_of_a_study_has_what_study_json_has(tmp_path: Path) -> None:
+    results = study_results()
+    for name, loss in (("a0", 0.1), ("a1", 0.3), ("b0", 0.5)):
+        write_run(tmp_path / name, loss=loss)
+    write_study_report(tmp_path / "report.html", results, folder=tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    reader = Reader()
+    reader.feed(text)
+    assert set(reader.tags) <= TAGS
+    assert f"{HOSTILE}: fewer flickers" in reader.text
+    assert f"diverged: {HOSTILE}" in reader.text
+    data = json.loads(re.search('id="data">(.*?)</script>', text, re.DOTALL)[1])
+    assert [arm["name"] for arm in data["arms"]] == ["a", HOSTILE]  # the baseline first
+    [figure] = data["charts"]["forest"]
+    [trace] = figure["data"]
+    assert trace["x"] == [item.percent.value for item in results.differences]
+    assert trace["error_x"]["array"] == pytest.approx([-3.5 + 7.4] * 2)
+    assert trace["error_x"]["arrayminus"] == pytest.approx([-7.4 + 11.2] * 2)
+    *_, mean, other = data["charts"]["curves"][0]["data"]
+    assert mean["y"] == pytest.approx([0.2, 0.4])  # of both seeds of the first arm
+    assert other["y"] == [0.5, 1.0]  # the run that diverged is left out
+    assert [[item["arm"] for item in clip["predictions"]] for clip in data["clips"]] == [[0, 1]]
+
+
+def test_a_study_without_the_run_of_an_arm_names_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a0/evaluation.json: is missing"):
+        write_study_report(tmp_path / "report.html", study_results(), folder=tmp_path)
+    assert list(tmp_path.glob("*.html")) == []

@@ -5,4 +5,5 @@ page        a page written: template, scripts, policy for browsers
 charts      Plotly figures
 clips       clips as images for the player
 comparison  the page of `vdatrain compare --report`
+study       the page of `vdatrain study`
 """
