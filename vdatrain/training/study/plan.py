@@ -1,6 +1,7 @@
 """What a study has to do: its runs, those done already, and what the others take."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -221,7 +222,7 @@ def _efforts(runs: Sequence[PlannedRun], precision: Precision) -> dict[str, Effo
     for name, found in by_arm.items():
         step_s = measured[name] if measured[name] is not None else counted[name] * slower
         assert step_s is not None
-        hours = sum(_hours(run, step_s, windows=windows) for run in found if not run.is_over)
+        hours = math.fsum(_hours(run, step_s, windows=windows) for run in found if not run.is_over)
         efforts[name] = Effort(takes[name].total, hours, is_measured=bool(ratios))
     return efforts
 
