@@ -1,4 +1,4 @@
-"""What `vdatrain study` puts on a page: its results and, from its runs' folders, curves and clips."""
+"""What `vdatrain study` puts on a page: its results, and its runs' curves and clips."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,12 +15,12 @@ REPORT_FILE = "report.html"
 
 
 def write_study_report(path: Path, results: StudyResults, *, folder: Path) -> None:
-    """Write the page of the study in `folder`; raises OutputError, and DataError if a run's files are no good."""
+    """Write the page of the study in `folder`; raises DataError as `study_page`, OutputError."""
     write_page(path, study_page(results, folder=folder))
 
 
 def study_page(results: StudyResults, *, folder: Path) -> Page:
-    """Return the page of a study; raises DataError if a run's evaluation, log or gallery is no good."""
+    """Return the page; raises DataError if a run's evaluation, log or gallery is no good."""
     names = [arm.name for arm in results.arms]
     arms = [results.baseline, *(name for name in names if name != results.baseline)]
     models = [
