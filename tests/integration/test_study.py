@@ -107,6 +107,12 @@ def test_an_arm_that_diverges_is_left_out_and_said(vdatrain: Run, toy_shards: Pa
     assert (again.code, "begun" in again.err, again.out) == (0, False, result.out)
 
 
+def test_a_study_that_is_stopped_before_a_run_ends_says_so(vdatrain: Run, toy_shards: Path, tmp_path: Path) -> None:
+    result = vdatrain(*study(toy_shards, tmp_path / "study", "basic,conv", "0", "--time-limit", 1))
+    assert (result.code, result.out) == (0, "")
+    assert "runs saved and left at its time limit of 1 s, and none is finished; the same command goes on" in result.err
+
+
 def test_a_dry_run_prints_the_plan_alone(vdatrain: Run, toy_shards: Path, tmp_path: Path) -> None:
     result = vdatrain(*study(toy_shards, tmp_path / "study", "basic,conv:zeros", "0,1,2", "--dry-run"))
     assert (result.code, result.out) == (0, "")

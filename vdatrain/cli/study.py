@@ -64,6 +64,7 @@ def command(
     """
     from vdaprep.storage.atomic import check_output_folder
     from vdatrain.distributed.preemption import StopRequest
+    from vdatrain.evaluation.files import EVALUATION_FILE
     from vdatrain.training.study.arms import check_arms, parse_arms, read_arms
     from vdatrain.training.study.plan import held_out, parse_seeds, plan_study
     from vdatrain.training.study.runner import default_jobs, study_lock
@@ -83,6 +84,9 @@ def command(
         return
     with study_lock(out):
         stopped = _train(plan, jobs=jobs, stop=stop) if plan.left else None
+        if stopped is not None and not list(out.rglob(EVALUATION_FILE)):
+            warn(f"{out}: runs saved and left {stopped}, and none is finished; the same command goes on.")
+            return
         results = _results(plan_study(specs, common, seeds=numbers, out=out), specs, baseline=baseline, out=out)
     show(_shown(results))
     errors.print(f"{out}: study.json, table.md, table.csv")

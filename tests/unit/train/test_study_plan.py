@@ -240,6 +240,14 @@ def test_a_new_study_is_planned_by_arithmetic(common: TrainConfig, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_study_whose_runs_all_diverged_says_why(common: TrainConfig, tmp_path: Path) -> None:
+    for arm in parse_arms("basic,conv"):
+        write_run(run_folder(tmp_path, arm, 0), arm.config(common, seed=0), steps=2)
+        (run_folder(tmp_path, arm, 0) / OUTCOME_FILE).write_text('{"state": "diverged", "sentence": "nan at step 2."}')
+    with pytest.raises(DataError, match=r"no run is finished, all that are over diverged: nan at step 2\.$"):
+        summarise(planned(common, tmp_path, seeds="0").runs, parse_arms("basic,conv"), baseline="basic", out=tmp_path)
+
+
 DAMAGE: dict[str, tuple[str, Callable[[str], str], str]] = {
     "no JSON": ("config.json", lambda text: text[:9], "config.json: is not valid JSON"),
     "no run's options": ("config.json", lambda text: text.replace('"frames"', '"fames"'), "there is no option"),

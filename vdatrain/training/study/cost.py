@@ -70,8 +70,13 @@ def _cost(config: TrainConfig, runs: Sequence[EvaluatedModel], *, ms: float | No
         ms_per_frame=ms,
         step_s=statistics.median(steps) if steps else None,
         memory_bytes=max(memory) if memory else None,
-        difference_bytes=stored if variants.uses_differences(config.variant) else 0,
+        difference_bytes=stored if _needs_stored(config) else 0,
     )
+
+
+def _needs_stored(config: TrainConfig) -> bool:
+    """Whether an arm would do worse without differences in the shards."""
+    return variants.uses_differences(config.variant) and config.differences not in ("zeros", "decoded")
 
 
 def _kept_times(path: Path) -> dict[str, float]:

@@ -33,7 +33,9 @@ def summarise(runs: Sequence[PlannedRun], arms: Sequence[ArmSpec], *, baseline: 
     """
     done = [run for run in runs if run.is_over and run.diverged is None]
     if not done:
-        raise DataError(f"{out}: no run is finished, so there is nothing to compare.")
+        diverged = next((run.diverged for run in runs if run.diverged), None)
+        why = f"all that are over diverged: {diverged.rstrip('.')}" if diverged else "so there is nothing to compare"
+        raise DataError(f"{out}: no run is finished, {why}.")
     config = runs[0].config
     finished = _read(done)
     scenes = {clip.key: scene_of(clip.meta.trajectory) for clip in held_out(config)}
