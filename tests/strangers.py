@@ -144,6 +144,7 @@ def _members() -> dict[str, bytes]:
 GROUP = 2  # frames of a group, so that the last of the three has one of its own
 _DEPTHS = {
     "nibbles": DepthSpec("linear", 0.0, unit_m=0.01, packing="nibbles"),
+    "sparse": DepthSpec("linear", 0.0, unit_m=0.01, packing="sparse"),
     "interpolation": DepthSpec("log", 0.0022, near_m=0.1, far_m=100.0, packing="interpolation", steps=3),
 }
 

@@ -109,6 +109,7 @@ def targets(folder: Path) -> Mapping[str, Callable[[], Target]]:
         "av1 members": lambda: _packed_member("av1", "interpolation", "f000.rgb.mp4"),
         "nibbles": lambda: _packed_depth("nibbles"),
         "interpolation": lambda: _packed_depth("interpolation"),
+        "sparse": lambda: _packed_depth("sparse"),
         "metadata v2": lambda: _packed_meta("h264", "interpolation"),
         "cache entry": lambda: Target(spoilt([b'{"bytes": 20480, "mtime_ns": 1}', b""]), _cache_entry),
         "plan.json": lambda: _plan(folder),

@@ -127,10 +127,10 @@ def _allowed_depths(options: Mapping[str, Any]) -> list[Any]:
     depth: dict[str, Any] = options.get("depth") or {}
     allowed = [depth]
     if depth.get("packing") == "nibbles":
-        allowed += [{**depth, "packing": "bytes"}]
-        if depth.get("kind") == "log":
-            halves = codec.HALF_METRES.to_json()
-            allowed += [halves, {**halves, "packing": "bytes"}]
+        kinds = [depth, codec.HALF_METRES.to_json()] if depth.get("kind") == "log" else [depth]
+        allowed = [{**kind, "packing": packing} for kind in kinds for packing in codec.LOSSLESS]
+    elif depth.get("packing") == "interpolation":
+        allowed += [{**depth, "packing": "sparse", "steps": 1}]
     return allowed
 
 

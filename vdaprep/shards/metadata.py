@@ -19,8 +19,11 @@ from vdaprep.storage.limits import MAX_FRAME_PIXELS, MAX_SMALL_DOCUMENT_BYTES, c
 
 MAX_CODE = 65534  # of a depth that is known; see `depth_codes`
 _DEPTH_KINDS = ("linear", "half", "log")
-PACKINGS = ("bytes", "nibbles", "interpolation")
-"""How codes of depth become bytes; `codec.depth` and `codec.interpolation` have them. Version 1 knows `bytes` only."""
+PACKINGS = ("bytes", "nibbles", "sparse", "interpolation")
+"""How codes of depth become bytes; `codec` has a module for each but the first two, which are `codec.depth`'s.
+
+Version 1 knows `bytes` only.
+"""
 RGB_CODECS = ("jpeg", "h264", "av1")
 GROUP_FRAMES = 8
 """Frames of a group of video, unless the clip ends before."""
@@ -45,7 +48,7 @@ class DepthSpec:
     far_m: float | None = None
     """Farthest depth in metres, of `log`; beyond is sky."""
     packing: str = "bytes"
-    """How codes become bytes: `bytes`, `nibbles` (both without loss) or `interpolation`."""
+    """How codes become bytes: `bytes`, `nibbles`, `sparse` (without loss) or `interpolation`."""
     steps: int = 1
     """Codes of kind `log` within the error's bound: an odd number, above 1 for packing `interpolation` only."""
 

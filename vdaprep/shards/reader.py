@@ -384,7 +384,7 @@ def _unpack_images(frames: Sequence[StoredFrame], images: UInt8[np.ndarray, "t .
 
 
 def _unpack_depth(frames: Sequence[StoredFrame], meta: ClipMeta, allocate: Allocate) -> None:
-    if meta.depth.packing != "interpolation":
+    if meta.depth.packing in ("bytes", "nibbles"):
         size = codec.depth_bytes(meta.depth, height=meta.height, width=meta.width)
         depth = allocate("depth", (len(frames), size), np.uint8)
         for row, frame in enumerate(frames):

@@ -5,6 +5,7 @@ there. Both work in whole numbers and give the same.
 """
 
 import functools
+import math
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vdaprep.shards import codec, depth_codes
-from vdaprep.shards.codec import interpolation
+from vdaprep.shards.codec import interpolation, sparse
 from vdaprep.shards.codec.interpolation import FIRST, IN_BLOCK
 from vdaprep.shards.metadata import DepthSpec
 
@@ -92,11 +93,26 @@ def codes_of_bytes(
     """Decode in torch."""
     if spec.packing == "interpolation":
         return codec.codes_of_values(_values_of(depth_bytes, size), steps=spec.steps, xp=torch)
+    if spec.packing == "sparse":
+        return _codes_of_sparse(depth_bytes, size)
     low, high = _planes_of(depth_bytes, spec, size).to(torch.int32).unbind(1)
     zigzag = low | (high << 8)
     residual = (zigzag >> 1) ^ -(zigzag & 1)
     rows = residual.cumsum(-1, dtype=torch.int32) & 0xFFFF  # cut to 16 bits before a sum can leave 32
     return rows.cumsum(-2, dtype=torch.int32) & 0xFFFF
+
+
+def _codes_of_sparse(depth_bytes: UInt8[Tensor, "t n"], size: tuple[int, int]) -> Int32[Tensor, "t h w"]:
+    """Return the codes of lone points, 0 elsewhere, as the table in `codec.sparse` says."""
+    of_mask = sparse.mask_bytes(*size)
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=depth_bytes.device)
+    known = (depth_bytes[:, :of_mask, None] >> shifts & 1).flatten(1)[:, : math.prod(size)].to(torch.int32)
+    count = known.sum(1, keepdim=True)
+    place = (known.cumsum(1) - 1).clamp(min=0)  # of each pixel's low byte, behind the bit plane
+    values = F.pad(depth_bytes[:, of_mask:], (0, 2)).to(torch.int32)  # so that none is beyond the end
+    zigzag = values.gather(1, place) | values.gather(1, place + count) << 8
+    codes = (((zigzag >> 1) ^ -(zigzag & 1)) * known).cumsum(1, dtype=torch.int64) & 0xFFFF
+    return (codes.to(torch.int32) * known).reshape(-1, *size)
 
 
 def _planes_of(depth_bytes: UInt8[Tensor, "t n"], spec: DepthSpec, size: tuple[int, int]) -> UInt8[Tensor, "t 2 h w"]:

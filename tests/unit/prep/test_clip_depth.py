@@ -36,6 +36,12 @@ def halves_but_one() -> np.ndarray:
     return depth_m
 
 
+def lone() -> np.ndarray:
+    depth_m = smooth()
+    depth_m[np.random.default_rng(0).random(SHAPE) < 0.84] = np.nan
+    return depth_m
+
+
 @pytest.mark.parametrize(
     ("depth_m", "kind", "packing"),
     [
@@ -43,9 +49,10 @@ def halves_but_one() -> np.ndarray:
         (noisy(), "log", "bytes"),
         (halves(), "half", "nibbles"),
         (halves_but_one(), "log", "nibbles"),
+        (lone(), "log", "sparse"),
     ],
 )
-@pytest.mark.parametrize("likely", ["nibbles", "bytes"])
+@pytest.mark.parametrize("likely", codec.LOSSLESS)
 def test_what_is_likely_decides_no_bytes(depth_m: np.ndarray, kind: str, packing: str, likely: str) -> None:
     frames = codec.settle([codec.pack_depth(frame, ASKED, likely=likely) for frame in depth_m], ASKED)
     expected = codec.settle([codec.pack_depth(frame, ASKED) for frame in depth_m], ASKED)
@@ -56,6 +63,27 @@ def test_what_is_likely_decides_no_bytes(depth_m: np.ndarray, kind: str, packing
 def test_the_likely_packing_is_the_smaller_one() -> None:
     assert codec.likely_packing(codec.pack_depth(smooth()[0], ASKED)) == "nibbles"
     assert codec.likely_packing(codec.pack_depth(noisy()[0], ASKED)) == "bytes"
+    assert codec.likely_packing(codec.pack_depth(lone()[0], ASKED)) == "sparse"
+
+
+INTERPOLATED = DepthSpec("log", 0.0022, near_m=0.1, far_m=1000.0, packing="interpolation", steps=11)
+
+
+def test_lone_points_are_not_interpolated() -> None:
+    assert codec.suited(smooth()[0], INTERPOLATED) == INTERPOLATED
+    assert codec.suited(lone()[0], ASKED) == ASKED
+    spec = codec.suited(lone()[0], INTERPOLATED)
+    assert (spec.packing, spec.steps, spec.relative_error) == ("sparse", 1, 0.0022)
+    [packed] = codec.settle([codec.pack_depth(lone()[0], spec)], INTERPOLATED)
+    found = codec.decode_depth(packed.data, packed.spec, height=packed.height, width=packed.width)
+    assert np.array_equal(np.isnan(found), np.isnan(lone()[0]))
+    assert np.allclose(found, lone()[0], rtol=0.0022, atol=0, equal_nan=True)
+    assert len(packed.data) < len(codec.pack_depth(lone()[0], INTERPOLATED).data)
+
+
+@pytest.mark.parametrize("likely", codec.LOSSLESS)
+def test_few_unknown_pixels_are_no_lone_points(likely: str) -> None:
+    assert not any(codec.pack_depth(depth_m, ASKED, likely=likely).is_sparse for depth_m in (*noisy(), *halves()))
 
 
 @pytest.mark.parametrize("small_m", [1.0, 2.0**-14, 2.0**-24])

@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from vdaprep.errors import ShardError
 from vdaprep.shards import codec, depth_codes
+from vdaprep.shards.codec.zstd import compress
 from vdaprep.shards.metadata import DepthSpec, DiffSpec
 
 LOG = DepthSpec("log", 0.0005, near_m=0.1, far_m=1000.0)
@@ -19,7 +20,7 @@ HALF = DepthSpec("half", 0.0, unit_m=0.1)
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 
-@pytest.mark.parametrize("packing", ["bytes", "nibbles"])
+@pytest.mark.parametrize("packing", codec.LOSSLESS)
 @given(codes=arrays(np.uint16, SHAPES))
 def test_codes_survive_packing(packing: str, codes: np.ndarray) -> None:
     height, width = codes.shape
@@ -161,6 +162,18 @@ def test_every_flipped_bit_of_depth_is_noticed() -> None:
             assert str(error).startswith("x.depth.zst: ")  # noqa: PT017 - either a sentence or equal numbers
         else:
             assert np.array_equal(found, truth)
+
+
+@pytest.mark.parametrize("more", [b"", b"\0", b"\0\0"])
+@pytest.mark.parametrize("bits", [b"\xe0\0", b"\0\1"])
+def test_lone_points_of_another_number_than_the_bits_say_are_refused(bits: bytes, more: bytes) -> None:
+    spec = replace(LINEAR, packing="sparse")
+    data = compress(bits + b"\2\2\2\0\0" + more)  # three rows of five pixels: a bit is left over
+    if (bits, more) == (b"\xe0\0", b"\0"):
+        assert codec.unpack_codes(data, spec, height=3, width=5)[0].tolist() == [1, 2, 3, 0, 0]
+    else:
+        with pytest.raises(ShardError, match=r"x: has \d+ bytes for \d known pixels; the shard is damaged"):
+            codec.unpack_codes(data, spec, height=3, width=5, where="x")
 
 
 def test_a_size_that_lies_is_refused_before_unpacking() -> None:

@@ -17,6 +17,7 @@ from vdaprep.errors import UsageError
 from vdaprep.raw.frames import Frame, SourceOptions
 from vdaprep.raw.png import encode_png, encode_png16
 from vdaprep.raw.tree import Reader, open_tree
+from vdaprep.shards.dataset import open_shards
 from vdaprep.sources.evaluation import kitti
 from vdaprep.synthetic.sample import render_as_frame, unpack
 from vdaprep.synthetic.scene import make_scene
@@ -155,6 +156,24 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
     assert np.allclose(np.linalg.inv(poses[0]) @ poses, np.linalg.inv(given[0]) @ given, atol=1e-6)
     stored = {frame.frame_id: frame for frame in frames[FIRST : LAST + 1]}
     expect_exported(folder, stored, relative_error=0 if profile == "standard" else 0.0022, pose_error=None)
+
+
+def test_lone_points_are_recoded_to_what_a_conversion_makes(frames: list[Frame], vdaprep: Run, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", frames[:14])
+    for profile in ("standard", "small"):
+        convert = ("convert", "kitti", "--raw", raw, "--out", tmp_path / profile, "--workers", 1, "--no-check")
+        assert vdaprep(*convert, "--profile", profile).code == 0
+    for source, profile in (("standard", "small"), ("small", "tiny")):
+        out = tmp_path / f"{source}-recoded"
+        assert vdaprep("recode", tmp_path / source, "--out", out, "--profile", profile, "--workers", 1).code == 0
+        result = vdaprep("verify", out, "--deep")
+        assert (result.code, result.err) == (0, "")
+    converted, *recoded = (
+        [(clip.meta.depth, bytes(frame.members["depth.zst"])) for clip in clips for frame in clip.frames()]
+        for clips in (open_shards(tmp_path / name).clips() for name in ("small", "standard-recoded", "small-recoded"))
+    )
+    assert converted[0][0].packing == "sparse"
+    assert recoded == [converted, converted]
 
 
 def test_lone_points_are_drawn_larger() -> None:

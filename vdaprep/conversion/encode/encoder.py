@@ -19,7 +19,7 @@ from vdaprep.raw.prefetch import ReadAhead
 from vdaprep.raw.tree import Reader
 from vdaprep.shards import codec
 from vdaprep.shards.codec import PackedDepth
-from vdaprep.shards.metadata import ClipMeta
+from vdaprep.shards.metadata import ClipMeta, DepthSpec
 from vdaprep.shards.names import clip_key
 from vdaprep.shards.records import Rejection
 from vdaprep.shards.writer import EncodedClip
@@ -66,6 +66,7 @@ class ClipEncoder:
         self._options = options
         self._encoding = encoding
         self._has_cuts = _manifest.load(dataset).has_cuts
+        self._depth: DepthSpec | None = None  # of the planned clip, once a frame is known
         self._packing = "nibbles"  # that the clip's depth is likely to get; it decides no bytes, only how fast
 
     def encode(
@@ -77,7 +78,7 @@ class ClipEncoder:
         `on_frame` is called after every frame, used or not.
         """
         take: list[_EncodedFrame] = []
-        members = self._members()
+        members, self._depth = self._members(), None
         order = self._announced(clip)
         try:
             previous = None
@@ -127,8 +128,9 @@ class ClipEncoder:
         depth_m = self._source.read_depth(files, self._reader)
         raw = make_frame(files, rgb, depth_m, self._cameras_of(trajectory), index)
         frame = fit_short_side(raw, self._encoding.short_side)
+        self._depth = self._depth or codec.suited(frame.depth_m, self._encoding.depth)
         try:
-            depth = codec.pack_depth(frame.depth_m, self._encoding.depth, likely=self._packing)
+            depth = codec.pack_depth(frame.depth_m, self._depth, likely=self._packing)
         except ValueError as error:
             raise FrameError(str(files.depth), str(error)) from error
         thumbnail = shrink_frame(rgb.pixels, depth_m) if self._has_cuts else None

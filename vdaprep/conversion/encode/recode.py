@@ -114,8 +114,10 @@ def recode_clip(clip: Clip, *, found: Encoding, wanted: Encoding, tick: Tick) ->
     """
     meta = clip.meta
     members = ClipMembers(wanted.rgb, wanted.depth)
+    spec: DepthSpec | None = None
     for frame in clip.frames():
-        depth = _depth(frame, wanted.depth)
+        spec = spec or (codec.suited(frame.depth_m(), wanted.depth) if wanted.interpolate else wanted.depth)
+        depth = _depth(frame, spec)
         diff = frame.members["diff.zst"] if wanted.diff is not None and wanted.diff.origin == "stored" else None
         members.add(_image(frame, found.rgb, wanted.rgb), depth, None if diff is None else bytes(diff))
         tick(Amount(frames=1, bytes_in=sum(map(len, frame.members.values()))))
@@ -144,12 +146,11 @@ def _image(frame: StoredFrame, found: Rgb, wanted: Rgb) -> Any:
 
 def _depth(frame: StoredFrame, wanted: DepthSpec) -> codec.PackedDepth:
     meta = frame.meta
-    if wanted.packing == "interpolation" and meta.depth != wanted:
-        return codec.pack_depth(within_range(frame.depth_m(), meta.depth), wanted)
-    codes = frame.depth_codes()
-    if wanted.packing == "interpolation":
-        return codec.keep_packed(bytes(frame.members["depth.zst"]), codes, meta.depth)
-    return codec.pack_again(codes, replace(meta.depth, packing="nibbles"))
+    if wanted.packing == "nibbles":
+        return codec.pack_again(frame.depth_codes(), replace(meta.depth, packing="nibbles"))
+    if meta.depth == wanted:
+        return codec.keep_packed(bytes(frame.members["depth.zst"]), frame.depth_codes(), meta.depth)
+    return codec.pack_depth(within_range(frame.depth_m(), meta.depth), wanted)
 
 
 # --------------------------------------------------------------------------------------------------------------- shards

@@ -3,6 +3,7 @@
 zstd           compression, of a size that is known before anything is allocated
 depth          codes of depth (`shards.depth_codes`)
 interpolation  the same with a bounded error, from coarse to fine
+sparse         the same of lone points
 clip_depth     kind and packing of a clip's depth
 differences    differences of neighbouring frames
 jpeg           frames, each alone
@@ -12,12 +13,14 @@ mp4            where the packets of a group lie
 
 from vdaprep.shards.codec.clip_depth import (
     HALF_METRES,
+    LOSSLESS,
     PackedDepth,
     keep_packed,
     likely_packing,
     pack_again,
     pack_depth,
     settle,
+    suited,
 )
 from vdaprep.shards.codec.depth import (
     codes_of_planes,
@@ -46,6 +49,7 @@ from vdaprep.shards.codec.zstd import ZSTD_LEVEL
 
 __all__ = [
     "HALF_METRES",
+    "LOSSLESS",
     "PackedDepth",
     "ZSTD_LEVEL",
     "codes_of_planes",
@@ -74,6 +78,7 @@ __all__ = [
     "rgb_of_planes",
     "settle",
     "shrink",
+    "suited",
     "unpack_codes",
     "unpack_planes",
 ]

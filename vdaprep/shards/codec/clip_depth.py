@@ -1,7 +1,8 @@
 """The depth of a clip, whose kind and packing are chosen when its frames are known.
 
 Where a clip is to be stored code by code, and all its depth is half floats as renderers write them, kind `half` is
-exact at about the size of `log`. Of the packings `nibbles` and `bytes` it takes the smaller, by every eighth frame.
+exact at about the size of `log`. Of the packings without loss it takes the smallest, by every eighth frame; `sparse` is
+tried where points are lone. Interpolated, lone points would take ten times the time and more bytes than code by code.
 """
 
 import functools
@@ -13,11 +14,14 @@ from jaxtyping import Float32, UInt16
 
 from vdaprep.shards.codec.depth import pack_codes, pack_planes, unpack_codes, unpack_planes
 from vdaprep.shards.codec.interpolation import pack_interpolated
-from vdaprep.shards.depth_codes import SKY_CODE, code_depth, count_beyond, disparity_range, metres_of
+from vdaprep.shards.codec.sparse import is_sparse
+from vdaprep.shards.depth_codes import SKY_CODE, UNKNOWN_CODE, code_depth, count_beyond, disparity_range, metres_of
 from vdaprep.shards.metadata import DepthSpec
 
 HALF_METRES = DepthSpec("half", 0.0, unit_m=1.0, packing="nibbles")
 """How the depth of a clip is stored, in place of kind `log`, if all of it is half floats in metres."""
+LOSSLESS = ("bytes", "nibbles", "sparse")
+"""The packings that keep every code; of as many bytes the first is taken."""
 _COMPARED_EVERY = 8  # of so many frames one is packed both ways
 _LEAST_FULL_HALF, _MOST_HALF = np.float32(2**-14), np.float32(65504)  # smaller ones have fewer digits
 _CUT_BITS = np.uint32(0x1FFF)  # of a float32's digits, which a half does not have
@@ -43,6 +47,8 @@ class PackedDepth:
     """Pixels nearer than near_m."""
     clamped_far: int
     """Pixels of finite depth that are stored as sky."""
+    is_sparse: bool = False
+    """Whether most known pixels are lone points."""
 
     @functools.cached_property
     def otherwise(self) -> "PackedDepth":
@@ -71,8 +77,18 @@ def pack_depth(
 
 
 def likely_packing(frame: PackedDepth) -> str:
-    """Return the packing, `nibbles` or `bytes`, that takes less, for the frames that follow."""
-    return "bytes" if _size(frame, "bytes") < _size(frame, "nibbles") else "nibbles"
+    """Return the packing without loss that takes least, for the frames that follow."""
+    return _smallest([frame])
+
+
+def suited(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> DepthSpec:
+    """Return how depth like a clip's first is to be packed: code by code where points are lone.
+
+    Within the same error; other packings than `interpolation` stay, as `settle` decides.
+    """
+    if spec.packing != "interpolation" or not is_sparse(depth_m > 0):
+        return spec
+    return replace(spec, packing="sparse", steps=1)
 
 
 def pack_again(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> PackedDepth:
@@ -91,10 +107,17 @@ def settle(frames: Sequence[PackedDepth], spec: DepthSpec) -> list[PackedDepth]:
     if any(frame.spec.kind != HALF_METRES.kind for frame in frames):
         frames = [_coded_again(frame, spec) if frame.spec.kind != spec.kind else frame for frame in frames]
     if spec.packing == "nibbles":
-        compared = frames[::_COMPARED_EVERY]
-        sizes = [sum(_size(frame, packing) for frame in compared) for packing in ("bytes", "nibbles")]
-        return [_packed_as(frame, "bytes" if sizes[0] < sizes[1] else "nibbles") for frame in frames]
+        packing = _smallest(frames[::_COMPARED_EVERY])
+        return [_packed_as(frame, packing) for frame in frames]
     return list(frames)
+
+
+def _smallest(frames: Sequence[PackedDepth]) -> str:
+    """Return the packing without loss that takes least for these frames."""
+    sizes = {packing: sum(_size(frame, packing) for frame in frames) for packing in ("nibbles", "bytes")}
+    if any(frame.is_sparse for frame in frames):
+        sizes["sparse"] = sum(_size(frame, "sparse") for frame in frames)
+    return min(sizes, key=lambda packing: sizes[packing])
 
 
 def _packed(
@@ -113,6 +136,7 @@ def _packed(
         disparity_range(codes, spec),
         clamped_near=0,
         clamped_far=0 if depth_m is None else count_beyond(depth_m, codes),
+        is_sparse=spec.packing != "interpolation" and is_sparse(codes != UNKNOWN_CODE),
     )
 
 
@@ -176,4 +200,10 @@ def _size(frame: PackedDepth, packing: str) -> int:
 
 
 def _packed_as(frame: PackedDepth, packing: str) -> PackedDepth:
-    return frame if frame.spec.packing == packing else frame.otherwise
+    if frame.spec.packing == packing:
+        return frame
+    if "sparse" not in (frame.spec.packing, packing):
+        return frame.otherwise
+    codes = unpack_codes(frame.data, frame.spec, height=frame.height, width=frame.width)
+    spec = replace(frame.spec, packing=packing)
+    return replace(frame, data=pack_codes(codes, spec), spec=spec)

@@ -8,8 +8,9 @@ Packings `bytes` and `nibbles` keep every code. The residual of a pixel is code 
                one below, of rows 0 and 1, 2 and 3, ...; below the last row of an odd height are zeros
 
 The upper bits are mostly zero, so nibbles take half the bytes where depth is smooth; sensors' noise fills them, and
-bytes are the smaller. Packing `interpolation` is that of `codec.interpolation`. What zstd unpacks is where a device
-goes on from; here it becomes `planes`, the low and the high bytes of a 16-bit number a pixel, and codes.
+bytes are the smaller. Packings `sparse` and `interpolation` are those of the modules of these names. What zstd unpacks
+is where a device goes on from; here it becomes `planes`, the low and the high bytes of a 16-bit number a pixel, and
+codes.
 """
 
 import numpy as np
@@ -22,6 +23,7 @@ from vdaprep.shards.codec.interpolation import (
     plane_sizes,
     planes_of_interpolated,
 )
+from vdaprep.shards.codec.sparse import decompress_sparse, mask_bytes, pack_sparse, planes_of_sparse
 from vdaprep.shards.codec.zstd import Data, compress, decompress
 from vdaprep.shards.depth_codes import code_depth, metres_of, strips
 from vdaprep.shards.metadata import DepthSpec
@@ -50,6 +52,8 @@ def pack_codes(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> bytes:
     """Compress codes as `spec.packing` says; raises ValueError if its bound would break."""
     if spec.packing == "interpolation":
         return pack_interpolated(codes, steps=spec.steps)[0]
+    if spec.packing == "sparse":
+        return pack_sparse(codes)
     return pack_planes(_residual_planes(codes), spec)
 
 
@@ -67,14 +71,18 @@ def decompress_depth(
     """
     if spec.packing == "interpolation":
         return decompress_interpolated(data, height=height, width=width, where=where)
+    if spec.packing == "sparse":
+        return decompress_sparse(data, height=height, width=width, where=where)
     return np.frombuffer(decompress(data, size=depth_bytes(spec, height=height, width=width), where=where), np.uint8)
 
 
 def depth_bytes(spec: DepthSpec, *, height: int, width: int) -> int:
-    """Return how many bytes `decompress_depth` gives; of packing `interpolation` the least."""
+    """Return how many bytes `decompress_depth` gives; of `interpolation` and `sparse` the least."""
     if spec.packing == "interpolation":
         of_mask, of_blocks = plane_sizes(height, width)
         return 2 * of_mask + of_blocks
+    if spec.packing == "sparse":
+        return mask_bytes(height, width)
     return 2 * width * (height if spec.packing == "bytes" else height + height % 2)
 
 
@@ -84,6 +92,8 @@ def planes_of_bytes(
     """Return low and high bytes of a number a pixel, from what `decompress_depth` gives."""
     if spec.packing == "interpolation":
         return planes_of_interpolated(unpacked, height=height, width=width)
+    if spec.packing == "sparse":
+        return planes_of_sparse(unpacked, height=height, width=width)
     if spec.packing == "bytes":
         return unpacked.reshape(2, height, width)
     return _planes_of(unpacked.reshape(4, (height + 1) // 2, width))[:, :height]
@@ -110,6 +120,8 @@ def codes_of_planes(planes: UInt8[np.ndarray, "2 h w"], spec: DepthSpec) -> UInt
     if spec.packing == "interpolation":
         values = low.astype(np.int32) | high.astype(np.int32) << 8
         return codes_of_values(values, steps=spec.steps).astype(np.uint16)
+    if spec.packing == "sparse":
+        return low | high.astype(np.uint16) << 8
     codes = np.empty(low.shape, np.uint16)
     above = np.zeros(low.shape[1], np.uint16)
     for rows in strips(*low.shape):
