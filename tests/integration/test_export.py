@@ -93,7 +93,7 @@ def test_a_longer_position_table_is_cut_to_the_published_one_and_comes_back(vdat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["basic", "crossatt"])  # the least and the most there is to translate
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_onnx_computes_what_the_model_does(variant: str, vdatrain, tmp_path: Path) -> None:
     import onnxruntime
 

@@ -1,7 +1,7 @@
 """The published model, its attention over time reading tokens of motion energy, too.
 
 What attends to the token is apart from the attention to frames and added to it, as IP-Adapter (arXiv:2308.06721) does
-with image tokens: so it can begin as nothing.
+with image tokens, times the tanh of a strength that is first zero, as in Flamingo (arXiv:2204.14198).
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _ATTENTIONS = 2  # of a temporal module
 class TokenBranch(Branch):
     """A token a frame and temporal module, from statistics of the frame's differences.
 
-    The modules' own projections make keys and values of it; how much of what is read is added is first zero.
+    The modules' own projections make keys and values of it.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
@@ -44,8 +44,9 @@ class TokenBranch(Branch):
         """Return the features unchanged and the tokens."""
         energy = F.gelu(self.norm(self.embed(self.statistics(pairs))))
         tokens = [project(energy) for project in self.projections]
-        pairs_of_modules = zip(tokens, self.strengths, strict=True)
-        return Branched(tuple(features), tuple(Guidance(motion=MotionTokens(*pair)) for pair in pairs_of_modules))
+        modules = zip(tokens, self.strengths, strict=True)
+        guidance = tuple(Guidance(motion=MotionTokens(token, strength.tanh())) for token, strength in modules)
+        return Branched(tuple(features), guidance)
 
 
 def build(spec: EncoderSpec, *, max_frames: int) -> VideoDepth:
