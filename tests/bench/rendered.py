@@ -49,6 +49,8 @@ class Scale:
     matrix_side: int = 8192
     indexed_frames: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     ordered_frames: int = 100_000_000
+    benchmark_frames: int = 4
+    benchmark_lengths: tuple[int, ...] = (100, 500)
 
 
 QUICK = Scale(
@@ -73,6 +75,8 @@ QUICK = Scale(
     matrix_side=64,
     indexed_frames=(1_000,),
     ordered_frames=10_000,
+    benchmark_frames=2,
+    benchmark_lengths=(4, 24),
 )
 
 

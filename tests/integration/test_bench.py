@@ -20,6 +20,7 @@ ROWS = {
     "e": ("plain L1", "spatial", "temporal", "video_loss"),
     "j": ("JPEG 95", "h264 16, 8 a group", "av1 20, 8 a group", "1/2"),
     "k": ("bytes 0.05 %", "nibbles 0.22 %", "interpolation 0.22 %"),
+    "n": ("kitti, tiny at 28", "sintel, tiny at 28", "bonn of 24 frames, tiny at 28"),
     "l": ("v1", "tiny, av1", "LeRobot, FFV1 gray12", "cvdpack, quantised", "rendered 64x48, tiny"),
 }
 
