@@ -251,7 +251,7 @@ def decode_planes(
 
 
 def _wanted(out: Mapping[int, np.ndarray], decoded: Iterator["_Planes"]) -> Iterator[tuple[np.ndarray, "_Planes"]]:
-    """Yield each wanted frame's array and planes, in order; what is behind the last is not decoded."""
+    """Yield each wanted frame's array and planes; none behind the last is decoded."""
     for number, planes in zip(range(max(out) + 1), decoded, strict=False):
         if number in out:
             yield out[number], planes
