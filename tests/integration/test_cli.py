@@ -126,6 +126,7 @@ WITHOUT_TORCH = (
     "run --shards shards", "plan", "eval --shards shards --checkpoint best.pt",
     "infer film.mp4 --checkpoint best.pt --out depth.mp4", "export --checkpoint best.pt --out best.pth", "variants",
     "benchmark --shards shards --checkpoint best.pt --out results",
+    "study --shards shards --variants basic,conv --out studies",
 )  # fmt: skip
 
 
