@@ -17,6 +17,7 @@ from vdatrain.device import Precision
 from vdatrain.inference import export
 from vdatrain.models import loading, tensor_files, variants
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
+from vdatrain.models.layers.temporal import remember_frames
 from vdatrain.models.loading import load_model
 from vdatrain.run_dir import stored_config
 from vdatrain.training import state
@@ -113,9 +114,39 @@ def test_onnx_computes_what_the_model_does(variant: str, vdatrain, tmp_path: Pat
     assert np.abs(found - expected).max() < 1e-3 * expected.max()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["basic", "conv"])
+def test_a_streaming_graph_computes_what_a_stream_does(variant: str, vdatrain, tmp_path: Path) -> None:
+    """From the first frame, whose caches are zeros, to frames after the caches are full."""
+    import onnxruntime
+
+    path, out = trained(variant, tmp_path), tmp_path / "model.onnx"
+    result = vdatrain("export", "--checkpoint", path, "--out", out, "--stream", "--size", 28)
+    assert (result.code, result.err) == (0, "")
+    facts = json.loads((tmp_path / "model.onnx.json").read_text())
+    assert facts["error"] < 1e-4
+    names = [name for name in facts["inputs"] if name not in ("frames", "differences", "diff_valid")]
+    assert facts["outputs"] == ["disparity", *(f"next_{name}" for name in names)]
+    session = onnxruntime.InferenceSession(out.read_bytes(), providers=["CPUExecutionProvider"])
+    kinds = {"seen": np.int64}
+    caches = {name: np.zeros(facts["inputs"][name], kinds.get(name, np.float32)) for name in names}
+    model = load_model(path).model.eval()
+    given = [name for name in facts["inputs"] if name not in names]
+    frames, differences, valid = window(36)
+    with torch.no_grad(), remember_frames(model):
+        for number in range(36):
+            shown = frames[:, number : number + 1], differences[:, number : number + 1]
+            values = dict(zip(given, (*shown, valid[:, number : number + 1]), strict=False))
+            found, *kept = session.run(None, {**{name: value.numpy() for name, value in values.items()}, **caches})
+            expected = model(*values.values()).numpy()
+            assert np.abs(found - expected).max() < 1e-3 * expected.max(), number
+            caches = dict(zip(names, kept, strict=True))
+    assert caches["seen"] == 31
+
+
 def test_a_graph_that_disagrees_is_not_written(vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, out = trained("basic", tmp_path), tmp_path / "model.onnx"
-    monkeypatch.setattr(export, "_trace", lambda model, inputs: b"")
+    monkeypatch.setattr(export, "_trace", lambda model, inputs, outputs: b"")
     for error in (0.5, float("nan")):
         monkeypatch.setattr(export, "_disagreement", lambda model, graph, inputs, error=error: error)
         refused(vdatrain("export", "--checkpoint", path, "--out", out), 1, "differs from the model's by")
@@ -131,6 +162,8 @@ def test_what_cannot_be_exported(vdatrain, tmp_path: Path, monkeypatch: pytest.M
     refused(vdatrain(*arguments, tmp_path / "model.pth", "--size", 28), 2, "for any --frames and --size")
     refused(vdatrain(*arguments, tmp_path / "model.onnx", "--size", 30), 2, "multiple of 14", "--size 30")
     refused(vdatrain(*arguments, tmp_path / "model.onnx", "--frames", 33), 2, "takes at most 32")
+    refused(vdatrain(*arguments, tmp_path / "model.onnx", "--stream", "--frames", 2), 2, "one frame at a time")
+    refused(vdatrain(*arguments, tmp_path / "model.pth", "--stream"), 2, "for any --frames and --size, streamed or not")
     find = export.importlib.util.find_spec
     monkeypatch.setattr(
         export.importlib.util, "find_spec", lambda name, *rest: None if "onnx" in name else find(name, *rest)

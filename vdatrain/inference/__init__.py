@@ -10,4 +10,5 @@ image_folder   frames of folders of images
 presentation   which way up a frame is shown, with which pixel shape, and when
 video_writer   disparity as a video, images or an array
 export         weights under the published names, ONNX
+stream_graph   a stream's next frame as a function of tensors alone
 """

@@ -4,27 +4,29 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from vdaprep.errors import UsageError, VdakitError
 from vdaprep.storage.atomic import check_output, new_file, write_text
 from vdatrain.config import TrainConfig
 from vdatrain.data.batch import IMAGENET_MEAN, IMAGENET_STD
+from vdatrain.inference.stream_graph import StreamStep
 from vdatrain.models import tensor_files, variants
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import PATCH_SIZE
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES
 from vdatrain.models.loading import load_model
 
+_STREAMED = 3  # frames of a stream that are compared
 ONNX_TOLERANCE = 1e-3  # greatest difference from the model, as a share of its greatest output
 _OWN_TOOLS = ("vdakit", "torch", "timm")
 _ONNX_TOOLS = ("onnx", "onnxscript", "onnxruntime")
@@ -38,6 +40,8 @@ class OnnxShape:
     """Frames."""
     size: int
     """Pixels of a side."""
+    stream: bool = False
+    """Whether the window is the next frame of a stream, with caches beside it."""
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.size < PATCH_SIZE or self.size % PATCH_SIZE:
@@ -47,10 +51,11 @@ class OnnxShape:
             )
 
 
-def export(path: Path, out: Path, *, frames: int | None = None, size: int | None = None) -> Path:
+def export(path: Path, out: Path, *, frames: int | None = None, size: int | None = None, stream: bool = False) -> Path:
     """Write a run's averaged weights as `.pth`, `.safetensors` or `.onnx`, and FILE.json.
 
-    frames, size: of the window that an ONNX graph takes, as trained where None. Returns the path of the JSON.
+    frames, size: of the window that an ONNX graph takes, as trained where None. stream: an ONNX graph of one frame,
+    what it remembers of those before being inputs and outputs, see `stream_graph`. Returns the path of the JSON.
 
     Raises UsageError for another ending, for frames or size where nothing has them, and for missing packages; DataError
     if the checkpoint is none; VdakitError if the graph does not agree with the model. Nothing is then written.
@@ -61,10 +66,16 @@ def export(path: Path, out: Path, *, frames: int | None = None, size: int | None
     record = out.with_name(f"{out.name}.json")
     for written in (out, record):
         check_output(written, inputs=[path])
-    if out.suffix != ".onnx" and (frames or size):
-        raise UsageError(f"--out {out}: holds weights for any --frames and --size; leave them out, or write .onnx.")
+    if out.suffix != ".onnx" and (frames or size or stream):
+        raise UsageError(
+            f"--out {out}: holds weights for any --frames and --size, streamed or not; leave --frames, --size and "
+            "--stream out, or write .onnx."
+        )
+    if stream and frames not in (None, 1):
+        raise UsageError(f"--frames {frames}: a stream takes one frame at a time; leave it out.")
     model, config, _, data = load_model(path)
-    shape = OnnxShape(config.frames if frames is None else frames, config.size if size is None else size)
+    num_frames = 1 if stream else config.frames if frames is None else frames
+    shape = OnnxShape(num_frames, config.size if size is None else size, stream=stream)
     facts = writer(out, model.eval(), config, shape)
     write_text(
         record,
@@ -145,7 +156,12 @@ def _write_onnx(out: Path, model: nn.Module, config: TrainConfig, shape: OnnxSha
     if shape.num_frames > longest:
         raise UsageError(f"--frames {shape.num_frames}: the model takes at most {longest}.")
     inputs = _example(shape, differences=variants.uses_differences(config.variant))
-    graph = _trace(model, inputs)
+    outputs = ["disparity"]
+    if shape.stream:
+        step = StreamStep(model)
+        caches = step.caches(inputs)
+        model, inputs, outputs = step, {**inputs, **caches}, [*outputs, *(f"next_{name}" for name in caches)]
+    graph = _trace(model, inputs, outputs)
     error = None
     if importlib.util.find_spec("onnxruntime"):
         error = _disagreement(model, graph, inputs)
@@ -160,6 +176,7 @@ def _write_onnx(out: Path, model: nn.Module, config: TrainConfig, shape: OnnxSha
         "frames": shape.num_frames,
         "size": shape.size,
         "inputs": {name: list(value.shape) for name, value in inputs.items()},
+        "outputs": outputs,
         "error": error,
         "versions": _versions((*_OWN_TOOLS, *_ONNX_TOOLS)),
     }
@@ -172,11 +189,11 @@ def _example(shape: OnnxShape, *, differences: bool) -> dict[str, Tensor]:
     inputs = {"frames": torch.randn(1, shape.num_frames, 3, shape.size, shape.size, generator=generator)}
     if differences:
         inputs["differences"] = 0.1 * torch.randn(1, shape.num_frames, 3, cells, cells, generator=generator)
-        inputs["diff_valid"] = torch.arange(shape.num_frames)[None] > 0
+        inputs["diff_valid"] = torch.arange(shape.num_frames)[None] > (-1 if shape.stream else 0)
     return inputs
 
 
-def _trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> bytes:
+def _trace(model: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> bytes:
     """Return the model as a protocol buffer of ONNX, weights inside.
 
     Through torch.export: torch's older exporter is deprecated and cannot resample the encoder's position table.
@@ -187,7 +204,7 @@ def _trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> bytes:
             tuple(inputs.values()),
             dynamo=True,
             input_names=list(inputs),
-            output_names=["disparity"],
+            output_names=list(outputs),
             external_data=False,
             verbose=False,
         )
@@ -196,13 +213,30 @@ def _trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> bytes:
 
 
 def _disagreement(model: nn.Module, graph: bytes, inputs: Mapping[str, Tensor]) -> float:
-    """Return the greatest difference from the model's output, as a share of the greatest."""
+    """Return the greatest difference from the model's disparity, as a share of the greatest.
+
+    Of a stream that of a few frames, each side going on with its own caches.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    [found] = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-    with torch.no_grad():
-        expected: Float[Tensor, "1 t h w"] = model(*inputs.values())
+    theirs = {name: value.numpy() for name, value in inputs.items()}
+    ours = dict(inputs)
+    worst = 0.0
+    for _ in range(_STREAMED if isinstance(model, StreamStep) else 1):
+        found = [np.asarray(value) for value in session.run(None, theirs)]
+        with torch.no_grad():
+            given = model(*ours.values())
+        expected = given if isinstance(given, tuple) else (given,)
+        worst = max(worst, _share(found[0], expected[0]))
+        names = list(inputs)[len(inputs) - len(found) + 1 :]
+        theirs |= dict(zip(names, found[1:], strict=True))
+        ours |= dict(zip(names, expected[1:], strict=True))
+    return worst
+
+
+def _share(found: np.ndarray, expected: Tensor) -> float:
+    """Return the greatest difference of two outputs, as a share of the greatest value expected."""
     difference = (torch.from_numpy(found) - expected).abs().max()
     return (difference / expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)).item()
 

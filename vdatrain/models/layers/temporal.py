@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -84,6 +84,63 @@ class _Memory:
         self._kept = key, value
         return key, value
 
+    def places(
+        self, table: Float[Tensor, "1 r c"], *, known: int, new: int
+    ) -> tuple[Float[Tensor, "1 t c"], Float[Tensor, "1 n c"]]:
+        """Return the rows of the position table for `known` keys and for the `new` frames among them."""
+        return table[:, :known], table[:, known - new : known]
+
+    @property
+    def mask(self) -> Bool[Tensor, "1 t"] | None:
+        """Which keys are of frames; None: all."""
+        return None
+
+    def sizes(self) -> tuple[int, int]:
+        """Return sequences and channels of what is kept; zeros of a memory that has seen no frame."""
+        return (0, 0) if self._kept is None else (self._kept[0].shape[0], self._kept[0].shape[2])
+
+
+class FixedMemory(_Memory):
+    """A memory of fixed size that is given and taken away as tensors, for graphs that hold no state.
+
+    Args:
+        keys, values: of the frames before, in the first places; the others hold anything.
+        seen: how many frames those are.
+    """
+
+    def __init__(self, keys: Float[Tensor, "s m c"], values: Float[Tensor, "s m c"], seen: Int64[Tensor, ""]) -> None:
+        super().__init__(keys.shape[1] + 1)
+        self.keys, self.values = keys, values
+        self._seen = seen
+
+    def extend(
+        self, key: Float[Tensor, "s 1 c"], value: Float[Tensor, "s 1 c"]
+    ) -> tuple[Float[Tensor, "s t c"], Float[Tensor, "s t c"]]:
+        """Add a frame, behind all places; it then takes the first free one, or the oldest makes room."""
+        together = torch.cat([self.keys, key], dim=1), torch.cat([self.values, value], dim=1)
+        self.keys, self.values = (self._with(kept, new) for kept, new in ((self.keys, key), (self.values, value)))
+        return together
+
+    def places(
+        self, table: Float[Tensor, "1 r c"], *, known: int, new: int
+    ) -> tuple[Float[Tensor, "1 t c"], Float[Tensor, "1 n c"]]:
+        """Return the rows of all places, the new frame's behind them."""
+        own = table.index_select(1, self._seen[None])
+        return torch.cat([table[:, : known - new], own], dim=1), own
+
+    @property
+    def mask(self) -> Bool[Tensor, "1 t"] | None:
+        """The places that hold a frame, and the new one."""
+        number = torch.arange(self._num_frames, device=self._seen.device)
+        return ((number < self._seen) | (number == self._num_frames - 1))[None]
+
+    def _with(self, kept: Float[Tensor, "s m c"], new: Float[Tensor, "s 1 c"]) -> Float[Tensor, "s m c"]:
+        room = self._num_frames - 1
+        number = torch.arange(room, device=kept.device)[:, None]
+        added = torch.where(number == self._seen, new, kept)
+        moved = torch.cat([kept[:, 1:], new], dim=1)
+        return torch.where(self._seen < room, added, moved)
+
 
 class TemporalAttention(nn.Module):
     """Self-attention along the frames of each sequence."""
@@ -121,9 +178,9 @@ class TemporalAttention(nn.Module):
             placed = self.pos_encoder(tokens)
             query, key, value = self.to_q(placed), self.to_k(placed), self.to_v(placed)
         else:
-            key, value = self._recall(tokens, self.memory)
-            query = self.to_q(tokens + self.pos_encoder.pe[:, key.shape[1] - tokens.shape[1] : key.shape[1]])
-        mask = self._mask(tokens) if self.memory is None else None
+            key, value, own = self._recall(tokens, self.memory)
+            query = self.to_q(tokens + own)
+        mask = self._mask(tokens) if self.memory is None else self.memory.mask
         read = self._merged(_attend(self._split(query), self._split(key), self._split(value), mask))
         if motion is not None:
             beside, strength = motion
@@ -143,7 +200,7 @@ class TemporalAttention(nn.Module):
             placed = self.pos_encoder(motion)
             key, value = self.to_k(placed), self.to_v(placed)
         else:
-            key, value = self._recall(motion, self.motion_memory)
+            key, value, _ = self._recall(motion, self.motion_memory)
         B, T = motion.shape[:2]
         mask = self._mask(motion) if self.motion_memory is None else None
         mask = None if mask is None else mask.repeat(len(query) // B, 1)
@@ -153,12 +210,12 @@ class TemporalAttention(nn.Module):
 
     def _recall(
         self, tokens: Float[Tensor, "s n c"], memory: _Memory
-    ) -> tuple[Float[Tensor, "s t c"], Float[Tensor, "s t c"]]:
-        """Return keys and values of the frames before, and the frames' own."""
+    ) -> tuple[Float[Tensor, "s t c"], Float[Tensor, "s t c"], Float[Tensor, "1 n c"]]:
+        """Return keys and values of the frames before and the frames' own, and the places of these."""
         keys, values = memory.extend(self.to_k(tokens), self.to_v(tokens))
-        places = self.pos_encoder.pe[:, : keys.shape[1]]
+        places, own = memory.places(self.pos_encoder.pe, known=keys.shape[1], new=tokens.shape[1])
         # The projections have no bias: that of a sum is the sum of both.
-        return keys + self.to_k(places), values + self.to_v(places)
+        return keys + self.to_k(places), values + self.to_v(places), own
 
     def _split(self, part: Float[Tensor, "s t c"]) -> Float[Tensor, "s heads t d"]:
         return part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
