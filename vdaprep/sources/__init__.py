@@ -85,7 +85,7 @@ def load(name: str) -> Source:
 
 
 def may_hold(name: str, takes: Callable[[str], bool], archive: str, first: str) -> bool:
-    """Tell whether an archive of the data set `name` may hold a trajectory that is taken by its name."""
+    """Tell whether an archive of a data set may hold a trajectory whose name is taken."""
     named_by_place = getattr(load(name), "named_by_place", None)
     trajectories = None if named_by_place is None else named_by_place(archive, first)
     return trajectories is None or any(map(takes, trajectories))
