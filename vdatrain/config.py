@@ -348,7 +348,9 @@ class Mix:
 
 
 def parse_mix(text: str) -> Mix:
-    """Read `tartanair=1,vkitti=3` or, as shares of frames, `tartanair=40%,vkitti=60%`; an empty text is an empty mix.
+    """Read `tartanair=1,vkitti=3`, or shares of frames, `tartanair=40%,vkitti=60%`.
+
+    An empty text is an empty mix.
 
     Raises:
         UsageError: the text is anything else, or the shares do not add up to 100 %.

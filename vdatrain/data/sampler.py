@@ -110,7 +110,7 @@ def dataset_weights(clips: ClipIndex, mix: Mix, shape: WindowShape) -> tuple[Cli
 
 
 def expected_shares(clips: ClipIndex, mix: Mix) -> dict[str, float]:
-    """Return the share of frames by data set that a mix asks for, were no clip too short for a window."""
+    """Return the share of frames by data set that a mix asks for, no clip being too short."""
     if mix.of_frames:
         return {dataset: share for dataset, share in mix.numbers.items() if share}
     frames = _windows_by_dataset(clips, WindowShape(1))
@@ -131,7 +131,7 @@ def _windows_by_dataset(clips: ClipIndex, shape: WindowShape) -> dict[str, int]:
 
 
 def _repeats_of_shares(windows: Mapping[str, int], mix: Mix, shape: WindowShape) -> dict[str, float]:
-    """Return how often each data set's windows come in an epoch so that frames have the mix's shares."""
+    """Return how often windows come in an epoch so that frames have the mix's shares."""
     shares = {dataset: share for dataset, share in mix.numbers.items() if share}
     total = sum(windows[dataset] for dataset in shares)
     repeats: dict[str, float] = {}

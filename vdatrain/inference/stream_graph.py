@@ -1,4 +1,4 @@
-"""A streaming model as a function of tensors alone: a frame and caches in, disparity and caches out.
+"""A streaming model as a function of tensors alone, its memory an input and an output.
 
 What `remember_frames` keeps inside the temporal modules is here an input and an output, of fixed sizes, so that a graph
 of it (ONNX) needs no state. The first frame comes with caches of zeros and `seen` 0; each later one with what the call

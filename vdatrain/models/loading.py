@@ -46,7 +46,7 @@ def build_from_config(config: TrainConfig) -> VideoDepth:
 
 
 def chunk_of(config: TrainConfig) -> int | None:
-    """Return the frames of a chunk at which a run's model is evaluated: 1 for a causal one, else None, all."""
+    """Return the chunk that a run's model is evaluated at: 1 if it is causal, else None."""
     return 1 if config.attention == "causal" else None
 
 

@@ -40,7 +40,7 @@ class MixtureMeter:
             self.shown[name] += int(count)
 
     def shares(self) -> dict[str, dict[str, float]]:
-        """Return the expected and the realised share of the settled frames by data set, to four digits."""
+        """Return the expected and the realised share of settled frames by data set, rounded."""
         total = sum(self.shown.values())
         names = sorted({*self.expected, *self.shown})
         return {

@@ -42,7 +42,7 @@ def train_step(state: TrainState, loader: TrainLoader) -> None:
 
 
 def draw_chunk(num_frames: int, *, seed: int, step: int) -> int | None:
-    """Return the frames of a step's chunks, the same on every rank: 1, 2, 4 and so on; None: the whole window."""
+    """Return the frames of a step's chunks, equal on all ranks: 1, 2, 4, ...; None: all."""
     sequence = np.random.SeedSequence([seed, step], spawn_key=(3,))
     sizes = [*(size for power in range(num_frames.bit_length()) if (size := 1 << power) < num_frames), None]
     return sizes[int(sequence.generate_state(1, np.uint64)[0] % len(sizes))]

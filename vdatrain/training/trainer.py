@@ -294,7 +294,7 @@ class _Training:
         self._interval = _Interval(state.step, self.loader.waited_s)
 
     def _report_mixture(self) -> None:
-        """Log the share of each data set; at the end name those that gave much less than they should."""
+        """Log the share of each data set; at the end name those that gave too little."""
         state = self.state
         state.mixture.settle(state.ranks)
         self._log({"mix": state.mixture.shares()})

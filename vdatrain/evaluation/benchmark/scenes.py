@@ -256,7 +256,7 @@ def _of_scene(scene: Scene, missing: Sequence[int], record: DatasetRecord | None
 
 
 def packed_as(meta: ClipMeta, rgb: str) -> list[str]:
-    """Say how frames and depth are stored smaller than by the profile that benchmarks are converted with.
+    """Say how frames and depth are stored smaller than the profile of benchmarks does it.
 
     rgb: How the shards' record says frames are stored, such as `jpeg:85`; empty if it does not.
     """

@@ -93,7 +93,7 @@ class Table:
         return list(dict.fromkeys(mark for row in self.rows for mark in row.marks.values()))
 
     def foot(self) -> list[str]:
-        """Return what stands below the table: the sentences of marks by their numbers, then those of sets."""
+        """Return what stands below the table: sentences of marks by number, then those of sets."""
         marks = [f"[{number}] {mark}" for number, mark in enumerate(self.notes(), 1)]
         return [*marks, *(f"{item.title}: {item.note}" for item in self.protocol.sets if item.note)]
 

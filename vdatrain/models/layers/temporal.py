@@ -62,7 +62,7 @@ class _PositionEncoder(nn.Module):
 
 
 def chunk_mask(num_frames: int, chunk: int, *, device: torch.device) -> Bool[Tensor, "t t"]:
-    """Return which frames (columns) each frame (rows) sees: those up to the last of its own chunk."""
+    """Return which frames (columns) each frame (rows) sees: up to the last of its chunk."""
     chunks = torch.arange(num_frames, device=device) // chunk
     return chunks[None, :] <= chunks[:, None]
 
@@ -87,7 +87,7 @@ class _Memory:
     def places(
         self, table: Float[Tensor, "1 r c"], *, known: int, new: int
     ) -> tuple[Float[Tensor, "1 t c"], Float[Tensor, "1 n c"]]:
-        """Return the rows of the position table for `known` keys and for the `new` frames among them."""
+        """Return the position table's rows for `known` keys, and for the `new` frames of them."""
         return table[:, :known], table[:, known - new : known]
 
     @property
@@ -101,7 +101,7 @@ class _Memory:
 
 
 class FixedMemory(_Memory):
-    """A memory of fixed size that is given and taken away as tensors, for graphs that hold no state.
+    """A memory of fixed size, given and taken away as tensors, for graphs without state.
 
     Args:
         keys, values: of the frames before, in the first places; the others hold anything.
@@ -116,7 +116,7 @@ class FixedMemory(_Memory):
     def extend(
         self, key: Float[Tensor, "s 1 c"], value: Float[Tensor, "s 1 c"]
     ) -> tuple[Float[Tensor, "s t c"], Float[Tensor, "s t c"]]:
-        """Add a frame, behind all places; it then takes the first free one, or the oldest makes room."""
+        """Add a frame, behind all places; then it takes the first free one, or the oldest's."""
         together = torch.cat([self.keys, key], dim=1), torch.cat([self.values, value], dim=1)
         self.keys, self.values = (self._with(kept, new) for kept, new in ((self.keys, key), (self.values, value)))
         return together
