@@ -69,7 +69,7 @@ def find_benchmark(
     if not set(needed) & set(shards.datasets):
         raise DataError(
             f"protocol {protocol.name}: the shards are of {', '.join(sorted(shards.datasets))}, expected "
-            f"{', '.join(needed)}; convert those with `vdaprep convert {needed[0]} --for benchmark`."
+            f"{', '.join(needed)}; convert those with `vdaprep convert SET --for benchmark`."
         )
     scenes: list[Scene] = []
     remarks: list[Remark] = []
