@@ -1,6 +1,6 @@
 """The command line of vdatrain; how commands are found and run is vdaprep.cli.group's.
 
-run, study, plan, eval, benchmark, compare, infer, export, variants   the commands
+run, study, plan, eval, benchmark, compare, infer, export, variants, recipes   the commands
 output      tables and the rank before a sentence
 model       the options of commands that use a trained model
 progress    how a run is shown while it trains

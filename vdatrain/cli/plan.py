@@ -26,6 +26,9 @@ _OF_A_STEP = (
 def command(
     given: dict[str, Any],
     config: Annotated[Path | None, typer.Option(help="TOML or config.json of a run.", metavar="FILE")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Options of a training by name, see vdatrain recipes.", metavar="NAME")
+    ] = None,
     device_memory: Annotated[
         str | None, typer.Option(help="Of another GPU than this machine's, like 24GB.", metavar="SIZE")
     ] = None,
@@ -38,9 +41,12 @@ def command(
 
     With --shard-model, the parts of the model that a rank keeps, and the blocks that are gathered while in use.
     """
+    from vdatrain.cli.recipes import recipe_plan
     from vdatrain.training.planning.planner import changed_options, plan_step
+    from vdatrain.training.recipes import load
 
-    asked = {**(from_file(config) if config else {}), **given}
+    known = None if recipe is None else load(recipe)
+    asked = {**(known.options if known else {}), **(from_file(config) if config else {}), **given}
     settings = from_mapping({"shards": "shards", **asked}, where="vdatrain plan")
     memory_bytes = None if device_memory is None else parse_bytes(device_memory, option="--device-memory")
     with current_work() as say:
@@ -49,7 +55,7 @@ def command(
             say(f"counting a step with {changed_options(settings, tried) or 'these options'}")
 
         plan = plan_step(settings, memory_bytes=memory_bytes, ranks=ranks, on_try=on_try)
-    show([*step_plan(plan), *_measured(plan)])
+    show([*step_plan(plan), *_measured(plan), *([] if known is None else recipe_plan(known, plan))])
 
 
 def _measured(plan: "StepPlan") -> list[str]:

@@ -25,6 +25,9 @@ _MAY_CHANGE = f"What may change then: {', '.join(sorted(map(option_name, CHANGEA
 def command(
     given: dict[str, Any],
     config: Annotated[Path | None, typer.Option(help="TOML or config.json with any of these.", metavar="FILE")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Options of a training by name, see vdatrain recipes.", metavar="NAME")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. [default: runs/VARIANT]", show_default=False)
     ] = None,
@@ -50,21 +53,34 @@ def command(
     stop = StopRequest(parse_duration(time_limit, "--time-limit") if time_limit else None)
     with process_group() as ranks:
         # The first rank alone reads the file and the folder: on other machines they need not be.
-        known = _options(given, config, out, resume=resume) if ranks.is_first else None
+        asked = {**_of_recipe(recipe, given), **(from_file(config) if config else {}), **given}
+        known = _options(asked, out, resume=resume) if ranks.is_first else None
         options, folder = ranks.broadcast_from_rank0(known)
         settings = TrainConfig(**options)
         with LiveView(errors) as view:
             shown = () if is_quiet() else (view,)
             result = train(settings, out=folder, resume=resume, callbacks=shown, stop=stop, ranks=ranks)
         if ranks.is_first:
-            _print_result(result, settings)
+            _print_result(result, settings, recipe)
 
 
-def _options(given: dict[str, Any], file: Path | None, out: Path | None, *, resume: bool) -> tuple[dict[str, Any], str]:
+def _of_recipe(name: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a recipe, whose data has to be among the shards."""
+    if name is None:
+        return {}
+    from vdaprep.shards.dataset import open_shards
+    from vdatrain.training.recipes import load
+
+    recipe = load(name)
+    if given.get("shards"):
+        recipe.check_data(open_shards(given["shards"]).datasets, mix=given.get("mix"))
+    return dict(recipe.options)
+
+
+def _options(asked: dict[str, Any], out: Path | None, *, resume: bool) -> tuple[dict[str, Any], str]:
     """Return the options of a run and its folder; raises UsageError for what cannot be."""
     from vdatrain.run_dir import stored_config
 
-    asked = {**(from_file(file) if file else {}), **given}
     if resume:
         folder = out or Path("runs", str(asked.get("variant", _DEFAULTS["variant"])))
         config = stored_config(folder).changed(asked)
@@ -112,8 +128,9 @@ def _reason(config: TrainConfig, device: str, init: str) -> str:
     return "a fine-tuning on a GPU (--init none: from random weights)" if init != "none" else "on a GPU"
 
 
-def _print_result(result: "TrainResult", config: TrainConfig) -> None:
+def _print_result(result: "TrainResult", config: TrainConfig, recipe: str | None) -> None:
     from vdatrain.data.terms import sentence
+    from vdatrain.training.recipes import load
 
     if not is_quiet():
         errors.print(f"trained on {sentence(result.data)}")
@@ -129,3 +146,6 @@ def _print_result(result: "TrainResult", config: TrainConfig) -> None:
         path = result.folder / f"{config.final}.pt"
         which = "the best weights" if config.final == "best" else "the last weights"
         show([evaluation_table(result.evaluation), f"{path}: {which}, of step {result.evaluated_step}"])
+        for expected in load(recipe).expected if recipe else ():
+            if said := expected.sentence(result.evaluation):
+                errors.print(f"recipe {recipe}: {said}")

@@ -13,4 +13,5 @@ checkpoint   what a checkpoint holds; written in the background
 trackers     TensorBoard and W&B
 planning     what a step takes, what fits
 study        the runs of a study
+recipes      trainings by name, with the numbers to expect
 """
