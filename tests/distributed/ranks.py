@@ -63,7 +63,8 @@ def _weigh(ranks: Any, folder: Path, options: dict[str, Any]) -> dict[str, int]:
 
     from vdatrain.config import TrainConfig
     from vdatrain.device import Precision
-    from vdatrain.training.planning import memory, state, step, trainer
+    from vdatrain.training import state, step, trainer
+    from vdatrain.training.planning import memory
 
     begun = state.new_state(TrainConfig(**options), folder, precision=Precision(torch.device("cpu")), ranks=ranks)
     gathered = _Gathered(begun.model)

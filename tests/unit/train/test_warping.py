@@ -269,10 +269,11 @@ def test_cameras_follow_crop_resize_and_flip(flip: bool, write_dataset: Callable
     true = [(ray @ pose[:3, :3].T) @ normal / (5 - normal @ (pose[:3, 3] - poses[0, :3, 3])) for pose in poses]
     depth_m = (1 / np.stack(true)).round(3).astype(np.float32)
     spec = DepthSpec(kind="linear", unit_m=0.001, relative_error=0.0)
-    planes = [codec.unpack_planes(codec.encode_depth(frame, spec)[0], spec, height=90, width=120) for frame in depth_m]
+    packed = [codec.encode_depth(frame, spec)[0] for frame in depth_m]
+    unpacked = [codec.decompress_depth(data, spec, height=90, width=120) for data in packed]
     sample = replace(
         sample,
-        depth_planes=torch.from_numpy(np.stack(planes)),
+        depth_bytes=torch.from_numpy(np.stack(unpacked)),
         depth=spec,
         intrinsics=intrinsics,
         camera_to_world=poses,
