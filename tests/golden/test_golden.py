@@ -81,6 +81,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(run: Path) -> None:
     assert {step: found[step] for step in before} == before
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_run_say_the_same(run: Path) -> None:
     expected = json.loads((RUN / "expected.json").read_text(encoding="utf-8"))["evaluation"]
     options = ("--shards", SHARDS, "--checkpoint", run / "last.pt", "--split", "train", "--json")

@@ -159,6 +159,7 @@ def test_a_glob_that_takes_nothing_is_named_with_what_there_is(glob: str, raw, v
     refused(result, 1, f"{glob.strip()} takes none of its 3 trajectories", TRAJECTORY)
 
 
+@pytest.mark.slow
 def test_what_is_held_out_need_not_be_selected(raw, vdaprep, tmp_path: Path) -> None:
     options = ("--select", "*/P000", "--val", "*/P011")
     result = vdaprep("plan", "tartanair", "--raw", raw.root, "--out", tmp_path, *options)

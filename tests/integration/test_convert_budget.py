@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import RawTree, Run, tree_bytes
 from vdaprep.shards.names import PLAN_FILE
 from vdaprep.shards.records import DatasetRecord
@@ -20,6 +22,7 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*.*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_a_budget_chooses_settings_that_hold_and_later_runs_go_on_with_them(
     raw: RawTree, vdaprep: Run, tmp_path: Path
 ) -> None:
@@ -46,6 +49,7 @@ def test_a_budget_chooses_settings_that_hold_and_later_runs_go_on_with_them(
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == done
 
 
+@pytest.mark.slow
 def test_a_budget_chooses_what_is_consumed_and_later_runs_go_on_without_raw_data(
     raw: RawTree, vdaprep: Run, tmp_path: Path
 ) -> None:
@@ -79,6 +83,7 @@ def test_a_budget_chooses_what_is_consumed_and_later_runs_go_on_without_raw_data
     assert tree_bytes(tmp_path / "out") == shards | {f"tartanair/{PLAN_FILE}": plan}
 
 
+@pytest.mark.slow
 def test_a_budget_that_nothing_fits(raw: RawTree, vdaprep: Run, tmp_path: Path) -> None:
     convert = ("convert", "tartanair", "--raw", raw.root, "--out", tmp_path / "out", "--workers", 1)
     result = vdaprep(*convert, "--budget", "10kB")

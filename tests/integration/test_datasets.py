@@ -72,6 +72,7 @@ val = ["abandonedfactory/Easy/P011"]
 """
 
 
+@pytest.mark.slow
 def test_a_new_data_set_is_one_module_and_one_manifest(raw, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     for folder in ("vdaprep", "manifests"):

@@ -53,6 +53,7 @@ def output(model: nn.Module, *, num_frames: int = 3) -> Tensor:
         return model.eval()(*window(num_frames))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "ending"), [*((variant, ".pth") for variant in VARIANTS), (VARIANTS[-1], ".safetensors")]
 )

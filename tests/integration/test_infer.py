@@ -99,6 +99,7 @@ def test_weights_without_a_configuration(checkpoints, movie: Path, vdatrain, tmp
     refused(vdatrain("infer", movie, *arguments), 1, "without the head that makes depth of its features")
 
 
+@pytest.mark.slow
 def test_all_kinds_of_output(checkpoints, movie: Path, vdatrain, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
@@ -232,6 +233,7 @@ def test_the_output_is_checked_before_the_model_is_loaded(
     assert len(list(tmp_path.iterdir())) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.npz", "a.mp4", "folder"])
 def test_a_full_disk_is_a_sentence(name: str, checkpoints, movie: Path, tmp_path: Path) -> None:
     """The largest file allowed is smaller than what has to be written; the process is one of its own for that."""

@@ -52,6 +52,7 @@ def test_a_version_may_have_a_licence_of_its_own(layouts: set[str], licence: str
     assert terms.commercial is commercial
 
 
+@pytest.mark.slow
 def test_a_checkpoint_says_what_it_was_trained_on(toy_shards: Path, vdatrain: Run, tmp_path: Path) -> None:
     """The weights that a run begins with bring what they were trained on."""
     shards = tmp_path / "shards"
@@ -81,6 +82,7 @@ def names(file: Path) -> list[str]:
     return [item["dataset"] for item in tensor_files.load(file)["data"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [5, "x", [3], [{"licence": "a"}], [{"dataset": "a", "commercial": "yes"}]])
 def test_terms_of_a_stranger_are_checked(data: object, toy_shards: Path, vdatrain: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"

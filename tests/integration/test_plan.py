@@ -59,6 +59,7 @@ def test_a_plan_is_shown_and_its_command_line_converts(raw, vdaprep, tmp_path: P
     assert sum(split["clips"] for split in listed["splits"].values()) == made["totals"]["clips"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "expected"),
     [
@@ -111,6 +112,7 @@ def test_a_profile_without_its_encoder_is_neither_predicted_nor_chosen(
     assert "--profile small" in chosen.out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_bad_budgets_are_sentences(raw, vdaprep, tmp_path: Path) -> None:
     options = ("tartanair", "--raw", raw.root, "--out", tmp_path)
     for text in ("lots", "50 parsecs", "-3GB"):
@@ -122,6 +124,7 @@ def test_bad_budgets_are_sentences(raw, vdaprep, tmp_path: Path) -> None:
     assert "--budget: 2000 bytes are too few: even 2 trajectories, one a split," in said.err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_foreseen(raw, vdaprep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(predict.shutil, "disk_usage", lambda path: usage._replace(free=60_000))

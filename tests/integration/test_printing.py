@@ -74,6 +74,7 @@ def test_a_name_is_whole_in_json(name: str, capsys: pytest.CaptureFixture[str]) 
     assert json.loads(said, parse_constant=pytest.fail) == {text: [text, None, {"a": [None, None, 1.5]}]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (text, _) in NAMES.items() if "\0" not in text and "\\" not in text])
 def test_a_name_in_raw_data_is_shown_by_convert(name: str, raw: RawTree, vdaprep, tmp_path: Path) -> None:
     """As the name of a frame in an archive, of the archive, and of what is not there."""

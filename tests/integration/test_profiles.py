@@ -186,6 +186,7 @@ RECODED = [  # from, to, further options, what is said
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "profile", "options", "said"), RECODED)
 def test_recoding(source: str, profile: str, options, said: str, converted, vdaprep, tmp_path: Path) -> None:
     result = vdaprep("recode", converted[source], "--out", tmp_path, "--profile", profile, *options, "--workers", 1)

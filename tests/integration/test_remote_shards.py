@@ -131,6 +131,7 @@ def test_options_that_cannot_be(server: Server, vdatrain, tmp_path, options, cod
     refused(vdatrain("run", *given, "--out", tmp_path / "run", *SMALL), code, sentence)
 
 
+@pytest.mark.slow
 def test_a_server_that_stalls_while_training_ends_the_run(
     server: Server, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

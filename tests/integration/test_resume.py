@@ -106,6 +106,7 @@ def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
     check_equal(folder, whole.folder / variant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["first", "step", "save", "rename", "evaluation"])
 def test_killed_at_the_worst_moment(moment: str, toy_shards: Path, whole: Whole, tmp_path: Path) -> None:
     """In the middle of a step, the first too, of the bytes of a checkpoint, between its two names, of an evaluation."""
@@ -270,6 +271,7 @@ def test_sigterm_to_all_processes_of_a_run(toy_shards: Path, whole: Whole, vdatr
     check_equal(folder, whole.folder / "conv")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_when_its_time_is_over(
     toy_shards: Path, whole: Whole, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def test_a_unit_of_depth_where_none_is_needed(rendered: Path, vdaprep, tmp_path:
     assert "--depth-unit: expected metres of a unit" in vdaprep(*arguments, "--depth-unit", -1).err
 
 
+@pytest.mark.slow
 def test_a_video_of_a_clip(shards: Path, vdaprep, tmp_path: Path) -> None:
     path = tmp_path / "new" / "clip.mp4"
     result = vdaprep("inspect", shards / SHARD, "--preview", path)

@@ -88,7 +88,7 @@ def _codes(unpacked: Sequence[np.ndarray], spec: DepthSpec, height: int, width: 
 
 def _metres(unpacked: Sequence[np.ndarray], spec: DepthSpec, height: int, width: int) -> None:
     for one in unpacked:
-        codes = codes_of_bytes(torch.from_numpy(one)[None], spec, size=(height, width))
+        codes = codes_of_bytes(torch.from_numpy(one.copy())[None], spec, size=(height, width))
         depth_table(spec, codes.device)[codes]
 
 

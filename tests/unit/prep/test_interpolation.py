@@ -51,6 +51,7 @@ def check(codes: np.ndarray, steps: int) -> np.ndarray:
     return decoded
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     codes=SHAPES.flatmap(lambda shape: arrays(np.uint16, shape, elements=EXTREMES | st.integers(0, SKY_CODE))),

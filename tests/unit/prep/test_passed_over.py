@@ -72,6 +72,7 @@ def test_shards_in_the_raw_data_are_no_raw_data(
     assert {file.path for item in consumption.items for file in (*item.files, *item.tables)} == set(before.found.files)
 
 
+@pytest.mark.slow
 def test_convert_into_the_raw_data_and_what_follows(raw: RawTree, vdaprep: Run, tmp_path: Path) -> None:
     make_shards("tartanair", raw=raw.root, out=tmp_path / "clean")
     expected = tree_bytes(tmp_path / "clean" / "tartanair")
@@ -88,6 +89,7 @@ def test_convert_into_the_raw_data_and_what_follows(raw: RawTree, vdaprep: Run, 
     assert [path for path in tree_bytes(raw.root) if not path.startswith("shards/")] == []
 
 
+@pytest.mark.slow
 def test_shards_of_another_data_set_beside_it_are_passed_over_too(raw: RawTree, vdaprep: Run, toy_shards: Path) -> None:
     other = raw.root / "shards" / "vkitti"
     shutil.copytree(toy_shards / "tartanair", other)

@@ -120,6 +120,7 @@ def write_parts(folder: Path, frames: dict[str, list[Frame]]) -> list[Path]:
     return written
 
 
+@pytest.mark.slow
 def test_archives_in_parts_are_converted_as_folders_are(
     frames: dict[str, list[Frame]], vdaprep: Run, tmp_path: Path
 ) -> None:

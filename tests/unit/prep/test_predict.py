@@ -54,6 +54,7 @@ def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return request.param, folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [[], ["--frame-stride", 2, "--frames-per-shard", 20, "--rgb", "jpeg:80"], ["--diffs", "none"]]
 )

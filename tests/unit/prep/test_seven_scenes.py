@@ -65,6 +65,7 @@ def record_of(out: Path) -> dict:
     return json.loads((out / "seven-scenes" / "dataset.json").read_text())
 
 
+@pytest.mark.slow
 def test_what_is_converted_is_what_was_written(vdaprep, tmp_path: Path) -> None:
     frames = write(tmp_path / "raw" / "chess" / "seq-01")
     pack_sequences(tmp_path / "raw", tmp_path / "packed")

@@ -189,7 +189,7 @@ BAD: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "not rigid": (
         "camdata_left",
         lambda data: data[:76] + np.eye(4)[:3].astype("<f8").tobytes().replace(b"\xf0?", b"\0@"),
-        "has no usable pose: matrix is not a rotation and a translati",
+        "has no usable pose: its matrix is not a rotation and a translati",
     ),
     "nan": ("camdata_left", lambda data: data[:76] + struct.pack("<d", np.nan) + data[84:], "has no usable pose"),
     "skewed": (

@@ -129,6 +129,7 @@ def circle() -> Iterator[Callable[[int], Circle]]:
         watch.stop()
 
 
+@pytest.mark.slow
 def test_ranks_that_are_heard_of_are_left_alone(circle: Callable[[int], Circle]) -> None:
     found = circle(3)
     for watch in found.watches:

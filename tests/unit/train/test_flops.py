@@ -24,6 +24,7 @@ def test_the_encoder_alone_is_what_a_count_by_hand_gives() -> None:
     assert encoder_gflop < gflop_per_frame(model, size=518) < 2 * encoder_gflop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_variant_costs_more_than_the_published_model_and_not_much(encoder: str) -> None:
     published = count("basic", encoder=encoder)
@@ -41,6 +42,7 @@ def test_sizes_must_split_into_patches() -> None:
         count("basic", size=500)
 
 
+@pytest.mark.slow
 def test_the_command_lists_parameters_and_cost(vdatrain) -> None:
     result = vdatrain("variants", "--encoder", "vits", "--size", 56)
     assert result.code == 0

@@ -95,9 +95,9 @@ def test_attention_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     sizes: list[int] = []
     kernel = F.scaled_dot_product_attention
 
-    def watched(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool) -> Tensor:
+    def watched(query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None) -> Tensor:
         sizes.append(len(query))
-        return kernel(query, key, value, is_causal=is_causal)
+        return kernel(query, key, value, attn_mask=attn_mask)
 
     monkeypatch.setattr(temporal, "MAX_SEQUENCES", 16)
     monkeypatch.setattr(F, "scaled_dot_product_attention", watched)

@@ -131,6 +131,7 @@ def test_accumulating_keeps_the_gradients_and_recomputing_saves_memory_for_work(
 # -------------------------------------------------------------------------------------------------- spread over ranks
 
 
+@pytest.mark.slow
 def test_a_rank_of_a_sharded_model_holds_what_is_predicted(toy_shards: Path, tmp_path: Path) -> None:
     """The first rank to the byte; the second has no row left of what is one row alone, such as the class token."""
     options = {"shards": str(toy_shards / "alpha"), "size": 28, "frames": 2, "workers": 0, "eval_split": "none"}
@@ -289,6 +290,7 @@ def test_the_command_says_what_fits(vdatrain) -> None:
     assert int(batch) > 1
 
 
+@pytest.mark.slow
 def test_what_is_tried_is_said(vdatrain, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where none fits at once, for minutes nothing else would be."""
     monkeypatch.setattr("vdaprep.cli.views.output.LINE_S", 0.0)

@@ -247,6 +247,7 @@ except VdakitError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_program_ends_whatever_its_threads_are_at(copied, tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", _LEAVES, str(tmp_path / "shards")],

@@ -149,7 +149,7 @@ def test_image_weights_make_the_image_model_frame_by_frame(published: State, mon
     with torch.no_grad():
         clip = model(frames())
         alone = torch.cat([model(frame[None, None]) for frame in frames()[0]], dim=1)
-        monkeypatch.setattr(TemporalModule, "forward", lambda self, maps, num_frames: maps)
+        monkeypatch.setattr(TemporalModule, "forward", lambda self, maps, num_frames, guidance: maps)
         without = model(frames())
     # Not to the last bit: other shapes and strides take other kernels.
     assert_close(clip, without, rtol=1e-5, atol=1e-6)
