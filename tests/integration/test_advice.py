@@ -18,6 +18,7 @@ OF_OTHERS = {
     ("vdaprep/raw/archives/zips.py", "--out"): "zip joins the pieces of an archive",
     ("vdaprep/sources/evaluation/scannet.py", "--export"): "ScanNet's exporter's",
     ("vdatrain/distributed/ranks.py", "--nproc-per-node"): "torchrun's",
+    ("vdatrain/training/recipes/__init__.py", "--profile"): "vdaprep convert's",
     ("vdatrain/run_dir.py", "--no-optional-locks"): "git's",
     ("vdatrain/run_dir.py", "--porcelain"): "git's",
     ("vdatrain/run_dir.py", "--untracked-files"): "git's",

@@ -1,5 +1,6 @@
 """Recipes: each is whole and can be planned; what its data should be is said; its number is compared."""
 
+import json
 import math
 import tomllib
 from pathlib import Path
@@ -75,6 +76,7 @@ def test_hours_follow_from_arithmetic() -> None:
 def test_the_commands_tell_recipes(vdatrain, tmp_path: Path) -> None:
     listed = vdatrain("recipes")
     assert (listed.code, all(name in listed.out for name in NAMES)) == (0, True)
+    assert [row["name"] for row in json.loads(vdatrain("recipes", "--json").out)] == NAMES
     planned = vdatrain("plan", "--recipe", "tiny-cpu", "--device", "cpu")
     assert planned.code == 0
     assert "It fits" in planned.out

@@ -1,23 +1,28 @@
 """The command `vdatrain recipes`."""
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import RenderableType
 
-from vdaprep.cli.views.output import make_table, show
+from vdaprep.cli.views.output import make_table, print_json, show
 
 if TYPE_CHECKING:
     from vdatrain.training.planning.planner import StepPlan
     from vdatrain.training.recipes import Recipe
 
-EXAMPLE = "vdatrain recipes"
+EXAMPLE = "vdatrain recipes --json"
 _PROFILES = ("standard", "small", "tiny")
 
 
-def command() -> None:
+def command(as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False) -> None:
     """List trainings by name: what they do, their data and licence, the numbers to expect."""
     from vdatrain.training.recipes import load, names
 
+    if as_json:
+        print_json([asdict(load(name)) for name in names()])
+        return
     table = make_table("recipe", "data sets", "GB raw", "as tiny shards", "what it is")
     table.columns[-1].justify, table.columns[-1].no_wrap, table.columns[-1].overflow = "left", False, "fold"
     lines: list[RenderableType] = [table]

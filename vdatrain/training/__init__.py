@@ -5,7 +5,6 @@ callbacks    what is called while it runs
 state        the state of a run: begun, resumed, copied for a checkpoint
 step         a step of the optimiser
 optim        parameter groups, schedule, averaged weights
-compile      the forward pass, compiled where that works
 monitor      step statistics
 selection    which weights are the best, and none forgotten
 mixture      frames shown of each data set, against the mix

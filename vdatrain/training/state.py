@@ -20,6 +20,7 @@ from vdatrain.config import PRESETS, TrainConfig, from_stored
 from vdatrain.data.sampler import DistributedPositions
 from vdatrain.data.terms import check_weights, terms_of_run, union
 from vdatrain.device import Precision
+from vdatrain.distributed.compile import CompiledForward
 from vdatrain.distributed.fsdp import full_state, shard, spread_moments, whole
 from vdatrain.distributed.launch import torchrun_agent
 from vdatrain.distributed.ranks import Ranks
@@ -29,7 +30,6 @@ from vdatrain.models.weights import LoadReport, Weights, load_weights
 from vdatrain.objectives.losses import ExtraTerms
 from vdatrain.run_dir import CONFIG_FILE, forget_log_after, git_state, read_facts, stored_config, versions, write_facts
 from vdatrain.training.checkpoint import LAST_FILE, VERSION, load_newest
-from vdatrain.training.compile import CompiledForward
 from vdatrain.training.mixture import MixtureMeter
 from vdatrain.training.monitor import StepMonitor
 from vdatrain.training.optim import AveragedWeights, make_optimiser, moments_by_name, parameter_groups, rate_factor

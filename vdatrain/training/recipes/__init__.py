@@ -99,7 +99,7 @@ class Recipe:
     """The numbers to reach."""
 
     def check_data(self, found: Sequence[str], *, mix: str | None) -> None:
-        """Raise DataError unless all data sets are there, or `mix`, which the user gave, leaves out what is not."""
+        """Raise DataError unless all data sets are there, or the user gave a `mix`."""
         taken = None if mix is None else parse_mix(mix)
         wanted = [item for item in self.data if taken is None or taken.takes(item.name)]
         missing = [item for item in wanted if item.name not in found]
