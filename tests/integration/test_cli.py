@@ -124,8 +124,8 @@ def test_on_a_system_without_file_locks_one_sentence(program: str, name: str) ->
 
 WITHOUT_TORCH = (
     "run --shards shards", "plan", "eval --shards shards --checkpoint best.pt",
-    "infer film.mp4 --checkpoint best.pt --out depth.mp4", "export --checkpoint best.pt --out best.pth", "variants", "recipes",
-    "benchmark --shards shards --checkpoint best.pt --out results",
+    "infer film.mp4 --checkpoint best.pt --out depth.mp4", "export --checkpoint best.pt --out best.pth", "variants",
+    "recipes", "benchmark --shards shards --checkpoint best.pt --out results",
     "study --shards shards --variants basic,conv --out studies",
 )  # fmt: skip
 
