@@ -216,7 +216,7 @@ def options_of(command: str) -> dict[str, Any]:
 
 
 def test_every_field_is_an_option_with_help() -> None:
-    own = {"config", "out", "resume", "time_limit", "verbose", "quiet"}
+    own = {"config", "recipe", "out", "resume", "time_limit", "verbose", "quiet"}
     assert set(options_of("run")) - own == {item.name for item in fields(TrainConfig)} == set(field_help(TrainConfig))
     run, plan = options_of("run"), options_of("plan")
     assert set(plan) - {"device_memory", "ranks"} < set(run)
