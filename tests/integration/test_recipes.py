@@ -1,5 +1,6 @@
 """Recipes: each is whole and can be planned; what its data should be is said; its number is compared."""
 
+import contextlib
 import json
 import math
 import tomllib
@@ -10,9 +11,11 @@ import pytest
 from vdaprep import sources
 from vdaprep.errors import DataError
 from vdatrain.config import TrainConfig, from_mapping, parse_mix
+from vdatrain.distributed import ranks
+from vdatrain.distributed.ranks import Ranks
 from vdatrain.evaluation.evaluate import Evaluation
 from vdatrain.objectives.metrics import ClipMetrics
-from vdatrain.training import recipes
+from vdatrain.training import recipes, trainer
 from vdatrain.training.recipes import GPUS, Expected, hours_on
 
 ROOT = Path(__file__).parents[2]
@@ -99,3 +102,26 @@ def test_a_run_takes_a_recipe_and_needs_its_data(vdatrain, toy_shards: Path, tmp
     result = vdatrain("run", "--shards", toy_shards, "--recipe", "tiny-cpu", "--out", tmp_path / "run")
     assert result.code == 1
     assert "are of tartanair, and it trains on vkitti (vdaprep convert vkitti --profile tiny); mvs-synth" in result.err
+
+
+def test_the_first_rank_alone_reads_options_and_shards(
+    vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On other machines neither the file nor the folder has to be there."""
+    settled = TrainConfig(shards="there").options(), "runs/there"
+    given: list[TrainConfig] = []
+
+    class Other(Ranks):
+        def broadcast_from_rank0(self, value: object) -> object:
+            assert value is None
+            return settled
+
+    def train(config: TrainConfig, **_: object) -> None:
+        given.append(config)
+
+    monkeypatch.setattr(ranks, "process_group", lambda: contextlib.nullcontext(Other(rank=1, world=2)))
+    monkeypatch.setattr(trainer, "train", train)
+    missing = tmp_path / "missing.toml"
+    done = vdatrain("run", "--config", missing, "--recipe", "tiny-cpu", "--shards", tmp_path / "nowhere")
+    assert (done.code, done.err) == (0, "")
+    assert given == [TrainConfig(shards="there")]

@@ -12,6 +12,7 @@ from vdatrain.cli.output import evaluation_table, warn
 from vdatrain.config import CHANGEABLE, CPU_DEFAULTS, GPU_WEIGHTS, TrainConfig, from_file, from_mapping, option_name
 
 if TYPE_CHECKING:
+    from vdatrain.training.recipes import Recipe
     from vdatrain.training.trainer import TrainResult
 
 EXAMPLE = "vdatrain run --shards shards/ --variant conv --encoder tiny --size 112 --frames 8"
@@ -48,44 +49,39 @@ def command(
     from vdatrain.cli.progress import LiveView
     from vdatrain.distributed.preemption import StopRequest
     from vdatrain.distributed.ranks import process_group
+    from vdatrain.training.recipes import load
     from vdatrain.training.trainer import train
 
     stop = StopRequest(parse_duration(time_limit, "--time-limit") if time_limit else None)
     with process_group() as ranks:
         # The first rank alone reads the file and the folder: on other machines they need not be.
-        asked = {**_of_recipe(recipe, given), **(from_file(config) if config else {}), **given}
-        known = _options(asked, out, resume=resume) if ranks.is_first else None
+        plan = load(recipe) if recipe else None
+        known = _options(given, config, plan, out, resume=resume) if ranks.is_first else None
         options, folder = ranks.broadcast_from_rank0(known)
         settings = TrainConfig(**options)
         with LiveView(errors) as view:
             shown = () if is_quiet() else (view,)
             result = train(settings, out=folder, resume=resume, callbacks=shown, stop=stop, ranks=ranks)
         if ranks.is_first:
-            _print_result(result, settings, recipe)
+            _print_result(result, settings, plan)
 
 
-def _of_recipe(name: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a recipe, whose data has to be among the shards."""
-    if name is None:
-        return {}
-    from vdaprep.shards.dataset import open_shards
-    from vdatrain.training.recipes import load
-
-    recipe = load(name)
-    if given.get("shards"):
-        recipe.check_data(open_shards(given["shards"]).datasets, mix=given.get("mix"))
-    return dict(recipe.options)
-
-
-def _options(asked: dict[str, Any], out: Path | None, *, resume: bool) -> tuple[dict[str, Any], str]:
+def _options(
+    given: dict[str, Any], file: Path | None, recipe: "Recipe | None", out: Path | None, *, resume: bool
+) -> tuple[dict[str, Any], str]:
     """Return the options of a run and its folder; raises UsageError for what cannot be."""
+    from vdaprep.shards.dataset import open_shards
     from vdatrain.run_dir import stored_config
 
+    own = {**(from_file(file) if file else {}), **given}
+    asked = {**(recipe.options if recipe else {}), **own}
     if resume:
         folder = out or Path("runs", str(asked.get("variant", _DEFAULTS["variant"])))
         config = stored_config(folder).changed(asked)
     else:
         config = from_mapping(asked, where="vdatrain run")
+        if recipe:
+            recipe.check_data(open_shards(config.shards).datasets, mix=own.get("mix"))
         config = replace(config, **defaults_here(config, asked))
         folder = out or Path("runs", config.variant)
     return config.options(), str(folder)
@@ -128,9 +124,8 @@ def _reason(config: TrainConfig, device: str, init: str) -> str:
     return "a fine-tuning on a GPU (--init none: from random weights)" if init != "none" else "on a GPU"
 
 
-def _print_result(result: "TrainResult", config: TrainConfig, recipe: str | None) -> None:
+def _print_result(result: "TrainResult", config: TrainConfig, recipe: "Recipe | None") -> None:
     from vdatrain.data.terms import sentence
-    from vdatrain.training.recipes import load
 
     if not is_quiet():
         errors.print(f"trained on {sentence(result.data)}")
@@ -146,6 +141,5 @@ def _print_result(result: "TrainResult", config: TrainConfig, recipe: str | None
         path = result.folder / f"{config.final}.pt"
         which = "the best weights" if config.final == "best" else "the last weights"
         show([evaluation_table(result.evaluation), f"{path}: {which}, of step {result.evaluated_step}"])
-        for expected in load(recipe).expected if recipe else ():
-            if said := expected.sentence(result.evaluation):
-                errors.print(f"recipe {recipe}: {said}")
+        for line in [] if recipe is None else recipe.compare(result.evaluation):
+            errors.print(line)

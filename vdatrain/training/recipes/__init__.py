@@ -43,7 +43,7 @@ class RecipeData:
     def how_to_get(self) -> str:
         """Return its sizes, where they are known, and the command that makes its shards."""
         raw = [] if self.raw_gb is None else [f"{self.raw_gb:g} GB to download"]
-        disk = [f"{size:g} GB as {profile} shards" for profile, size in self.disk_gb.items() if profile == "tiny"]
+        disk = [f"{self.disk_gb['tiny']:g} GB as tiny shards"] if "tiny" in self.disk_gb else []
         return ", ".join([*raw, *disk, f"vdaprep convert {self.name} --profile tiny"])
 
 
@@ -97,6 +97,11 @@ class Recipe:
     """The data sets."""
     expected: tuple[Expected, ...]
     """The numbers to reach."""
+
+    def compare(self, evaluation: Evaluation) -> list[str]:
+        """Return a sentence for each number to reach that an evaluation has."""
+        found = (row.sentence(evaluation) for row in self.expected)
+        return [f"recipe {self.name}: {text}" for text in found if text is not None]
 
     def check_data(self, found: Sequence[str], *, mix: str | None) -> None:
         """Raise DataError unless all data sets are there, or the user gave a `mix`."""
