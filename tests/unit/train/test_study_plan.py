@@ -17,6 +17,7 @@ from vdatrain.device import Precision
 from vdatrain.evaluation.windows import WindowFigures, write_windows
 from vdatrain.run_dir import write_facts
 from vdatrain.training.state import new_state
+from vdatrain.training.study import plan as study_plan
 from vdatrain.training.study.arms import ArmSpec, check_arms, parse_arms, read_arms
 from vdatrain.training.study.plan import StudyPlan, parse_seeds, plan_study, run_folder
 from vdatrain.training.study.summary import scene_of, summarise
@@ -330,3 +331,11 @@ def test_an_arm_with_an_option_that_is_none(common: TrainConfig, tmp_path: Path)
         planned(common, tmp_path, text="basic,conv+colour=3")
     with pytest.raises(UsageError, match="variant 'cnv' is not known"):
         planned(common, tmp_path, text="basic,cnv")
+
+
+def test_accumulated_batches_are_counted_once(
+    common: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_plan, "attainable_flops", lambda precision: 1e12)
+    hours = [planned(replace(common, accumulate=n), tmp_path).efforts["basic"].hours_left for n in (1, 2, 4)]
+    assert hours[2] - hours[1] == pytest.approx(2 * (hours[1] - hours[0]), rel=1e-3)

@@ -2,13 +2,13 @@
 
     basic                        the variant
     conv:zeros                   the variant with --differences zeros
-    basic+temporal_gradient=1    the variant with another option of `vdatrain run`; several with + between
+    basic+stride_weight=1        the variant with another option of `vdatrain run`; several with + between
 
 or tables of a TOML file, which gives them names:
 
     [arms."basic, supervised"]
     variant = "basic"
-    temporal_gradient = 1.0
+    stride_weight = 1.0
 """
 
 import dataclasses
@@ -120,7 +120,7 @@ def _parse_arm(text: str) -> ArmSpec:
         if not name or not value or name in options:
             raise UsageError(
                 f"--variants {text}: {change.strip()!r} is not understood; expected each option once, as in "
-                "basic+temporal_gradient=1."
+                "basic+stride_weight=1."
             )
         options[name] = _value(name, value)
     if not variant:

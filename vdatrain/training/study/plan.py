@@ -213,7 +213,7 @@ def _efforts(runs: Sequence[PlannedRun], precision: Precision) -> dict[str, Effo
     on_gpu = precision.device.type == "cuda"
     by_arm = {name: [run for run in runs if run.arm == name] for name in dict.fromkeys(run.arm for run in runs)}
     takes = {name: footprint(found[0].config, on_gpu=on_gpu) for name, found in by_arm.items()}
-    counted = {name: takes[name].flops * found[0].config.accumulate / speed for name, found in by_arm.items()}
+    counted = {name: found.flops / speed for name, found in takes.items()}
     measured = {name: _step_s(found) for name, found in by_arm.items()}
     ratios = [seconds / counted[name] for name, seconds in measured.items() if seconds is not None]
     slower = statistics.median(ratios) if ratios else 1.0
