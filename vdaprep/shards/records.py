@@ -217,6 +217,10 @@ class DataTerms:
     commercial: bool | None
     """Whether the licence allows commercial use; None where nothing says it."""
 
+    def named(self, *, unsaid: str = "licence not said") -> str:
+        """Return name and licence, for messages; `unsaid` where nothing says the licence."""
+        return f"{self.dataset} ({self.licence or unsaid})"
+
     @classmethod
     def from_fields(cls, dataset: str, fields: Fields) -> "DataTerms":
         """Take the terms from what a document says of a data set; raises DocumentError."""

@@ -17,7 +17,7 @@ def terms_of_run(config: TrainConfig, shards: ShardCollection) -> tuple[DataTerm
     found = tuple(terms for terms in shards.terms(split=config.train_split) if mix.takes(terms.dataset))
     refused = [terms for terms in found if not terms.commercial]
     if config.licence == "commercial" and refused:
-        names = "; ".join(f"{terms.dataset} ({terms.licence or 'its shards do not say'})" for terms in refused)
+        names = "; ".join(terms.named(unsaid="its shards do not say") for terms in refused)
         raise UsageError(
             f"--licence commercial: is not what these data sets are known to allow: {names}; leave them out with "
             f"--mix {','.join(f'{terms.dataset}=0' for terms in refused)}, or train with --licence any."
@@ -42,4 +42,4 @@ def union(*several: Iterable[DataTerms]) -> tuple[DataTerms, ...]:
 
 def sentence(found: Sequence[DataTerms]) -> str:
     """Return names and licences in one line."""
-    return "; ".join(f"{terms.dataset} ({terms.licence or 'licence not said'})" for terms in found)
+    return "; ".join(terms.named() for terms in found)

@@ -79,7 +79,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         """Return licences, what matched, is missing, unexpected, of another shape, by group."""
-        licences = [f"{terms.dataset} ({terms.licence or 'licence not said'})" for terms in self.data]
+        licences = [terms.named() for terms in self.data]
         return "\n".join(
             [
                 f"{self.where}: {self.kind}",
