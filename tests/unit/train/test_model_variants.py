@@ -14,7 +14,7 @@ from vdaprep.errors import UsageError
 from vdatrain.models import variants
 from vdatrain.models.layers.difference import CELLS_PER_PATCH, past_and_future, without_future
 from vdatrain.models.layers.encoder import ENCODERS, PATCH_SIZE, TABLE_SIDE
-from vdatrain.models.layers.temporal import set_past_only
+from vdatrain.models.layers.temporal import set_attention
 
 VARIANTS = variants.names()
 WITH_BRANCH = [variant for variant in VARIANTS if variants.uses_differences(variant)]
@@ -106,7 +106,7 @@ def test_shift_moves_channels_from_both_neighbours() -> None:
     branch = tiny("shift").get_submodule("branch")
     level = torch.arange(3.0)[:, None, None].expand(3, 2, 16)
     for past_only, moved in ((False, [[0, 0, 1], [1, 2, 2]]), (True, [[0, 0, 1], [0, 1, 2]])):
-        set_past_only(branch, past_only)
+        set_attention(branch, 1 if past_only else None)
         for found in branch([level] * 4, None, 3).features:
             assert [found[:, 0, 0].tolist(), found[:, 1, 2].tolist()] == moved
             assert torch.equal(found[..., 4:], level[..., 4:])
@@ -262,7 +262,7 @@ def test_a_flash_of_one_frame_changes_what_the_head_is_given_where_it_is(variant
 def handed_on(variant: str, differences: Tensor, valid: Tensor, *, past_only: bool) -> Tensor:
     """Return all that the head is given of one clip: [t, values]."""
     branch = stirred(tiny(variant)).get_submodule("branch")
-    set_past_only(branch, past_only)
+    set_attention(branch, 1 if past_only else None)
     T, dim = len(valid[0]), ENCODERS["tiny"].dim
     features = [torch.randn(T, 12, dim, generator=torch.Generator().manual_seed(2))] * 4
     pairs = past_and_future(differences, valid)
@@ -300,7 +300,7 @@ def test_differences_that_are_hidden_do_not_count(variant: str) -> None:
 @every_variant
 def test_past_only_hides_later_frames_and_nothing_else(variant: str) -> None:
     model = stirred(tiny(variant))
-    set_past_only(model)
+    set_attention(model, 1)
     frames, differences, valid = clip(batch=1, num_frames=6)
     later = frames.clone(), differences.clone(), valid.clone()
     for part in later[:2]:
@@ -312,7 +312,7 @@ def test_past_only_hides_later_frames_and_nothing_else(variant: str) -> None:
         found = model(frames, differences, valid)
         assert torch.equal(found[:, :4], model(*later)[:, :4])
         assert (found - model(earlier, differences, valid)).abs().amax(dim=(0, 2, 3)).min() > 1e-6
-        set_past_only(model, False)
+        set_attention(model, None)
         assert not torch.equal(found[:, 0], model(frames, differences, valid)[:, 0])
 
 

@@ -145,10 +145,8 @@ class FixedMemory(_Memory):
 class TemporalAttention(nn.Module):
     """Self-attention along the frames of each sequence."""
 
-    past_only = False
-    """No frame attends to one after its chunk; `set_past_only` sets it."""
-    chunk = 1
-    """Frames of a chunk, all of which see each other; `set_attention` sets it."""
+    chunk: int | None = None
+    """Frames of a chunk, which see each other and those before; None: all see all. `set_attention` sets it."""
 
     def __init__(self, channels: int, max_frames: int) -> None:
         super().__init__()
@@ -190,7 +188,7 @@ class TemporalAttention(nn.Module):
     def _mask(self, tokens: Float[Tensor, "s t c"]) -> Bool[Tensor, "t t"] | None:
         """Return which frames of a window each frame sees; None: all."""
         num_frames = tokens.shape[1]
-        if not self.past_only or self.chunk >= num_frames:
+        if self.chunk is None or self.chunk >= num_frames:
             return None
         return chunk_mask(num_frames, self.chunk, device=tokens.device)
 
@@ -323,16 +321,6 @@ class TemporalModule(nn.Module):
         return self.temporal_transformer(maps, num_frames, guidance)
 
 
-def set_past_only(model: nn.Module, wanted: bool = True) -> None:
-    """Let no frame of a clip see a later one, as in a stream, or all of them each other.
-
-    A window's disparity is then, but for rounding, what `remember_frames` gives frame by frame.
-    """
-    for module in model.modules():
-        if hasattr(module, "past_only"):
-            setattr(module, "past_only", wanted)  # noqa: B010 - of several classes
-
-
 def set_attention(model: nn.Module, chunk: int | None) -> None:
     """Let each frame of a window see the frames up to the last of its own chunk of so many.
 
@@ -340,10 +328,11 @@ def set_attention(model: nn.Module, chunk: int | None) -> None:
     for backward passes that compute forward ones again, too. Whatever else of a variant looks at neighbours then sees
     none that is later. Frames that are shown one after the other (`remember_frames`) see no later ones anyway.
     """
-    set_past_only(model, chunk is not None)
-    for layer in model.modules():
-        if isinstance(layer, TemporalAttention):
-            layer.chunk = chunk or 1
+    for module in model.modules():
+        if isinstance(module, TemporalAttention):
+            module.chunk = chunk
+        elif hasattr(module, "past_only"):
+            setattr(module, "past_only", chunk is not None)  # noqa: B010 - of several classes
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class VideoDepth(nn.Module):
     metric = False
     """Whether the weights are metric ones, whose head gives depth in metres: `load_weights` sets it."""
     past_only = False
-    """Whether no frame sees a later one: `set_past_only` sets it."""
+    """Whether no frame sees a later one: `set_attention` sets it."""
     differences_shown: Literal["both", "past", "zeros"] = "both"
     """Which differences the branch is shown: to the frames before and after, before only, or zeros for all of them."""
     branch: Branch | None
