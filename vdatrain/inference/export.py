@@ -1,6 +1,5 @@
 """A trained model as a file for others: weights under the published names, or an ONNX graph."""
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -100,12 +99,10 @@ def published_state(model: nn.Module) -> dict[str, Tensor]:
 def _facts(out: Path, model: nn.Module, config: TrainConfig) -> dict[str, Any]:
     """Say what the file is and how it is to be used."""
     own = variants.own_prefixes(config.variant)
-    with out.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "file": out.name,
         "bytes": out.stat().st_size,
-        "sha256": digest,
+        "sha256": tensor_files.sha256_of(out),
         "variant": config.variant,
         "summary": variants.summary(config.variant),
         "encoder": config.encoder,
@@ -158,9 +155,8 @@ def _write_onnx(out: Path, model: nn.Module, config: TrainConfig, shape: OnnxSha
     inputs = _example(shape, differences=variants.uses_differences(config.variant))
     outputs = ["disparity"]
     if shape.stream:
-        step = StreamStep(model)
-        caches = step.caches(inputs)
-        model, inputs, outputs = step, {**inputs, **caches}, [*outputs, *(f"next_{name}" for name in caches)]
+        model = StreamStep(model, inputs)
+        inputs, outputs = inputs | model.caches, [*outputs, *(f"next_{name}" for name in model.caches)]
     graph = _trace(model, inputs, outputs)
     error = None
     if importlib.util.find_spec("onnxruntime"):

@@ -28,7 +28,7 @@ from vdatrain.inference.features import WindowFeatures
 from vdatrain.inference.long_video import infer_windows
 from vdatrain.inference.video_reader import DEFAULT_DIFF, Video, VideoFrame, open_video
 from vdatrain.inference.video_writer import DisparityFile, Timeline, depth_of, write_output
-from vdatrain.models import published, variants
+from vdatrain.models import published, tensor_files, variants
 from vdatrain.models.layers.encoder import PATCH_SIZE
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, remember_frames, set_attention
 from vdatrain.models.loading import load_model
@@ -366,7 +366,7 @@ def _published_model(path: Path, encoder: str, *, metric: bool | None) -> VideoD
 
 
 def _weights_facts(path: Path, encoder: str, *, metric: bool) -> dict[str, Any]:
-    digest = published.file_sha256(path)
+    digest = tensor_files.sha256_of(path)
     return {"name": path.stem, "file": path.name, "sha256": digest, "encoder": encoder, "metric": metric}
 
 

@@ -23,15 +23,16 @@ class StreamStep(nn.Module):
 
     Args:
         model: a variant in eval mode that remembers nothing but what temporal attention does.
+        window: what the model takes of a frame, by name, of which size and number the later ones are.
 
     Raises:
         UsageError: the variant remembers neighbouring frames besides.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, window: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.model = model
-        self._given = 1
+        self._given = len(window)
         self.eval()
         others = [layer for layer in model.modules() if isinstance(layer, Neighbours)]
         self._layers = [layer for layer in model.modules() if isinstance(layer, TemporalAttention)]
@@ -40,13 +41,10 @@ class StreamStep(nn.Module):
                 "--stream: this variant remembers neighbouring frames besides what temporal attention does, which a "
                 "graph has no caches for; export a variant such as basic or conv."
             )
+        self.caches = self._empty(window)
+        """The caches of a stream that has seen no frame, by name."""
 
-    def caches(self, window: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the caches of a stream that has seen no frame, by name.
-
-        window: what the model takes of a frame, of which size and number the later ones are.
-        """
-        self._given = len(window)
+    def _empty(self, window: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad(), remember_frames(self.model):
             self.model(*window.values())
             sizes = [layer.memory.sizes() for layer in self._layers if layer.memory is not None]

@@ -8,7 +8,6 @@ A file of its published name in the current folder is taken before the hub is as
 needs that file and nothing else. Licences and names are those of the authors' pages (huggingface.co/depth-anything).
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from types import MappingProxyType
 
 from vdaprep.errors import DataError
 from vdaprep.shards.records import DataTerms
+from vdatrain.models import tensor_files
 
 _VDA = "Chen et al., Video Depth Anything: Consistent Depth Estimation for Super-Long Videos, CVPR 2025"
 _DAV2 = "Yang et al., Depth Anything V2, NeurIPS 2024"
@@ -104,22 +104,13 @@ def fetch(name: str) -> FetchedWeights:
     published = PUBLISHED[name]
     here = Path(published.file)
     path = here if here.is_file() else _download(published)
-    digest = file_sha256(path)
+    digest = tensor_files.sha256_of(path)
     if published.sha256 not in (None, digest):
         raise DataError(
             f"{path}: has SHA-256 {digest}, but {published.name} is known to have {published.sha256}; it was damaged "
             f"or changed: fetch it again from {published.page}, or give --init FILE to take it as it is."
         )
     return FetchedWeights(published, path, digest)
-
-
-def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal; raises DataError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 def _download(published: PublishedWeights) -> Path:

@@ -1,5 +1,6 @@
 """Files of tensors: written complete or not at all, read without executing anything in them."""
 
+import hashlib
 import lzma
 import struct
 import tokenize
@@ -41,6 +42,15 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         if refused is None:
             raise
         raise OutputError(f"{write_error(refused, path)}; what was there before is whole.") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal; raises DataError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 def load(path: Path) -> dict[str, Any]:
