@@ -57,6 +57,7 @@ def test_a_table_that_is_not_there_is_a_usage_error() -> None:
     assert "no table z; choose from a,b,c,d,e" in result.stderr
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so() -> None:
     result = bench("--gpu")
     assert (result.returncode, result.stderr) == (0, "")

@@ -51,6 +51,7 @@ def benchmark(vdatrain: Run, weights: Path, shards: Path, out: Path, *options: o
     return vdatrain("benchmark", *model, "--shards", shards, "--out", out, "--allow-missing", *options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_protocol_ends_in_a_table(
     protocol: str, vdatrain: Run, weights: Path, shards: Path, tmp_path: Path
@@ -181,6 +182,7 @@ def write_scan(folder: Path, *, frames: int) -> None:
     np.savetxt(folder / "intrinsic/intrinsic_depth.txt", camera)
 
 
+@pytest.mark.slow
 def test_a_conversion_for_it_keeps_what_it_needs(
     vdaprep: Run, vdatrain: Run, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

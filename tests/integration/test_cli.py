@@ -141,6 +141,7 @@ def test_without_an_extra_one_sentence(line: str, tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_page_without_its_extra_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said before any run is read."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -258,6 +258,7 @@ def test_a_zip_with_a_broken_member(raw, vdaprep, tmp_path: Path) -> None:
     assert dataset(tmp_path / "out").totals["frames"] == 23
 
 
+@pytest.mark.slow
 def test_a_zip_whose_names_leave_the_tree(raw, vdaprep, tmp_path: Path) -> None:
     zips = archive(raw.root, tmp_path / "zips")
     with zipfile.ZipFile(zips / "abandonedfactory" / "Easy" / "image_left.zip", "a") as file:
@@ -390,6 +391,7 @@ def test_a_bare_name_is_looked_for_below_shards(shard: Path, vdaprep, monkeypatc
     )
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_a_cut_and_a_missing_shard(shard: Path, vdaprep, tmp_path: Path) -> None:
     whole = shard.read_bytes()
     shard.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])

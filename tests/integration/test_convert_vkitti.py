@@ -110,6 +110,7 @@ def test_a_smaller_size_encodes_again_and_keeps_integers(raw: Path, convert, tmp
     assert meta.intrinsics[0][0] == pytest.approx(725.0087 * 31 / 1242)
 
 
+@pytest.mark.slow
 def test_the_layout_changes_no_byte(raw: Path, convert, vdaprep, tmp_path: Path) -> None:
     """As in the archives, as users unpack each archive, with upper-case endings, in the archives as downloaded."""
     parted, upper = tmp_path / "parted", tmp_path / "upper"

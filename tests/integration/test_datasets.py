@@ -19,6 +19,7 @@ def shards(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_packed_and_mixed_samples_convert_to_the_same_bytes(name: str, vdaprep, tmp_path: Path) -> None:
     assert vdaprep("sample", name, "--out", tmp_path / "loose", *SMALL).code == 0
@@ -40,6 +41,7 @@ def test_packed_and_mixed_samples_convert_to_the_same_bytes(name: str, vdaprep, 
     assert vdaprep("verify", tmp_path / "loose-out", "--deep", "--geometry").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_wrong_data_set_is_recognised(name: str, vdaprep, tmp_path: Path) -> None:
     vdaprep("sample", name, "--out", tmp_path / "raw", *SMALL)

@@ -178,6 +178,7 @@ def test_what_cannot_be_exported(vdatrain, tmp_path: Path, monkeypatch: pytest.M
     refused(vdatrain(*bare), 1, "holds weights but no configuration")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "value", "found"),
     [
@@ -208,6 +209,7 @@ def test_options_that_no_run_has_are_the_checkpoints_fault(
     assert {item.name for item in tmp_path.iterdir()} == {"best.pt"}
 
 
+@pytest.mark.slow
 def test_a_run_reports_what_it_began_with(toy_shards: Path, vdatrain, tmp_path: Path) -> None:
     trained("basic", tmp_path)
     small = ("--encoder", "tiny", "--frames", 3, "--size", 28, "--steps", 1, "--workers", 0, "--batch", 1)

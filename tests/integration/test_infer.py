@@ -77,6 +77,7 @@ def test_disparity_of_a_video(variant: str, mode, checkpoints, movie: Path, vdat
     assert found.std() > 1e-3
 
 
+@pytest.mark.slow
 def test_windows_and_stream_and_variants_differ(checkpoints, movie: Path, vdatrain, tmp_path: Path) -> None:
     found: list[np.ndarray] = []
     for variant, mode in [("basic", ()), ("basic", ("--stream",)), ("conv", ())]:
@@ -116,6 +117,7 @@ def test_all_kinds_of_output(checkpoints, movie: Path, vdatrain, tmp_path: Path)
     assert iio.imread(tmp_path / "b.mp4", plugin="pyav").shape == (3, 34, 92, 3)
 
 
+@pytest.mark.slow
 def test_a_single_picture_and_a_shard(checkpoints, movie: Path, toy_shards: Path, vdatrain, tmp_path: Path) -> None:
     picture = tmp_path / "one.png"
     iio.imwrite(picture, iio.imread(movie, index=0, plugin="pyav"))
@@ -168,6 +170,7 @@ INPUTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "make", "seconds", "said", "strict"), INPUTS, ids=[row[0] for row in INPUTS])
 def test_times_go_through(name, make, seconds, said: str, strict: int, checkpoints, vdatrain, tmp_path: Path) -> None:
     """The same times come out, in an array and in a film; what is missing is said, and fails with --strict only."""
@@ -184,6 +187,7 @@ def test_times_go_through(name, make, seconds, said: str, strict: int, checkpoin
         assert [frame.time for frame in film.decode(video=0)] == pytest.approx(seconds, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_metric_weights_give_metres(checkpoints, movie: Path, vdatrain, tmp_path: Path) -> None:
     bare = ("infer", movie, "--checkpoint", checkpoints["bare"], "--encoder", "tiny", "--size", 28, "--metric", "--out")
     assert vdatrain(*bare, tmp_path / "a.npz").code == 0

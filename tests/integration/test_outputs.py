@@ -127,6 +127,7 @@ def test_a_full_disk_is_said_before_the_work(name: str, command_line, full: Path
     assert [path.name for path in full.iterdir()] == ["filling"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in WRITERS if "{missing}" not in WRITERS[name][0] and name not in ("plan", "repair")]
 )

@@ -92,6 +92,7 @@ def test_a_budget_is_kept_by_the_command_that_it_prints(
     assert again.err == shown.err
 
 
+@pytest.mark.slow
 def test_a_profile_without_its_encoder_is_neither_predicted_nor_chosen(
     long_raw: Path, vdaprep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -188,6 +188,7 @@ def test_stdout_that_nobody_reads(name: str, lines: dict[str, str], tmp_path: Pa
     assert (code in (0, 1), said) == (True, ""), said  # 0: it was faster than the reader went away
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full", "</dev/null", "<&-"])
 def test_streams_that_are_closed(ending: str, lines: dict[str, str], tmp_path: Path) -> None:
     for name in ("datasets", "datasets --json", "sample"):

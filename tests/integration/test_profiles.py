@@ -49,6 +49,7 @@ def weight(out: Path) -> int:
     return sum(len(data) for name, data in tree_bytes(out).items() if name.endswith(".tar"))
 
 
+@pytest.mark.slow
 def test_each_profile_is_whole_smaller_and_within_its_promise(converted, vdaprep) -> None:
     weights = [weight(converted[name]) for name in PROFILES]
     assert weights == sorted(weights, reverse=True)
@@ -69,6 +70,7 @@ def test_each_profile_is_whole_smaller_and_within_its_promise(converted, vdaprep
             np.testing.assert_array_equal(found.camera_to_world, exact.camera_to_world)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROFILES)
 def test_windows_are_cut_from_groups(name: str, converted) -> None:
     """A window that begins and ends within groups has the frames of the whole clip."""
@@ -83,6 +85,7 @@ def test_windows_are_cut_from_groups(name: str, converted) -> None:
                 np.testing.assert_array_equal(found.differences[1:], whole.differences[rows][1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["standard", "small", "tiny"])
 def test_workers_change_no_byte(name: str, converted, raw: Path, vdaprep, tmp_path: Path) -> None:
     options = ("--profile", name, *OPTIONS, "--workers", 1, "--no-check")
@@ -97,6 +100,7 @@ def test_workers_change_no_byte(name: str, converted, raw: Path, vdaprep, tmp_pa
     assert tree_bytes(tmp_path) == tree_bytes(converted[name])
 
 
+@pytest.mark.slow
 def test_another_encoder_is_told_when_a_shard_is_made_again(converted, raw: Path, vdaprep, tmp_path: Path) -> None:
     """As if another release of PyAV had made the shards: their bytes cannot be had again, their frames can."""
     out = tmp_path / "tartanair"
@@ -115,6 +119,7 @@ def test_another_encoder_is_told_when_a_shard_is_made_again(converted, raw: Path
     assert vdaprep("verify", tmp_path, "--deep").code == 0
 
 
+@pytest.mark.slow
 def test_stats_tell_the_profile_and_what_others_would_take(converted, vdaprep) -> None:
     for name in PROFILES:
         [found] = json.loads(vdaprep("stats", converted[name], "--json").out)

@@ -106,6 +106,7 @@ def pack_level(root: Path, out: Path) -> None:
                     file.write(path, path.relative_to(root).as_posix())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listed", [True, False])
 def test_of_zips_on_a_server_only_what_is_needed_is_fetched(
     listed: bool, server: Server, vdaprep, tmp_path: Path
@@ -131,6 +132,7 @@ def test_of_zips_on_a_server_only_what_is_needed_is_fetched(
     assert fetched < needed + 40_000
 
 
+@pytest.mark.slow
 def test_two_processes_read_from_a_server(server: Server, vdaprep, tmp_path: Path) -> None:
     raw = write_raw(tmp_path / "raw", lengths=LENGTHS)
     pack_level(raw.root, server.folder)
@@ -154,6 +156,7 @@ def test_loose_files_and_folders_on_a_server(server: Server) -> None:
         assert reader.read(tree.files["Easy/b.png"]) == b"zipped"
 
 
+@pytest.mark.slow
 def test_shards_on_a_server_are_verified(server: Server, vdaprep, toy_shards: Path) -> None:
     shutil.copytree(toy_shards, server.folder, dirs_exist_ok=True)
     for options in ((), ("--deep",)):

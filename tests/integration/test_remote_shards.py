@@ -57,6 +57,7 @@ def local(toy_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_by_range_has_the_same_losses(server: Server, local: Path, vdatrain, tmp_path: Path) -> None:
     result = vdatrain("run", "--shards", f"{server.url}/tartanair", "--out", tmp_path / "run", *SMALL)
     assert result.code == 0
@@ -64,6 +65,7 @@ def test_a_run_by_range_has_the_same_losses(server: Server, local: Path, vdatrai
     assert server.asked["shard-0001.tar whole"] == 0
 
 
+@pytest.mark.slow
 def test_a_sequential_run_asks_for_whole_tars(server: Server, toy_shards: Path, vdatrain, tmp_path: Path) -> None:
     sequential = ("--order", "sequential", "--shuffle-buffer", 3, *SMALL)
     for name, shards in (("here", toy_shards), ("there", f"{server.url}/tartanair")):
@@ -73,6 +75,7 @@ def test_a_sequential_run_asks_for_whole_tars(server: Server, toy_shards: Path, 
     assert server.asked["shard-0001.tar whole"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("far", [True, False])
 def test_a_run_through_a_cache_has_the_same_losses(
     far: bool, server: Server, local: Path, toy_shards: Path, vdatrain, tmp_path: Path
@@ -144,6 +147,7 @@ def test_a_server_that_stalls_while_training_ends_the_run(
     refused(result, 1, name, "the server does not answer", "it was asked 2 times")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "eval", "eval --long", "infer"])
 def test_a_server_that_sends_a_byte_now_and_then_ends_an_evaluation(
     command: str, server: Server, local: Path, vdatrain, tmp_path: Path
@@ -165,6 +169,7 @@ def test_a_server_that_sends_a_byte_now_and_then_ends_an_evaluation(
     assert not any(tmp_path.glob("out*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["tartanair/val/shard-0001.tar", "tartanair/val/shard-0001.json"])
 def test_a_server_that_sends_a_byte_now_and_then_ends_verify(
     file: str, server: Server, vdaprep, monkeypatch: pytest.MonkeyPatch

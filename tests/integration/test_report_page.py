@@ -139,6 +139,7 @@ def mean(values: Sequence[float]) -> float:
 # ------------------------------------------------------------------------------------------------------------ figures
 
 
+@pytest.mark.slow
 def test_the_table_has_the_figures_of_the_files(shown: Browser, documents: Documents) -> None:
     rows = shown.evaluate(
         "[...document.querySelector('table').rows].map(row => [...row.cells].map(c => c.textContent))"

@@ -139,6 +139,7 @@ def test_killed_at_the_worst_moment(moment: str, toy_shards: Path, whole: Whole,
     check_equal(folder, whole.folder / "conv")
 
 
+@pytest.mark.slow
 def test_a_run_that_never_saved_begins_again(toy_shards: Path, whole: Whole, vdatrain, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     child = start(arguments(toy_shards, folder), before=lambda: setattr(trainer, "evaluate_clips", die))
@@ -183,6 +184,7 @@ def send(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_lets_the_step_end_saves_and_leaves(
     number: int, code: int, toy_shards: Path, whole: Whole, vdatrain, send, tmp_path: Path
@@ -212,6 +214,7 @@ def test_the_second_ctrl_c_leaves_at_once(toy_shards: Path, vdatrain, send, tmp_
     assert tensor_files.load(tmp_path / "run" / "last.pt")["step"] == 6
 
 
+@pytest.mark.slow
 def test_a_signal_during_an_evaluation_is_heard_between_two_windows(
     toy_shards: Path, whole: Whole, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +336,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     damage: Callable[[Path], object], stopped: Path, whole: Whole, vdatrain
@@ -361,6 +365,7 @@ def test_without_a_whole_checkpoint_nothing_goes_on(stopped: Path, vdatrain) -> 
     assert "nor is any before it; begin the run again elsewhere" in result.err
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(
     stopped: Path, whole: Whole, vdatrain, tmp_path: Path
 ) -> None:

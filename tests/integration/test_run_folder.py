@@ -293,6 +293,7 @@ def test_help_lists_what_may_change(vdatrain: Run) -> None:
     assert set(listed.split(", ")) == {option_name(name) for name in CHANGEABLE}
 
 
+@pytest.mark.slow
 def test_a_run_is_lengthened(run: Path, finished: Path, vdatrain: Run) -> None:
     """Also once it was finished: what was logged stays, and the schedule has another end, which is said."""
     result = vdatrain("run", "--out", run, "--resume", "--steps", 6)

@@ -107,6 +107,7 @@ def test_an_arm_that_diverges_is_left_out_and_said(vdatrain: Run, toy_shards: Pa
     assert (again.code, "begun" in again.err, again.out) == (0, False, result.out)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_stopped_before_a_run_ends_says_so(vdatrain: Run, toy_shards: Path, tmp_path: Path) -> None:
     result = vdatrain(*study(toy_shards, tmp_path / "study", "basic,conv", "0", "--time-limit", 1))
     assert (result.code, result.out) == (0, "")

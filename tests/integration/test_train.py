@@ -99,6 +99,7 @@ def test_resuming_nothing_or_on_other_shards(runs: Path, toy_shards: Path, vdatr
     refused(vdatrain("run", "--out", copy, "--resume"), 1, "config.json: is not valid JSON")
 
 
+@pytest.mark.slow
 def test_a_run_keeps_no_secret_of_its_shards_and_goes_on_with_it_given_again(
     toy_shards: Path, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +298,7 @@ def test_a_checkpoint_that_is_none(toy_shards: Path, vdatrain, tmp_path: Path) -
     refused(vdatrain(*arguments, tmp_path / "bare.pth"), 1, "holds weights but no configuration")
 
 
+@pytest.mark.slow
 def test_shards_without_differences(raw: RawTree, toy_shards: Path, tmp_path: Path, vdatrain: Run) -> None:
     """Where none has any, a variant that looks at them is refused; beside others that have, they count as unknown."""
     shards = tmp_path / "shards"

@@ -32,6 +32,7 @@ def shards(toy_shards: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(toy_shards, tmp_path / "shards"))
 
 
+@pytest.mark.slow
 def test_images_beside_the_clips_add_their_spatial_loss(vdatrain, shards: Path, tmp_path: Path) -> None:
     for name, options in [("with", ("--images-per-clip", 2)), ("without", ())]:
         result = vdatrain("run", "--shards", shards, "--out", tmp_path / name, *SMALL, *options)
@@ -68,6 +69,7 @@ def test_options_that_cannot_be_are_sentences(vdatrain, shards: Path, tmp_path: 
     refused(vdatrain("run", "--shards", shards, "--out", tmp_path / "run", *SMALL, *options), 2, sentence)
 
 
+@pytest.mark.slow
 def test_a_bad_shard_stops_the_run_or_is_passed_by(vdatrain, shards: Path, tmp_path: Path) -> None:
     clip = open_shards(shards).clips(split="train")[0]
     data = bytearray(clip.tar.read_bytes())

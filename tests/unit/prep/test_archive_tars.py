@@ -358,6 +358,7 @@ print(total, peak_kib() >> 10)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_archive(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as file:

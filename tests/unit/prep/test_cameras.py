@@ -118,6 +118,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c_x", [405.0, 404.6])
 @pytest.mark.parametrize("name", F_X)
 def test_warp_errors_decide_which_intrinsics_of_an_old_copy_are_meant(

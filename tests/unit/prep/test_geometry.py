@@ -209,6 +209,7 @@ def test_warping_onto_a_shifted_plane_is_exact() -> None:
     ) == (dataclasses.replace(fit, error=np.inf, share=0.0))
 
 
+@pytest.mark.slow
 def test_large_views_wait_with_few_pixels_and_tell_the_same(
     still: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

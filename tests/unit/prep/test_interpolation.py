@@ -61,6 +61,7 @@ def test_any_codes_decode_within_the_bound(codes: np.ndarray, steps: int) -> Non
     check(codes, steps)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32), shape=SHAPES, steps=STEPS, holes=st.sampled_from([0.0, 0.02, 0.5]), sky=st.booleans()
@@ -116,6 +117,7 @@ def test_passes_and_the_coarsest_grid_reach_each_pixel_once(shape: tuple[int, in
     assert (seen == 1).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(values=SHAPES.flatmap(lambda shape: arrays(np.int32, (2, *shape), elements=st.integers(0, 65535))), steps=STEPS)
 def test_values_of_damage_decode_in_numpy_as_in_torch_each_frame_alone(values: np.ndarray, steps: int) -> None:

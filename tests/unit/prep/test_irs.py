@@ -76,6 +76,7 @@ def files_of(
         yield f"{scene}/n_{text}.exr", b"normals"
 
 
+@pytest.mark.slow
 def test_it_converts_verifies_and_exports_equal_to_its_source(
     frames: list[Frame], vdaprep: Run, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
         expect_exported(folder, given, depth_of=stored_depth, relative_error=0.0006, pose_error=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip_frames", [64, 4, 3])
 def test_clips_end_at_a_cut(clip_frames: int, frames: list[Frame], vdaprep: Run, tmp_path: Path) -> None:
     unpack(tmp_path / "raw", files_of(frames))

@@ -128,6 +128,7 @@ def record_of(out: Path) -> dict:
     return json.loads((out / "kitti/dataset.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["standard", "small"])
 def test_it_converts_verifies_and_exports_equal_to_its_source(
     profile: str, frames: list[Frame], vdaprep: Run, tmp_path: Path
@@ -196,6 +197,7 @@ def test_urls_of_the_archives_convert_to_the_same_bytes(frames: list[Frame], vda
     assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_every_file_is_accounted_for_and_drives_share_calibration(
     frames: list[Frame], vdaprep: Run, tmp_path: Path
 ) -> None:
@@ -345,6 +347,7 @@ POSE_FAULTS: dict[str, tuple[Callable[[str, bytes], bytes | None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", POSE_FAULTS)
 def test_frames_without_a_pose_are_kept(kind: str, frames: list[Frame], vdaprep: Run, tmp_path: Path) -> None:
     change, sentence = POSE_FAULTS[kind]
@@ -395,6 +398,7 @@ def _shifted(part: str, by: int) -> Callable[[str, list[Frame]], bytes | None]:
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [

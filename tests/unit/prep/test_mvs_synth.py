@@ -344,6 +344,7 @@ def test_other_channels_are_named(channels: dict[str, str], found: str) -> None:
 CUT = "x.exr: (is not an EXR|the EXR's header is cut short|the EXR is cut short after)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ZIP", "PIZ", "NO"])
 def test_every_cut_of_an_exr_is_noticed_in_silence(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     """OpenEXR itself prints, and returns a file without parts."""

@@ -168,6 +168,7 @@ def test_parts_of_which_one_is_missing_are_used_up_to_it_and_kept(
     assert sorted(path for path in tmp_path.iterdir() if path.is_file()) == [*parts[:2], parts[3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "fault"),
     [({"invert": False}, "the poses look like world-to-camera"), ({"shift": 3}, "poses look shifted")],

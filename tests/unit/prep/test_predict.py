@@ -77,6 +77,7 @@ def test_few_probes_predict_the_bytes_of_rendered_data(rendered, options, vdapre
     assert sum(split["shards"] for split in said["splits"].values()) == len(counted["shards"])
 
 
+@pytest.mark.slow
 def test_what_was_probed_whole_is_sure(rendered) -> None:
     dataset, raw = rendered
     plan = make_plan(dataset, raw=raw, settings=Settings(), selection=Selection())
@@ -84,6 +85,7 @@ def test_what_was_probed_whole_is_sure(rendered) -> None:
     assert few > all_of_them == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3, 4, 6, 9, 10, 64])
 def test_the_upper_bound_holds_however_few_the_probes(count: int) -> None:
     """Of samples of normal sizes at most a hundredth exceeds it; three standard errors of 4 probes miss a thirtieth."""

@@ -105,6 +105,7 @@ COPIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COPIES)
 def test_a_copy_of_a_table_gives_the_same_poses(name: str, vdaprep: Run, tmp_path: Path) -> None:
     poses = {}

@@ -258,6 +258,7 @@ def _images_shifted(root: Path, frames: list[Frame]) -> None:
         path.write_bytes(encode_png(frames[number + 3].rgb.pixels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [

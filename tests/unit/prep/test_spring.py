@@ -85,6 +85,7 @@ def pack(root: Path, loose: Path) -> Path:
     return pack_zips(root, loose, {f"train_{kind}.zip": [f"spring/train/*/{kind}/*"] for kind in kinds})
 
 
+@pytest.mark.slow
 def test_it_converts_verifies_and_exports_equal_to_its_source(
     frames: list[Frame], vdaprep: Run, tmp_path: Path
 ) -> None:
@@ -224,6 +225,7 @@ def _shifted(root: Path, frames: list[Frame]) -> None:
         path.write_bytes(dsp5(disparity_of(frames[number + 3])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [(_inverted, "the poses look like world-to-camera"), (_shifted, "poses look shifted: with those 4 frames later")],

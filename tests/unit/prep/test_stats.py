@@ -98,6 +98,7 @@ def test_a_damaged_shard_is_a_sentence(toy_shards: Path, tmp_path: Path) -> None
         look(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_prints_draws_and_gives_json(toy_shards: Path, tmp_path: Path, vdaprep) -> None:
     plot = tmp_path / "new" / "plot.png"
     shown = vdaprep("stats", toy_shards, "--plot", plot)

@@ -262,6 +262,7 @@ def test_passing_faults_pass(server: Server, file: StoragePath, policy: Callable
     assert read_bytes(file) == DATA
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_stream_goes_on_where_it_broke_off(
     server: Server, file: StoragePath, ranges: bool, policy: Callable[[RetryPolicy], None]
@@ -274,6 +275,7 @@ def test_a_stream_goes_on_where_it_broke_off(
     assert server.asked["file.bin whole"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "says"),
     [

@@ -163,6 +163,7 @@ def test_of_remote_zips_only_those_that_are_chosen_are_asked_for(
     assert record_of(tmp_path / "out", "bonn")["totals"]["frames"] == len(IMAGES)
 
 
+@pytest.mark.slow
 def test_every_file_is_accounted_for(vdaprep, tmp_path: Path) -> None:
     write(tmp_path / "raw", "tum")
     (tmp_path / "raw" / "notes.doc").write_text("?")

@@ -72,6 +72,7 @@ def test_good_shards_are_whole(tiny: Path) -> None:
     assert run(tiny, deep=False) == report
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_found(tiny: Path) -> None:
     rng = np.random.default_rng(1)
     files = sorted(path for path in tiny.rglob("*") if path.is_file())

@@ -67,6 +67,7 @@ def test_an_error_of_the_items_themselves_is_raised_in_its_turn():
         next(results)
 
 
+@pytest.mark.slow
 def test_what_does_not_come_back_is_named_and_left_alone():
     release = threading.Event()
 

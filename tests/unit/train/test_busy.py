@@ -17,6 +17,7 @@ import torch
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "policy"),
     [

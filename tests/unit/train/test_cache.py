@@ -205,6 +205,7 @@ def test_only_what_the_data_set_lists_is_admitted(cache, shards, what):
     assert _files(cache) == ["lock"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [STALL, DIE, 500, 404])
 def test_a_server_that_fails_leaves_nothing(cache, data, server, fault, monkeypatch):
     monkeypatch.setattr(retry, "POLICY", RetryPolicy(connect_s=0.2, answer_s=0.6, waits_s=(0.01,)))

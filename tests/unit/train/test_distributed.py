@@ -138,6 +138,7 @@ def test_ranks_that_are_heard_of_are_left_alone(circle: Callable[[int], Circle])
     assert found.ends == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silent", [0, 2])
 def test_a_silent_rank_ends_all_others(silent: int, circle: Callable[[int], Circle]) -> None:
     found = circle(4)
@@ -180,6 +181,7 @@ def test_all_end_where_the_store_is_gone(circle: Callable[[int], Circle]) -> Non
     assert "rank 0" in sentence
 
 
+@pytest.mark.slow
 def test_all_end_where_the_store_does_not_answer(circle: Callable[[int], Circle]) -> None:
     found = circle(2)
     answers = threading.Event()

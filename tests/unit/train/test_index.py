@@ -63,6 +63,7 @@ def test_the_index_is_what_the_records_say(toy_shards: Path) -> None:
     assert shards.clips(split="train").datasets() == [("alpha", 5), ("beta", 2)]
 
 
+@pytest.mark.slow
 def test_a_clip_takes_less_than_a_kibibyte(tmp_path: Path) -> None:
     assert kib_a_clip(write_records(tmp_path / "shards", clips=320)) < 1
 

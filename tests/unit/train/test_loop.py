@@ -164,6 +164,7 @@ def test_what_would_wait_is_noticed(waits: Callable[[Tensor], object]) -> None:
     waits(torch.ones(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "options"),
     [("conv", {}), ("crossatt", {"precision": "bf16", "recompute": "all", "preset": "finetune"})],
@@ -596,6 +597,7 @@ def test_callbacks_are_called_in_order_and_may_end_the_run(begin) -> None:
 # ------------------------------------------------------------------------------------------------- what is evaluated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("final", "step"), [("best", 0), ("last", 4)])
 def test_the_final_evaluation_is_of_the_weights_asked_for(
     begin: Callable[..., TrainState], final: str, step: int
@@ -614,6 +616,7 @@ def test_the_final_evaluation_is_of_the_weights_asked_for(
 # ------------------------------------------------------------------------------------------------- chunks of attention
 
 
+@pytest.mark.slow
 def test_each_step_draws_its_chunk_and_evaluations_see_whole_windows(
     begin: Callable[..., TrainState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -634,6 +637,7 @@ def test_each_step_draws_its_chunk_and_evaluations_see_whole_windows(
     assert {step.draw_chunk(5, seed=1, step=number) for number in range(60)} == {1, 2, 4, None}
 
 
+@pytest.mark.slow
 def test_a_causal_model_learns_and_is_loaded_as_such(begin: Callable[..., TrainState]) -> None:
     run = begin(attention="causal", frames=3, steps=1, eval_split="train")
     trainer.train_state(run)

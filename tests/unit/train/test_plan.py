@@ -43,6 +43,7 @@ def real_step(config: TrainConfig) -> Ledger:
     return ledger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -63,6 +64,7 @@ def test_what_is_predicted_is_what_a_real_step_holds(changes: dict[str, object])
     assert real.alive[memory.GRADIENTS] == real.alive.total()  # once the step is over only those are left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", ["head", "encoder", "all"])
 def test_recomputing_takes_no_more_than_predicted_and_not_much_less(parts: str) -> None:
     config = replace(SMALL, recompute=parts, frames=8)
@@ -95,6 +97,7 @@ def test_what_is_kept_for_the_backward_pass_is_what_autograd_says_it_saves() -> 
     assert ledger.alive.total() == bytes_kept + sum(tensor.untyped_storage().nbytes() for tensor in results)
 
 
+@pytest.mark.slow
 def test_memory_grows_by_the_same_for_every_window() -> None:
     one, two, three = (footprint(replace(SMALL, batch=batch), on_gpu=True) for batch in (1, 2, 3))
     for part in (memory.ENCODER, memory.BRANCH, memory.HEAD, memory.BATCH):
@@ -118,6 +121,7 @@ def test_what_there_is_all_the_time_follows_from_the_parameters() -> None:
     assert frozen[memory.ENCODER] < 0.5 * takes[memory.ENCODER]
 
 
+@pytest.mark.slow
 def test_accumulating_keeps_the_gradients_and_recomputing_saves_memory_for_work() -> None:
     plain = footprint(SMALL, on_gpu=False)
     twice = footprint(replace(SMALL, accumulate=3), on_gpu=False)
@@ -146,6 +150,7 @@ def test_a_rank_of_a_sharded_model_holds_what_is_predicted(toy_shards: Path, tmp
         assert 0.8 * mine[part] < size <= mine[part], part
 
 
+@pytest.mark.slow
 def test_more_ranks_hold_less_of_the_model_and_as_much_of_the_batch() -> None:
     plain = footprint(SMALL, on_gpu=True, ranks=4)  # without --shard-model each has all of it
     spread = footprint(replace(SMALL, shard_model=True), on_gpu=True, ranks=4)
@@ -308,6 +313,7 @@ def test_the_command_refuses_what_is_no_size(vdatrain) -> None:
     assert "--device-memory much: expected a size, for example 5GB" in result.err
 
 
+@pytest.mark.slow
 def test_utilisation_is_the_share_of_what_the_device_can_do() -> None:
     found = utilisation(replace(SMALL, accumulate=3, images_per_clip=2), Precision(torch.device("cpu")))
     images = footprint(replace(SMALL, frames=1, batch=2 * SMALL.batch), on_gpu=False)

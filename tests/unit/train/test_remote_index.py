@@ -65,6 +65,7 @@ def test_a_server_that_lists_nothing_needs_the_data_sets_urls(shards):
         open_shards(shards.url).clips(split="train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fault", "error", "says"),
     [

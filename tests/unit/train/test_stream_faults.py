@@ -197,6 +197,7 @@ def test_faults_without_sense_are_refused(options):
 # ------------------------------------------------------------------------------------------------------------- no hang
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_read_that_does_not_come_back_is_named(copied, order, workers, tmp_path, monkeypatch):
     clip = copied[order[1].clip]

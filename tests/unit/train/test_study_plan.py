@@ -202,6 +202,7 @@ def planned(common: TrainConfig, out: Path, *, text: str = "basic,conv", seeds: 
     return plan_study(parse_arms(text), common, seeds=parse_seeds(seeds), out=out)
 
 
+@pytest.mark.slow
 def test_a_plan_tells_what_is_over_and_what_is_left(common: TrainConfig, tmp_path: Path) -> None:
     basic, conv = parse_arms("basic,conv")
     write_run(run_folder(tmp_path, basic, 0), basic.config(common, seed=0), steps=4, step=4)
@@ -232,6 +233,7 @@ def test_a_plan_tells_what_is_over_and_what_is_left(common: TrainConfig, tmp_pat
     ]
 
 
+@pytest.mark.slow
 def test_a_new_study_is_planned_by_arithmetic(common: TrainConfig, tmp_path: Path) -> None:
     plan = planned(common, tmp_path)
     assert len(plan.left) == 4
@@ -241,6 +243,7 @@ def test_a_new_study_is_planned_by_arithmetic(common: TrainConfig, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_study_whose_runs_all_diverged_says_why(common: TrainConfig, tmp_path: Path) -> None:
     for arm in parse_arms("basic,conv"):
         write_run(run_folder(tmp_path, arm, 0), arm.config(common, seed=0), steps=2)
@@ -272,6 +275,7 @@ def test_a_damaged_folder_is_named_with_what_to_do(name: str, common: TrainConfi
     assert str(caught.value).endswith(f"delete {folder} and run the same command again, which trains that run anew.")
 
 
+@pytest.mark.slow
 def test_windows_that_are_damaged_are_named_by_the_summary(common: TrainConfig, tmp_path: Path) -> None:
     basic = parse_arms("basic")[0]
     folder = run_folder(tmp_path, basic, 0)
@@ -289,6 +293,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_study_goes_on_with_the_options_that_it_began_with(name: str, common: TrainConfig, tmp_path: Path) -> None:
     changed, sentence = REFUSED[name]
@@ -308,6 +313,7 @@ def test_other_shards_are_refused(common: TrainConfig, tmp_path: Path, toy_shard
         planned(common, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [

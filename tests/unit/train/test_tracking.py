@@ -429,6 +429,7 @@ def test_the_command_tracks_by_tensorboard_and_logs_the_same(split_shards: Path,
     assert "waiting for data" in result.err
 
 
+@pytest.mark.slow
 def test_a_tracker_that_fails_does_not_stop_the_run(
     split_shards: Path, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

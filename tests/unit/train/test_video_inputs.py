@@ -494,6 +494,7 @@ def test_what_is_no_video_is_a_sentence(name: str, make, sentence: str, tmp_path
     assert refused.value.exit_code == 1
 
 
+@pytest.mark.slow
 def test_what_is_too_large_takes_no_memory(tmp_path: Path) -> None:
     """The largest of a process that opens all of them, less what it needs without: what they cost."""
     makers = (holding("a.png", png_bomb(30000, 30000)), holding("a.mjpeg", 3 * jpeg_bomb()), in_a_film)

@@ -177,6 +177,7 @@ def test_a_folder_of_sixteen_bits(tmp_path: Path) -> None:
         check_output(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_video_is_even_and_its_colours_span_all_frames(tmp_path: Path, beside: bool) -> None:
     out = tmp_path / "a.mp4"

@@ -170,6 +170,7 @@ def test_encoder_weights(variant: str, with_mask_token: bool, published: State) 
     assert len(report.matched) == len(state)
 
 
+@pytest.mark.slow
 def test_the_encoder_file_of_timm_fits(tmp_path: Path) -> None:
     import timm
 
