@@ -46,7 +46,7 @@ def test_the_python_examples_run(raw, tmp_path: Path, monkeypatch, capsys) -> No
         shorter = example.replace("steps=200", "steps=1").replace("size=112", "size=28")
         exec(compile(shorter, "README.md", "exec"), known)  # the README's own code, no one else's
     printed = capsys.readouterr().out
-    assert len(examples) == 3
+    assert len(examples) == 2
     assert printed.startswith("(3, 48, 64, 3) float32")
     assert printed.count(" m\n") == 2
 
