@@ -15,6 +15,7 @@ from tests.conftest import Run, tree_bytes
 from tests.integration.conftest import refused
 from vdatrain.config import from_stored
 from vdatrain.run_dir import read_facts
+from vdatrain.training.study.worker import measure_stressed
 from vdatrain.training.trainer import train
 
 SMALL = (
@@ -105,6 +106,37 @@ def test_an_arm_that_diverges_is_left_out_and_said(vdatrain: Run, toy_shards: Pa
     assert {figure["arm"] for figure in found["figures"]} == {"basic"}
     again = vdatrain(*words)
     assert (again.code, "begun" in again.err, again.out) == (0, False, result.out)
+
+
+@pytest.mark.slow
+def test_finished_models_are_measured_under_stress(vdatrain: Run, toy_shards: Path, tmp_path: Path) -> None:
+    """On the windows and the weights of the run's own evaluation, without training again."""
+    words = study(toy_shards, tmp_path / "study", "basic,conv", "0")
+    assert vdatrain(*words).code == 0
+    folder = tmp_path / "study" / "runs" / "conv" / "seed-0"
+    trained = (folder / "last.pt").stat().st_mtime_ns
+    under = vdatrain(*words, "--stress", "flicker1,noise+rain")
+    assert under.code == 0, under.err
+    assert (folder / "last.pt").stat().st_mtime_ns == trained
+    found = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert [item["kinds"] for item in found["stressed"]] == ["flicker1", "noise+rain"]
+    flickering = {(one["arm"], one["metric"], one["dataset"]): one["mean"] for one in found["stressed"][0]["figures"]}
+    still = {(one["arm"], one["metric"], one["dataset"]): one["mean"] for one in found["figures"]}
+    assert flickering.keys() == still.keys()
+    assert flickering["conv", "tae", "average"] != still["conv", "tae", "average"]
+    assert "on average, on disturbed images" in under.out
+    again = vdatrain(*words, "--stress", "flicker1,noise+rain")
+    assert (again.out, "begun" in again.err) == (under.out, False)
+
+    windows = (folder / "windows.jsonl").read_bytes()
+    config = from_stored(read_facts(folder)["config"], where="here")
+    measure_stressed(config, folder, [()])
+    assert (folder / "windows.jsonl").read_bytes() == windows
+
+    (folder / "windows-flicker1.jsonl").write_bytes(windows.splitlines(keepends=True)[0])
+    damaged = vdatrain(*words, "--stress", "flicker1")
+    assert damaged.code == 1
+    assert "windows-flicker1.jsonl: is of other windows than windows.jsonl; delete" in damaged.err
 
 
 @pytest.mark.slow

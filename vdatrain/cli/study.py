@@ -18,7 +18,6 @@ from vdatrain.config import TrainConfig, from_file, from_mapping
 
 if TYPE_CHECKING:
     from vdatrain.evaluation.study.results import StudyResults
-    from vdatrain.training.study.arms import ArmSpec
     from vdatrain.training.study.plan import StudyPlan
     from vdatrain.training.study.runner import RunEvent
 
@@ -48,6 +47,14 @@ def command(
     config: Annotated[
         Path | None, typer.Option(help="TOML or config.json with options of all arms.", metavar="FILE")
     ] = None,
+    stress: Annotated[
+        str,
+        typer.Option(
+            help="Measure the models also on disturbed images: flicker1, flicker2, flash, noise, rain; alternatives "
+            "with commas, + joins kinds; all: each alone.",
+            metavar="KINDS",
+        ),
+    ] = "none",
     jobs: Annotated[
         int | None, typer.Option(help="Runs at a time. [default: one a GPU, or 1]", show_default=False, min=1)
     ] = None,
@@ -62,22 +69,25 @@ def command(
     or basic, is what the others are compared with. Runs that are finished are passed over, others go on. study.json,
     table.md and table.csv in the study's folder have the results, report.html (extra report) shows them.
     """
+    from vdaprep.shards.pictures.stress import IMAGE_KINDS, parse_stress
     from vdaprep.storage.atomic import check_output_folder
     from vdatrain.distributed.preemption import StopRequest
     from vdatrain.evaluation.files import EVALUATION_FILE
     from vdatrain.training.study.arms import check_arms, parse_arms, read_arms
     from vdatrain.training.study.plan import held_out, parse_seeds, plan_study
     from vdatrain.training.study.runner import default_jobs, study_lock
+    from vdatrain.training.study.summary import summarise
 
     stop = StopRequest(parse_duration(time_limit, "--time-limit") if time_limit else None)
     specs = [*parse_arms(variants), *(read_arms(arms) if arms else ())]
     baseline = check_arms(specs)
     common = _common({**_OF_STUDY, **(from_file(config) if config else {}), **given})
     numbers = parse_seeds(seeds)
+    under = [kinds for kinds in parse_stress(stress, known=IMAGE_KINDS) if kinds]
     held_out(common)
     check_output_folder(out, inputs=[common.shards])
     jobs = jobs or default_jobs(common)
-    plan = plan_study(specs, common, seeds=numbers, out=out)
+    plan = plan_study(specs, common, seeds=numbers, out=out, stress=under)
     if not is_quiet():
         show(_plan(plan, jobs=jobs), to=errors)
     if dry_run:
@@ -87,7 +97,10 @@ def command(
         if stopped is not None and not list(out.rglob(EVALUATION_FILE)):
             warn(f"{out}: runs saved and left {stopped}, and none is finished; the same command goes on.")
             return
-        results = _results(plan_study(specs, common, seeds=numbers, out=out), specs, baseline=baseline, out=out)
+        results = summarise(
+            plan_study(specs, common, seeds=numbers, out=out).runs, specs, baseline=baseline, out=out, stress=under
+        )
+        _write(out, results)
     show(_shown(results))
     errors.print(f"{out}: study.json, table.md, table.csv")
     if stopped is not None:
@@ -138,18 +151,14 @@ def _train(plan: "StudyPlan", *, jobs: int, stop: Any) -> str | None:
         return train_runs(plan.left, jobs=jobs, stop=stop, on_event=on_event)
 
 
-def _results(plan: "StudyPlan", specs: Sequence["ArmSpec"], *, baseline: str, out: Path) -> "StudyResults":
+def _write(out: Path, results: "StudyResults") -> None:
+    """Write tables and report.html, or say what the page needs.
+
+    Hours of training are not to end in an error.
+    """
     from vdatrain.evaluation.study.tables import write_tables
-    from vdatrain.training.study.summary import summarise
 
-    results = summarise(plan.runs, specs, baseline=baseline, out=out)
     write_tables(out, results)
-    _write_page(out, results)
-    return results
-
-
-def _write_page(out: Path, results: "StudyResults") -> None:
-    """Write report.html, or say what it needs: hours of training are not to end in an error."""
     try:
         from vdatrain.evaluation.report.study import REPORT_FILE, write_study_report
     except ModuleNotFoundError as error:
@@ -169,6 +178,8 @@ def _shown(results: "StudyResults") -> list[str | Table]:
     if results.differences:
         title = f"difference to {results.baseline} in percent, with 95 % intervals; * does not reach 0"
         parts.append(_laid_out(tables.differences_table(results), texts=2, title=title))
+    if results.stressed:
+        parts.append(_laid_out(tables.stress_table(results), texts=2, title="on average, on disturbed images"))
     parts.append(_laid_out(tables.costs_table(results), texts=1, title="cost"))
     parts += [f"{verdict.arm}: {verdict.text}" for verdict in results.verdicts]
     return [*parts, *results.remarks]

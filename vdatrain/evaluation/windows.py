@@ -1,4 +1,7 @@
-"""The figures of each window of an evaluation, in `windows.jsonl`, a line a window."""
+"""The figures of each window of an evaluation, in `windows.jsonl`, a line a window.
+
+Those under stress lie beside it, in `windows-KINDS.jsonl`, KINDS as `parse_stress` reads them.
+"""
 
 import json
 from collections.abc import Sequence
@@ -6,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vdaprep.errors import DataError
+from vdaprep.shards.pictures.stress import Kinds, describe
 from vdaprep.storage.atomic import write_text
 from vdaprep.storage.documents import parse_json
 from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES
@@ -39,14 +43,22 @@ class WindowFigures:
     """The training loss."""
 
 
-def write_windows(folder: Path, windows: Sequence[WindowFigures]) -> None:
-    """Write the lines in the order of windows; raises OutputError."""
-    write_text(folder / WINDOWS_FILE, "".join(f"{json.dumps(asdict(window))}\n" for window in windows))
+def windows_file(kinds: Kinds = ()) -> str:
+    """Return the name of the file of an evaluation under `kinds` of stress; (): without."""
+    return f"windows-{describe(kinds)}.jsonl" if kinds else WINDOWS_FILE
 
 
-def read_windows(folder: Path) -> list[WindowFigures]:
+def write_windows(folder: Path, windows: Sequence[WindowFigures], *, kinds: Kinds = ()) -> None:
+    """Write the lines in the order of windows; raises OutputError.
+
+    kinds: the stress that they were measured under.
+    """
+    write_text(folder / windows_file(kinds), "".join(f"{json.dumps(asdict(window))}\n" for window in windows))
+
+
+def read_windows(folder: Path, *, kinds: Kinds = ()) -> list[WindowFigures]:
     """Read the lines; raises DataError, DocumentError or LimitError unless there are such."""
-    path = folder / WINDOWS_FILE
+    path = folder / windows_file(kinds)
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE_BYTES)

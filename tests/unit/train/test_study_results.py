@@ -13,7 +13,7 @@ from vdaprep.errors import DataError, UsageError
 from vdatrain.evaluation.files import AVERAGE, METRICS, EvaluatedModel, Protocol
 from vdatrain.evaluation.study import statistics
 from vdatrain.evaluation.study.collect import Findings, FinishedRun, find, read_runs
-from vdatrain.evaluation.study.results import Arm, Cost, Estimate, StudyResults, StudyRun, Verdict
+from vdatrain.evaluation.study.results import Arm, Cost, Estimate, Stressed, StudyResults, StudyRun, Verdict
 from vdatrain.evaluation.study.tables import EARLIER, to_csv, to_markdown, write_tables
 from vdatrain.evaluation.study.verdicts import sentence_of, verdicts_of
 from vdatrain.evaluation.windows import WindowFigures, write_windows
@@ -208,6 +208,18 @@ def test_csv_has_a_line_a_figure() -> None:
     [row] = [row for row in rows if (row["dataset"], row["arm"], row["metric"]) == (AVERAGE, "a|<b>", "tae")]
     assert (float(row["percent"]), float(row["low"]), float(row["seeds_needed"])) == pytest.approx((-10, -10, 2))
     assert [row["percent"] for row in rows if row["arm"] == "basic"] == [""] * 9
+
+
+def test_figures_under_stress_stand_beside_the_others() -> None:
+    noisy = findings(made_up("basic", 0), made_up("a|<b>", 0, factor=1.1))
+    found = results(stressed=[Stressed("flash+noise", noisy.figures, noisy.differences)])
+    rows = list(csv.DictReader(io.StringIO(to_csv(found))))
+    assert [row["stress"] for row in rows] == ["none"] * 18 + ["flash+noise"] * 18
+    [row] = [row for row in rows[18:] if (row["dataset"], row["arm"], row["metric"]) == (AVERAGE, "a|<b>", "tae")]
+    assert float(row["percent"]) == pytest.approx(10)
+    [line] = [line for line in to_markdown(found).splitlines() if line.startswith("| flash+noise | a&#124;&lt;b&gt; |")]
+    assert line.count("+10.0 %") == 2
+    assert "disturbed" not in to_markdown(results())
 
 
 def test_json_has_the_same_figures(tmp_path: Path) -> None:

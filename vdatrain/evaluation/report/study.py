@@ -9,7 +9,7 @@ from vdatrain.evaluation.report.comparison import charts, clips, scores
 from vdatrain.evaluation.report.content import Difference, Page, Table, TableCell
 from vdatrain.evaluation.report.page import write_page
 from vdatrain.evaluation.study.results import Arm, StudyResults
-from vdatrain.evaluation.study.tables import costs_table, differences_table, earlier_table, results_table
+from vdatrain.evaluation.study.tables import costs_table, differences_table, earlier_table, results_table, stress_table
 
 REPORT_FILE = "report.html"
 
@@ -60,6 +60,7 @@ def _tables(results: StudyResults) -> list[Table]:
     found = [
         _table("Results", results_table(results), texts=2),
         _table(f"Differences to {results.baseline} with 95 % intervals", differences_table(results), texts=2),
+        _table("Under stress, on average", stress_table(results), texts=2),
         _table("What they take", costs_table(results), texts=1),
         _table("Runs", _runs(results.arms), texts=4),
         _table("An earlier study, on other data, single runs", earlier_table(results), texts=2),

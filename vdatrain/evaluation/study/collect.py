@@ -2,19 +2,20 @@
 
 import statistics as mean_of
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
 
 from vdaprep.errors import DataError
+from vdaprep.shards.pictures.stress import Kinds
 from vdatrain.evaluation.compare import expect_comparable
 from vdatrain.evaluation.files import AVERAGE, METRICS, EvaluatedModel, read_evaluation
 from vdatrain.evaluation.study import statistics
 from vdatrain.evaluation.study.results import Difference, Figure
 from vdatrain.evaluation.study.statistics import PairedScenes
-from vdatrain.evaluation.windows import WindowFigures, read_windows
+from vdatrain.evaluation.windows import WindowFigures, read_windows, windows_file
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,23 @@ def read_runs(folders: Iterable[tuple[str, int, Path]]) -> list[FinishedRun]:
                 "the one that is wrong and run the same command again."
             )
     return runs
+
+
+def under_stress(runs: Iterable[FinishedRun], kinds: Kinds) -> list[FinishedRun]:
+    """Return the runs that were measured under `kinds` of stress, with those figures.
+
+    Raises DataError, DocumentError or LimitError for a damaged file, and if it is of other windows.
+    """
+    found: list[FinishedRun] = []
+    for run in runs:
+        if (run.model.folder / windows_file(kinds)).exists():
+            found.append(replace(run, windows=read_windows(run.model.folder, kinds=kinds)))
+            if _places(found[-1]) != _places(run):
+                raise DataError(
+                    f"{run.model.folder / windows_file(kinds)}: is of other windows than {windows_file()}; delete it "
+                    "and run the same command again."
+                )
+    return found
 
 
 def find(runs: Sequence[FinishedRun], scenes: Mapping[str, str], *, baseline: str) -> Findings:

@@ -4,7 +4,8 @@ A study's folder:
 
     study.json, table.md, table.csv   what was found
     runs/ARM/seed-N/                  a run's folder of each arm and seed: `log.jsonl` for curves, `gallery-DATASET.npz`
-                                      for clips, `evaluation.json` and `windows.jsonl` for figures
+                                      for clips, `evaluation.json` and `windows.jsonl` for figures, and
+                                      `windows-KINDS.jsonl` for those under stress
 
 Metrics are those of `METRICS`; data sets those that were evaluated, sorted, then AVERAGE, the mean of the data sets,
 each of equal weight. Arms are in the order in which they were given; the first that is compared with is `baseline`.
@@ -131,6 +132,18 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Stressed:
+    """What was found where the images of the held-out windows were disturbed."""
+
+    kinds: str
+    """The kinds of stress that came together, with + between."""
+    figures: Sequence[Figure]
+    """By data set, arm and metric."""
+    differences: Sequence[Difference]
+    """Likewise, of all arms but the baseline, under the same stress."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the intervals of an arm's averages say."""
 
@@ -176,6 +189,8 @@ class StudyResults:
     """Figures of an earlier study."""
     remarks: Sequence[str]
     """What a reader has to know besides: arms left out, single seeds, how to read the intervals."""
+    stressed: Sequence[Stressed] = ()
+    """The same under stress."""
     version: int = VERSION
     """Of this layout."""
 

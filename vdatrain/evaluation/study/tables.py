@@ -9,7 +9,7 @@ from vdaprep.storage.atomic import write_text
 from vdaprep.units import format_bytes
 from vdatrain.evaluation.compare import escaped
 from vdatrain.evaluation.files import AVERAGE, METRICS
-from vdatrain.evaluation.study.results import EarlierRow, Figure, StudyResults, write_study
+from vdatrain.evaluation.study.results import Difference, EarlierRow, Figure, Stressed, StudyResults, write_study
 from vdatrain.evaluation.study.verdicts import TITLES, is_better, shown
 
 MARKDOWN_FILE, CSV_FILE = "table.md", "table.csv"
@@ -47,15 +47,24 @@ def differences_table(results: StudyResults) -> Lines:
             items = [found.get((dataset, arm.name, metric)) for metric in METRICS]
             known = [item for item in items if item]
             if known:
-                cells = [
-                    "-"
-                    if item is None
-                    else shown(item.percent) + ("" if is_better(item.metric, item.percent) is None else " *")
-                    for item in items
-                ]
+                cells = [_change(item) for item in items]
                 needed = next((item.seeds_needed for item in known if item.metric == "tae"), None)
                 scenes = str(max(item.scenes for item in known))
                 lines.append([dataset, arm.name, scenes, *cells, "-" if needed is None else str(needed)])
+    return lines
+
+
+def stress_table(results: StudyResults) -> Lines:
+    """Return average figures under each stress, and differences to the baseline's there."""
+    lines = [["stress", "arm", *titles(), *(f"{title} to {results.baseline}" for title in titles())]]
+    for item in results.stressed:
+        figures = {(one.arm, one.metric): one for one in item.figures if one.dataset == AVERAGE}
+        changes = {(one.arm, one.metric): one for one in item.differences if one.dataset == AVERAGE}
+        for arm in results.arms:
+            if any(name == arm.name for name, _ in figures):
+                cells = [_figure(figures.get((arm.name, metric))) for metric in METRICS]
+                cells += [_change(changes.get((arm.name, metric))) for metric in METRICS]
+                lines.append([item.kinds, arm.name, *cells])
     return lines
 
 
@@ -92,6 +101,8 @@ def to_markdown(results: StudyResults) -> str:
         f"Difference to {escaped(results.baseline)} in percent of it, paired by seed and scene, with 95 % intervals; "
         "* does not reach 0:",
         _pipes(differences_table(results), texts=2),
+        "Average where the images of the held-out clips are disturbed:" if results.stressed else "",
+        _pipes(stress_table(results), texts=2) if results.stressed else "",
         "Cost:",
         _pipes(costs_table(results), texts=1),
         "An earlier study, on other data, single runs:" if results.earlier else "",
@@ -103,22 +114,22 @@ def to_markdown(results: StudyResults) -> str:
 
 def to_csv(results: StudyResults) -> str:
     """Return a line for each figure: mean, and the difference to the baseline in percent."""
-    differences = {(item.dataset, item.arm, item.metric): item for item in results.differences}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["dataset", "arm", "metric", "seeds", "mean", "deviation", "percent", "low", "high", "seeds_needed"]
+        ["stress", "dataset", "arm", "metric", "seeds", "mean", "deviation", "percent", "low", "high", "seeds_needed"]
     )
-    for item in results.figures:
-        other = differences.get((item.dataset, item.arm, item.metric))
-        change = (
-            (other.percent.value, other.percent.low, other.percent.high, other.seeds_needed) if other else (None,) * 4
-        )
-        figures = (item.mean, item.deviation, *change)
-        writer.writerow([
-            item.dataset, item.arm, item.metric, len(item.by_seed),
-            *("" if value is None else f"{value:.6g}" for value in figures),
-        ])  # fmt: skip
+    for part in (Stressed("none", results.figures, results.differences), *results.stressed):
+        differences = {(item.dataset, item.arm, item.metric): item for item in part.differences}
+        for item in part.figures:
+            other = differences.get((item.dataset, item.arm, item.metric))
+            change = [None] * 4
+            if other:
+                change = [other.percent.value, other.percent.low, other.percent.high, other.seeds_needed]
+            writer.writerow([
+                part.kinds, item.dataset, item.arm, item.metric, len(item.by_seed),
+                *("" if value is None else f"{value:.6g}" for value in (item.mean, item.deviation, *change)),
+            ])  # fmt: skip
     return text.getvalue()
 
 
@@ -133,6 +144,12 @@ def _figure(figure: Figure | None) -> str:
     if figure is None:
         return "-"
     return f"{figure.mean:.4f}" + ("" if figure.deviation is None else f" ± {figure.deviation:.4f}")
+
+
+def _change(item: Difference | None) -> str:
+    if item is None:
+        return "-"
+    return shown(item.percent) + ("" if is_better(item.metric, item.percent) is None else " *")
 
 
 def _number(value: float | None, form: str) -> str:

@@ -4,13 +4,14 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.index import ClipIndex
+from vdaprep.shards.pictures.stress import Kinds
 from vdaprep.storage.documents import DocumentError, parse_json
 from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES, LimitError
 from vdaprep.storage.urls import redact
@@ -21,6 +22,7 @@ from vdatrain.device import Precision, choose_device
 from vdatrain.evaluation.evaluate import EvaluationPlan
 from vdatrain.evaluation.files import EVALUATION_FILE, read_evaluation
 from vdatrain.evaluation.study.results import RUNS_FOLDER
+from vdatrain.evaluation.windows import windows_file
 from vdatrain.run_dir import CONFIG_FILE, LOG_FILE, read_facts, stored_config
 from vdatrain.training.planning.memory import footprint
 from vdatrain.training.planning.planner import attainable_flops, room_of
@@ -50,6 +52,8 @@ class PlannedRun:
     """Whether it is finished and evaluated, or diverged: nothing is left to do."""
     diverged: str | None = None
     """Why it did not finish."""
+    stress_left: tuple[Kinds, ...] = ()
+    """Stress that it is still to be measured under, each of kinds that come together."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,9 @@ class StudyPlan:
 
     @property
     def left(self) -> list[PlannedRun]:
-        """The runs that are not over, seed by seed, so that what there is compares."""
-        return sorted((run for run in self.runs if not run.is_over), key=lambda run: run.config.seed)
+        """The runs that something is left of, seed by seed, so that what there is compares."""
+        left = (run for run in self.runs if not run.is_over or run.stress_left)
+        return sorted(left, key=lambda run: run.config.seed)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -109,7 +114,9 @@ def held_out(config: TrainConfig) -> ClipIndex:
     return shards.clips(split=config.eval_split)
 
 
-def plan_study(arms: Sequence[ArmSpec], common: TrainConfig, *, seeds: Sequence[int], out: Path) -> StudyPlan:
+def plan_study(
+    arms: Sequence[ArmSpec], common: TrainConfig, *, seeds: Sequence[int], out: Path, stress: Sequence[Kinds] = ()
+) -> StudyPlan:
     """Look at what a study has done, and count what is left.
 
     Args:
@@ -117,6 +124,7 @@ def plan_study(arms: Sequence[ArmSpec], common: TrainConfig, *, seeds: Sequence[
         common: the options that all arms share.
         seeds: seeds of each arm's runs.
         out: the study's folder.
+        stress: what its models are measured under besides, each of kinds that come together.
 
     Raises:
         UsageError: a run there was trained with other options, or an arm has one that cannot be.
@@ -128,7 +136,7 @@ def plan_study(arms: Sequence[ArmSpec], common: TrainConfig, *, seeds: Sequence[
     for arm in arms:
         expect_differences(configs[arm.name][0], clips)
     runs = [
-        _look_at(arm, config, run_folder(out, arm, config.seed), fingerprint=shards.fingerprint)
+        _with_stress(_look_at(arm, config, run_folder(out, arm, config.seed), fingerprint=shards.fingerprint), stress)
         for arm in arms
         for config in configs[arm.name]
     ]
@@ -162,6 +170,13 @@ def _look_at(arm: ArmSpec, config: TrainConfig, folder: Path, *, fingerprint: st
             f"{folder}: was trained on other shards than {redact(config.shards)} holds now; choose another --out."
         )
     return PlannedRun(arm.name, config, folder, steps, is_over=is_over, diverged=diverged)
+
+
+def _with_stress(run: PlannedRun, stress: Sequence[Kinds]) -> PlannedRun:
+    if run.diverged is not None:
+        return run
+    left = (kinds for kinds in stress if not run.is_over or not (run.folder / windows_file(kinds)).exists())
+    return replace(run, stress_left=tuple(left))
 
 
 def _is_evaluated(folder: Path, config: TrainConfig) -> bool:
@@ -222,7 +237,7 @@ def _efforts(runs: Sequence[PlannedRun], precision: Precision) -> dict[str, Effo
     for name, found in by_arm.items():
         step_s = measured[name] if measured[name] is not None else counted[name] * slower
         assert step_s is not None
-        hours = math.fsum(_hours(run, step_s, windows=windows) for run in found if not run.is_over)
+        hours = math.fsum(_hours(run, step_s, windows=windows) for run in found)
         efforts[name] = Effort(takes[name].total, hours, is_measured=bool(ratios))
     return efforts
 
@@ -233,11 +248,12 @@ def _shape(config: TrainConfig) -> WindowShape:
 
 def _hours(run: PlannedRun, step_s: float, *, windows: int) -> float:
     config = run.config
-    of_each = min(windows, config.eval_windows or windows)
-    evaluations = (config.steps - run.steps_done) // config.eval_every + 1
-    shown = evaluations * of_each + windows
+    steps = 0 if run.is_over else config.steps - run.steps_done
+    shown = windows * len(run.stress_left)
+    if not run.is_over:
+        shown += (steps // config.eval_every + 1) * min(windows, config.eval_windows or windows) + windows
     window_s = step_s * _FORWARD_SHARE / (config.batch * config.accumulate)
-    return ((config.steps - run.steps_done) * step_s + shown * window_s) / 3600
+    return (steps * step_s + shown * window_s) / 3600
 
 
 def _step_s(runs: Sequence[PlannedRun]) -> float | None:

@@ -133,7 +133,12 @@ class _Process:
             start_new_session=True,  # Ctrl-C is for this process, which lets them save
         )
         assert popen.stdin is not None
-        job = {"config": config.options(), "folder": str(run.folder)}  # not an argument: shards may hold a password
+        job = {  # not an argument: shards may hold a password
+            "config": config.options(),
+            "folder": str(run.folder),
+            "is_trained": run.is_over,
+            "stress": run.stress_left,
+        }
         with suppress(BrokenPipeError):  # it died at once, which its exit code tells
             popen.stdin.write(json.dumps(job).encode() + b"\n")
         return cls(run, slot, popen, log)

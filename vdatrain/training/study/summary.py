@@ -1,14 +1,15 @@
 """A study's results from what its folder holds, finished or not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vdaprep.errors import DataError
+from vdaprep.shards.pictures.stress import Kinds, describe
 from vdaprep.storage.documents import DocumentError
 from vdaprep.storage.limits import LimitError
 from vdatrain.evaluation.files import AVERAGE
-from vdatrain.evaluation.study.collect import Findings, FinishedRun, find, read_runs
-from vdatrain.evaluation.study.results import Arm, Cost, StudyResults, StudyRun
+from vdatrain.evaluation.study.collect import Findings, FinishedRun, find, read_runs, under_stress
+from vdatrain.evaluation.study.results import Arm, Cost, Stressed, StudyResults, StudyRun
 from vdatrain.evaluation.study.tables import EARLIER
 from vdatrain.evaluation.study.verdicts import verdicts_of
 from vdatrain.training.study.arms import ArmSpec
@@ -18,7 +19,14 @@ from vdatrain.training.study.plan import PlannedRun, held_out
 _FEW_SEEDS = 3
 
 
-def summarise(runs: Sequence[PlannedRun], arms: Sequence[ArmSpec], *, baseline: str, out: Path) -> StudyResults:
+def summarise(
+    runs: Sequence[PlannedRun],
+    arms: Sequence[ArmSpec],
+    *,
+    baseline: str,
+    out: Path,
+    stress: Sequence[Kinds] = (),
+) -> StudyResults:
     """Read all runs that are over, compare them and measure what the arms take.
 
     Args:
@@ -26,6 +34,7 @@ def summarise(runs: Sequence[PlannedRun], arms: Sequence[ArmSpec], *, baseline: 
         arms: what is compared.
         baseline: the arm that others are compared with.
         out: the study's folder.
+        stress: what the models were measured under besides, each of kinds that come together.
 
     Raises:
         DataError: the folder of a run is damaged, or no run is finished.
@@ -37,7 +46,7 @@ def summarise(runs: Sequence[PlannedRun], arms: Sequence[ArmSpec], *, baseline: 
         why = f"all that are over diverged: {diverged.rstrip('.')}" if diverged else "so there is nothing to compare"
         raise DataError(f"{out}: no run is finished, {why}.")
     config = runs[0].config
-    finished = _read(done)
+    finished = _of(lambda: read_runs((run.arm, run.config.seed, run.folder) for run in done))
     scenes = {clip.key: scene_of(clip.meta.trajectory) for clip in held_out(config)}
     found = find(finished, scenes, baseline=baseline)
     configs = {arm.name: next(run.config for run in runs if run.arm == arm.name) for arm in arms}
@@ -55,6 +64,12 @@ def summarise(runs: Sequence[PlannedRun], arms: Sequence[ArmSpec], *, baseline: 
         verdicts=verdicts_of(found.differences, [arm.name for arm in arms]),
         earlier=EARLIER,
         remarks=_remarks(runs, finished, found, baseline=baseline),
+        stressed=[
+            Stressed(describe(kinds), measured.figures, measured.differences)
+            for kinds in stress
+            if (those := _of(lambda kinds=kinds: under_stress(finished, kinds)))
+            for measured in [find(those, scenes, baseline=baseline)]
+        ],
     )
 
 
@@ -67,9 +82,10 @@ def scene_of(trajectory: str) -> str:
     return trajectory.partition("/")[0]
 
 
-def _read(done: Sequence[PlannedRun]) -> list[FinishedRun]:
+def _of(read: Callable[[], list[FinishedRun]]) -> list[FinishedRun]:
+    """Read runs; what is wrong with a folder is said with what to do."""
     try:
-        return read_runs((run.arm, run.config.seed, run.folder) for run in done)
+        return read()
     except (DataError, DocumentError, LimitError) as error:
         text = str(error).partition("; ")[0].rstrip(".")
         raise DataError(
