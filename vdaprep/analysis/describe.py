@@ -60,29 +60,35 @@ def _kinds() -> dict[str, KindFacts]:
 
 @dataclass
 class DepthHistogram:
-    """Pixels of one clip by depth."""
+    """Pixels of one clip by depth, or by the normalised disparity of a teacher."""
 
     clip: str
     """The clip's key."""
     edges_m: list[float] = field(default_factory=list[float])
-    """Edges of the bins, even in log depth: one more than bins."""
+    """Edges of the bins, even in log depth: one more than bins. Of kind `relative` even in disparity, 0 to 1."""
     counts: list[int] = field(default_factory=list[int])
     """Pixels from an edge to the next."""
     unknown: int = 0
     """Pixels whose depth is not known."""
     sky: int = 0
     """Pixels that are sky."""
+    is_metric: bool = True
+    """Whether the edges are metres."""
 
     def add(self, depth_m: np.ndarray, meta: ClipMeta) -> None:
         """Count the pixels of a frame of the clip `meta`."""
+        if not self.edges_m and not meta.is_metric:
+            self.edges_m, self.counts = np.linspace(0, 1, _BINS + 1).tolist(), [0] * _BINS
+            self.is_metric = False
         if not self.edges_m:
             low, high = meta.disparity_min or 1e-3, meta.disparity_max or 1.0
             self.edges_m = np.geomspace(0.999 / high, max(1.001 / low, 1.01 / high), _BINS + 1).tolist()
             self.counts = [0] * _BINS
         for row in depth_m:
             self.unknown += int(np.isnan(row).sum())
-            self.sky += int(np.isinf(row).sum())
-            found, _ = np.histogram(row[np.isfinite(row)], self.edges_m)
+            values = row if self.is_metric else 1 / row  # a disparity of 0 is inf
+            self.sky += int(np.isinf(values).sum())
+            found, _ = np.histogram(values[np.isfinite(values)], self.edges_m)
             self.counts = [a + int(b) for a, b in zip(self.counts, found, strict=True)]
 
 
@@ -145,6 +151,8 @@ def examine(
         for frame in clip.frames():
             for kind, data in frame.members.items():
                 values = frame.decode(kind)
+                if kind == "depth.zst" and not clip.meta.is_metric:
+                    kinds[kind].unit = "1 / disparity"
                 kinds[kind].add(len(data), values)
                 if kind == "depth.zst" and clip is clips[0]:
                     histogram.add(values, clip.meta)
@@ -175,10 +183,11 @@ def _short(clip: Clip) -> dict[str, Any]:
         "width": meta.width,
         "height": meta.height,
         "bytes": clip.entry.bytes,
-        "intrinsics": list(meta.intrinsics[0]),
+        "intrinsics": None if meta.intrinsics is None else list(meta.intrinsics[0]),
         "path_m": path_m,
-        "depth": meta.depth.to_json(),
+        "depth": None if meta.depth is None else meta.depth.to_json(),
         "disparity_min": meta.disparity_min,
         "disparity_max": meta.disparity_max,
+        "teacher_disparity": meta.teacher_disparity,
         "diff_valid": sum(meta.diff_valid),
     }

@@ -1,8 +1,9 @@
 """Shards back to one folder a trajectory, for other programs and for the source `custom`.
 
 OUT/TRAJECTORY/rgb/000000.png          the decoded frame; files are numbered as the frames are
-OUT/TRAJECTORY/depth/000000.npy        float32, metres along z, nan unknown, inf sky
-OUT/TRAJECTORY/intrinsics.txt          fx fy cx cy, in pixels, a line a frame
+OUT/TRAJECTORY/depth/000000.npy        float32, metres along z, nan unknown, inf sky; of frames with a teacher's labels
+                                       instead disparity/000000.npy, in the teacher's numbers, nan unknown
+OUT/TRAJECTORY/intrinsics.txt          fx fy cx cy, in pixels, a line a frame; if known of any frame, nan for others
 OUT/TRAJECTORY/camera_to_world.txt     16 numbers, row by row, metres, OpenCV axes, a line a frame; if known
                                        of any frame, nan for the others
 """
@@ -14,13 +15,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from jaxtyping import Float32
 
 from vdaprep.analysis.describe import choose_clips, open_shard
 from vdaprep.errors import UsageError
 from vdaprep.shards.dataset import Paths, find_shards
 from vdaprep.shards.depth_codes import within_range
-from vdaprep.shards.metadata import ClipMeta
-from vdaprep.shards.reader import Clip
+from vdaprep.shards.metadata import ClipMeta, DepthSpec
+from vdaprep.shards.reader import Clip, StoredFrame
 from vdaprep.storage.atomic import new_path
 from vdaprep.storage.paths import StoragePath
 
@@ -68,12 +70,14 @@ def _by_trajectory(tars: Iterable[StoragePath]) -> dict[str, list[_Clip]]:
 
 
 def _write_trajectory(folder: Path, clips: Sequence[_Clip], on_frame: Callable[[], None]) -> None:
-    for kind in ("rgb", "depth"):
+    for kind in ("rgb", *{_kind_of(meta) for _, meta in clips} - {""}):
         (folder / kind).mkdir(parents=True)
     for clip, meta in clips:
         _write_frames(folder, clip, meta, on_frame)
     metas = [meta for _, meta in clips]
-    _write_table(folder / "intrinsics.txt", (row for meta in metas for row in meta.intrinsics))
+    if any(meta.intrinsics is not None for meta in metas):
+        rows = (row for meta in metas for row in meta.intrinsics_of(range(meta.num_frames)).tolist())
+        _write_table(folder / "intrinsics.txt", rows)
     if any(meta.camera_to_world is not None for meta in metas):
         _write_table(folder / "camera_to_world.txt", (row for meta in metas for row in _pose_rows(meta)))
 
@@ -90,9 +94,23 @@ def _write_frames(folder: Path, clip: Clip, meta: ClipMeta, on_frame: Callable[[
         ok, png = cv2.imencode(".png", cv2.cvtColor(frame.rgb(), cv2.COLOR_RGB2BGR))
         assert ok  # cv2 encodes any uint8 image
         (folder / "rgb" / f"{number:06d}.png").write_bytes(png.tobytes())
-        depth_m = within_range(frame.depth_m(), meta.depth)
-        np.save(folder / "depth" / f"{number:06d}.npy", depth_m, allow_pickle=False)
+        if meta.depth is not None:
+            np.save(folder / _kind_of(meta) / f"{number:06d}.npy", _labels(frame, meta.depth), allow_pickle=False)
         on_frame()
+
+
+def _kind_of(meta: ClipMeta) -> str:
+    """Name the folder of a clip's depth; empty without."""
+    return "" if meta.depth is None else "depth" if meta.is_metric else "disparity"
+
+
+def _labels(frame: StoredFrame, spec: DepthSpec) -> Float32[np.ndarray, "h w"]:
+    """Return metres, or a teacher's disparity in its own numbers."""
+    found = frame.meta.teacher_disparity
+    if found is None:
+        return within_range(frame.depth_m(), spec)
+    least, greatest = found
+    return (least + (greatest - least) / frame.depth_m()).astype(np.float32)
 
 
 def _write_table(path: Path, rows: Iterable[Sequence[float]]) -> None:

@@ -63,7 +63,8 @@ def _look_at_rgb(frame: StoredFrame, before: SeenFrame | None) -> tuple[bool, bo
     is_black = bool(rgb.max() <= _BLACK)
     if before is None or _stands_still(frame, before):
         return is_black, False, False
-    same_depth = frame.members["depth.zst"] == before.stored.members["depth.zst"]
+    depth, depth_before = (one.members.get("depth.zst") for one in (frame, before.stored))
+    same_depth = depth is not None and depth == depth_before
     return is_black, same_depth and _shows_the_same(frame, rgb, before.stored), same_depth
 
 
@@ -84,17 +85,17 @@ def _look(frame: StoredFrame, before: SeenFrame | None) -> tuple[SeenFrame, View
         repeats_depth=repeats_depth,
         is_flat=is_flat,
         is_sky=bool(depth_m.min() == np.inf),  # as no depth is -inf, and nan is least of all
-        is_unknown=not known.any() and bool(np.isnan(depth_m).all()),
+        is_unknown=frame.meta.depth is not None and not known.any() and bool(np.isnan(depth_m).all()),
         points=None if view is None else points_of(view),
     )
     return seen, view
 
 
 def view_of(meta: ClipMeta, index: int, depth_m: Float32[np.ndarray, "h w"]) -> View | None:
-    """Return how a frame of a clip was seen; None without poses."""
-    if meta.camera_to_world is None:
+    """Return how a frame of a clip was seen; None without poses, or without metres."""
+    if meta.camera_to_world is None or not meta.is_metric:
         return None
-    return View(depth_m, np.array(meta.intrinsics[index]), np.array(meta.camera_to_world[index]))
+    return View(depth_m, meta.intrinsics_of([index])[0], np.array(meta.camera_to_world[index]))
 
 
 class Flaws:
@@ -167,9 +168,13 @@ class TrajectoryGeometry:
     """Share of the known pixels that were compared; None without neighbours."""
     findings: tuple[str, ...]
     """What cannot be as it should, as sentences."""
+    is_metric: bool = True
+    """Whether all frames have depth in metres, and not a teacher's relative disparity or no labels."""
 
     def __str__(self) -> str:
-        if not self.has_poses:
+        if not self.is_metric:
+            measured = "no depth in metres: nothing to warp with"
+        elif not self.has_poses:
             measured = "no poses: nothing to warp with"
         elif self.share is None:
             measured = "a single frame: nothing to warp onto"
@@ -219,6 +224,7 @@ class _Trajectory:
         self._before: SeenFrame | None = None
         self._frames = 0
         self._has_poses = False
+        self._is_metric = True
         self._flaws = Flaws()
 
     def add(self, stored: StoredFrame, *, stride: int) -> None:
@@ -231,6 +237,7 @@ class _Trajectory:
         self._before = frame
         self._window.append(None if view is None else _thinned(view))
         self._frames += 1
+        self._is_metric = self._is_metric and stored.meta.is_metric
         self._flaws.look(frame)
         if view is None:
             return
@@ -249,7 +256,7 @@ class _Trajectory:
         error = None if fit is None or fit.error == math.inf else fit.error
         share = None if fit is None else fit.share
         return TrajectoryGeometry(
-            dataset, trajectory, self._frames, self._has_poses, error, share, findings=tuple(findings)
+            dataset, trajectory, self._frames, self._has_poses, error, share, tuple(findings), self._is_metric
         )
 
     def _measure_distant(self) -> None:

@@ -80,6 +80,8 @@ def look(
 ) -> list[Picture]:
     """Look at three places of each trajectory of a data set's shards, and compare them.
 
+    Trajectories without depth in metres are left out.
+
     Args:
         dataset: Name of the data set.
         tars: Its shards.
@@ -94,7 +96,7 @@ def look(
     """
     pictures: list[Picture] = []
     for (_, name), shown in _shown(tars, dataset).items():
-        if shown.clips:
+        if shown.clips and all(clip.meta.is_metric for clip in shown.clips):
             pictures.append(_Look(name, shown, takes_unit=takes_unit).picture())
             on_trajectory()
     return [replace(one, findings=(*one.findings, *_beside(one, pictures))) for one in pictures]
@@ -163,8 +165,9 @@ class _Look:
         pixels = sum(meta.num_frames * meta.height * meta.width for meta in self._metas)
         depth_m = np.concatenate([depth_m.ravel() for depth_m in self._depths])
         known = depth_m[np.isfinite(depth_m)]
-        near_m = meta.depth.near_m
-        cx, cy = np.median(np.concatenate([np.array(meta.intrinsics)[:, 2:] for meta in self._metas]), axis=0)
+        near_m = None if meta.depth is None else meta.depth.near_m
+        centres = [one.intrinsics_of(range(one.num_frames))[:, 2:] for one in self._metas]
+        cx, cy = np.median(np.concatenate(centres), axis=0)
         fit = self._agreement.neighbours
         seen = Picture(
             trajectory=self._name,

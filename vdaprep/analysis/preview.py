@@ -25,6 +25,7 @@ _FRAMES_PER_SECOND = 15
 _VIDEO_HEIGHT = 360  # at most; three pictures side by side are wide enough
 _VIDEO_WIDTH = 200  # at least, so that a picture's name fits above it
 _NAMES_WIDTH = 84  # pixels of the column that names the rows of a sheet
+_FARTHEST = np.float32(1e9)  # in place of inf, which would be sky, for a relative disparity of 0
 _NAMES = ("RGB", "depth", "difference to the frame before")
 
 
@@ -98,7 +99,9 @@ def _title(frame: StoredFrame) -> str:
 def _framed(picture: UInt8[np.ndarray, "h w 3"], clip: Clip, *, note: str = "") -> UInt8[np.ndarray, "sheet_h w 3"]:
     """Put a clip's name above a picture, and the colours of its depth below."""
     width, meta = picture.shape[1], clip.meta
-    legend = depth_legend(width, disparity_min=meta.disparity_min, disparity_max=meta.disparity_max)
+    legend = depth_legend(
+        width, disparity_min=meta.disparity_min, disparity_max=meta.disparity_max, is_metric=meta.is_metric
+    )
     return np.concatenate([text_line(clip.key + note, width), picture, legend])
 
 
@@ -135,7 +138,7 @@ def colour_diff(diff: Float32[np.ndarray, "3 dh dw"], *, height: int, width: int
 def _pictures(frame: StoredFrame, before: StoredFrame | None) -> list[UInt8[np.ndarray, "_h _w 3"]]:
     """Draw what there is of a frame: RGB, depth, difference."""
     meta = frame.meta
-    depth_m = frame.depth_m()
+    depth_m = frame.depth_m() if meta.is_metric else np.minimum(frame.depth_m(), _FARTHEST)
     shown_m = enlarge_points(depth_m) if is_sparse(depth_m) else depth_m
     depth = colour_depth(shown_m, disparity_min=meta.disparity_min, disparity_max=meta.disparity_max)
     pictures = [frame.rgb(), depth]

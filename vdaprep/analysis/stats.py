@@ -85,7 +85,11 @@ class DatasetStats:
     far_m: list[float] = field(default_factory=list[float])
     """Far ends of them."""
     without_depth: Counter[str] = field(default_factory=Counter[str])
-    """Clips without any known depth, by trajectory."""
+    """Clips without any known depth, by trajectory; of those that have labels."""
+    relative: int = 0
+    """Clips whose labels are a teacher's relative disparity, which counts for no figure in metres."""
+    unlabelled: int = 0
+    """Clips without labels."""
     clamped_far: int = 0
     """Pixels beyond the depth code's far end, as far as records count them."""
 
@@ -117,6 +121,8 @@ class DatasetStats:
             "sky": self.sky / self.pixels,
             "without_depth": dict(self.without_depth),
             "clamped_far": self.clamped_far,
+            "relative": self.relative,
+            "unlabelled": self.unlabelled,
             **spreads,
         }
 
@@ -184,7 +190,11 @@ def _sample(clips: Sequence[Clip], *, total: int, cap: int | None) -> Iterator[t
 
 def _add_clip(stats: DatasetStats, meta: ClipMeta) -> None:
     stats.sizes[f"{meta.width}x{meta.height}"] += 1
-    if meta.disparity_max > 0:
+    if meta.depth is None:
+        stats.unlabelled += 1
+    elif not meta.is_metric:
+        stats.relative += 1
+    elif meta.disparity_max > 0:
         stats.near_m.append(1 / meta.disparity_max)
         stats.far_m.append(1 / meta.disparity_min)
     else:
@@ -207,15 +217,17 @@ def motion(
 
 def _add_frame(stats: DatasetStats, frame: StoredFrame) -> None:
     stats.frames_read += 1
-    _add_depth(stats, frame.depth_m())
+    _add_depth(stats, frame.depth_m(), is_metric=frame.meta.is_metric)
     diff = frame.meta.stored_diff
     if diff is not None and frame.meta.diff_valid[frame.index]:
         stats.differences.append(float(np.abs(frame.diff_steps().astype(np.float32)).mean()) * diff.step)
 
 
-def _add_depth(stats: DatasetStats, depth_m: np.ndarray) -> None:
+def _add_depth(stats: DatasetStats, depth_m: np.ndarray, *, is_metric: bool) -> None:
     stats.pixels += depth_m.size
     stats.unknown += int(np.isnan(depth_m).sum())
+    if not is_metric:
+        return
     stats.sky += int(np.isposinf(depth_m).sum())
     known = depth_m[np.isfinite(depth_m)]
     stats.depth_counts += np.histogram(known, DEPTH_EDGES_M)[0]

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt16
-
 from vdaprep.errors import ShardError
 from vdaprep.shards import codec, depth_codes, reader
 from vdaprep.shards.canonical import canonical_json, parse_json
@@ -37,7 +34,7 @@ class CheckedClip:
     kinds: Mapping[str, tuple[int, int]]
     """Members and bytes of each kind."""
     has_depth: bool
-    """Whether the depth of any pixel is known."""
+    """Whether the depth of any pixel is known, or none is expected, as of frames without labels."""
 
 
 def check_clip(reading: reader.TarPass, entry: ClipEntry, *, options: Mapping[str, Any]) -> CheckedClip:
@@ -61,7 +58,7 @@ def check_clip(reading: reader.TarPass, entry: ClipEntry, *, options: Mapping[st
             counts[kind] += 1
     content.check_range(where=f"{reading.tar}: {member_name(entry.key, None, 'json')}")
     found = {kind: (counts[kind], sizes[kind]) for kind in counts}
-    has_depth = meta.disparity_max > 0
+    has_depth = meta.depth is None or meta.disparity_max > 0
     return CheckedClip(entry.key, meta.dataset, meta.split, meta.trajectory, meta.frame_ids, found, has_depth)
 
 
@@ -97,6 +94,7 @@ def _meta_problems(
     ids = meta.frame_ids
     key = clip_key(meta.dataset, meta.trajectory, ids[0])
     diff = None if meta.diff is None else meta.diff.to_json(version=meta.schema_version)
+    depth = None if meta.depth is None else meta.depth.to_json(version=meta.schema_version)
     allowed = _allowed_depths(options)
     short_side = options.get("short_side") or min(meta.height, meta.width)
     stride = options.get("frame_stride") or 1
@@ -115,7 +113,7 @@ def _meta_problems(
         (len(ids) <= (options.get("clip_frames") or len(ids)), f"has {len(ids)} frames, more than clip_frames allows."),
         (min(meta.height, meta.width) <= short_side, f"{meta.width}x{meta.height} is larger than short_side allows."),
         (meta.schema_version == version_of(options), f"is of version {meta.schema_version}, unlike the options."),
-        (meta.depth.to_json(version=meta.schema_version) in allowed, "its depth code is not the one of the options."),
+        (depth in allowed, "its depth code is not the one of the options."),
         (codec_of(options) == meta.rgb.codec, f"its frames are {meta.rgb.codec}, unlike those of the options."),
         (diff == options.get("diff"), "its differences are not those of the options."),
     ]
@@ -123,7 +121,10 @@ def _meta_problems(
 
 
 def _allowed_depths(options: Mapping[str, Any]) -> list[Any]:
-    """Return how a clip's depth may be coded: as the options say, or as `settle` chooses."""
+    """Return how a clip's depth may be coded: as the options say, or as `settle` chooses.
+
+    Where it is a teacher's, frames may be without: None.
+    """
     depth: dict[str, Any] = options.get("depth") or {}
     allowed = [depth]
     if depth.get("packing") == "nibbles":
@@ -131,7 +132,7 @@ def _allowed_depths(options: Mapping[str, Any]) -> list[Any]:
         allowed = [{**kind, "packing": packing} for kind in kinds for packing in codec.LOSSLESS]
     elif depth.get("packing") == "interpolation":
         allowed += [{**depth, "packing": "sparse", "steps": 1}]
-    return allowed
+    return [*allowed, None] if depth.get("kind") == "relative" else allowed
 
 
 class _Content:
@@ -147,8 +148,7 @@ class _Content:
         if kind == "rgb.jpg":
             codec.decode_rgb(data, size=(height, width), where=where)
         elif kind == "depth.zst":
-            codes = codec.unpack_codes(data, self._meta.depth, height=height, width=width, where=where)
-            self._check_codes(codes, where=where)
+            self._check_depth(data, where=where)
         elif kind == "rgb.mp4":
             count = min(self._meta.rgb.group, self._meta.num_frames - frame)
             codec.decode_group(data, codec=self._meta.rgb.codec, size=(height, width), count=count, where=where)
@@ -167,11 +167,13 @@ class _Content:
         if meta.diff is not None and not all(meta.diff_valid[1:]):
             raise ShardError(f"{where}: says that a difference inside the clip is not valid.")
 
-    def _check_codes(self, codes: UInt16[np.ndarray, "h w"], *, where: str) -> None:
-        unused = depth_codes.unused_code(codes, self._meta.depth)
+    def _check_depth(self, data: memoryview, *, where: str) -> None:
+        spec = reader.labels_of(self._meta, where=where)
+        codes = codec.unpack_codes(data, spec, height=self._meta.height, width=self._meta.width, where=where)
+        unused = depth_codes.unused_code(codes, spec)
         if unused is not None:
             raise ShardError(f"{where}: has depth code {unused}, which its kind does not use.")
-        found = depth_codes.disparity_range(codes, self._meta.depth)
+        found = depth_codes.disparity_range(codes, spec)
         self._ranges += [] if found is None else [found]
 
     def _check_diff(self, frame: int, data: memoryview, *, where: str) -> None:

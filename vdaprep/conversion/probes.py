@@ -216,7 +216,7 @@ def _meta_cost(meta: ClipMeta) -> tuple[float, float]:
     one = replace(
         meta,
         frame_ids=meta.frame_ids[:1],
-        intrinsics=meta.intrinsics[:1],
+        intrinsics=None if meta.intrinsics is None else meta.intrinsics[:1],
         camera_to_world=None if meta.camera_to_world is None else meta.camera_to_world[:1],
         diff_valid=meta.diff_valid[:1],
     )

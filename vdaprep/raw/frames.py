@@ -253,17 +253,19 @@ class Frame:
     rgb: RgbImage
     """Its image."""
     depth_m: Float32[np.ndarray, "h w"]
-    """Metres along z; nan unknown, inf sky."""
+    """Metres along z, of a teacher 1 / disparity, without unit; nan unknown, as all is without labels, inf sky."""
     intrinsics: Float64[np.ndarray, "4"]
-    """fx, fy, cx, cy in pixels of this size."""
+    """fx, fy, cx, cy in pixels of this size; nan where the camera is not known."""
     camera_to_world: Float64[np.ndarray, "4 4"] | None
     """The pose: metres, OpenCV axes; None where it is not known."""
 
 
 def make_frame(
-    files: FrameFiles, rgb: RgbImage, depth_m: Float32[np.ndarray, "_h _w"], cameras: Cameras, index: int
+    files: FrameFiles, rgb: RgbImage, depth_m: Float32[np.ndarray, "_h _w"] | None, cameras: Cameras, index: int
 ) -> Frame:
     """Put a frame together; raises FrameError if its parts do not fit or its camera is unusable."""
+    if depth_m is None:
+        depth_m = np.full(rgb.pixels.shape[:2], np.nan, np.float32)
     rgb = _on_grid_of(depth_m, rgb)
     height, width = rgb.pixels.shape[:2]
     if depth_m.shape != (height, width):

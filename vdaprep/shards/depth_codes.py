@@ -10,9 +10,13 @@ Codes (uint16, monotonic in depth):
     linear           code * unit_m                         range to 65534 * unit_m
     half             half float with bits `code` * unit_m  range to 65504 * unit_m
     log              near_m * exp((code - 1) * step)       range near_m to far_m; nearer is stored as near_m
+    relative         65533 / (65534 - code), no metres     1 / normalised disparity: 1 at code 1, inf at 65534
 
-with step = 0.999 * 2 * log1p(relative_error), so that half a step and the rounding to float32 stay within the error.
-A depth takes the code whose metres are nearest, of two as near the farther one.
+Of kind `relative` a teacher's disparity was normalised by the clip's least and greatest, so that it is (65534 - code) /
+65533, 1 nearest and 0 farthest; it is known up to scale and shift, and nothing in metres follows from it.
+
+Of kind `log` step = 0.999 * 2 * log1p(relative_error), so that half a step and the rounding to float32 stay within the
+error. A depth takes the code whose metres are nearest, of two as near the farther one.
 """
 
 import functools
@@ -42,6 +46,9 @@ def depth_table(spec: DepthSpec) -> Float32[np.ndarray, "65536"]:
         metres = np.full(65536, np.inf)
         halves = np.arange(_MAX_HALF_CODE + 1, dtype=np.uint16).view(np.float16)
         metres[: len(halves)] = halves.astype(np.float64) * _some(spec.unit_m)
+    elif spec.kind == "relative":
+        with np.errstate(divide="ignore"):
+            metres = (MAX_CODE - 1) / np.maximum(MAX_CODE - codes, 0)
     else:
         top = spec.log_codes
         metres = _some(spec.near_m) * np.exp(np.minimum(codes - 1, top) * spec.log_step)
@@ -66,6 +73,7 @@ def unused_code(codes: UInt16[np.ndarray, "h w"], spec: DepthSpec) -> int | None
     """Return a code that the kind does not use; None if there is none."""
     unused = np.isinf(depth_table(spec))
     unused[SKY_CODE] = False
+    unused[MAX_CODE] &= spec.is_metric  # a relative disparity of 0
     for rows in strips(*codes.shape):
         found = unused.take(codes[rows])
         if found.any():
@@ -77,8 +85,10 @@ def code_depth(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> tuple[UI
     """Turn metres (nan or <= 0: unknown, inf: sky) into codes.
 
     Returns the codes and the number of pixels that were nearer than `near_m` (kind `log`). Raises ValueError, with the
-    worst pixel, if a decoded pixel would be farther from its source than the kind promises.
+    worst pixel, if a decoded pixel would be farther from its source than the kind promises. Kind `relative` has no
+    metres: see `code_disparity`.
     """
+    assert spec.is_metric
     depth_m = np.ascontiguousarray(depth_m)
     codes = np.empty(depth_m.shape, np.uint16)
     with np.errstate(invalid="ignore", over="ignore"):  # nan, inf - inf, huge numbers of units: all of them have codes
@@ -88,6 +98,23 @@ def code_depth(depth_m: Float32[np.ndarray, "h w"], spec: DepthSpec) -> tuple[UI
         if not code(depth_m, spec, codes):
             _expect_exact(depth_m, codes, spec)
     return codes, 0
+
+
+def code_disparity(
+    disparity: Float32[np.ndarray, "h w"], *, least: float, greatest: float
+) -> UInt16[np.ndarray, "h w"]:
+    """Turn a teacher's disparity into codes of kind `relative`; what is not finite is unknown.
+
+    Args:
+        disparity: The teacher's numbers, near being greater; from `least` to `greatest` where finite.
+        least: Disparity of the farthest pixel of the clip, of code 65534.
+        greatest: That of the nearest one, of code 1.
+    """
+    assert least < greatest
+    known = np.isfinite(disparity)
+    share = (np.where(known, disparity, least).astype(np.float64) - least) / (greatest - least)
+    codes = MAX_CODE - np.rint(share.clip(0, 1) * (MAX_CODE - 1))
+    return np.where(known, codes, UNKNOWN_CODE).astype(np.uint16)
 
 
 def count_beyond(depth_m: Float32[np.ndarray, "h w"], codes: UInt16[np.ndarray, "h w"]) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -18,7 +18,7 @@ from vdaprep.storage.documents import Fields, name_problem, path_problem, shown
 from vdaprep.storage.limits import MAX_FRAME_PIXELS, MAX_SMALL_DOCUMENT_BYTES, check_pixels
 
 MAX_CODE = 65534  # of a depth that is known; see `depth_codes`
-_DEPTH_KINDS = ("linear", "half", "log")
+_DEPTH_KINDS = ("linear", "half", "log", "relative")
 PACKINGS = ("bytes", "nibbles", "sparse", "interpolation")
 """How codes of depth become bytes; `codec` has a module for each but the first two, which are `codec.depth`'s.
 
@@ -27,8 +27,9 @@ Version 1 knows `bytes` only.
 RGB_CODECS = ("jpeg", "h264", "av1")
 GROUP_FRAMES = 8
 """Frames of a group of video, unless the clip ends before."""
-_NEW_FIELDS = ("rgb", "packing", "steps", "origin")  # of version 2, in clips, their depth and their differences
-_MAX_STEPS = 99
+_NEW_FIELDS = ("rgb", "packing", "steps", "origin", "teacher_disparity")
+# of version 2, in clips, their depth and their differences
+MAX_STEPS = 99
 _MAX_NUMBER = 2**63 - 1  # frames may be numbered by time stamps
 _MIN_METRES, _MAX_METRES = 1e-12, 1e12  # of float32 even when a code counts 65534 of them
 
@@ -38,9 +39,11 @@ class DepthSpec:
     """How depth codes become metres; `depth_codes` has the tables."""
 
     kind: str
-    """`linear` (integers), `half` (half floats) or `log` (even in log depth)."""
+    """`linear` (integers), `half` (half floats), `log` (even in log depth), or `relative`: no metres, but a teacher's
+    disparity, known up to scale and shift, even between the clip's least and greatest."""
     relative_error: float
-    """Bound of the relative error of every decoded pixel; 0: exact."""
+    """Bound of the relative error of every decoded pixel; of kind `relative`, of disparity as a share of its range;
+    0: exact."""
     unit_m: float | None = None
     """Metres a unit, of `linear` and `half`."""
     near_m: float | None = None
@@ -50,7 +53,8 @@ class DepthSpec:
     packing: str = "bytes"
     """How codes become bytes: `bytes`, `nibbles`, `sparse` (without loss) or `interpolation`."""
     steps: int = 1
-    """Codes of kind `log` within the error's bound: an odd number, above 1 for packing `interpolation` only."""
+    """Codes within the error's bound: an odd number, above 1 for packing `interpolation` only, of the kinds `log` and
+    `relative`."""
 
     def __post_init__(self) -> None:
         for name, value, known in [("kind", self.kind, _DEPTH_KINDS), ("packing", self.packing, PACKINGS)]:
@@ -58,14 +62,16 @@ class DepthSpec:
                 raise ShardError(f"depth {name} {value!r} is not one of {', '.join(known)}.")
         lossy = self.packing == "interpolation"
         if (
-            not (1 <= self.steps <= _MAX_STEPS and self.steps % 2)
+            not (1 <= self.steps <= MAX_STEPS and self.steps % 2)
             or lossy != (self.steps > 1)
-            or lossy > (self.kind == "log")
+            or lossy > (self.kind in ("log", "relative"))
         ):
             raise ShardError(f"depth of kind {self.kind!r}, packing {self.packing!r} cannot have {self.steps} steps.")
         if self.kind == "log":
             ok = self.near_m is not None and self.far_m is not None and 0 < self.near_m < self.far_m < math.inf
             ok = ok and 0 < self.relative_error < 1
+        elif self.kind == "relative":
+            ok = (self.unit_m, self.near_m, self.far_m) == (None, None, None) and 0 <= self.relative_error < 1
         else:
             ok = self.unit_m is not None and 0 < self.unit_m < math.inf and self.relative_error >= 0
         if not ok:
@@ -75,6 +81,11 @@ class DepthSpec:
                 f"depth of kind 'log' from {self.near_m:g} to {self.far_m:g} m with an error of "
                 f"{self.relative_error:g} takes {self.log_codes} codes, expected at most {MAX_CODE}."
             )
+
+    @property
+    def is_metric(self) -> bool:
+        """Whether codes become metres; false of kind `relative`."""
+        return self.kind != "relative"
 
     @property
     def log_step(self) -> float:
@@ -158,16 +169,17 @@ class ClipMeta:
     """Pixels of a stored frame."""
     width: int
     """Pixels of a stored frame."""
-    intrinsics: tuple[tuple[float, ...], ...]
-    """T x (fx, fy, cx, cy) in pixels of the stored size; pixel centres are at integers."""
+    intrinsics: tuple[tuple[float, ...], ...] | None
+    """T x (fx, fy, cx, cy) in pixels of the stored size, pixel centres at integers; None where the camera is not
+    known."""
     camera_to_world: tuple[tuple[tuple[float, ...], ...], ...] | None
     """T 4x4 matrices in metres, OpenCV axes; None where the data set has no poses."""
-    depth: DepthSpec
-    """How depth is coded."""
+    depth: DepthSpec | None
+    """How depth is coded; None of frames without labels, which have no depth members."""
     disparity_min: float
-    """Least 1/m over the clip's known pixels that are not sky; 0 if there is none."""
+    """Least 1/m over the clip's known pixels that are not sky, of kind `relative` without unit; 0 if there is none."""
     disparity_max: float
-    """Greatest 1/m of them; 0 if there is none."""
+    """Greatest of them; 0 if there is none."""
     diff: DiffSpec | None
     """How differences are coded, or taken from decoded frames; None without differences."""
     diff_valid: tuple[bool, ...]
@@ -177,6 +189,8 @@ class ClipMeta:
     """How frames are stored."""
     source: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the data set's module notes of the raw data, such as its layout."""
+    teacher_disparity: tuple[float, float] | None = None
+    """Least and greatest disparity of the clip as its teacher gave it, which are 0 and 1 here; of kind `relative`."""
     schema_version: int = SCHEMA_VERSION
     """Version of the format."""
 
@@ -201,8 +215,21 @@ class ClipMeta:
         if not 1 <= count <= MAX_CLIP_FRAMES:
             raise ShardError(f"clip metadata: {count} frames, expected 1 to {MAX_CLIP_FRAMES}.")
         check_pixels(self.width, self.height)
+        self._check_labels()
         if not 0 <= self.disparity_min <= self.disparity_max < math.inf:
             raise ShardError(f"clip metadata: disparity range {self.disparity_min} to {self.disparity_max} cannot be.")
+
+    def _check_labels(self) -> None:
+        """Expect what depth of a kind has, and no more."""
+        found = self.teacher_disparity
+        if (self.depth is not None and not self.depth.is_metric) != (found is not None):
+            raise ShardError("clip metadata: teacher_disparity belongs to depth of kind 'relative', and to that alone.")
+        if found is not None and not (len(found) == 2 and -math.inf < found[0] < found[1] < math.inf):
+            raise ShardError(f"clip metadata: teacher_disparity {found} is no range.")
+        if self.depth is None and (self.disparity_min, self.disparity_max) != (0, 0):
+            raise ShardError("clip metadata: has a range of disparity, and no depth.")
+        if self.depth is None and self.rgb.group > 1 and self.num_frames > 1 and self.stored_diff is None:
+            raise ShardError("clip metadata: frames without depth are in groups of video, expected JPEG.")
 
     @property
     def num_frames(self) -> int:
@@ -214,16 +241,30 @@ class ClipMeta:
         """How stored differences are coded; None without, or if taken from decoded frames."""
         return self.diff if self.diff is not None and self.diff.origin == "stored" else None
 
+    @property
+    def is_metric(self) -> bool:
+        """Whether there is depth in metres: not of kind `relative`, and not without labels."""
+        return self.depth is not None and self.depth.is_metric
+
     def kinds_of(self, frame: int) -> tuple[str, ...]:
         """Return a frame's kinds of members, in order; a group lies with its first frame."""
         rgb = () if frame % self.rgb.group else (self.rgb.kind,)
-        return (*rgb, "depth.zst") if self.stored_diff is None else (*rgb, "depth.zst", "diff.zst")
+        depth = () if self.depth is None else ("depth.zst",)
+        return (*rgb, *depth) if self.stored_diff is None else (*rgb, *depth, "diff.zst")
+
+    def intrinsics_of(self, frames: Sequence[int]) -> Float64[np.ndarray, "t 4"]:
+        """Return fx, fy, cx, cy of frames, by number in the clip; nan where not known."""
+        return np.full((len(frames), 4), np.nan) if self.intrinsics is None else np.array(self.intrinsics)[[*frames]]
 
     def to_bytes(self) -> bytes:
         """Serialise as the clip's `.json` member."""
         version = self.schema_version
         value = {name: getattr(self, name) for name in _field_names(ClipMeta, version)}  # asdict copies every number
-        value["depth"] = self.depth.to_json(version=version)
+        if self.teacher_disparity is None:
+            value.pop("teacher_disparity", None)  # which clips of metres never had
+        if self.depth is None:
+            value["disparity_min"] = value["disparity_max"] = None
+        value["depth"] = None if self.depth is None else self.depth.to_json(version=version)
         value["diff"] = None if self.diff is None else self.diff.to_json(version=version)
         if version > 1:
             value["rgb"] = dataclasses.asdict(self.rgb)
@@ -238,15 +279,18 @@ class ClipMeta:
             document.expect_only(_field_names(cls, version))
             frame_ids = document.integers("frame_ids", 0, _MAX_NUMBER, at_most=MAX_CLIP_FRAMES)
             count = len(frame_ids)
-            intrinsics = document.numbers("intrinsics", (count, 4), at_most=_MAX_METRES)
+            intrinsics = document.optional_numbers("intrinsics", (count, 4), at_most=_MAX_METRES)
             poses = document.optional_numbers("camera_to_world", (count, 4, 4), at_most=_MAX_METRES)
             if any(later <= earlier for earlier, later in pairwise(frame_ids)):
                 document.fail("frame_ids", "do not ascend")
-            if not (intrinsics[:, :2] > 0).all():
+            if intrinsics is not None and not (intrinsics[:, :2] > 0).all():
                 document.fail("intrinsics", "holds a focal length that is not positive")
             if poses is not None and not are_rigid(poses).all():
                 document.fail("camera_to_world", "holds a pose that is not a rotation and a translation")
-            diff = document.optional_mapping("diff")
+            if poses is not None and intrinsics is None:
+                document.fail("intrinsics", "is missing, though there are poses, expected both or no poses")
+            depth, diff = document.optional_mapping("depth"), document.optional_mapping("diff")
+            teacher = document.optional_numbers("teacher_disparity", (2,)) if version > 1 else None
             rgb = document.mapping("rgb") if version > 1 else None
             return cls(
                 dataset=document.text("dataset"),
@@ -255,17 +299,24 @@ class ClipMeta:
                 frame_ids=frame_ids,
                 height=document.integer("height", 1, MAX_FRAME_PIXELS),
                 width=document.integer("width", 1, MAX_FRAME_PIXELS),
-                intrinsics=_rows(intrinsics),
+                intrinsics=None if intrinsics is None else _rows(intrinsics),
                 camera_to_world=None if poses is None else tuple(map(_rows, poses)),
-                depth=parse_depth_spec(document.mapping("depth"), version),
-                disparity_min=document.number("disparity_min", 0.0, _MAX_METRES),
-                disparity_max=document.number("disparity_max", 0.0, _MAX_METRES),
+                depth=None if depth is None else parse_depth_spec(depth, version),
+                disparity_min=_disparity(document, "disparity_min", depth),
+                disparity_max=_disparity(document, "disparity_max", depth),
                 diff=None if diff is None else parse_diff_spec(diff, version),
                 diff_valid=document.booleans("diff_valid", at_most=MAX_CLIP_FRAMES),
                 rgb=RgbSpec() if rgb is None else RgbSpec(rgb.text("codec"), rgb.integer("group", 1, 64)),
                 source=dict(document.mapping("source").all_texts()),
+                teacher_disparity=None if teacher is None else (float(teacher[0]), float(teacher[1])),
                 schema_version=version,
             )
+
+
+def _disparity(document: Fields, name: str, depth: Fields | None) -> float:
+    """Return an end of the range; 0 where there is no depth, so none is stored."""
+    found = document.optional_number(name, 0.0, _MAX_METRES) if depth is None else None
+    return found or 0.0 if depth is None else document.number(name, 0.0, _MAX_METRES)
 
 
 def _field_names(kind: type[ClipMeta | DepthSpec | DiffSpec], version: int) -> list[str]:
@@ -284,7 +335,7 @@ def parse_depth_spec(fields: Fields, version: int) -> DepthSpec:
         near_m=fields.optional_number("near_m", _MIN_METRES, _MAX_METRES),
         far_m=fields.optional_number("far_m", _MIN_METRES, _MAX_METRES),
         packing="bytes" if version == 1 else fields.text("packing"),
-        steps=1 if version == 1 else fields.integer("steps", 1, _MAX_STEPS),
+        steps=1 if version == 1 else fields.integer("steps", 1, MAX_STEPS),
     )
 
 

@@ -21,7 +21,7 @@ from vdaprep.errors import ShardError, UsageError
 from vdaprep.shards import codec
 from vdaprep.shards.canonical import contract
 from vdaprep.shards.depth_codes import metres_of
-from vdaprep.shards.metadata import ClipMeta
+from vdaprep.shards.metadata import ClipMeta, DepthSpec
 from vdaprep.shards.names import FRAME_KINDS, member_name, record_name
 from vdaprep.shards.records import ClipEntry, ShardRecord
 from vdaprep.shards.tar import split_members
@@ -41,7 +41,8 @@ class Frames:
     rgb: UInt8[np.ndarray, "t h w 3"]
     """Grey levels."""
     depth_m: Float32[np.ndarray, "t h w"]
-    """Metres along z; nan where unknown, inf for sky."""
+    """Metres along z; nan where unknown, as in clips without labels, inf for sky. Of kind `relative` no metres, but 1 /
+    normalised disparity, from 1 at the clip's nearest pixel to inf at its farthest."""
     differences: Float32[np.ndarray, "t 3 dh dw"] | None
     """Grey levels, each frame minus the one read before it, averaged over `meta.diff.scale` pixels square. Stored ones
     have steps of `meta.diff.step`, and at stride 1 the first frame's is to the one before it in the trajectory; those
@@ -50,7 +51,7 @@ class Frames:
     """Whether there is a difference of a frame: not of a trajectory's first, nor of the first of others that are not
     stored or have a stride above 1."""
     intrinsics: Float64[np.ndarray, "t 4"]
-    """fx, fy, cx, cy in pixels of the stored size; pixel centres are at integers."""
+    """fx, fy, cx, cy in pixels of the stored size, pixel centres at integers; nan where the camera is not known."""
     camera_to_world: Float64[np.ndarray, "t 4 4"] | None
     """Poses: metres, OpenCV axes; None in a clip without."""
 
@@ -117,18 +118,28 @@ class StoredFrame:
             return self.group.rgb(self.index % self.meta.rgb.group)
         return codec.decode_rgb(self._get("rgb.jpg"), size=(self.meta.height, self.meta.width), where=self.where)
 
+    @property
+    def depth_spec(self) -> DepthSpec:
+        """How the clip's depth is coded; raises ShardError for one that has none."""
+        return labels_of(self.meta, where=self.where)
+
     def depth_bytes(self) -> UInt8[np.ndarray, " n"]:
         """Undo only the compression of the depth, as `codec.decompress_depth` does."""
         size = {"height": self.meta.height, "width": self.meta.width}
-        return codec.decompress_depth(self._get("depth.zst"), self.meta.depth, **size, where=self.where)
+        return codec.decompress_depth(self._get("depth.zst"), self.depth_spec, **size, where=self.where)
 
     def depth_codes(self) -> UInt16[np.ndarray, "h w"]:
         """Decode the depth to codes."""
         size = {"height": self.meta.height, "width": self.meta.width}
-        return codec.unpack_codes(self._get("depth.zst"), self.meta.depth, **size, where=self.where)
+        return codec.unpack_codes(self._get("depth.zst"), self.depth_spec, **size, where=self.where)
 
     def depth_m(self) -> Float32[np.ndarray, "h w"]:
-        """Decode the depth to metres: nan unknown, inf sky."""
+        """Decode the depth to metres: nan unknown, as all of a clip without labels, inf sky.
+
+        Of kind `relative` to 1 / normalised disparity.
+        """
+        if self.meta.depth is None:
+            return np.full((self.meta.height, self.meta.width), np.nan, np.float32)
         return metres_of(self.depth_codes(), self.meta.depth)
 
     def diff_steps(self) -> Int8[np.ndarray, "3 dh dw"]:
@@ -218,7 +229,7 @@ class Clip:
             depth_m=depth_m,
             differences=decoded_differences(rgb, meta) if steps is None else steps * _step_of(meta),
             diff_valid=valid,
-            intrinsics=np.array(meta.intrinsics)[rows],
+            intrinsics=meta.intrinsics_of(rows),
             camera_to_world=None if meta.camera_to_world is None else np.array(meta.camera_to_world)[rows],
         )
 
@@ -263,6 +274,16 @@ class Clip:
     def where(self) -> str:
         """Shard and clip, for errors."""
         return f"{self.tar}, clip {self.key}"
+
+
+def labels_of(meta: ClipMeta, *, where: str) -> DepthSpec:
+    """Return how a clip's depth is coded; raises ShardError for one without labels."""
+    if meta.depth is None:
+        raise ShardError(
+            f"{where}: its frames have no depth, expected labels; vdatrain label makes those of a teacher, or convert "
+            "the data set again with its depth maps."
+        )
+    return meta.depth
 
 
 @functools.lru_cache(maxsize=256)
@@ -349,16 +370,17 @@ def read_window(clip: Clip, frames: range, *, allocate: Allocate) -> Bool[np.nda
     A frame's difference is the sum over the frames since the window's frame before it, and valid if all of those are;
     at a stride above 1 those of the first frame lie before the window and are not read: it is never valid. Raises
     ShardError, naming the shard and the clip, where the tar cannot be read, its bytes differ from their checksum, a
-    member is missing or breaks the format, or the window takes too much memory.
+    member is missing or breaks the format, the clip has no labels, or the window takes too much memory.
     """
     meta, count = clip.meta, len(frames)
+    depth = labels_of(meta, where=clip.where)
     _check_memory(meta, count, where=clip.where, limit=MAX_WINDOW_BYTES)
     stored = read_stored(clip, frames[0], frames[-1] - frames[0] + 1, meta=meta)
     shown = stored[:: frames.step]
     size = meta.height, meta.width
     images = allocate("images", (count, *((*size, 3) if meta.rgb.group == 1 else codec.planes_size(size))), np.uint8)
     _unpack_images(shown, images)
-    _unpack_depth(shown, meta, allocate)
+    _unpack_depth(shown, depth, allocate)
     if meta.stored_diff is None:
         return _unpack_differences(stored, frames, meta=meta, out=None)
     dtype = np.int8 if frames.step == 1 else np.int16
@@ -383,9 +405,10 @@ def _unpack_images(frames: Sequence[StoredFrame], images: UInt8[np.ndarray, "t .
             group.unpack({frame.index % frame.meta.rgb.group: image for image, frame in several})
 
 
-def _unpack_depth(frames: Sequence[StoredFrame], meta: ClipMeta, allocate: Allocate) -> None:
-    if meta.depth.packing in ("bytes", "nibbles"):
-        size = codec.depth_bytes(meta.depth, height=meta.height, width=meta.width)
+def _unpack_depth(frames: Sequence[StoredFrame], spec: DepthSpec, allocate: Allocate) -> None:
+    meta = frames[0].meta
+    if spec.packing in ("bytes", "nibbles"):
+        size = codec.depth_bytes(spec, height=meta.height, width=meta.width)
         depth = allocate("depth", (len(frames), size), np.uint8)
         for row, frame in enumerate(frames):
             depth[row] = frame.depth_bytes()

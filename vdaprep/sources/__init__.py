@@ -47,8 +47,11 @@ class Source(Protocol):
         """Read a frame's image; raises FrameError if it cannot be used."""
         ...
 
-    def read_depth(self, files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"]:
-        """Read a frame's depth in metres along z, nan unknown, inf sky; raises FrameError."""
+    def read_depth(self, files: FrameFiles, reader: Reader) -> Float32[np.ndarray, "h w"] | None:
+        """Read a frame's depth in metres along z, nan unknown, inf sky; raises FrameError.
+
+        Of a data set whose depth is `relative`: 1 / disparity, or None where there are no labels.
+        """
         ...
 
 

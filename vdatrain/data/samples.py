@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float64, Int, UInt8
 from torch import Tensor
 
 from vdaprep.shards.metadata import DepthSpec, DiffSpec
-from vdaprep.shards.reader import Clip
+from vdaprep.shards.reader import Clip, labels_of
 from vdaprep.shards.reader import read_window as unpack_window
 from vdatrain.data.decode import decode_images
 from vdatrain.data.sampler import Window
@@ -44,15 +44,15 @@ class Sample:
     diff: DiffSpec | None
     """Scale and step of the differences; None without."""
     intrinsics: Float64[np.ndarray, "t 4"]
-    """fx, fy, cx, cy in pixels of the stored size, pixel centres at integers."""
+    """fx, fy, cx, cy in pixels of the stored size, pixel centres at integers; nan where the camera is not known."""
     camera_to_world: Float64[np.ndarray, "t 4 4"] | None
     """OpenCV axes, metres; None without poses."""
     depth: DepthSpec
-    """How depth codes become metres."""
+    """How depth codes become metres, or, of kind `relative`, 1 / normalised disparity."""
     disparity_min: float
-    """Least disparity of the clip, in 1/m."""
+    """Least disparity of the clip, in 1/m; of kind `relative` without unit."""
     disparity_max: float
-    """Largest disparity of the clip, in 1/m."""
+    """Largest disparity of the clip, likewise."""
 
     @property
     def rgb(self) -> UInt8[Tensor, "t h w 3"]:
@@ -87,9 +87,9 @@ def read_window(clip: Clip, window: Window, *, pin: bool = False) -> Sample:
         differences=found.get("differences"),
         diff_valid=diff_valid,
         diff=meta.diff,
-        intrinsics=np.array(meta.intrinsics)[chosen],
+        intrinsics=meta.intrinsics_of(chosen),
         camera_to_world=None if meta.camera_to_world is None else np.array(meta.camera_to_world)[chosen],
-        depth=meta.depth,
+        depth=labels_of(meta, where=clip.where),
         disparity_min=meta.disparity_min,
         disparity_max=meta.disparity_max,
     )

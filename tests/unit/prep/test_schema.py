@@ -32,6 +32,18 @@ META = ClipMeta(
     source={"layout": "v1"},
 )
 PLAIN = {"packing": "bytes", "steps": 1}
+RELATIVE = dataclasses.replace(
+    META,
+    intrinsics=None,
+    camera_to_world=None,
+    depth=DepthSpec("relative", 0.0, packing="nibbles"),
+    disparity_min=0.0,
+    disparity_max=1.0,
+    teacher_disparity=(-2.5, 31.25),
+)
+UNLABELLED = dataclasses.replace(
+    RELATIVE, depth=None, disparity_min=0.0, disparity_max=0.0, teacher_disparity=None, diff=None
+)
 SHA256 = "ab" * 32
 ENTRY = ClipEntry("a-000003", 0, 3000, 2, (1024, 2048), crc32=(1, 2, 3))
 RECORD = ShardRecord(
@@ -83,7 +95,16 @@ def test_records_come_back() -> None:
     assert ShardRecord.from_bytes(RECORD.to_bytes(), where="r") == RECORD
     assert DatasetRecord.from_bytes(DATASET.to_bytes(), where="d") == DATASET
     without_poses = dataclasses.replace(META, camera_to_world=None, diff=None)
-    assert ClipMeta.from_bytes(without_poses.to_bytes(), where="m") == without_poses
+    for meta in (without_poses, RELATIVE, UNLABELLED):
+        assert ClipMeta.from_bytes(meta.to_bytes(), where="m") == meta
+
+
+def test_what_is_not_known_is_null() -> None:
+    value = json.loads(UNLABELLED.to_bytes())
+    unknown = ("depth", "disparity_min", "disparity_max", "intrinsics", "camera_to_world")
+    assert all(value[name] is None for name in unknown)
+    assert "teacher_disparity" not in json.loads(META.to_bytes())  # so that shards of metres stay as they were
+    assert UNLABELLED.kinds_of(0) == ("rgb.jpg",)
 
 
 @pytest.mark.parametrize("record", [RECORD, DATASET], ids=["shard", "data set"])
@@ -148,6 +169,29 @@ def test_shard_record_has_the_published_shape() -> None:
 )
 def test_metadata_outside_the_contract_is_refused(field: str, value: object, sentence: str) -> None:
     data = json.dumps({**json.loads(META.to_bytes()), field: value}).encode()
+    with pytest.raises(ShardError, match=sentence):
+        ClipMeta.from_bytes(data, where="m.json")
+
+
+@pytest.mark.parametrize(
+    ("meta", "changes", "sentence"),
+    [
+        (META, {"teacher_disparity": [0, 1]}, "teacher_disparity belongs to depth of kind 'relative'"),
+        (META, {"intrinsics": None}, "intrinsics is missing, though there are poses"),
+        (META, {"depth": None}, "has a range of disparity, and no depth"),
+        (META, {"disparity_min": None}, "disparity_min is null, expected a number"),
+        (RELATIVE, {"teacher_disparity": None}, "teacher_disparity belongs to depth of kind 'relative'"),
+        (RELATIVE, {"teacher_disparity": [1, 1]}, "is no range"),
+        (RELATIVE, {"teacher_disparity": [0, 1, 2]}, "expected 2 finite numbers"),
+        (RELATIVE, {"teacher_disparity": [0, 10**400]}, "no finite number of float64"),
+        (RELATIVE, {"depth": {"kind": "relative", "relative_error": 0, "unit_m": 1, **PLAIN}}, "impossible settings"),
+        (RELATIVE, {"depth": {"kind": "relative", "relative_error": 0, "far_m": 9, **PLAIN}}, "impossible settings"),
+        (UNLABELLED, {"rgb": {"codec": "h264", "group": 8}}, "frames without depth are in groups of video"),
+        (UNLABELLED, {"disparity_max": 1}, "has a range of disparity, and no depth"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(meta: ClipMeta, changes: dict[str, object], sentence: str) -> None:
+    data = json.dumps({**json.loads(meta.to_bytes()), **changes}).encode()
     with pytest.raises(ShardError, match=sentence):
         ClipMeta.from_bytes(data, where="m.json")
 

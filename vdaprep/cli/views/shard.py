@@ -1,6 +1,7 @@
 """What a shard holds, for a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -19,21 +20,30 @@ def renderables(report: describe.ShardReport) -> Iterator[RenderableType]:
     yield f"whole: SHA-256 {report.sha256[:12]}... is its record's; {report.rejected} frames were rejected"
     yield _clip_table(report)
     yield _kind_table(report)
-    yield _histogram(report.depth)
+    if report.depth.edges_m:
+        yield _histogram(report.depth)
 
 
 def _clip_table(report: describe.ShardReport) -> Table:
     table = make_table("key", "frames", "size", "path m", "depth m", title="clips")
     for clip in report.clips:
-        near, far = clip["disparity_max"], clip["disparity_min"]
         table.add_row(
             clip["key"],
             str(clip["frames"]),
             f"{clip['width']}x{clip['height']}",
             "no poses" if clip["path_m"] is None else f"{clip['path_m']:.2f}",
-            f"{1 / near:.2f} to {1 / far:.2f}" if near else "none",
+            _depth_of(clip),
         )
     return table
+
+
+def _depth_of(clip: Mapping[str, Any]) -> str:
+    if clip["depth"] is None:
+        return "no labels"
+    if clip["teacher_disparity"] is not None:
+        return "relative"
+    near, far = clip["disparity_max"], clip["disparity_min"]
+    return f"{1 / near:.2f} to {1 / far:.2f}" if near else "none"
 
 
 def _kind_table(report: describe.ShardReport) -> Table:
@@ -55,7 +65,8 @@ def _kind_table(report: describe.ShardReport) -> Table:
 
 
 def _histogram(depth: describe.DepthHistogram) -> Table:
-    table = make_table("metres", "share", title=f"depth of {depth.clip}")
+    names = ("metres", "depth") if depth.is_metric else ("disparity", "relative disparity")
+    table = make_table(names[0], "share", title=f"{names[1]} of {depth.clip}")
     table.add_column("", no_wrap=True)
     edges = [f"{a:.2f} to {b:.2f}" for a, b in zip(depth.edges_m, depth.edges_m[1:], strict=False)]
     rows = [*zip(edges, depth.counts, strict=True), ("sky", depth.sky), ("unknown", depth.unknown)]

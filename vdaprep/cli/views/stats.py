@@ -82,6 +82,17 @@ def _warnings(stats: DatasetStats) -> Iterator[str]:
             f"all of it is sky or unknown (the first is of {first}); look at the raw depth maps, whose unit should be "
             "metres"
         )
+    total = sum(stats.sizes.values())
+    if stats.relative:
+        yield (
+            f"{stats.dataset}: {stats.relative:,} of {total:,} clips that were read have a teacher's disparity, "
+            "which is known up to scale and shift: no figure in metres is of them"
+        )
+    if stats.unlabelled:
+        yield (
+            f"{stats.dataset}: {stats.unlabelled:,} of {total:,} clips that were read have no labels; vdatrain label "
+            "makes those of a teacher"
+        )
     if stats.clamped_far:
         yield f"{stats.dataset}: {stats.clamped_far:,} depth pixels were beyond the depth code's far end; stored as sky"
 

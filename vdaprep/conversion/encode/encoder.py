@@ -14,7 +14,7 @@ from vdaprep.conversion.encode.cuts import Thumbnail, is_cut, shrink_frame
 from vdaprep.conversion.encode.members import ClipMembers, encode_jpeg
 from vdaprep.conversion.encode.profiles import Encoding
 from vdaprep.errors import FrameError
-from vdaprep.raw.frames import Cameras, Frame, SourceOptions, Trajectory, fit_short_side, make_frame, spread
+from vdaprep.raw.frames import Cameras, Frame, FrameFiles, SourceOptions, Trajectory, fit_short_side, make_frame, spread
 from vdaprep.raw.prefetch import ReadAhead
 from vdaprep.raw.tree import Reader
 from vdaprep.shards import codec
@@ -35,10 +35,10 @@ class _EncodedFrame:
 
     frame_id: int
     size: tuple[int, int]
-    intrinsics: tuple[float, ...]
+    intrinsics: tuple[float, ...] | None
     camera_to_world: tuple[tuple[float, ...], ...] | None
     image: bytes | UInt8[np.ndarray, "h w 3"] | None
-    depth: PackedDepth
+    depth: PackedDepth | None
     diff: bytes | None
     shrunk: Float32[np.ndarray, "dh dw 3"] | None
     diff_valid: bool
@@ -46,9 +46,10 @@ class _EncodedFrame:
     after_cut: bool
 
     def follows(self, other: "_EncodedFrame") -> bool:
-        """Tell whether a clip can hold both: no cut, one size, and both with poses or without."""
+        """Tell whether a clip can hold both: no cut, one size, the same things known of both."""
         alike = self.size == other.size and (self.camera_to_world is None) == (other.camera_to_world is None)
-        return alike and not self.after_cut
+        alike = alike and (self.intrinsics is None) == (other.intrinsics is None)
+        return alike and (self.depth is None) == (other.depth is None) and not self.after_cut
 
 
 _last_cameras: dict[object, Cameras] = {}  # of the trajectory that this process saw last: shards may share it
@@ -90,7 +91,7 @@ class ClipEncoder:
                     yield self._clip(clip, split, take, members)
                     take, members = [], self._members()
                 if current is not None:
-                    if not take and self._encoding.depth.packing == "nibbles":
+                    if not take and current.depth is not None and self._encoding.depth.packing == "nibbles":
                         self._packing = codec.likely_packing(current.depth)
                     members.add(current.image, current.depth, current.diff)
                     current = replace(current, image=None)  # a group of video lets go of its pixels
@@ -128,12 +129,8 @@ class ClipEncoder:
         depth_m = self._source.read_depth(files, self._reader)
         raw = make_frame(files, rgb, depth_m, self._cameras_of(trajectory), index)
         frame = fit_short_side(raw, self._encoding.short_side)
-        self._depth = self._depth or codec.suited(frame.depth_m, self._encoding.depth)
-        try:
-            depth = codec.pack_depth(frame.depth_m, self._depth, likely=self._packing)
-        except ValueError as error:
-            raise FrameError(str(files.depth), str(error)) from error
-        thumbnail = shrink_frame(rgb.pixels, depth_m) if self._has_cuts else None
+        depth = None if depth_m is None else self._packed(frame.depth_m, files)
+        thumbnail = shrink_frame(rgb.pixels, depth_m) if self._has_cuts and depth_m is not None else None
         after_cut = _is_after_cut(thumbnail, previous)
         if after_cut:
             _log.info("%s: frame %d shows another place than the one before.", trajectory.name, frame.frame_id)
@@ -142,7 +139,7 @@ class ClipEncoder:
         return _EncodedFrame(
             frame_id=frame.frame_id,
             size=_size(frame),
-            intrinsics=tuple(frame.intrinsics.tolist()),
+            intrinsics=None if np.isnan(frame.intrinsics).any() else tuple(frame.intrinsics.tolist()),
             camera_to_world=None if pose is None else tuple(map(tuple, pose.tolist())),
             image=self._jpeg(frame) if self._encoding.rgb.codec == "jpeg" else frame.rgb.pixels,
             depth=depth,
@@ -152,6 +149,18 @@ class ClipEncoder:
             thumbnail=thumbnail,
             after_cut=after_cut,
         )
+
+    def _packed(self, depth_m: Float32[np.ndarray, "h w"], files: FrameFiles) -> PackedDepth:
+        """Encode depth, or 1 / disparity; raises FrameError for what the clip's kind cannot hold."""
+        self._depth = self._depth or codec.suited(depth_m, self._encoding.depth)
+        try:
+            if self._depth.is_metric:
+                return codec.pack_depth(depth_m, self._depth, likely=self._packing)
+            with np.errstate(divide="ignore"):
+                [packed] = codec.pack_disparity([1 / depth_m], self._depth)
+            return packed
+        except ValueError as error:
+            raise FrameError(str(files.depth), str(error)) from error
 
     def _jpeg(self, frame: Frame) -> bytes:
         """Return the frame's own JPEG, unless it is to be smaller than that, or a new one."""
@@ -178,6 +187,7 @@ class ClipEncoder:
         trajectory = clip.trajectory
         depth, content = members.finish()
         poses = [item.camera_to_world for item in frames if item.camera_to_world is not None]
+        cameras = [item.intrinsics for item in frames if item.intrinsics is not None]
         meta = ClipMeta(
             dataset=self._dataset,
             split=split,
@@ -185,7 +195,7 @@ class ClipEncoder:
             frame_ids=tuple(item.frame_id for item in frames),
             height=frames[0].size[0],
             width=frames[0].size[1],
-            intrinsics=tuple(item.intrinsics for item in frames),
+            intrinsics=tuple(cameras) if len(cameras) == len(frames) else None,
             camera_to_world=tuple(poses) if len(poses) == len(frames) else None,
             depth=depth.spec,
             disparity_min=depth.disparity_min,
@@ -194,6 +204,7 @@ class ClipEncoder:
             diff_valid=tuple(item.diff_valid for item in frames),
             rgb=self._encoding.rgb.spec,
             source={"layout": trajectory.layout},
+            teacher_disparity=depth.teacher_disparity,
             schema_version=self._encoding.schema,
         )
         return EncodedClip(
@@ -249,5 +260,5 @@ def _with_f_x(factor: float) -> Hypothesis:
 
 
 def _size(frame: Frame) -> tuple[int, int]:
-    height, width = frame.depth_m.shape
+    height, width = frame.rgb.pixels.shape[:2]
     return height, width

@@ -18,8 +18,8 @@ Members = tuple[tuple[str, bytes], ...]
 class ClipDepth:
     """What a clip's metadata and its record say of its depth."""
 
-    spec: DepthSpec
-    """How it is coded."""
+    spec: DepthSpec | None
+    """How it is coded; None of frames without labels."""
     disparity_min: float
     """Least 1/m of what is known and not sky; 0 if nothing is."""
     disparity_max: float
@@ -28,6 +28,8 @@ class ClipDepth:
     """Pixels nearer than the code's near end."""
     clamped_far: int
     """Pixels of finite depth that are stored as sky."""
+    teacher_disparity: tuple[float, float] | None
+    """A teacher's least and greatest disparity; None of metres."""
 
 
 class ClipMembers:
@@ -47,16 +49,16 @@ class ClipMembers:
         self._diffs: list[bytes | None] = []
 
     def add(
-        self, image: bytes | UInt8[np.ndarray, "h w 3"] | None, depth: PackedDepth, diff: bytes | None = None
+        self, image: bytes | UInt8[np.ndarray, "h w 3"] | None, depth: PackedDepth | None, diff: bytes | None = None
     ) -> None:
         """Append a frame.
 
         Args:
             image: The member that holds it, or pixels for a group of video; None if a group before holds it.
-            depth: Its depth.
+            depth: Its depth; None without labels, then of all frames.
             diff: The member that holds its difference to the frame before; None without.
         """
-        self._depth.append(depth)
+        self._depth += [] if depth is None else [depth]
         self._diffs.append(diff)
         if isinstance(image, np.ndarray):
             self._waiting.append(image)
@@ -70,17 +72,19 @@ class ClipMembers:
         """Return what the metadata says of depth, and each frame's members in the shard's order."""
         if self._waiting:
             self._end_group()
-        depth = codec.settle(self._depth, self._spec)
+        depth = codec.settle(self._depth, self._spec) if self._depth else []
+        stored = [item.data for item in depth] or [None] * len(self._images)
         ranges = [item.disparity_range for item in depth if item.disparity_range is not None]
         said = ClipDepth(
-            depth[0].spec,
+            depth[0].spec if depth else None,
             min((low for low, _ in ranges), default=0.0),
             max((high for _, high in ranges), default=0.0),
             sum(item.clamped_near for item in depth),
             sum(item.clamped_far for item in depth),
+            depth[0].teacher_disparity if depth else None,
         )
         kinds = (self._rgb.spec.kind, "depth.zst", "diff.zst")
-        frames = zip(self._images, (item.data for item in depth), self._diffs, strict=True)
+        frames = zip(self._images, stored, self._diffs, strict=True)
         present = (
             [(kind, data) for kind, data in zip(kinds, frame, strict=True) if data is not None] for frame in frames
         )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vdaprep.errors import UsageError
@@ -11,6 +11,7 @@ from vdaprep.shards.depth_codes import log_range
 from vdaprep.shards.metadata import (
     GROUP_FRAMES,
     MAX_CODE,
+    MAX_STEPS,
     DepthSpec,
     DiffSpec,
     RgbSpec,
@@ -156,7 +157,15 @@ class Encoding:
 
 
 def interpolated(spec: DepthSpec, depth_error: float) -> DepthSpec:
-    """Return how interpolation codes depth of a range; raises UsageError beyond 16 bits."""
+    """Return how interpolation codes depth of a range; raises UsageError beyond 16 bits.
+
+    Of kind `relative` the codes are as they were, and the error is one of the range of disparity.
+    """
+    if not spec.is_metric:
+        bound = min(MAX_STEPS // 2, int(depth_error * (MAX_CODE - 1)))
+        if bound < 1:
+            raise UsageError(f"--depth-error {depth_error:g}: is finer than a code; take --profile standard.")
+        return replace(spec, relative_error=depth_error, packing="interpolation", steps=1 + 2 * bound)
     near_m, far_m = log_range(spec)
     for steps in INTERPOLATION_STEPS:
         log_step = 2 * math.log1p(depth_error) / steps

@@ -116,8 +116,9 @@ def recode_clip(clip: Clip, *, found: Encoding, wanted: Encoding, tick: Tick) ->
     members = ClipMembers(wanted.rgb, wanted.depth)
     spec: DepthSpec | None = None
     for frame in clip.frames():
-        spec = spec or (codec.suited(frame.depth_m(), wanted.depth) if wanted.interpolate else wanted.depth)
-        depth = _depth(frame, spec)
+        if meta.depth is not None:
+            spec = spec or (codec.suited(frame.depth_m(), wanted.depth) if wanted.interpolate else wanted.depth)
+        depth = None if spec is None else _depth(frame, spec)
         diff = frame.members["diff.zst"] if wanted.diff is not None and wanted.diff.origin == "stored" else None
         members.add(_image(frame, found.rgb, wanted.rgb), depth, None if diff is None else bytes(diff))
         tick(Amount(frames=1, bytes_in=sum(map(len, frame.members.values()))))
@@ -145,12 +146,14 @@ def _image(frame: StoredFrame, found: Rgb, wanted: Rgb) -> Any:
 
 
 def _depth(frame: StoredFrame, wanted: DepthSpec) -> codec.PackedDepth:
-    meta = frame.meta
+    found = frame.depth_spec
     if wanted.packing == "nibbles":
-        return codec.pack_again(frame.depth_codes(), replace(meta.depth, packing="nibbles"))
-    if meta.depth == wanted:
-        return codec.keep_packed(bytes(frame.members["depth.zst"]), frame.depth_codes(), meta.depth)
-    return codec.pack_depth(within_range(frame.depth_m(), meta.depth), wanted)
+        return codec.pack_again(frame.depth_codes(), replace(found, packing="nibbles"))
+    if found == wanted:
+        return codec.keep_packed(bytes(frame.members["depth.zst"]), frame.depth_codes(), found)
+    if not wanted.is_metric:
+        return codec.pack_again(frame.depth_codes(), wanted)
+    return codec.pack_depth(within_range(frame.depth_m(), found), wanted)
 
 
 # --------------------------------------------------------------------------------------------------------------- shards

@@ -19,6 +19,7 @@ from vdaprep.shards.codec.clip_depth import (
     likely_packing,
     pack_again,
     pack_depth,
+    pack_disparity,
     settle,
     suited,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "pack_again",
     "pack_codes",
     "pack_depth",
+    "pack_disparity",
     "planes_of_bytes",
     "planes_size",
     "rgb_of_planes",

@@ -6,6 +6,7 @@ tried where points are lone. Interpolated, lone points would take ten times the 
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,15 @@ from jaxtyping import Float32, UInt16
 from vdaprep.shards.codec.depth import pack_codes, pack_planes, unpack_codes, unpack_planes
 from vdaprep.shards.codec.interpolation import pack_interpolated
 from vdaprep.shards.codec.sparse import is_sparse
-from vdaprep.shards.depth_codes import SKY_CODE, UNKNOWN_CODE, code_depth, count_beyond, disparity_range, metres_of
+from vdaprep.shards.depth_codes import (
+    SKY_CODE,
+    UNKNOWN_CODE,
+    code_depth,
+    code_disparity,
+    count_beyond,
+    disparity_range,
+    metres_of,
+)
 from vdaprep.shards.metadata import DepthSpec
 
 HALF_METRES = DepthSpec("half", 0.0, unit_m=1.0, packing="nibbles")
@@ -49,6 +58,8 @@ class PackedDepth:
     """Pixels of finite depth that are stored as sky."""
     is_sparse: bool = False
     """Whether most known pixels are lone points."""
+    teacher_disparity: tuple[float, float] | None = None
+    """Least and greatest disparity of the clip as its teacher gave it, of kind `relative`."""
 
     @functools.cached_property
     def otherwise(self) -> "PackedDepth":
@@ -74,6 +85,26 @@ def pack_depth(
     codes, clamped_near = code_depth(depth_m, spec)
     packed = _packed(codes, replace(spec, packing=likely) if either else spec, depth_m)
     return replace(packed, clamped_near=clamped_near)
+
+
+def pack_disparity(disparities: Sequence[Float32[np.ndarray, "h w"]], spec: DepthSpec) -> list[PackedDepth]:
+    """Encode the frames of a clip of kind `relative`, whose range is that of all of them.
+
+    Args:
+        disparities: A teacher's numbers, near being greater, of each frame; what is not finite is unknown.
+        spec: How they are to be stored; with packing `nibbles` as `settle` then decides.
+
+    Raises:
+        ValueError: Nothing is known of the clip, or one number alone, which no scale and shift can be fitted to.
+    """
+    known = [values[np.isfinite(values)] for values in disparities]
+    least = min((float(values.min()) for values in known if values.size), default=math.nan)
+    greatest = max((float(values.max()) for values in known if values.size), default=math.nan)
+    if not least < greatest:
+        found = "no number that is finite" if math.isnan(least) else f"{least:g} everywhere"
+        raise ValueError(f"disparity has {found}, expected numbers that are greater where it is nearer")
+    codes = [code_disparity(values, least=least, greatest=greatest) for values in disparities]
+    return [replace(_packed(one, spec, None), teacher_disparity=(least, greatest)) for one in codes]
 
 
 def likely_packing(frame: PackedDepth) -> str:

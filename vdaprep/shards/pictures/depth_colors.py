@@ -70,20 +70,24 @@ def text_line(text: str, width: int, *, height: int = _LINE) -> UInt8[np.ndarray
     return strip
 
 
-def depth_legend(width: int, *, disparity_min: float, disparity_max: float) -> UInt8[np.ndarray, "h w 3"]:
+def depth_legend(
+    width: int, *, disparity_min: float, disparity_max: float, is_metric: bool = True
+) -> UInt8[np.ndarray, "h w 3"]:
     """Return a strip that explains `colour_depth`: a bar with metres, sky and unknown.
 
     Args:
         width: Pixels of the strip.
         disparity_min: 1/m of the darkest colour, 0 or more.
         disparity_max: 1/m of the brightest colour; not above `disparity_min` if no depth is known.
+        is_metric: Whether these are 1/m; of relative disparity the bar says far and near.
     """
     strip = np.full((_BAR + _TICK + _LINE + _LINE, width, 3), 255, np.uint8)
     length = width - 2 * _MARGIN
     if disparity_max > disparity_min and length > 1:
         ramp = np.linspace(0, 255, length).round().astype(np.uint8)
         strip[:_BAR, _MARGIN : _MARGIN + length] = near_is_bright(np.tile(ramp, (_BAR, 1)))
-        for column, text in _ticks(length, disparity_min=disparity_min, disparity_max=disparity_max):
+        ticks = _ticks(length, disparity_min=disparity_min, disparity_max=disparity_max) if is_metric else _ends(length)
+        for column, text in ticks:
             at = _MARGIN + column
             strip[_BAR : _BAR + _TICK, at] = _INK
             left = min(max(at - _width_of(text) // 2, 0), width - _width_of(text))
@@ -98,6 +102,12 @@ def depth_legend(width: int, *, disparity_min: float, disparity_max: float) -> U
         write_text(strip, name, left=left + 30, base=base)
         left += 30 + _width_of(name) + _ROOM
     return strip
+
+
+def _ends(length: int) -> Iterator[tuple[int, str]]:
+    """Yield the ends of a colour bar of relative disparity."""
+    yield 0, "far"
+    yield length - 1, "near (relative)"
 
 
 def _ticks(length: int, *, disparity_min: float, disparity_max: float) -> Iterator[tuple[int, str]]:

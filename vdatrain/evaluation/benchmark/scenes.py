@@ -129,7 +129,7 @@ def _read(places: list[Place]) -> list[SceneFrame]:
             number=place.number,
             rgb=stored[place.index].rgb(),
             depth_m=stored[place.index].depth_m(),
-            intrinsics=np.array(meta.intrinsics[place.index]),
+            intrinsics=meta.intrinsics_of([place.index])[0],
             camera_to_world=None if poses is None else np.array(poses[place.index]),
         )
         for place in places
@@ -250,7 +250,7 @@ def _of_scene(scene: Scene, missing: Sequence[int], record: DatasetRecord | None
     packed = packed_as(meta, "" if record is None else str(record.options.get("rgb", "")))
     if packed:
         note("packing", f"{' and '.join(packed)}, which changes them; convert with --profile standard.")
-    if meta.depth.packing == "bytes" and meta.depth.kind == "log":
+    if meta.depth is not None and meta.depth.packing == "bytes" and meta.depth.kind == "log":
         note("rounding", f"the true depth is stored within {meta.depth.relative_error:.2%} of the data set's.")
     return found
 
@@ -266,7 +266,7 @@ def packed_as(meta: ClipMeta, rgb: str) -> list[str]:
         found.append(f"frames are stored as {meta.rgb.codec.upper()}")
     elif codec == "jpeg" and quality.isdecimal() and int(quality) < PROFILE_QUALITY:
         found.append(f"frames are stored as JPEG of quality {quality}")
-    if meta.depth.packing == "interpolation":
+    if meta.depth is not None and meta.depth.packing == "interpolation":
         found.append(f"the true depth is stored within {meta.depth.relative_error:.2%}")
     return found
 
