@@ -43,7 +43,8 @@ _MIN_COUNT = 1e-6  # less than one valid pixel among any number of ranks; what i
 StableWeight = Callable[[int], Tensor]
 
 
-def _alone(values: Tensor) -> Tensor:
+def alone(values: Tensor) -> Tensor:
+    """Return what one rank alone has, as the mean over the ranks."""
     return values
 
 
@@ -101,7 +102,7 @@ def video_loss(
     prediction: Float[Tensor, "b t h w"],
     target: Float[Tensor, "b t h w"],
     mask: Bool[Tensor, "b t h w"],
-    mean: Callable[[Tensor], Tensor] = _alone,
+    mean: Callable[[Tensor], Tensor] = alone,
     extra: ExtraTerms | None = None,
 ) -> VideoLoss:
     """Compute the training loss of predicted disparity, which counts up to scale and shift.
@@ -131,7 +132,7 @@ def spatial_loss(
     prediction: Float[Tensor, "b t h w"],
     target: Float[Tensor, "b t h w"],
     mask: Bool[Tensor, "b t h w"],
-    mean: Callable[[Tensor], Tensor] = _alone,
+    mean: Callable[[Tensor], Tensor] = alone,
 ) -> Float[Tensor, ""]:
     """Return scale- and shift-invariant L1 plus 0.5 x gradients over four scales, a frame.
 
@@ -139,19 +140,17 @@ def spatial_loss(
     without a valid pixel takes no part; without any in the batch the loss is 0.
     """
     with torch.autocast(device_type=prediction.device.type, enabled=False):
-        prediction, target = _prepare(prediction, target, mask)
-        weight = mask.to(prediction.dtype)
-        residual = _normalise(prediction, mask, weight) - _normalise(target, mask, weight)
+        residual = normalised_residual(prediction, target, mask)
         # The loss is homogeneous in the residual, f(a r) = a f(r), so f(r) is r times f's gradient (Euler). One closed
         # form thus gives value and gradient, and spares autograd its copies of the clip at every scale.
-        return (residual * _spatial_gradient(residual.detach(), weight, mean)).sum()
+        return (residual * spatial_gradient(residual.detach(), mask.to(residual.dtype), mean)).sum()
 
 
 def temporal_loss(
     prediction: Float[Tensor, "b t h w"],
     target: Float[Tensor, "b t h w"],
     mask: Bool[Tensor, "b t h w"],
-    mean: Callable[[Tensor], Tensor] = _alone,
+    mean: Callable[[Tensor], Tensor] = alone,
     stable: StableWeight | None = None,
 ) -> Float[Tensor, ""]:
     """Return the mean absolute difference of the changes from frame to frame, before its weight.
@@ -170,7 +169,7 @@ def stride_loss(
     prediction: Float[Tensor, "b t h w"],
     target: Float[Tensor, "b t h w"],
     mask: Bool[Tensor, "b t h w"],
-    mean: Callable[[Tensor], Tensor] = _alone,
+    mean: Callable[[Tensor], Tensor] = alone,
     stable: StableWeight | None = None,
 ) -> Float[Tensor, ""]:
     """Return the mean of the temporal term over the STRIDES that are shorter than the clip.
@@ -226,6 +225,15 @@ def _prepare(
     return prediction.to(dtype), torch.where(mask, target.to(dtype), 0)
 
 
+def normalised_residual(
+    prediction: Float[Tensor, "b t h w"], target: Float[Tensor, "b t h w"], mask: Bool[Tensor, "b t h w"]
+) -> Float[Tensor, "b t h w"]:
+    """Return prediction minus target, each normalised by frame; 0 outside the mask."""
+    prediction, target = _prepare(prediction, target, mask)
+    weight = mask.to(prediction.dtype)
+    return _normalise(prediction, mask, weight) - _normalise(target, mask, weight)
+
+
 def _normalise(
     disparity: Float[Tensor, "b t h w"], mask: Bool[Tensor, "b t h w"], weight: Float[Tensor, "b t h w"]
 ) -> Float[Tensor, "b t h w"]:
@@ -248,7 +256,7 @@ def _median(disparity: Float[Tensor, "b t h w"], mask: Bool[Tensor, "b t h w"]) 
 
 
 @torch.no_grad()
-def _spatial_gradient(
+def spatial_gradient(
     residual: Float[Tensor, "b t h w"], weight: Float[Tensor, "b t h w"], mean: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "b t h w"]:
     """Return the gradient of the spatial loss with respect to the masked residual."""
