@@ -35,6 +35,8 @@ MAX_STEPS = 10**9
 """Steps of a run; of other numbers, too, a greater one is a slip, or a stranger's file that asks for all memory."""
 _SHARES_WITHIN = 1.0
 """Per cent by which the shares of a mix may miss 100: thirds are written as 33 %."""
+NO_SPLIT = "none"
+"""What `eval_split` is for a run that evaluates nothing."""
 TENSORBOARD, WANDB, NO_TRACKER = "tensorboard", "wandb", "none"
 
 
@@ -144,7 +146,7 @@ class TrainConfig:
     train_split: str = "train"
     """Split to train on."""
     eval_split: str = "val"
-    """Split to evaluate on; without it nothing is evaluated."""
+    """Split to evaluate on, where the shards have it; none: nothing is evaluated."""
     final: FinalWeights = _option("best", changeable=True)
     """Weights that are evaluated at the end, on all windows: the best of the evaluations, or the last step's."""
     track: str = _option(TENSORBOARD, changeable=True)

@@ -244,8 +244,22 @@ def test_shards_without_a_held_out_split(raw, vdaprep, vdatrain, tmp_path: Path)
     vdaprep("convert", "tartanair", "--raw", raw.root, "--out", tmp_path / "s", "--workers", 1, "--select", "*/P00[01]")
     result = vdatrain("run", "--shards", tmp_path / "s", "--out", tmp_path / "run", *SMALL)
     assert result.code == 0
-    assert "the shards have no split 'val', so nothing was evaluated" in result.err
+    assert "nothing was evaluated (the shards have no split 'val')" in result.err
     assert not (tmp_path / "run" / "best.pt").exists()
+
+
+def test_a_list_of_shards_and_a_run_that_evaluates_nothing(toy_shards: Path, vdatrain, tmp_path: Path) -> None:
+    splits = ",".join(str(toy_shards / "tartanair" / split) for split in ("train", "val"))
+    given = ("run", "--shards", splits, "--out", tmp_path / "run", *SMALL)
+    sentence = "have no split 'vla' to evaluate on, only train, val; give one of these by --eval-split, or none"
+    refused(vdatrain(*given, "--eval-split", "vla"), 1, sentence)
+    result = vdatrain(*given, "--eval-split", "none")
+    assert result.code == 0, result.err
+    assert "nothing was evaluated (--eval-split none)" in result.err
+    assert evaluations(tmp_path / "run") == []
+    refused(vdatrain("run", "--shards", f"{splits},{tmp_path}/gone", *SMALL), 1, f"{tmp_path}/gone: is no folder")
+    inside = toy_shards / "tartanair" / "runs"
+    refused(vdatrain("run", "--shards", splits, "--out", inside, *SMALL), 2, "lies in the input")
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input

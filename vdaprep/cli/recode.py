@@ -15,7 +15,9 @@ EXAMPLE = "vdaprep recode shards/ --profile tiny --out tiny/"
 
 @cli_options(RecodeOptions)
 def command(
-    shards: Annotated[str, typer.Argument(help="Folder or URL of converted data sets.", show_default=False)],
+    shards: Annotated[
+        str, typer.Argument(help="Folder or URL of converted data sets; several with commas.", show_default=False)
+    ],
     out: Annotated[
         str, typer.Option(help="Folder of the new shards, or s3:// URL; they go into OUT/DATASET.", show_default=False)
     ],

@@ -143,8 +143,8 @@ def open_shards(path: Paths, *, cache: ShardCache | None = None) -> ShardCollect
     """Open converted data sets for reading; needs no torch.
 
     Args:
-        path: A folder of data sets, the folder of one, of one of its splits, or a shard; its URL; URLs separated by
-            commas; or several of these.
+        path: A folder of data sets, the folder of one, of one of its splits, or a shard; its URL; or several of these,
+            with commas between in a text, or as a list.
         cache: Through which as many shards as fit are read.
 
     Returns:
@@ -168,7 +168,7 @@ def open_shards(path: Paths, *, cache: ShardCache | None = None) -> ShardCollect
 
 
 def as_paths(path: Paths) -> list[StoragePath]:
-    """Return one or more paths and URLs as StoragePaths."""
+    """Return one or more paths and URLs, in a text with commas between (`open_paths`), as StoragePaths."""
     if isinstance(path, RemotePath):
         return [path]
     several = [path] if isinstance(path, str | Path) else path

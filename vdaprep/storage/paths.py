@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit, urlunsplit
 
-from vdaprep.errors import DataError, ShardError
+from vdaprep.errors import DataError, ShardError, UsageError
 from vdaprep.storage import remote
 from vdaprep.storage.limits import MAX_DOCUMENT_BYTES
 from vdaprep.storage.range_reader import RangeStream, open_ranges
 from vdaprep.storage.retry import UnreachableError
-from vdaprep.storage.urls import is_url, join_url, redact, split_urls
+from vdaprep.storage.urls import begins_url, is_url, join_url, redact, split_urls
 
 PIECE_BYTES = 8 << 20  # of a file that is read to its end: a request each where it lies behind a URL
 _STREAM_BYTES = 1 << 20
@@ -91,8 +91,35 @@ def open_path(text: str | Path) -> StoragePath:
 
 
 def open_paths(text: str | Path) -> list[StoragePath]:
-    """Return the path, or the URLs separated by commas, that a user gave; nothing is looked up."""
-    return [open_path(text)] if isinstance(text, Path) else [open_path(part) for part in split_urls(text)]
+    """Return the paths and URLs, separated by commas, that a user gave; a Path is one.
+
+    A comma before a URL always separates. One before a path belongs to the name of a file or folder where there is such
+    a one, and to a URL that it is in where what follows is not there. Raises UsageError for no URL, or for nothing
+    between two commas.
+    """
+    if isinstance(text, Path) or "," not in text:
+        return [open_path(text)]
+    found = _split_places(text)
+    if not all(found):
+        raise UsageError(f"{redact(text)}: has a comma with nothing before or behind it; expected paths or URLs there.")
+    return [open_path(part) for part in found]
+
+
+def _split_places(text: str) -> list[str]:
+    """Split at the commas that belong to no name and no URL; the longest name that there is comes first."""
+    parts = text.split(",")
+    found: list[str] = []
+    while parts:
+        names = (",".join(parts[:count]) for count in range(len(parts), 0, -1))
+        there = next((name for name in names if name and Path(name).exists()), None)
+        if there is not None:
+            parts = parts[there.count(",") + 1 :]
+            found.append(there)
+        elif found and is_url(found[-1]) and parts[0].strip() and not begins_url(parts[0]):
+            found[-1] += f",{parts.pop(0)}"
+        else:
+            found.append(parts.pop(0).strip())
+    return found
 
 
 def sort_paths(paths: Iterable[StoragePath]) -> list[StoragePath]:

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from vdaprep.errors import UsageError
 
+_BEGIN = re.compile(r"\s*[a-z0-9]+://")
 _SEPARATOR = re.compile(r",\s*(?=[a-z0-9]+://)")  # only before a URL: a folder's name may have commas
 _URL = re.compile(r"^(?P<scheme>[^/?#]*://)(?:[^/?#]*@)?(?P<place>[^?#]*)", re.DOTALL)
 _WITHIN = re.compile(r"([a-z][a-z0-9+.:-]*://)(?:[^/?#\s]*@)?([^?#\s]*)(?:[?#]\S*)?")
@@ -13,6 +14,11 @@ _WITHIN = re.compile(r"([a-z][a-z0-9+.:-]*://)(?:[^/?#\s]*@)?([^?#\s]*)(?:[?#]\S
 def is_url(text: str) -> bool:
     """Tell URLs from paths."""
     return "://" in text
+
+
+def begins_url(text: str) -> bool:
+    """Tell whether a URL stands at the beginning, behind spaces."""
+    return _BEGIN.match(text) is not None
 
 
 def split_urls(text: str) -> list[str]:

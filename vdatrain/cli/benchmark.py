@@ -24,7 +24,9 @@ _MODEL_WIDTH, _SET_WIDTH = 16, 18  # of columns on a terminal, the least
 
 @cli_options(ModelOptions)
 def command(
-    shards: Annotated[str, typer.Option(help="What vdaprep convert wrote, or its URL.", metavar="DIR")],
+    shards: Annotated[
+        str, typer.Option(help="What vdaprep convert wrote, or its URL; several with commas.", metavar="DIR")
+    ],
     out: Annotated[Path, typer.Option(help="Results and tables; run again, it goes on.", metavar="FOLDER")],
     model: ModelOptions,
     protocol: Annotated[
@@ -45,7 +47,7 @@ def command(
     Sets are sintel, kitti, bonn, scannet and nyuv2; convert each with --for benchmark. On all GPUs of a machine:
     torchrun --nproc-per-node 8 -m vdatrain benchmark ...; each measures scenes of its own.
     """
-    from vdaprep.shards.dataset import open_shards
+    from vdaprep.shards.dataset import as_paths, open_shards
     from vdaprep.storage.atomic import check_output_folder
     from vdatrain.distributed.ranks import process_group
     from vdatrain.evaluation.benchmark.results import write_ledger
@@ -56,7 +58,7 @@ def command(
     if name is not None and not 0 < len(name) <= _MAX_NAME:
         raise UsageError(f"--name: has {len(name)} characters, expected 1 to {_MAX_NAME}.")
     chosen = choose_protocol(protocol, sets or ())
-    check_output_folder(out, inputs=[shards, model.checkpoint])
+    check_output_folder(out, inputs=[*as_paths(shards), model.checkpoint])
     with process_group() as ranks:
         found = find_benchmark(chosen, open_shards(shards), allow_missing=allow_missing, stall_timeout_s=stall_timeout)
         predictor = model.load()

@@ -17,7 +17,9 @@ EXAMPLE = "vdatrain eval --shards shards/ --checkpoint runs/conv/best.pt --stres
 
 @cli_options(ModelOptions)
 def command(
-    shards: Annotated[str, typer.Option(help="What vdaprep convert wrote, or its URL.", metavar="DIR")],
+    shards: Annotated[
+        str, typer.Option(help="What vdaprep convert wrote, or its URL; several with commas.", metavar="DIR")
+    ],
     model: ModelOptions,
     split: Annotated[str, typer.Option(help="Which clips.")] = "val",
     long: Annotated[bool, typer.Option("--long", help="Whole trajectories, as infer sees them.")] = False,

@@ -9,7 +9,16 @@ import typer
 from vdaprep.cli.options import given_options
 from vdaprep.cli.views.output import errors, is_quiet, show
 from vdatrain.cli.output import evaluation_table, warn
-from vdatrain.config import CHANGEABLE, CPU_DEFAULTS, GPU_WEIGHTS, TrainConfig, from_file, from_mapping, option_name
+from vdatrain.config import (
+    CHANGEABLE,
+    CPU_DEFAULTS,
+    GPU_WEIGHTS,
+    NO_SPLIT,
+    TrainConfig,
+    from_file,
+    from_mapping,
+    option_name,
+)
 
 if TYPE_CHECKING:
     from vdatrain.training.recipes import Recipe
@@ -136,7 +145,8 @@ def _print_result(result: "TrainResult", config: TrainConfig, recipe: "Recipe | 
         )
     elif result.evaluation is None:
         split = config.eval_split
-        errors.print(f"{result.folder}: done; the shards have no split {split!r}, so nothing was evaluated.")
+        why = "--eval-split none" if split == NO_SPLIT else f"the shards have no split {split!r}"
+        errors.print(f"{result.folder}: done; nothing was evaluated ({why}).")
     else:
         path = result.folder / f"{config.final}.pt"
         which = "the best weights" if config.final == "best" else "the last weights"

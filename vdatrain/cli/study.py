@@ -69,6 +69,7 @@ def command(
     or basic, is what the others are compared with. Runs that are finished are passed over, others go on. study.json,
     table.md and table.csv in the study's folder have the results, report.html (extra report) shows them.
     """
+    from vdaprep.shards.dataset import as_paths
     from vdaprep.shards.pictures.stress import IMAGE_KINDS, parse_stress
     from vdaprep.storage.atomic import check_output_folder
     from vdatrain.distributed.preemption import StopRequest
@@ -85,7 +86,7 @@ def command(
     numbers = parse_seeds(seeds)
     under = [kinds for kinds in parse_stress(stress, known=IMAGE_KINDS) if kinds]
     held_out(common)
-    check_output_folder(out, inputs=[common.shards])
+    check_output_folder(out, inputs=as_paths(common.shards))
     jobs = jobs or default_jobs(common)
     plan = plan_study(specs, common, seeds=numbers, out=out, stress=under)
     if not is_quiet():

@@ -24,7 +24,7 @@ class ShardDataset(IterableDataset[Sample]):
     `sample_augmentations` make batches of samples.
 
     Args:
-        shards: What `vdaprep convert` wrote: a folder, a URL, or URLs separated by commas.
+        shards: What `vdaprep convert` wrote: a folder, a URL, or several with commas between.
         frames: Frames per window (T).
         stride: Frames of a clip from one frame of a window to the next.
         seed: Seed of the order and of where windows begin.

@@ -59,7 +59,7 @@ def train_loader(  # noqa: PLR0913 - the public face, all keywords
     """Return the loader that `vdatrain run` trains on: endless, augmented, ordered by the seed.
 
     Args:
-        shards: What `vdaprep convert` wrote: a folder, a URL, or URLs separated by commas.
+        shards: What `vdaprep convert` wrote: a folder, a URL, or several with commas between.
         frames: Frames per window (T).
         size: Height and width of a training view in pixels, a multiple of 14.
         batch: Windows per batch of this rank (B).
@@ -282,7 +282,7 @@ def eval_loader(  # noqa: PLR0913 - the public face, all keywords
     """Return the loader for evaluation: every frame of a split, unaugmented, in order.
 
     Args:
-        shards: What `vdaprep convert` wrote: a folder, a URL, or URLs separated by commas.
+        shards: What `vdaprep convert` wrote: a folder, a URL, or several with commas between.
         frames: Frames per window.
         size: Short side of a view in pixels; the other keeps the frame's aspect ratio, both are multiples of 14.
         stride: Frames of a clip from one frame of a window to the next.

@@ -145,7 +145,7 @@ def evaluate(
 
     Args:
         model: A predictor, or a variant of the model, which is evaluated on its device in float32.
-        shards: The folder that `vdaprep convert` wrote, or its URL, or URLs separated by commas.
+        shards: The folder that `vdaprep convert` wrote, or its URL; several with commas between.
         split: Which clips.
         frames: Of a window; None: as the predictor was trained, 32 for a bare model.
         size: Pixels of the short side; None: as the predictor was trained, 518 for a bare model.

@@ -13,10 +13,10 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from vdaprep.errors import DataError, UsageError
-from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.dataset import ShardCollection, open_shards
 from vdaprep.shards.records import DataTerms
 from vdaprep.storage.urls import redact
-from vdatrain.config import PRESETS, TrainConfig, from_stored
+from vdatrain.config import NO_SPLIT, PRESETS, TrainConfig, from_stored
 from vdatrain.data.sampler import DistributedPositions
 from vdatrain.data.terms import check_weights, terms_of_run, union
 from vdatrain.device import Precision
@@ -105,11 +105,21 @@ def new_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks:
     if ranks.is_first and (folder / CONFIG_FILE).exists():
         raise UsageError(f"{folder}: holds a run; give --resume to go on with it, or another --out.")
     shards = open_shards(config.shards)  # before the model: a folder without shards is said at once
+    _expect_eval_split(config, shards)
     run = _begin(config, folder, precision, ranks, terms=terms_of_run(config, shards))
     if ranks.is_first:
         made_by = {"versions": versions(), "git": git_state(Path()), "agent": torchrun_agent()}
         write_facts(folder, {"config": config.to_json(), "data": shards.fingerprint, **made_by})
     return run
+
+
+def _expect_eval_split(config: TrainConfig, shards: ShardCollection) -> None:
+    """Raise DataError for a split that was asked for by name and is not there."""
+    if config.eval_split not in (*shards.splits, TrainConfig.eval_split, NO_SPLIT):
+        raise DataError(
+            f"{redact(config.shards)}: have no split {config.eval_split!r} to evaluate on, only "
+            f"{', '.join(shards.splits)}; give one of these by --eval-split, or none to evaluate nothing."
+        )
 
 
 def load_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks: Ranks = Ranks()) -> TrainState:  # noqa: B008 - frozen

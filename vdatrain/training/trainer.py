@@ -17,7 +17,7 @@ from vdaprep.shards.reader import Clip
 from vdaprep.shards.records import DataTerms
 from vdaprep.storage.atomic import check_output_folder
 from vdaprep.storage.urls import redact
-from vdatrain.config import TrainConfig
+from vdatrain.config import NO_SPLIT, TrainConfig
 from vdatrain.data.loader import TrainLoader, open_shards_of
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision, choose_device, is_out_of_memory, oom_advice, peak_memory_bytes
@@ -111,7 +111,9 @@ def train(
 def _datasets_in(shards: str) -> list[Path]:
     """Return this machine's folders of data sets, to which a run must add nothing."""
     places = [place for place in as_paths(shards) if isinstance(place, Path)]
-    return [file.parent for place in places for depth in ("", "*/") for file in place.glob(f"{depth}{DATASET_FILE}")]
+    above = [folder for place in places for folder in place.absolute().parents[:2]]  # of a split, of a shard
+    below = [file.parent for place in places for depth in ("", "*/") for file in place.glob(f"{depth}{DATASET_FILE}")]
+    return [*below, *(folder for folder in above if (folder / DATASET_FILE).is_file())]
 
 
 def train_state(
@@ -142,7 +144,9 @@ def train_state(
 
 
 def held_out_clips(config: TrainConfig) -> Sequence[Clip]:
-    """Return the clips that a run is evaluated on; none if the shards have no such split."""
+    """Return the clips that a run is evaluated on; none if it wants none, or the shards have no such split."""
+    if config.eval_split == NO_SPLIT:
+        return ()
     shards = open_shards_of(config)
     return shards.clips(split=config.eval_split) if config.eval_split in shards.splits else ()
 

@@ -33,7 +33,7 @@ from vdaprep.storage.paths import (
 from vdaprep.storage.range_reader import open_ranges, read_file
 from vdaprep.storage.retry import RetryPolicy, UnreachableError
 from vdaprep.storage.stores import objects
-from vdaprep.storage.urls import redact, redact_within, split_urls
+from vdaprep.storage.urls import redact, redact_within
 
 DATA = np.random.default_rng(0).bytes(3_500_000)  # some of a stream's pieces
 FILES = {"file.bin": DATA, "a/b/one.tar": b"one", "a/two.tar": b"two", "c/notes.txt": b"notes"}
@@ -162,12 +162,38 @@ def test_names_are_taken_apart_as_those_of_paths_are() -> None:
     assert open_path("file:///a/b") == Path("/a/b")
 
 
-def test_commas_separate_urls_but_not_folders() -> None:
-    urls = ["https://a/x", "https://b/y,z", "s3://c"]
-    assert list(map(str, open_paths(",".join(urls)))) == list(map(str, open_paths(", ".join(urls)))) == urls
-    assert split_urls("https://h/a?list=1,2,https://h/b") == ["https://h/a?list=1,2", "https://h/b"]
-    assert open_paths("a,b/c") == [Path("a,b/c")]
-    assert open_paths(Path("a,b")) == [Path("a,b")]
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("one", ["one"]),
+        ("a,b", ["a", "b"]),
+        ("a, c/d,gone", ["a", "c/d", "gone"]),
+        ("gone,lost", ["gone", "lost"]),
+        ("x,y", ["x,y"]),  # a folder of this name is there
+        ("a,x,y,b", ["a", "x,y", "b"]),
+        ("gone,x,y", ["gone", "x,y"]),
+        ("https://a/x,https://b/y,z,s3://c", ["https://a/x", "https://b/y,z", "s3://c"]),
+        ("https://a/x, s3://c", ["https://a/x", "s3://c"]),
+        ("https://h/a?list=1,2,https://h/b", ["https://h/a?list=1,2", "https://h/b"]),
+        ("s3://c,a", ["s3://c", "a"]),
+        ("x,y,s3://c/d,x,y,b", ["x,y", "s3://c/d", "x,y", "b"]),
+        (Path("a,b"), ["a,b"]),
+    ],
+)
+def test_commas_separate_places_but_not_names_that_are_there(
+    text: str | Path, places: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c/d", "x,y"):
+        Path(name).mkdir(parents=True)
+    found = [path.url if isinstance(path, RemotePath) else str(path) for path in open_paths(text)]
+    assert found == places
+
+
+@pytest.mark.parametrize("text", ["a,", ",a", "a,,b", "s3://c,", ",s3://c"])
+def test_a_comma_without_a_place_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="has a comma with nothing before or behind it"):
+        open_paths(text)
 
 
 @pytest.mark.parametrize(
