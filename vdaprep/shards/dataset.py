@@ -168,7 +168,7 @@ def open_shards(path: Paths, *, cache: ShardCache | None = None) -> ShardCollect
 
 
 def as_paths(path: Paths) -> list[StoragePath]:
-    """Return one or more paths and URLs, in a text with commas between (`open_paths`), as StoragePaths."""
+    """Return one or more paths and URLs as StoragePaths; a text is split as `open_paths` does."""
     if isinstance(path, RemotePath):
         return [path]
     several = [path] if isinstance(path, str | Path) else path

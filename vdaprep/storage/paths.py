@@ -106,7 +106,7 @@ def open_paths(text: str | Path) -> list[StoragePath]:
 
 
 def _split_places(text: str) -> list[str]:
-    """Split at the commas that belong to no name and no URL; the longest name that there is comes first."""
+    """Split at the commas that belong to no URL and no name, the longest that there is."""
     parts = text.split(",")
     found: list[str] = []
     while parts:

@@ -144,7 +144,7 @@ def train_state(
 
 
 def held_out_clips(config: TrainConfig) -> Sequence[Clip]:
-    """Return the clips that a run is evaluated on; none if it wants none, or the shards have no such split."""
+    """Return the clips that a run is evaluated on; none without such a split, or if so wanted."""
     if config.eval_split == NO_SPLIT:
         return ()
     shards = open_shards_of(config)
