@@ -15,6 +15,7 @@ from vdaprep.storage.urls import redact
 from vdaprep.units import parse_bytes
 
 EncoderName = Literal["tiny", "vits", "vitb", "vitl"]
+TaskName = Literal["relative", "metric"]
 PresetName = Literal["paper", "finetune", "adapter", "scratch"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 RecomputedPart = Literal["none", "head", "encoder", "all"]
@@ -69,6 +70,8 @@ class TrainConfig:
     differences: DifferencesName = "both"
     """What the variant is shown of differences: both, to the frames before and after; past ones alone; decoded, of the
     decoded frames even where shards store them; as controls zeros, or shuffled, those of another clip."""
+    task: TaskName = "relative"
+    """What is learned: disparity up to scale and shift, or, with metric, depth in metres."""
     encoder: EncoderName = _option("vits", cpu="tiny")
     """Encoder, by size."""
     init: str = _option("none", metavar="FILE")
@@ -270,8 +273,14 @@ CPU_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 )
 """What a machine without a GPU trains in minutes, where nothing else is asked for: a smoke run, not a model to keep."""
 
-GPU_WEIGHTS: Mapping[str, str] = MappingProxyType({"vits": "vda-small", "vitb": "vda-base", "vitl": "vda-large"})
-"""What a run on a GPU begins with, by encoder, where nothing else is asked for: a fine-tuning, not random weights."""
+GPU_WEIGHTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "relative": {"vits": "vda-small", "vitb": "vda-base", "vitl": "vda-large"},
+        "metric": {"vits": "vda-metric-small", "vitb": "vda-metric-base", "vitl": "vda-metric-large"},
+    }
+)
+"""What a run on a GPU begins with, by task and encoder, where nothing else is asked for: a fine-tuning, not random
+weights."""
 
 
 # -------------------------------------------------------------------------------------------------- from files and text

@@ -268,7 +268,7 @@ OTHER: dict[str, Any] = {
     "order": "sequential", "recompute": "head", "lr": 0.5, "ema": 0.25, "size": 42, "mix": "tartanair=2",
     "track": "wandb", "cache": "there", "cache_size": "1GB", "cache_free": "2GB", "device": "cpu",
     "shards": "elsewhere", "train_split": "val", "licence": "commercial",
-    "eval_split": "train", "final": "last", "differences": "past", "attention": "causal",
+    "eval_split": "train", "final": "last", "differences": "past", "attention": "causal", "task": "metric",
 }  # fmt: skip
 
 

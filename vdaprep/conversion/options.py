@@ -16,6 +16,7 @@ from vdaprep.conversion.encode.profiles import (
 )
 from vdaprep.errors import ShardError, UsageError
 from vdaprep.raw.frames import Pairing, SourceOptions
+from vdaprep.shards.cameras import parse_intrinsics
 from vdaprep.shards.canonical import SCHEMA_VERSION, canonical_json, parse_json
 from vdaprep.shards.metadata import DepthSpec, DiffSpec
 from vdaprep.shards.names import MAX_CLIP_FRAMES
@@ -139,23 +140,13 @@ def _write_short_side(pixels: int | None) -> str:
     return "native" if pixels is None else str(pixels)
 
 
-def _parse_intrinsics(text: str) -> tuple[float, float, float, float]:
-    try:
-        fx, fy, cx, cy = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"--intrinsics {text}: expected four numbers fx,fy,cx,cy.") from error
-    if not (0 < fx < 1e6 and 0 < fy < 1e6):
-        raise UsageError(f"--intrinsics {text}: the focal lengths fx and fy must be positive.")
-    return fx, fy, cx, cy
-
-
 def _write_intrinsics(intrinsics: tuple[float, float, float, float]) -> str:
     return ",".join(map(str, intrinsics))
 
 
 _SHORT_SIDE = {"parse": _parse_short_side, "write": _write_short_side}
 RGB = {"parse": parse_rgb, "write": str, "metavar": "CODEC:N", "show_default": "the profile's"}
-_INTRINSICS = {"parse": _parse_intrinsics, "write": _write_intrinsics}
+_INTRINSICS = {"parse": parse_intrinsics, "write": _write_intrinsics}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
-"""Poses: 4x4 matrices of a rotation and a translation."""
+"""Poses, 4x4 matrices of a rotation and a translation, and intrinsics: fx, fy, cx, cy."""
 
 import numpy as np
 from jaxtyping import Bool, Float64
+
+from vdaprep.errors import UsageError
 
 _RIGID = 1e-3  # how far a rotation times its transpose may be from the identity
 
@@ -51,3 +53,14 @@ def scale_intrinsics(intrinsics: Float64[np.ndarray, "4"], *, x: float, y: float
     """
     fx, fy, cx, cy = intrinsics
     return np.array([fx * x, fy * y, (cx + 0.5) * x - 0.5, (cy + 0.5) * y - 0.5])
+
+
+def parse_intrinsics(text: str) -> tuple[float, float, float, float]:
+    """Read `fx,fy,cx,cy`, pixels; raises UsageError if the text is anything else."""
+    try:
+        fx, fy, cx, cy = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--intrinsics {text}: expected four numbers fx,fy,cx,cy.") from error
+    if not (0 < fx < 1e6 and 0 < fy < 1e6):
+        raise UsageError(f"--intrinsics {text}: the focal lengths fx and fy must be positive.")
+    return fx, fy, cx, cy

@@ -43,14 +43,17 @@ def command(
     name: Annotated[str | None, typer.Option(help="The model's in tables.", show_default="the file's")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measure absrel, delta1, rmse and TAE of a model, per data set and on average."""
+    """Measure absrel, delta1, rmse and TAE of a model, per data set and on average.
+
+    A relative model's disparity is fitted to the truth by one scale and shift a window; a metric model's depth is not.
+    """
     if long and not (frames is stride is None):
         raise UsageError("--long takes whole trajectories in windows of 32 frames; leave --frames and --stride out.")
     from vdaprep.shards.dataset import open_shards
     from vdaprep.shards.pictures.stress import IMAGE_KINDS, describe, parse_stress
     from vdaprep.storage.cache import open_cache
     from vdatrain.data.stress import StressPlan
-    from vdatrain.evaluation.evaluate import evaluate_clips, plan_evaluation
+    from vdatrain.evaluation.evaluate import alignment_of, evaluate_clips, plan_evaluation
     from vdatrain.evaluation.files import Protocol, check_evaluation_folder, write_evaluation
     from vdatrain.evaluation.long import evaluate_long
 
@@ -61,13 +64,14 @@ def command(
     clips = open_shards(shards, cache=open_cache(cache, size=cache_size, free=cache_free)).clips(split=split)
     predictor = model.load()
     if long:
-        protocol = Protocol(split, predictor.size, frames=None)
+        protocol = Protocol(split, predictor.size, frames=None, alignment=alignment_of(predictor.model))
         with frame_bar("evaluate", total=len(plans) * sum(clip.num_frames for clip in clips)) as bar:
             options = {"stall_timeout_s": stall_timeout, "on_frame": bar.advance}
             found = [evaluate_long(clips, predictor, stress=under, **options) for under in plans]
     else:
         plan = plan_evaluation(predictor, frames=frames, stride=stride, workers=workers, stall_timeout_s=stall_timeout)
-        protocol = Protocol(split, predictor.size, plan.shape.num_frames, plan.shape.stride)
+        shape, alignment = plan.shape, alignment_of(predictor.model)
+        protocol = Protocol(split, predictor.size, shape.num_frames, shape.stride, alignment)
         with frame_bar("evaluate", total=len(plans) * len(plan.order(clips)), unit="windows") as bar:
             options = {"precision": predictor.precision, "on_window": bar.advance}
             under_each = (replace(plan, stress=under) for under in plans)

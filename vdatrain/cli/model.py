@@ -21,7 +21,7 @@ class ModelOptions:
     metric: bool | None = field(
         default=None, metadata={"option": "--metric/--no-metric", "show_default": "as the file's name says"}
     )
-    """Whether those weights predict depth in metres."""
+    """Whether those weights predict depth in metres; a run's checkpoint says so itself."""
     size: int | None = field(default=None, metadata={"show_default": "as trained; 518 with --encoder"})
     """Pixels of the short side that the model sees."""
     precision: PrecisionName | None = field(default=None, metadata={"show_default": "as trained"})

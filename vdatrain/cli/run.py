@@ -112,8 +112,8 @@ def defaults_here(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:
     taken = dict(CPU_DEFAULTS) if device == "cpu" else {}
     if device == "cuda":
         taken = {"precision": "bf16" if torch.cuda.is_bf16_supported() else "fp16"}
-        if config.encoder in GPU_WEIGHTS:
-            taken["init"] = GPU_WEIGHTS[config.encoder]
+        if config.encoder in GPU_WEIGHTS[config.task]:
+            taken["init"] = GPU_WEIGHTS[config.task][config.encoder]
     init = config.init if "init" in asked else taken.get("init", config.init)
     if (known := published.named(init)) is not None:
         taken["encoder"] = known.encoder

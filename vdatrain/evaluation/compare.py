@@ -110,6 +110,12 @@ def expect_comparable(models: Sequence[EvaluatedModel]) -> None:
 def _expect_same_protocol(models: Sequence[EvaluatedModel]) -> None:
     first = models[0].protocol.options()
     for model in models[1:]:
+        if model.protocol.alignment != models[0].protocol.alignment:
+            metric, relative = sorted((model, models[0]), key=lambda one: one.protocol.alignment)
+            raise UsageError(
+                f"compare: {metric.folder} was measured in metres as predicted, {relative.folder} after a fit of scale "
+                "and shift to the truth, so their figures do not compare; compare metric models with metric ones."
+            )
         options = model.protocol.options()
         differ = [name for name in {**first, **options} if first.get(name) != options.get(name)]
         if differ:

@@ -29,9 +29,11 @@ from vdatrain.device import Precision
 from vdatrain.distributed.ranks import Ranks
 from vdatrain.evaluation.windows import WINDOW_METRICS, WindowFigures
 from vdatrain.inference.predictor import Predictor
+from vdatrain.models.canonical import in_metres, is_metric
 from vdatrain.objectives.alignment import fit_scale_shift
 from vdatrain.objectives.losses import video_loss
-from vdatrain.objectives.metrics import MIN_DISPARITY, ClipMetrics, clip_metrics, mean_metrics
+from vdatrain.objectives.metric import metric_loss
+from vdatrain.objectives.metrics import MIN_DISPARITY, Alignment, ClipMetrics, clip_metrics, mean_metrics
 
 WINDOWS_SHOWN = 4  # as pictures, each time during a training
 STILLS_PER_WINDOW = 4
@@ -236,8 +238,10 @@ def evaluate_clips(
     for position, (sample, batch) in zip(mine, loader.with_samples(), strict=True):
         with precision.autocast():
             prediction = model(batch.frames, batch.differences, batch.diff_valid)
-        loss = video_loss(prediction, batch.disparity, batch.mask).total.item()
-        rows[position] = _row(_measure(prediction[0], sample, limits[sample.dataset]), loss)
+        prediction = in_metres(model, prediction, batch.intrinsics)
+        loss = _loss(model, prediction, batch).item()
+        measured = _measure(prediction[0], sample, max_depth_m=limits[sample.dataset], alignment=alignment_of(model))
+        rows[position] = _row(measured, loss)
         if position in pictured:
             picture = _picture(prediction, batch, sample, limits[sample.dataset])
             galleries.setdefault(sample.dataset, picture)
@@ -248,6 +252,17 @@ def evaluate_clips(
         on_window()
     model.train(was_training)
     return _summary(plan.ranks.sum(rows), places, galleries, stills)
+
+
+def alignment_of(model: nn.Module) -> Alignment:
+    """Return how a model's predictions are fitted before they are measured: metric ones are not."""
+    return "none" if is_metric(model) else "scale-shift"
+
+
+def _loss(model: nn.Module, prediction: Float[Tensor, "1 t h w"], batch: Batch) -> Float[Tensor, ""]:
+    if is_metric(model):
+        return metric_loss(prediction, batch.disparity, batch.mask, batch.disparity_range).total
+    return video_loss(prediction, batch.disparity, batch.mask).total
 
 
 def _row(metrics: ClipMetrics, loss: float) -> Float64[Tensor, " columns"]:
@@ -296,7 +311,9 @@ def _windows_to_show(datasets: Sequence[str]) -> frozenset[int]:
     return frozenset(shown)
 
 
-def _measure(disparity: Float[Tensor, "t h w"], sample: Sample, max_depth_m: float) -> ClipMetrics:
+def _measure(
+    disparity: Float[Tensor, "t h w"], sample: Sample, *, max_depth_m: float, alignment: Alignment
+) -> ClipMetrics:
     """Measure a prediction, resized to the stored size as published VDA does."""
     device = disparity.device
     full = F.interpolate(disparity[None].float(), sample.size, mode="bilinear", align_corners=True)[0]
@@ -307,6 +324,7 @@ def _measure(disparity: Float[Tensor, "t h w"], sample: Sample, max_depth_m: flo
         torch.from_numpy(sample.intrinsics).to(device),
         None if poses is None else torch.from_numpy(poses).to(device),
         max_depth_m=max_depth_m,
+        alignment=alignment,
     )
 
 

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from vdatrain.evaluation.evaluate import Evaluation, Gallery
 from vdatrain.evaluation.long import LongEvaluation
 from vdatrain.evaluation.windows import write_windows
 from vdatrain.models.tensor_files import READER_ERRORS
+from vdatrain.objectives.metrics import Alignment
 from vdatrain.run_dir import CONFIG_FILE, LOG_FILE
 
 EVALUATION_FILE = "evaluation.json"
@@ -59,11 +60,14 @@ class Protocol:
     """Frames of a window; None: whole trajectories."""
     stride: int = 1
     """Frames from one frame of a window to the next."""
+    alignment: Alignment = "scale-shift"
+    """How predictions were fitted to the truth: metric models' are not."""
 
     def options(self) -> dict[str, str]:
         """Return the options of `vdatrain eval` that evaluate so, with what tables say of them."""
         length = {"--long": "whole trajectories"} if self.frames is None else {"--frames": str(self.frames)}
-        return {"--split": self.split, "--size": str(self.size), **length, "--stride": str(self.stride)}
+        fit = {"--metric": "not fitted"} if self.alignment == "none" else {}
+        return {"--split": self.split, "--size": str(self.size), **length, "--stride": str(self.stride), **fit}
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,16 @@ def _protocol(document: Fields, config: Fields) -> Protocol:
         size=found.integer("size", 1, 2**31),
         frames=found.optional_integer("frames", 1, 2**31),
         stride=found.integer("stride", 1, 2**31),
+        alignment=_alignment(given),
     )
+
+
+def _alignment(protocol: Fields | None) -> Alignment:
+    """Return how predictions were fitted; those of evaluations that do not say were."""
+    said = None if protocol is None else protocol.optional_text("alignment", at_most=20)
+    if protocol is not None and said not in (None, *get_args(Alignment)):
+        protocol.fail("alignment", f"is {shown(said)}, expected one of {', '.join(get_args(Alignment))}")
+    return "none" if said == "none" else "scale-shift"
 
 
 def _shards_digest(folder: Path) -> str | None:

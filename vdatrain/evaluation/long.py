@@ -15,10 +15,10 @@ from vdaprep.shards.reader import Clip
 from vdatrain.data.decode import decode_depth, decode_images
 from vdatrain.data.samples import Sample
 from vdatrain.data.stress import StressPlan
-from vdatrain.evaluation.evaluate import mean_of
+from vdatrain.evaluation.evaluate import alignment_of, mean_of
 from vdatrain.inference.predictor import Predictor
 from vdatrain.inference.video_reader import DEFAULT_DIFF, VideoFrame, by_trajectory, read_trajectory
-from vdatrain.objectives.metrics import ClipMetrics, clip_metrics, mean_metrics
+from vdatrain.objectives.metrics import Alignment, ClipMetrics, clip_metrics, mean_metrics
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def evaluate_long(
         for disparity in predictor.predict_frames(frames):
             maps.append(disparity)
             on_frame()
-        metrics[dataset].append(_measure(torch.stack(maps), truth, max_depth_m=parts[0].evaluation_max_m))
+        limit_m, alignment = parts[0].evaluation_max_m, alignment_of(predictor.model)
+        metrics[dataset].append(_measure(torch.stack(maps), truth, max_depth_m=limit_m, alignment=alignment))
     return LongEvaluation(
         metrics={name: mean_of(name, values) for name, values in metrics.items()},
         trajectories={name: len(values) for name, values in metrics.items()},
@@ -95,10 +96,12 @@ def _frames_and_truth(
         pose = None if sample.camera_to_world is None else sample.camera_to_world[row]
         truth.append(_Truth(depth_m, sample.intrinsics[row], pose))
         rgb = decode_images(sample.images[one], sample.size)[0].numpy()
-        yield VideoFrame(number, stress.apply(rgb, frame=number))
+        yield VideoFrame(number, stress.apply(rgb, frame=number), intrinsics=sample.intrinsics[row])
 
 
-def _measure(disparity: Float32[Tensor, "t h w"], truth: Sequence[_Truth], *, max_depth_m: float) -> ClipMetrics:
+def _measure(
+    disparity: Float32[Tensor, "t h w"], truth: Sequence[_Truth], *, max_depth_m: float, alignment: Alignment
+) -> ClipMetrics:
     device = disparity.device
     poses = [frame.camera_to_world for frame in truth if frame.camera_to_world is not None]
     return clip_metrics(
@@ -107,4 +110,5 @@ def _measure(disparity: Float32[Tensor, "t h w"], truth: Sequence[_Truth], *, ma
         torch.from_numpy(np.stack([frame.intrinsics for frame in truth])).to(device),
         torch.from_numpy(np.stack(poses)).to(device) if len(poses) == len(truth) else None,
         max_depth_m=max_depth_m,
+        alignment=alignment,
     )

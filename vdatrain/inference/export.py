@@ -20,10 +20,12 @@ from vdatrain.config import TrainConfig
 from vdatrain.data.batch import IMAGENET_MEAN, IMAGENET_STD
 from vdatrain.inference.stream_graph import StreamStep
 from vdatrain.models import tensor_files, variants
+from vdatrain.models.canonical import canonical_focal_of
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import PATCH_SIZE
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES
 from vdatrain.models.loading import load_model
+from vdatrain.models.weights import is_named_metric
 
 _STREAMED = 3  # frames of a stream that are compared
 ONNX_TOLERANCE = 1e-3  # greatest difference from the model, as a share of its greatest output
@@ -73,6 +75,11 @@ def export(path: Path, out: Path, *, frames: int | None = None, size: int | None
     if stream and frames not in (None, 1):
         raise UsageError(f"--frames {frames}: a stream takes one frame at a time; leave it out.")
     model, config, _, data = load_model(path)
+    if config.task == "metric" and out.suffix != ".onnx" and not is_named_metric(out):
+        raise UsageError(
+            f"--out {out}: weights that predict metres are known by their name; let it have the word metric, such as "
+            f"metric_{out.name}."
+        )
     num_frames = 1 if stream else config.frames if frames is None else frames
     shape = OnnxShape(num_frames, config.size if size is None else size, stream=stream)
     facts = writer(out, model.eval(), config, shape)
@@ -111,10 +118,22 @@ def _facts(out: Path, model: nn.Module, config: TrainConfig) -> dict[str, Any]:
         "input": "frames [B, T, 3, H, W], RGB from 0 to 1, less mean, over std; H and W multiples of 14",
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
-        "output": "relative disparity [B, T, H, W], 0 or more, greater is nearer",
+        "output": _output(out, model),
         "own": {name: list(value.shape) for name, value in model.state_dict().items() if name.startswith(own)},
         "versions": _versions(_OWN_TOOLS),
     }
+
+
+def _output(out: Path, model: nn.Module) -> str:
+    """Say what comes out of a file: a graph ends in disparity, weights in what the head gives."""
+    canonical_px = canonical_focal_of(model)
+    if canonical_px is None:
+        return "relative disparity [B, T, H, W], 0 or more, greater is nearer"
+    what, depth = ("disparity", "1 / disparity") if out.suffix == ".onnx" else ("depth", "depth")
+    return (
+        f"{what} [B, T, H, W] in a camera of {canonical_px:g} pixels focal length; metres along z are {depth} * f / "
+        f"{canonical_px:g}, f the focal length in pixels of the frames given"
+    )
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:

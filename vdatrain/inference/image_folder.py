@@ -19,6 +19,7 @@ from PIL.ExifTags import Base as ExifTag
 
 from vdaprep.errors import DataError
 from vdaprep.storage.limits import MAX_FRAME_PIXELS, LimitError, check_pixels
+from vdatrain.inference.exif import intrinsics_of_photograph
 from vdatrain.inference.video import DEFAULT_FPS, Remarks, Video, VideoFrame, checked, some
 
 IMAGE_SUFFIXES = (
@@ -254,7 +255,9 @@ def _read_images(numbers: Mapping[Path, int], remarks: Remarks) -> Iterator[tupl
         if picture is None:
             broken.append(path.name)
         else:
-            yield str(path), VideoFrame(number, picture, count / DEFAULT_FPS)
+            height, width = picture.shape[:2]
+            camera = intrinsics_of_photograph(path, width=width, height=height)
+            yield str(path), VideoFrame(number, picture, count / DEFAULT_FPS, camera)
     _say_broken(broken, remarks)
 
 

@@ -22,13 +22,14 @@ from vdaprep.shards.metadata import DiffSpec
 from vdaprep.storage.limits import MAX_FRAME_PIXELS
 from vdatrain.config import PRECISIONS, DifferencesName, parse_attention
 from vdatrain.data.batch import normalise, resample_differences
-from vdatrain.data.transforms import CropParams, fit_view
+from vdatrain.data.transforms import CropParams, fit_view, view_intrinsics
 from vdatrain.device import Precision, choose_device
 from vdatrain.inference.features import WindowFeatures
 from vdatrain.inference.long_video import infer_windows
 from vdatrain.inference.video_reader import DEFAULT_DIFF, Video, VideoFrame, open_video
 from vdatrain.inference.video_writer import DisparityFile, Timeline, depth_of, write_output
 from vdatrain.models import published, tensor_files, variants
+from vdatrain.models.canonical import canonical_focal_of, in_metres
 from vdatrain.models.layers.encoder import PATCH_SIZE
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, remember_frames, set_attention
 from vdatrain.models.loading import load_model
@@ -52,6 +53,8 @@ class PreparedFrame:
     """Normalised with ImageNet's mean and deviation, at the model's size."""
     shrunk: Float32[np.ndarray, "dh dw 3"]
     """Block means of the video's pixels, grey levels, from `codec.shrink`."""
+    intrinsics: Float64[np.ndarray, "4"] | None = None
+    """fx, fy, cx, cy in pixels of the model's size, for a model that needs them."""
 
     @property
     def stored(self) -> tuple[int, int]:
@@ -83,7 +86,7 @@ class Predictor:
     """A trained model that predicts the disparity of videos; made by `load_predictor`.
 
     Disparity is relative: 0 or more, greater is nearer, known up to one scale and one shift for the whole video. With
-    metric weights it is 1/m.
+    metric weights it is 1/m; those of a run need the camera's focal length, from the video or from `intrinsics`.
     """
 
     model: nn.Module
@@ -103,6 +106,8 @@ class Predictor:
     chunk: int | None = None
     """Frames that a stream takes at a time, each of which sees the others; None: one. Windows have their pattern in
     the model, see `set_attention`."""
+    intrinsics: tuple[float, float, float, float] | None = None
+    """fx, fy, cx, cy in pixels of the videos, in place of what they say of their camera themselves."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """Which weights these are, as `evaluation.json` has it: `config` and `step` of a run, or `weights`."""
 
@@ -199,7 +204,31 @@ class Predictor:
         unit = frame.rgb.astype(np.float32) / np.float32(255)
         resized = cv2.resize(unit, (view.width, view.height), interpolation=cv2.INTER_CUBIC)
         normalised = normalise(torch.from_numpy(resized).permute(2, 0, 1)).contiguous()
-        return PreparedFrame(frame.number, view, normalised, codec.shrink(frame.rgb, self.taken))
+        camera = self.camera_of(frame)
+        seen = None if camera is None else view_intrinsics(view, camera[None])[0]
+        return PreparedFrame(frame.number, view, normalised, codec.shrink(frame.rgb, self.taken), seen)
+
+    def camera_of(self, frame: VideoFrame) -> Float64[np.ndarray, "4"] | None:
+        """Return fx, fy, cx, cy in a frame's pixels, of a model whose depth needs them; else None.
+
+        Raises UsageError if they are not known, or are of a picture of another size.
+        """
+        if canonical_focal_of(self.model) is None:
+            return None
+        height, width = frame.rgb.shape[:2]
+        if self.intrinsics is None and frame.intrinsics is None:
+            raise UsageError(
+                f"the model's depth in metres takes the camera's focal length, and frame {frame.number} of the video "
+                f"does not say it; give --intrinsics fx,fy,cx,cy in pixels of its {width}x{height}."
+            )
+        if self.intrinsics is None:
+            return frame.intrinsics
+        if not (0 <= self.intrinsics[2] < width and 0 <= self.intrinsics[3] < height):
+            raise UsageError(
+                f"--intrinsics {','.join(f'{value:g}' for value in self.intrinsics)}: the principal point cx,cy is "
+                f"outside the frames of {width}x{height} pixels; give the camera in pixels of that size."
+            )
+        return np.array(self.intrinsics)
 
     @property
     def taken(self) -> DiffSpec:
@@ -225,7 +254,7 @@ class Predictor:
         differences, diff_valid = self._differences(window, before)
         with self.precision.autocast():
             disparity = self.model(frames[None], differences[None], diff_valid[None])
-        return F.interpolate(disparity.float(), window[0].stored, mode="bilinear", align_corners=True)[0]
+        return self._at_size(disparity, window)
 
     @torch.no_grad()
     def _predict_shown(
@@ -238,7 +267,17 @@ class Predictor:
             encoded = features.of(window, [prepared.frame for prepared in window])
             shape = (1, len(window), *window[0].frame.shape)
             disparity = self.model.decode(encoded, shape, differences[None], diff_valid[None], shown=shown)
-        return F.interpolate(disparity.float(), window[0].stored, mode="bilinear", align_corners=True)[0]
+        return self._at_size(disparity, window)
+
+    def _at_size(
+        self, disparity: Float32[Tensor, "1 s h w"], window: Sequence[PreparedFrame]
+    ) -> Float32[Tensor, "s y x"]:
+        """Return the leading frames' disparity at the video's size, in 1/m where it has a scale."""
+        full = F.interpolate(disparity.float(), window[0].stored, mode="bilinear", align_corners=True)[0]
+        cameras = [seen.intrinsics for seen in window[: len(full)] if seen.intrinsics is not None]
+        if not cameras:
+            return full
+        return in_metres(self.model, full, torch.from_numpy(np.stack(cameras)).to(full.device))
 
     def _differences(
         self, window: Sequence[PreparedFrame], before: PreparedFrame | None
@@ -305,7 +344,7 @@ def load_predictor(  # noqa: PLR0913 - the public face, all keywords
             published model in any form that `load_weights` reads; or published weights by name, such as "vda-small".
         encoder: Of weights without a configuration: "vits", "vitb", "vitl" or "tiny".
         metric: Whether those weights predict depth in metres, as `metric_video_depth_anything_vits.pth` does; None: as
-            the name of the file says.
+            the name of the file says. Of a run it must be what the run learned.
         device: "cpu", "cuda" or "cuda:1"; None takes the GPU if there is one.
         size: Pixels of the short side that the model sees; None: as trained, 518 for published weights.
         precision: "fp32", "bf16" or "fp16"; None: as trained, "fp32" for published weights.
@@ -317,21 +356,20 @@ def load_predictor(  # noqa: PLR0913 - the public face, all keywords
 
     Raises:
         DataError: The file is missing, damaged, does not fit or has no head.
-        UsageError: The encoder, the device or the precision is unknown, the size too small, or `metric` is given
-            without `encoder`.
+        UsageError: The encoder, the device or the precision is unknown, the size too small, or `metric` is not what a
+            run learned.
     """
     if (known := published.named(path)) is not None:
         path = published.fetch(known.name).path
         encoder = encoder or known.encoder
     path = Path(path)
-    if metric and encoder is None:
-        raise UsageError("--metric: is for published weights, and a run learns disparity; give --encoder, too.")
     if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}.")
     where = choose_device(device)
     chunk = None if attention is None else parse_attention(attention)
     if encoder is None:
         model, config, step, _ = load_model(path)
+        _expect_task(path, metric, found=config.task == "metric")
         predictor = Predictor(
             model.eval(),
             Precision(torch.device("cpu"), config.precision),
@@ -361,8 +399,20 @@ def _published_model(path: Path, encoder: str, *, metric: bool | None) -> VideoD
     found = read_weights(path, metric=metric)
     if "head." in found.lacks:
         raise DataError(f"{path}: holds {found.kind}, without the head that makes depth of its features; train first.")
+    _expect_task(path, metric, found=found.metric)
     load_weights(model, found)
     return model
+
+
+def _expect_task(path: Path, asked: bool | None, *, found: bool) -> None:
+    """Raise UsageError unless a run learned what is asked for."""
+    if asked is None or asked == found:
+        return
+    learned, wanted = ("depth in metres", "relative disparity")[:: 1 if found else -1]
+    option = "--metric" if asked else "--no-metric"
+    raise UsageError(
+        f"{option}: {path} is of a run that learned {learned}; leave it out, or give a checkpoint of {wanted}."
+    )
 
 
 def _weights_facts(path: Path, encoder: str, *, metric: bool) -> dict[str, Any]:
@@ -383,6 +433,8 @@ class WrittenVideo:
     """Height and width in pixels."""
     is_complete: bool
     """Whether all frames that the video holds or promises could be read; a warning has said which not."""
+    focal_px: float | None = None
+    """Focal length of the first frame's camera, of a model that takes it."""
 
 
 def predict_to_file(
@@ -415,7 +467,9 @@ def predict_to_file(
         OutputError: The output cannot be written.
     """
     times: list[Fraction] = []
-    maps = replace(predictor, diff=video.diff).predict_frames(_timed(video.frames(), times), stream=stream)
+    focal_px: list[float] = []
+    frames = _noted(_timed(video.frames(), times), predictor, focal_px)
+    maps = replace(predictor, diff=video.diff).predict_frames(frames, stream=stream)
     fp32 = predictor.precision.name == "fp32"
     remedy = "the weights are of no use: see how they were trained" if fp32 else "try --precision fp32"
     with DisparityFile(out, metric=predictor.metric, remedy=remedy) as file, closing(maps):
@@ -424,4 +478,12 @@ def predict_to_file(
             on_frame()
         beside = (frame.rgb for frame in video.frames()) if side_by_side else None
         write_output(out, file, Timeline(times, video.fps, video.time_base), beside=beside)
-        return WrittenVideo(file.count, file.size, video.remarks.is_complete)
+        return WrittenVideo(file.count, file.size, video.remarks.is_complete, next(iter(focal_px), None))
+
+
+def _noted(frames: Iterable[VideoFrame], predictor: Predictor, focal_px: list[float]) -> Iterator[VideoFrame]:
+    """Yield frames and append the focal length of each whose camera is taken."""
+    for frame in frames:
+        camera = predictor.camera_of(frame)
+        focal_px += [] if camera is None else [float(np.sqrt(camera[0] * camera[1]))]
+        yield frame

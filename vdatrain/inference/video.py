@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from numpy import ndarray
 
 from vdaprep.errors import DataError
@@ -29,6 +29,8 @@ class VideoFrame:
     """Its pixels."""
     seconds: Fraction | None = None
     """When it is shown, by the file's own clock; None of an array, which has no times."""
+    intrinsics: Float64[ndarray, "4"] | None = None
+    """fx, fy, cx, cy in its pixels; None where the source does not say."""
 
 
 class Remarks:

@@ -79,7 +79,10 @@ def _open_shard(tar: StoragePath, trajectory: str | None, stall_timeout_s: int |
     def frames() -> Iterator[tuple[str, VideoFrame]]:
         for number, sample, row in read_trajectory(clips, stall_timeout_s=stall_timeout_s):
             [rgb] = decode_images(sample.images[row : row + 1], sample.size)
-            yield f"{tar}, clip {sample.key}", VideoFrame(number, rgb.numpy(), number / DEFAULT_FPS)
+            yield (
+                f"{tar}, clip {sample.key}",
+                VideoFrame(number, rgb.numpy(), number / DEFAULT_FPS, sample.intrinsics[row]),
+            )
 
     diff = clips[0].meta.diff or DEFAULT_DIFF
     return Video(

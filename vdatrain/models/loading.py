@@ -12,7 +12,7 @@ from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.records import DataTerms
 from vdatrain.config import TrainConfig, from_stored
 from vdatrain.models import published, tensor_files, variants
-from vdatrain.models.layers.dpt import TemporalDPTHead
+from vdatrain.models.layers.dpt import LAST_LAYER, TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, set_attention
 from vdatrain.models.variants.basic import VideoDepth
@@ -24,6 +24,7 @@ from vdatrain.models.weights import (
     fetch_encoder,
     load_weights,
     make_weights,
+    of_run,
     read_weights,
 )
 
@@ -42,6 +43,8 @@ def build_from_config(config: TrainConfig) -> VideoDepth:
         if isinstance(module, Encoder):
             module.recompute = config.recompute in ("encoder", "all")
     set_attention(model, chunk_of(config))
+    if config.task == "metric":
+        model.metric, model.canonical_focal_px = True, float(config.size)
     return model
 
 
@@ -50,22 +53,45 @@ def chunk_of(config: TrainConfig) -> int | None:
     return 1 if config.attention == "causal" else None
 
 
-def initialise(model: nn.Module, config: TrainConfig) -> LoadReport | None:
+def initialise(model: VideoDepth, config: TrainConfig) -> LoadReport | None:
     """Load the weights that `init` names; returns None where it names none.
 
     They are a file, published weights or DINOv2's encoder. Raises DataError if they cannot be read or fetched, do not
-    fit the model but for the variant's own parts, or are metric: near and far would swap; UsageError if published
-    weights are of another encoder.
+    fit the model but for the variant's own parts, or are metric where the run is not: near and far would swap;
+    UsageError if published weights are of another encoder.
     """
     if config.init == "none":
         return None
     source = fetch_encoder(config.encoder) if config.init == PUBLISHED_ENCODER else _read(config.init, config.encoder)
+    if config.task == "metric":
+        return _begin_metric(model, source, config)
     if source.metric:
         raise DataError(
-            f"--init {config.init}: are metric weights by their name, which predict depth in metres, and a run learns "
-            'disparity; begin with the relative ones, or, if they are those, rename the file to be without "metric".'
+            f"--init {config.init}: are metric weights, which predict depth in metres, and the run learns disparity; "
+            'give --task metric, or begin with relative ones; if they are those, rename the file to lack "metric".'
         )
     return load_weights(model, source)
+
+
+@torch.no_grad()
+def _begin_metric(model: VideoDepth, source: Weights, config: TrainConfig) -> LoadReport:
+    """Load weights into a model that learns metres; the last layer follows what they mean.
+
+    Metric weights keep their output, of a run for another canonical camera in its units. Relative ones predict more for
+    what is nearer and metric ones less: their last layer, 33 numbers, is drawn anew and all else is kept.
+    """
+    last = model.get_submodule(LAST_LAYER)
+    fresh = {name: value.clone() for name, value in last.state_dict().items()}
+    report = load_weights(model, of_run(config, source))
+    if not source.metric:
+        last.load_state_dict(fresh)
+        if LAST_LAYER in " ".join(report.matched):
+            remark = "relative weights: the head's last layer begins anew, for depth in place of disparity"
+            return replace(report, remark=remark)
+    elif source.canonical_focal_px is not None:
+        for parameter in last.parameters():
+            parameter *= config.size / source.canonical_focal_px
+    return report
 
 
 def _read(name: str, encoder: str) -> Weights:
@@ -112,7 +138,7 @@ def whole_model(config: TrainConfig, state: Mapping[str, Any], *, where: str) ->
 
     It takes memory only once the weights are known to fit; raises DataError if they do not.
     """
-    weights = _averaged(state, where=where)
+    weights = of_run(config, _averaged(state, where=where))
     num_frames = max(PUBLISHED_FRAMES, config.frames)
     for name, tensor in weights.tensors.items():
         if name.endswith(".pe") and tensor.shape[1:2] != (num_frames,):

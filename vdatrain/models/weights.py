@@ -10,7 +10,8 @@ in a run's checkpoint; averaged ones under `ema` or `average` replace those of t
 `_orig_mod.` in names are dropped.
 
 Metric weights of Video Depth Anything differ in nothing but what they mean: their output is depth in metres. They are
-known by the word "metric" in the name of the file, as published (`metric_video_depth_anything_vits.pth`).
+known by the word "metric" in the name of the file, as published (`metric_video_depth_anything_vits.pth`); a run's
+checkpoint says itself what it learned, and of which camera its depth is (`canonical`).
 """
 
 import logging
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.records import DataTerms
+from vdatrain.config import TrainConfig, from_stored
 from vdatrain.models import tensor_files
 from vdatrain.models.layers.encoder import ENCODERS, encoder_spec
 from vdatrain.models.variants.basic import VideoDepth
@@ -52,6 +54,8 @@ class Weights:
     """The starts of names that weights of this kind never have."""
     metric: bool = False
     """Whether the model's output is depth in metres rather than relative disparity."""
+    canonical_focal_px: float | None = None
+    """Of metric weights the focal length of the camera that this depth is of, see `canonical`; None: of any camera."""
     data: tuple[DataTerms, ...] = ()
     """The data that they were trained on, as far as the file says."""
 
@@ -76,6 +80,8 @@ class LoadReport:
     """Position tables over time of another length; the model keeps the ones that it computed for its own length."""
     data: tuple[DataTerms, ...] = ()
     """The data that the weights were trained on, as far as the file says."""
+    remark: str = ""
+    """What became of them besides, in a line; empty: nothing."""
 
     def __str__(self) -> str:
         """Return licences, what matched, is missing, unexpected, of another shape, by group."""
@@ -88,6 +94,7 @@ class LoadReport:
                 f"  missing: {_by_group(self.missing)}",
                 f"  unexpected: {_by_group(self.unexpected)}",
                 f"  reshaped: {_by_group((*self.reshaped, *self.rebuilt))}",
+                *([f"  {self.remark}"] if self.remark else []),
             ]
         )
 
@@ -95,18 +102,26 @@ class LoadReport:
 def read_weights(path: Path, *, metric: bool | None = None) -> Weights:
     """Read a file of weights; raises DataError if it is missing, damaged, unsafe or none.
 
-    metric: whether their output is depth in metres; None: as the name of the file says.
+    metric: whether their output is depth in metres; None: as a run's configuration or the name of the file says.
     """
     state = tensor_files.load(path)
     weights = make_weights(state, where=str(path))
+    if "config" in state:
+        config = from_stored(state["config"], where=str(path))
+        return replace(of_run(config, weights), data=DataTerms.parse_all(state.get("data"), where=str(path)))
     metric = is_named_metric(path) if metric is None else metric
     if metric and _TEMPORAL in weights.lacks:
         raise DataError(
             f"{path}: are metric weights of an image model, whose depth is a sigmoid times its greatest depth, which a "
             "video model does not have; take the relative ones, such as depth_anything_v2_vits.pth."
         )
-    data = DataTerms.parse_all(state.get("data") if "config" in state else None, where=str(path))
-    return replace(weights, metric=metric and not weights.lacks, data=data)
+    return replace(weights, metric=metric and not weights.lacks)
+
+
+def of_run(config: TrainConfig, weights: Weights) -> Weights:
+    """Return weights with what a run's configuration says of their output."""
+    metric = config.task == "metric"
+    return replace(weights, metric=metric, canonical_focal_px=float(config.size) if metric else None)
 
 
 def is_named_metric(path: Path) -> bool:
@@ -186,7 +201,7 @@ def load_weights(
     taken = {name: weights.tensors[name] for name in report.matched}
     model.load_state_dict({**model.state_dict(), **taken}, strict=True)
     if isinstance(model, VideoDepth):
-        model.metric = weights.metric
+        model.metric, model.canonical_focal_px = weights.metric, weights.canonical_focal_px
     return report
 
 

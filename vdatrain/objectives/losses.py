@@ -162,7 +162,7 @@ def temporal_loss(
 
     stable: returns, given a number of frames, what the change over as many counts at each pixel of the later frames.
     """
-    return _change_loss(prediction, target, mask, mean, stable, strides=(1,))
+    return _fitted_change_loss(prediction, target, mask, mean, stable, strides=(1,))
 
 
 def stride_loss(
@@ -177,8 +177,12 @@ def stride_loss(
     The published code has such scales, too (and does not use them): it compares every second, fourth and eighth frame,
     this all pairs so far apart. What counts is judged as in `temporal_loss`, over each stride.
     """
-    strides = tuple(stride for stride in STRIDES if stride < prediction.shape[1])
-    return _change_loss(prediction, target, mask, mean, stable, strides=strides or STRIDES[:1])
+    return _fitted_change_loss(prediction, target, mask, mean, stable, strides=strides_of(prediction))
+
+
+def strides_of(prediction: Float[Tensor, "b t h w"]) -> tuple[int, ...]:
+    """Return the STRIDES that are shorter than the clip, at least the first."""
+    return tuple(stride for stride in STRIDES if stride < prediction.shape[1]) or STRIDES[:1]
 
 
 def stability_weight(extra: ExtraTerms, stride: int) -> Float[Tensor, "b t h w"]:
@@ -188,7 +192,45 @@ def stability_weight(extra: ExtraTerms, stride: int) -> Float[Tensor, "b t h w"]
     return torch.exp(-change / extra.stability)
 
 
-def _change_loss(  # noqa: PLR0913 - those of its two callers
+@dataclass(frozen=True)
+class Changes:
+    """Which changes over time are compared, and how."""
+
+    strides: tuple[int, ...]
+    """Frames between those that are compared."""
+    scale: Float[Tensor, "b 1 1 1"] | float
+    """What predicted changes are multiplied with."""
+    limit: Float[Tensor, "b t 1 1"]
+    """True change, by the later frame, from which a pixel shows another surface and is left out."""
+    stable: StableWeight | None = None
+    """Returns, given a number of frames, what the change over as many counts at each pixel of the later frames."""
+
+
+def change_loss(
+    prediction: Float[Tensor, "b t h w"],
+    target: Float[Tensor, "b t h w"],
+    mask: Bool[Tensor, "b t h w"],
+    mean: Callable[[Tensor], Tensor],
+    changes: Changes,
+) -> Float[Tensor, ""]:
+    """Return the mean absolute difference of predicted and true changes, then over the strides."""
+    sums: list[Tensor] = []
+    counts: list[Tensor] = []
+    for stride in changes.strides:
+        change = target[:, stride:] - target[:, :-stride]
+        counted = mask[:, stride:] & mask[:, :-stride] & (change.abs() < changes.limit[:, stride:])
+        weight = counted.to(change.dtype)
+        if changes.stable is not None:
+            weight = weight * changes.stable(stride)
+        # A shift is gone in the difference of two frames.
+        moved = prediction[:, stride:] - prediction[:, :-stride]
+        residual = (changes.scale * moved - change) * weight
+        sums.append(residual.abs().sum())
+        counts.append(weight.sum())
+    return (torch.stack(sums) / mean(torch.stack(counts)).clamp(min=_MIN_COUNT)).mean()
+
+
+def _fitted_change_loss(  # noqa: PLR0913 - those of its two callers
     prediction: Float[Tensor, "b t h w"],
     target: Float[Tensor, "b t h w"],
     mask: Bool[Tensor, "b t h w"],
@@ -200,21 +242,8 @@ def _change_loss(  # noqa: PLR0913 - those of its two callers
     with torch.autocast(device_type=prediction.device.type, enabled=False):
         prediction, target = _prepare(prediction, target, mask)
         scale, _ = fit_scale_shift(prediction.flatten(1), target.flatten(1), mask.flatten(1))
-        limit = _static_limit(target, mask)
-        sums: list[Tensor] = []
-        counts: list[Tensor] = []
-        for stride in strides:
-            change = target[:, stride:] - target[:, :-stride]
-            counted = mask[:, stride:] & mask[:, :-stride] & (change.abs() < limit[:, stride:])
-            weight = counted.to(change.dtype)
-            if stable is not None:
-                weight = weight * stable(stride)
-            # The shift is gone in the difference of two frames.
-            moved = prediction[:, stride:] - prediction[:, :-stride]
-            residual = (scale.view(-1, 1, 1, 1) * moved - change) * weight
-            sums.append(residual.abs().sum())
-            counts.append(weight.sum())
-        return (torch.stack(sums) / mean(torch.stack(counts)).clamp(min=_MIN_COUNT)).mean()
+        changes = Changes(strides, scale.view(-1, 1, 1, 1), _static_limit(target, mask), stable)
+        return change_loss(prediction, target, mask, mean, changes)
 
 
 def _prepare(

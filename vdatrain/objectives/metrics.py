@@ -3,12 +3,14 @@
 Source: benchmark/eval/{eval,eval_tae,metric}.py of DepthAnything/Video-Depth-Anything, in float64 throughout. A pixel
 is evaluated where the true depth is known and between 1 mm and `max_depth_m`. The prediction, disparity up to scale
 and shift, is raised to at least 0.001, fitted to the true disparity (1/m) by least squares over the clip's evaluated
-pixels, raised to at least 0.001 again, and turned into depth of at most `max_depth_m`.
+pixels, raised to at least 0.001 again, and turned into depth of at most `max_depth_m`. A metric model's, which has a
+scale, is not fitted.
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -17,6 +19,7 @@ from torch import Tensor
 from vdaprep.errors import DataError, DivergedError
 from vdatrain.objectives.alignment import ScaleShiftFit
 
+Alignment = Literal["scale-shift", "none"]
 DELTA1_LIMIT = 1.25
 MIN_DISPARITY = 1e-3
 _MIN_DEPTH_M = 1e-3
@@ -49,8 +52,9 @@ def clip_metrics(
     camera_to_world: Float64[Tensor, "t 4 4"] | None,
     *,
     max_depth_m: float,
+    alignment: Alignment = "scale-shift",
 ) -> ClipMetrics:
-    """Compare a predicted disparity, which counts up to scale and shift, with the true depth.
+    """Compare a predicted disparity with the true depth.
 
     Args:
         disparity: The prediction. All tensors are on one device.
@@ -58,6 +62,7 @@ def clip_metrics(
         intrinsics: fx, fy, cx, cy in pixels of h x w, pixel centres at integers.
         camera_to_world: Poses, metres, OpenCV axes; None gives no TAE.
         max_depth_m: The greatest depth that is evaluated.
+        alignment: Whether the prediction counts up to scale and shift, or is in 1/m.
 
     Returns:
         The metrics of the clip; nan where no pixel is evaluated.
@@ -71,10 +76,8 @@ def clip_metrics(
     if not mask.any():
         return ClipMetrics(absrel=math.nan, delta1=math.nan, rmse=math.nan, tae=None, tae_share=0.0)
     disparity = disparity.double()
-    fit = ScaleShiftFit()
-    for frame in zip(raised(disparity), true_disparity(depth_m), mask, strict=True):
-        fit.add(*frame)
-    predicted_m = fitted_depth(disparity, *fit.solve(), max_depth_m=max_depth_m)
+    scale, shift = (1.0, 0.0) if alignment == "none" else _fit(disparity, depth_m, mask)
+    predicted_m = fitted_depth(disparity, scale, shift, max_depth_m=max_depth_m)
     errors, temporal = DepthErrors(), TemporalErrors()
     errors.add(predicted_m, depth_m, mask)
     for first in range(len(depth_m) - 1 if camera_to_world is not None else 0):
@@ -83,6 +86,15 @@ def clip_metrics(
         pair = slice(first, first + 2)
         temporal.add(predicted_m[pair], intrinsics[pair].double(), camera_to_world[pair])
     return ClipMetrics(**errors.means(), tae=temporal.tae(), tae_share=temporal.share())
+
+
+def _fit(
+    disparity: Float64[Tensor, "t h w"], depth_m: Float64[Tensor, "t h w"], mask: Bool[Tensor, "t h w"]
+) -> tuple[Float64[Tensor, ""], Float64[Tensor, ""]]:
+    fit = ScaleShiftFit()
+    for frame in zip(raised(disparity), true_disparity(depth_m), mask, strict=True):
+        fit.add(*frame)
+    return fit.solve()
 
 
 def mean_metrics(clips: Iterable[ClipMetrics]) -> ClipMetrics:

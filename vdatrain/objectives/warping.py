@@ -85,20 +85,38 @@ def warp_loss(
     with torch.autocast(device_type=prediction.device.type, enabled=False):
         dtype = torch.promote_types(prediction.dtype, torch.float32)
         prediction, target = prediction.to(dtype), torch.where(mask, target.to(dtype), 0)
-        if cameras is None or prediction.shape[1] < 2:
-            mean(prediction.new_zeros(()))
-            return prediction[:0].sum()
-        known = mask & (target > 0)
+        if cameras is None:
+            return _nothing(prediction, mean)
         low, high = cameras.disparity_range.to(dtype)[:, :, None, None, None].unbind(1)
         scale, shift = fit_scale_shift(prediction.flatten(1), target.flatten(1), mask.flatten(1))
         aligned = scale.view(-1, 1, 1, 1) * prediction + shift.view(-1, 1, 1, 1)
-        disparity = (low + aligned * (high - low)).clamp(min=_MIN_DISPARITY)
-        true_disparity = torch.where(known, low + target * (high - low), 1)
-        pairs = _pairs(cameras, prediction)
-        counted = _same_points(true_disparity, known, pairs)
-        quotient = _warp(disparity, pairs)
-        error = (quotient - 1).abs() / quotient.clamp(min=1)
-        return torch.where(counted, error, 0).sum() / mean(counted.sum().to(dtype)).clamp(min=_MIN_COUNT)
+        return warped_error(low + aligned * (high - low), target, mask, cameras, mean)
+
+
+def warped_error(
+    disparity: Float[Tensor, "b t h w"],
+    target: Float[Tensor, "b t h w"],
+    mask: Bool[Tensor, "b t h w"],
+    cameras: Cameras | None,
+    mean: Callable[[Tensor], Tensor] = lambda values: values,
+) -> Float[Tensor, ""]:
+    """Return what `warp_loss` does, of predicted disparity in 1/m, which is not fitted."""
+    if cameras is None or disparity.shape[1] < 2:
+        return _nothing(disparity, mean)
+    known = mask & (target > 0)
+    low, high = cameras.disparity_range.to(disparity.dtype)[:, :, None, None, None].unbind(1)
+    true_disparity = torch.where(known, low + target * (high - low), 1)
+    pairs = _pairs(cameras, disparity)
+    counted = _same_points(true_disparity, known, pairs)
+    quotient = _warp(disparity.clamp(min=_MIN_DISPARITY), pairs)
+    error = (quotient - 1).abs() / quotient.clamp(min=1)
+    return torch.where(counted, error, 0).sum() / mean(counted.sum().to(disparity.dtype)).clamp(min=_MIN_COUNT)
+
+
+def _nothing(prediction: Float[Tensor, "b t h w"], mean: Callable[[Tensor], Tensor]) -> Float[Tensor, ""]:
+    """Return 0 with a graph, taking part in the average over the ranks."""
+    mean(prediction.new_zeros(()))
+    return prediction[:0].sum()
 
 
 def _pairs(cameras: Cameras, like: Float[Tensor, "b t h w"]) -> _Pairs:

@@ -26,7 +26,7 @@ from vdatrain.distributed.launch import torchrun_agent
 from vdatrain.distributed.ranks import Ranks
 from vdatrain.models.layers.encoder import Encoder
 from vdatrain.models.loading import build_from_config, initialise, whole_model
-from vdatrain.models.weights import LoadReport, Weights, load_weights
+from vdatrain.models.weights import LoadReport, Weights, load_weights, of_run
 from vdatrain.objectives.losses import ExtraTerms
 from vdatrain.run_dir import CONFIG_FILE, forget_log_after, git_state, read_facts, stored_config, versions, write_facts
 from vdatrain.training.checkpoint import LAST_FILE, VERSION, load_newest
@@ -137,7 +137,7 @@ def load_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks
         return _begin(config, folder, precision, ranks, terms=terms)
     name, state = found
     model = build_from_config(config)
-    load_weights(model, Weights(name, "weights of a run", state["model"]), may_miss=())
+    load_weights(model, of_run(config, Weights(name, "weights of a run", state["model"])), may_miss=())
     run = _make_run(config, folder, precision, model=model, ranks=ranks)
     try:
         _take_over(run, state, terms)

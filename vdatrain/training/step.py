@@ -6,8 +6,10 @@ from torch import Tensor
 
 from vdatrain.data.batch import Batch, denormalise
 from vdatrain.data.loader import TrainLoader
+from vdatrain.models.canonical import in_metres, is_metric
 from vdatrain.models.layers.temporal import set_attention
 from vdatrain.objectives.losses import ExtraTerms, VideoLoss, video_loss
+from vdatrain.objectives.metric import metric_loss
 from vdatrain.objectives.warping import Cameras
 from vdatrain.training.optim import gradient_norm, rate_factor, set_rates, step_where
 from vdatrain.training.state import TrainState
@@ -77,6 +79,9 @@ def _loss(state: TrainState, batch: Batch) -> VideoLoss:
     if batch.camera_to_world is not None:
         cameras = Cameras(batch.intrinsics, batch.camera_to_world, batch.disparity_range)
     extra = ExtraTerms.of(config, denormalise(batch.frames) if config.stability else None, cameras)
+    if is_metric(state.model):
+        disparity = in_metres(state.model, prediction, batch.intrinsics)
+        return metric_loss(disparity, batch.disparity, batch.mask, batch.disparity_range, state.ranks.mean, extra)
     return video_loss(prediction, batch.disparity, batch.mask, state.ranks.mean, extra)
 
 

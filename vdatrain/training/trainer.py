@@ -23,7 +23,7 @@ from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision, choose_device, is_out_of_memory, oom_advice, peak_memory_bytes
 from vdatrain.distributed.preemption import StopRequest
 from vdatrain.distributed.ranks import Ranks, process_group
-from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, evaluate_clips
+from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, alignment_of, evaluate_clips
 from vdatrain.evaluation.files import Protocol, write_evaluation
 from vdatrain.models import tensor_files
 from vdatrain.models.layers.temporal import set_attention
@@ -387,7 +387,7 @@ def _evaluate_final(state: TrainState, clips: Sequence[Clip], callbacks: Sequenc
     evaluation = evaluate_clips(model, clips, plan, precision=state.precision, on_window=counter)
     if state.ranks.is_first:
         config = state.config
-        protocol = Protocol(config.eval_split, config.size, config.frames, config.stride)
+        protocol = Protocol(config.eval_split, config.size, config.frames, config.stride, alignment_of(model))
         origin = {"step": chosen["step"], "config": config.to_json()}
         write_evaluation(state.folder, evaluation, protocol=protocol, clips=clips, origin=origin)
     return TrainResult(state.folder, state.step, evaluated_step=chosen["step"], evaluation=evaluation, data=state.data)

@@ -404,7 +404,7 @@ def test_metric_weights_are_known_by_name_and_near_stays_near(
     assert load_predictor(path, encoder="tiny", device="cpu", metric=not metric).metric is not metric
     config = TrainConfig(shards="s", encoder="tiny", init=str(path))
     if metric:
-        with pytest.raises(DataError, match="are metric weights by their name"):
+        with pytest.raises(DataError, match="are metric weights, which predict depth in metres"):
             initialise(tiny(), config)
     else:
         assert initialise(tiny(), config)
@@ -415,7 +415,7 @@ def test_metric_weights_that_no_video_model_can_hold_are_refused(published: Stat
     torch.save(image_weights(published), path)
     with pytest.raises(DataError, match="are metric weights of an image model"):
         load_predictor(path, encoder="tiny", device="cpu")
-    with pytest.raises(UsageError, match="--metric: is for published weights"):
+    with pytest.raises(DataError, match="holds weights but no configuration"):
         load_predictor(path, metric=True, device="cpu")
 
 

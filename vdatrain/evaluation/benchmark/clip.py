@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from vdaprep.shards.cameras import scale_intrinsics
 from vdaprep.storage.atomic import as_sentence
 from vdatrain.evaluation.benchmark.protocols import Alignment, BenchmarkSet
 from vdatrain.evaluation.benchmark.scenes import Scene, SceneFrame
@@ -151,7 +152,8 @@ def measure_scene(
     def frames() -> Iterator[VideoFrame]:
         for frame in scene.frames(stall_timeout_s=stall_timeout_s):
             truths.append(truth_of(frame, of))
-            yield VideoFrame(frame.number, shown_to_model(frame.rgb, of))
+            camera = camera_of_shown(frame, of)
+            yield VideoFrame(frame.number, shown_to_model(frame.rgb, of), intrinsics=camera)
 
     with _Spool(scratch, max_depth_m=of.max_depth_m, device=device) as spool:
         for index, disparity in enumerate(predictor.predict_frames(frames(), stream=stream)):
@@ -179,6 +181,20 @@ def shown_to_model(rgb: UInt8[np.ndarray, "h w 3"], of: BenchmarkSet) -> UInt8[n
     if other is None or not other.after:
         rgb = (of.crop if other is None else other.crop).of(rgb)
     return np.ascontiguousarray(rgb[..., ::-1] if of.faults.swapped_colours else rgb)
+
+
+def camera_of_shown(frame: SceneFrame, of: BenchmarkSet) -> Float64[np.ndarray, "4"]:
+    """Return fx, fy, cx, cy of what the model is shown; a crop moves the principal point alone."""
+    other = of.faults.unregistered_crop
+    height, width = frame.rgb.shape[:2]
+    across, down = 1.0, 1.0
+    if other is not None and other.size is not None:
+        across, down = other.size[1] / width, other.size[0] / height
+    camera = scale_intrinsics(frame.intrinsics, x=across, y=down)
+    if other is not None and other.after:
+        return camera
+    crop = of.crop if other is None else other.crop
+    return camera - [0, 0, crop.columns[0], crop.rows[0]]
 
 
 def truth_of(frame: SceneFrame, of: BenchmarkSet) -> _Truth:

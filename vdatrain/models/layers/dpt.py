@@ -13,6 +13,8 @@ from vdatrain.models.layers.temporal import NO_GUIDANCE, PUBLISHED_FRAMES, Guida
 
 FRAMES_PER_CHUNK = 4  # frames that the fine half takes at once without gradients: its memory does not grow with T
 OUTPUT_CHANNELS = 32
+LAST_LAYER = "head.scratch.output_conv2.2"
+"""Name in a model of the layer that makes depth of features: 33 numbers."""
 
 
 class _ResidualConvUnit(nn.Module):

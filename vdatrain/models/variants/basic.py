@@ -23,7 +23,9 @@ class VideoDepth(nn.Module):
     own_prefixes: tuple[str, ...] = ()
     """The variant's OWN_PREFIXES, which `variants.build` sets."""
     metric = False
-    """Whether the weights are metric ones, whose head gives depth in metres: `load_weights` sets it."""
+    """Whether the weights are metric ones, whose head gives depth: `load_weights` sets it, and the next."""
+    canonical_focal_px: float | None = None
+    """Focal length of the camera that this depth is of, see `canonical`; None: metres, whatever the camera."""
     past_only = False
     """Whether no frame sees a later one: `set_attention` sets it."""
     differences_shown: Literal["both", "past", "zeros"] = "both"
@@ -45,7 +47,7 @@ class VideoDepth(nn.Module):
     ) -> Float[Tensor, "b t h w"]:
         """Predict disparity >= 0, float32.
 
-        Relative, or with metric weights in 1/m, of depth down to MIN_DEPTH_M.
+        Relative, or with metric weights in 1/m, of depth down to MIN_DEPTH_M, in the canonical camera if they have one.
 
         Args:
             frames: Normalised with ImageNet's mean and deviation; h and w are multiples of 14.

@@ -21,10 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from vdatrain.config import PRESETS, TrainConfig
 from vdatrain.device import Precision
 from vdatrain.distributed.fsdp import gathered_bytes, kept_bytes
+from vdatrain.models.canonical import is_metric
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import patch_grid
 from vdatrain.models.loading import build_from_config
 from vdatrain.objectives.losses import ExtraTerms, video_loss
+from vdatrain.objectives.metric import metric_loss
 from vdatrain.objectives.warping import Cameras
 from vdatrain.training.optim import parameter_groups
 
@@ -108,6 +110,8 @@ class Inputs:
     """The truth, normalised."""
     mask: Tensor
     """Which of its pixels are known."""
+    disparity_range: Tensor
+    """Of which disparities it is that."""
     extra: ExtraTerms | None
     """What is added to the published loss."""
 
@@ -128,6 +132,7 @@ class Inputs:
             torch.ones(B, T, dtype=torch.bool, device=device),
             torch.zeros(B, T, side, side, device=device),
             torch.ones(B, T, side, side, dtype=torch.bool, device=device),
+            torch.ones(B, 2, device=device),
             ExtraTerms.of(config, frames, cameras),
         )
 
@@ -148,7 +153,10 @@ def forward_backward(
     with autocast():
         prediction = model(batch.frames, batch.differences, batch.diff_valid)
     begin(LOSS)
-    loss = video_loss(prediction, batch.disparity, batch.mask, extra=batch.extra).total
+    if is_metric(model):
+        loss = metric_loss(prediction, batch.disparity, batch.mask, batch.disparity_range, extra=batch.extra).total
+    else:
+        loss = video_loss(prediction, batch.disparity, batch.mask, extra=batch.extra).total
     begin(BACKWARD)
     loss.backward()
 
