@@ -27,6 +27,7 @@ from vdatrain.objectives.losses import (
     Changes,
     ExtraTerms,
     VideoLoss,
+    alone,
     change_loss,
     stability_weight,
     strides_of,
@@ -40,16 +41,12 @@ _MIN_VARIANCE = 1e-12  # the root's gradient stays finite
 _MIN_COUNT = 1e-6
 
 
-def _alone(values: Tensor) -> Tensor:
-    return values
-
-
 def metric_loss(  # noqa: PLR0913 - those of `video_loss` and the range
     disparity: Float[Tensor, "b t h w"],
     target: Float[Tensor, "b t h w"],
     mask: Bool[Tensor, "b t h w"],
     disparity_range: Float[Tensor, "b 2"],
-    mean: Callable[[Tensor], Tensor] = _alone,
+    mean: Callable[[Tensor], Tensor] = alone,
     extra: ExtraTerms | None = None,
 ) -> VideoLoss:
     """Compute the training loss of predicted disparity in 1/m.
@@ -92,7 +89,7 @@ def metric_loss(  # noqa: PLR0913 - those of `video_loss` and the range
 def silog(
     log_error: Float[Tensor, "b t h w"],
     mask: Bool[Tensor, "b t h w"],
-    mean: Callable[[Tensor], Tensor] = _alone,
+    mean: Callable[[Tensor], Tensor] = alone,
 ) -> Float[Tensor, ""]:
     """Return sqrt(mean(d^2) - FORGIVEN mean(d)^2), averaged over frames with a valid pixel."""
     log_error = torch.where(mask, log_error, 0)
