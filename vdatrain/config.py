@@ -128,6 +128,10 @@ class TrainConfig:
     """Windows from which the sequential order draws at random."""
     images_per_clip: int = 0
     """Single frames shown beside each window."""
+    images: str = _option("", changeable=True, metavar="DIR", show_default="the windows' own frames")
+    """Shards whose frames these are, as vdatrain label or vdaprep convert wrote; or their URL."""
+    distill: float = 0.5
+    """Weight in the loss of those that a teacher labelled, without a tenth of their pixels; others count 1."""
     skip_bad: int = _option(0, changeable=True)
     """Unreadable windows to replace by others before the run ends."""
     stall_timeout: float = _option(300.0, changeable=True)
@@ -231,12 +235,12 @@ class TrainConfig:
         ]
 
     def options(self) -> dict[str, Any]:
-        """Return the options by name, for this process alone: `shards` may hold a password."""
+        """Return the options by name, for this process alone: places of shards may hold a password."""
         return dataclasses.asdict(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options by name, without the user and query of the URL in `shards`."""
-        return {**self.options(), "shards": redact(self.shards)}
+        """Return the options by name, without user and query of the URLs in `shards` and `images`."""
+        return {**self.options(), "shards": redact(self.shards), "images": redact(self.images)}
 
 
 _KINDS: Mapping[str, Any] = MappingProxyType(get_type_hints(TrainConfig))
@@ -245,7 +249,7 @@ _BOUNDS: Mapping[str, tuple[int, int]] = MappingProxyType(
     {
         **dict.fromkeys(("steps", "log_every", "eval_every"), (1, MAX_STEPS)),
         **dict.fromkeys(
-            ("warmup", "weight_decay", "clip", "lr", "eval_windows", "save_every", "forget"), (0, MAX_STEPS)
+            ("warmup", "weight_decay", "clip", "lr", "eval_windows", "save_every", "forget", "distill"), (0, MAX_STEPS)
         ),
         **dict.fromkeys(("skip_bad", "keep", "stall_timeout"), (0, MAX_STEPS)),
         **dict.fromkeys(("batch", "accumulate", "shuffle_buffer"), (1, 10**6)),
@@ -414,7 +418,7 @@ def _checked(name: str, value: Any, *, where: str) -> Any:
     if float in kinds and type(value) is int and abs(value) <= MAX_STEPS:
         value = float(value)
     if type(value) not in kinds:
-        found = shown(value) if name != "shards" else type(value).__name__  # which may hold a password
+        found = shown(value) if name not in ("shards", "images") else type(value).__name__  # which may hold a password
         raise UsageError(f"{where}: {name} is {found}, expected {kinds[0].__name__}.")
     choices = _choices(_KINDS[name])
     if choices and value not in choices:

@@ -56,7 +56,7 @@ class _Shard:
     sha256: str
     record_sha256: str | None
     evaluation_max_m: float
-    terms: DataTerms
+    terms: tuple[DataTerms, ...]
 
     def through(self, cache: ShardCache) -> CachedTar:
         return CachedTar(cache, self.tar, self.bytes, self.sha256)
@@ -90,9 +90,15 @@ class ShardCollection:
         """Names of the data sets, sorted."""
         return tuple(sorted({shard.dataset for shard in self._shards}))
 
-    def terms(self, *, split: str | None = None) -> tuple[DataTerms, ...]:
-        """Return the terms of the data sets, sorted by name; of those only that have a split."""
-        found = {shard.terms for shard in self._shards if split in (None, shard.split)}
+    def terms(
+        self, *, split: str | None = None, takes: Callable[[str], bool] = lambda dataset: True
+    ) -> tuple[DataTerms, ...]:
+        """Return the terms of the data sets and of teachers that labelled them, sorted by name.
+
+        Of those only that have a split, and whose name `takes` takes.
+        """
+        chosen = [shard for shard in self._shards if split in (None, shard.split) and takes(shard.dataset)]
+        found = {terms for shard in chosen for terms in shard.terms}
         return tuple(sorted(found, key=lambda terms: (terms.dataset, terms.licence, terms.citation)))
 
     @property
@@ -192,7 +198,7 @@ class _Dataset:
 
     def shards(self) -> list[_Shard]:
         record = self.record()
-        terms = record.terms
+        terms = (record.terms, *record.teacher_terms)
         limit_m = float(record.source.get("evaluation_max_m", math.inf))
         return [
             _Shard(
@@ -220,7 +226,7 @@ class _LoneShard:
         return [
             _Shard(
                 self.tar, self.tar.parent.name, dataset, record.tar_bytes, record.tar_sha256,
-                record_sha256=None, evaluation_max_m=math.inf, terms=DataTerms(dataset, "", "", None),
+                record_sha256=None, evaluation_max_m=math.inf, terms=(DataTerms(dataset, "", "", None),),
             )
         ]  # fmt: skip
 

@@ -262,6 +262,11 @@ class DatasetRecord:
         """The terms that the data set may be used under."""
         return DataTerms.from_fields(self.dataset, Fields(self.source, where=DATASET_FILE))
 
+    @property
+    def teacher_terms(self) -> tuple[DataTerms, ...]:
+        """The terms of the weights that labelled it, and of the data that these are known to have seen."""
+        return DataTerms.parse_all(self.source.get("teacher_terms"), where=DATASET_FILE)
+
     def to_bytes(self) -> bytes:
         """Serialise as `dataset.json`."""
         return sealed_json(dataclasses.asdict(self))
@@ -349,6 +354,7 @@ def _rejections(document: Document) -> tuple[Rejection, ...]:
 def _source(fields: Fields) -> Mapping[str, Any]:
     fields.optional_number("evaluation_max_m", 0.0)
     DataTerms.from_fields("", fields)
+    DataTerms.parse_all(fields.values.get("teacher_terms"), where=DATASET_FILE)
     return fields.values
 
 

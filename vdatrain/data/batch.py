@@ -38,13 +38,16 @@ class Batch:
     intrinsics: Float32[Tensor, "b t 4"]
     """fx, fy, cx, cy in pixels of the view. Metrics take them, and poses, from the Sample, in float64."""
     camera_to_world: Float32[Tensor, "b t 4 4"] | None
-    """Poses of the view, metres, from where each window's first camera is; None unless all samples have poses."""
+    """Poses of the view, metres, from where each window's first camera is; None unless all samples have poses and depth
+    in metres."""
     disparity_range: Float32[Tensor, "b 2"]
     """The disparities, in 1/m, that are 0 and 1 in `disparity`."""
     datasets: tuple[str, ...]
     """Data set of each window."""
     keys: tuple[str, ...]
     """Clip of each window."""
+    taught: Bool[Tensor, " b"]
+    """Whether a window's disparity is a teacher's, known up to scale and shift."""
     images: "Batch | None" = None
     """Single frames to train on beside the windows, with t = 1."""
 
@@ -69,7 +72,7 @@ def make_batch(
     poses = [
         view_poses(view, from_first(sample.camera_to_world))
         for sample, view in pairs
-        if sample.camera_to_world is not None
+        if sample.camera_to_world is not None and sample.depth.is_metric
     ]
     return Batch(
         frames=normalise(torch.stack([_show_frames(sample, view, device) for sample, view in pairs])),
@@ -86,6 +89,7 @@ def make_batch(
         ),
         datasets=tuple(sample.dataset for sample in samples),
         keys=tuple(sample.key for sample in samples),
+        taught=_upload(np.array([not sample.depth.is_metric for sample in samples]), device),
     )
 
 

@@ -2,21 +2,21 @@
 
 import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vdaprep.errors import DataError
+from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.dataset import ShardCollection, open_shards
 from vdaprep.shards.index import ClipIndex, lengths_of
 from vdaprep.shards.reader import Clip
 from vdaprep.storage.cache import open_cache
 from vdaprep.storage.urls import redact
 from vdaprep.units import spread_evenly
-from vdatrain.config import DifferencesName, TrainConfig, WindowOrder, parse_mix
+from vdatrain.config import DifferencesName, Mix, TrainConfig, WindowOrder, parse_mix
 from vdatrain.data.batch import Batch, make_batch
 from vdatrain.data.differences import decoded, shuffled
 from vdatrain.data.prefetch import DevicePrefetcher
@@ -100,7 +100,7 @@ class TrainLoader:
     Args:
         config: Its fields that concern data: shards, train_split, frames, stride, size, batch, seed, mix,
             order, shuffle_buffer, differences,
-            images_per_clip, workers, skip_bad, stall_timeout and those of the cache.
+            images_per_clip, images, workers, skip_bad, stall_timeout and those of the cache.
         rank: Number of this process among those that train together.
         world_size: Number of those processes.
         start: Global position of the first window, as `position` had it.
@@ -109,7 +109,7 @@ class TrainLoader:
 
     Raises:
         UsageError: an option that cannot be.
-        DataError: the variant needs frame differences and the shards have none.
+        DataError: the variant needs frame differences and the shards have none, or frames have no labels.
     """
 
     def __init__(  # noqa: PLR0913 - keywords
@@ -125,6 +125,7 @@ class TrainLoader:
         self._config, self._device = config, device
         self._faults = FaultPolicy(config.skip_bad, config.stall_timeout, on_skip)
         self._clips = open_shards_of(config).clips(split=config.train_split)
+        expect_labels(config.shards, self._clips)
         expect_differences(config, self._clips)
         shape, mix = WindowShape(config.frames, config.stride), parse_mix(config.mix)
         weights = dataset_weights(self._clips, mix, shape)
@@ -132,6 +133,9 @@ class TrainLoader:
         self.expected_shares = expected_shares(self._clips, mix)
         """Share of the frames that each data set should have, by its name."""
         self._positions = DistributedPositions(config.batch, rank, world_size, start)
+        self._images = None if not config.images else _images_of(config)
+        self.expected_image_shares = {} if self._images is None else expected_shares(self._images[0], Mix({}))
+        """The same of the images beside them, if they have shards of their own."""
         self._taken = 0
         self._batches = self._open()
 
@@ -152,6 +156,7 @@ class TrainLoader:
             "clips": len(self._clips),
             "clips_too_short": sampler.clips_left_out,
             "windows": sampler.windows_per_epoch,
+            **({} if self._images is None else {"images": self._images[1].windows_per_epoch}),
         }
 
     def prepare(self) -> None:
@@ -208,6 +213,7 @@ class TrainLoader:
             "seed": self._sampler.seed,
             "windows": self._sampler.windows_per_epoch,
             **({"shuffle_buffer": self._config.shuffle_buffer} if self._config.order == "sequential" else {}),
+            **({} if self._images is None else {"images": self._images[1].windows_per_epoch}),
         }
 
     def _open(self) -> DevicePrefetcher:
@@ -231,11 +237,12 @@ class TrainLoader:
             return stream_sequential(
                 self._clips, self._sampler, positions=positions, buffer=config.shuffle_buffer, **options
             )
-        read = functools.partial(stream_batches, self._clips, **options)
-        windows = read(self._sampler, positions=positions)
+        windows = stream_batches(self._clips, self._sampler, positions=positions, **options)
         if not config.images_per_clip:
             return windows
-        return _beside(windows, read(self._sampler.of_images(), positions=positions.of_images(config.images_per_clip)))
+        clips, order = self._images or (self._clips, self._sampler.of_images())
+        images = stream_batches(clips, order, positions=positions.of_images(config.images_per_clip), **options)
+        return _beside(windows, images)
 
 
 def open_shards_of(config: TrainConfig) -> ShardCollection:
@@ -244,11 +251,50 @@ def open_shards_of(config: TrainConfig) -> ShardCollection:
     return open_shards(config.shards, cache=cache)
 
 
+def _images_of(config: TrainConfig) -> tuple[ClipIndex, WindowSampler]:
+    """Return the clips of a run's image shards, and the order of all their frames."""
+    clips = open_images_of(config).clips(split=config.train_split)
+    expect_labels(config.images, clips)
+    return clips, WindowSampler(clips.lengths, WindowShape(1), seed=config.seed)
+
+
+def open_images_of(config: TrainConfig) -> ShardCollection:
+    """Open the shards in `images`; raises as `open_shards`, UsageError where none could be shown."""
+    if config.task == "metric":
+        raise UsageError("--images are for --task relative: a teacher's labels are without unit; leave --images out.")
+    if not config.images_per_clip:
+        raise UsageError("--images: none of them would be shown; say how many beside each window: --images-per-clip 8.")
+    cache = open_cache(config.cache, size=config.cache_size, free=config.cache_free)
+    return open_shards(config.images, cache=cache)
+
+
+def fingerprint_of(config: TrainConfig) -> str:
+    """Return a SHA-256 of a run's shards, those of its images included; raises as `open_shards`."""
+    shards = open_shards(config.shards).fingerprint
+    if not config.images:
+        return shards
+    return hashlib.sha256(f"{shards} {open_images_of(config).fingerprint}".encode()).hexdigest()
+
+
+def expect_labels(place: str, clips: ClipIndex) -> None:
+    """Raise DataError if a data set has clips without depth, which nothing can be learnt from."""
+    for clip in _first_of_each(clips):
+        if clip.meta.depth is None:
+            raise DataError(
+                f"{redact(place)}: frames of {clip.dataset} have no labels, expected depth or a teacher's disparity; "
+                "vdatrain label writes shards with these."
+            )
+
+
+def _first_of_each(clips: ClipIndex) -> Iterable[Clip]:
+    """Return a clip of each data set's split."""
+    return {str(clip.tar).rpartition("/")[0]: clip for clip in reversed(clips.first_of_shards())}.values()
+
+
 def expect_differences(config: TrainConfig, clips: ClipIndex) -> None:
     """Raise DataError if the variant needs differences and no data set has any."""
-    first_of_each = {str(clip.tar).rpartition("/")[0]: clip for clip in reversed(clips.first_of_shards())}.values()
     needed = uses_differences(config.variant) and config.differences not in ("decoded", "zeros")
-    if not needed or any(clip.meta.diff for clip in first_of_each):
+    if not needed or any(clip.meta.diff for clip in _first_of_each(clips)):
         return
     raise DataError(
         f"{redact(config.shards)}: have no frame differences, which {config.variant} looks at; convert again "

@@ -8,13 +8,17 @@ from vdaprep.shards.records import DataTerms
 from vdatrain.config import TrainConfig, parse_mix
 
 
-def terms_of_run(config: TrainConfig, shards: ShardCollection) -> tuple[DataTerms, ...]:
-    """Return the terms of the data sets that a run trains on.
+def terms_of_run(
+    config: TrainConfig, shards: ShardCollection, images: ShardCollection | None = None
+) -> tuple[DataTerms, ...]:
+    """Return the terms of the data sets that a run trains on, and of the teachers that labelled them.
 
-    Raises UsageError where `licence` takes none but commercial use and a data set does not allow it.
+    Raises UsageError where `licence` takes none but commercial use and one of them does not allow it.
     """
     mix = parse_mix(config.mix)
-    found = tuple(terms for terms in shards.terms(split=config.train_split) if mix.takes(terms.dataset))
+    found = shards.terms(split=config.train_split, takes=mix.takes)
+    beside = () if images is None else images.terms(split=config.train_split)
+    _check_images(config, beside)
     refused = [terms for terms in found if not terms.commercial]
     if config.licence == "commercial" and refused:
         names = "; ".join(terms.named(unsaid="its shards do not say") for terms in refused)
@@ -22,7 +26,16 @@ def terms_of_run(config: TrainConfig, shards: ShardCollection) -> tuple[DataTerm
             f"--licence commercial: is not what these data sets are known to allow: {names}; leave them out with "
             f"--mix {','.join(f'{terms.dataset}=0' for terms in refused)}, or train with --licence any."
         )
-    return found
+    return union(found, beside)
+
+
+def _check_images(config: TrainConfig, beside: Sequence[DataTerms]) -> None:
+    refused = [terms for terms in beside if not terms.commercial]
+    if config.licence == "commercial" and refused:
+        raise UsageError(
+            f"--licence commercial: --images are not known to allow it, for {sentence(refused)}; give others, or train "
+            "with --licence any."
+        )
 
 
 def check_weights(config: TrainConfig, terms: Sequence[DataTerms]) -> None:

@@ -17,6 +17,7 @@ from vdaprep.shards.dataset import ShardCollection, open_shards
 from vdaprep.shards.records import DataTerms
 from vdaprep.storage.urls import redact
 from vdatrain.config import NO_SPLIT, PRESETS, TrainConfig, from_stored
+from vdatrain.data.loader import fingerprint_of, open_images_of
 from vdatrain.data.sampler import DistributedPositions
 from vdatrain.data.terms import check_weights, terms_of_run, union
 from vdatrain.device import Precision
@@ -64,6 +65,8 @@ class TrainState:
     """Figures of the steps since the last line of the log."""
     mixture: MixtureMeter = field(default_factory=lambda: MixtureMeter({}))
     """Frames of each data set that were shown."""
+    images: MixtureMeter = field(default_factory=lambda: MixtureMeter({}))
+    """The same of single frames from shards of their own."""
     step: int = 0
     """Steps done."""
     position: int = 0
@@ -106,10 +109,11 @@ def new_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks:
         raise UsageError(f"{folder}: holds a run; give --resume to go on with it, or another --out.")
     shards = open_shards(config.shards)  # before the model: a folder without shards is said at once
     _expect_eval_split(config, shards)
-    run = _begin(config, folder, precision, ranks, terms=terms_of_run(config, shards))
+    data = fingerprint_of(config)
+    run = _begin(config, folder, precision, ranks, terms=_terms(config))
     if ranks.is_first:
         made_by = {"versions": versions(), "git": git_state(Path()), "agent": torchrun_agent()}
-        write_facts(folder, {"config": config.to_json(), "data": shards.fingerprint, **made_by})
+        write_facts(folder, {"config": config.to_json(), "data": data, **made_by})
     return run
 
 
@@ -130,7 +134,7 @@ def load_state(config: TrainConfig, folder: Path, *, precision: Precision, ranks
     differs from that of the run in more than `CHANGEABLE` says.
     """
     found = ranks.broadcast_from_rank0(_find_checkpoint(config, folder) if ranks.is_first else None)
-    terms = terms_of_run(config, open_shards(config.shards))
+    terms = _terms(config)
     if found is None:
         if ranks.is_first:
             forget_log_after(folder, -1, evaluated=-1)
@@ -155,10 +159,8 @@ def _find_checkpoint(config: TrainConfig, folder: Path) -> tuple[str, dict[str, 
     facts = read_facts(folder)
     before = stored_config(folder)
     before.changed(config.options())
-    if _fingerprint_again(config.shards) != facts["data"]:
-        raise DataError(
-            f"{redact(config.shards)}: are not the shards that {folder} began with; begin a new run on these."
-        )
+    if _fingerprint_again(config) != facts["data"]:
+        raise DataError(f"{places_of(config)}: are not the shards that {folder} began with; begin a new run on these.")
     if facts["config"] != config.to_json():
         write_facts(folder, {**facts, "config": config.to_json()})
     found = load_newest(folder)
@@ -186,12 +188,23 @@ def _check_is_of(config: TrainConfig, path: Path, state: Mapping[str, Any]) -> N
         )
 
 
-def _fingerprint_again(shards: str) -> str:
-    """Return the fingerprint of shards whose URL a run may have kept; raises as `fingerprint`."""
+def places_of(config: TrainConfig) -> str:
+    """Name where a run's shards are, and those of its images, for messages."""
+    return " and ".join(redact(place) for place in (config.shards, config.images) if place)
+
+
+def _terms(config: TrainConfig) -> tuple[DataTerms, ...]:
+    images = open_images_of(config) if config.images else None
+    return terms_of_run(config, open_shards(config.shards), images)
+
+
+def _fingerprint_again(config: TrainConfig) -> str:
+    """Return the fingerprint of shards whose URL a run may have kept; raises as `fingerprint_of`."""
     try:
-        return open_shards(shards).fingerprint
+        return fingerprint_of(config)
     except DataError as error:
-        if "://" not in shards or shards != redact(shards):
+        kept = [place for place in (config.shards, config.images) if "://" in place and place == redact(place)]
+        if not kept:
             raise
         raise DataError(
             f"{str(error).rstrip('.')}; a run keeps neither user, password nor query (?token=...) of --shards: "
@@ -206,6 +219,8 @@ def snapshot(run: TrainState) -> dict[str, Any] | None:
     """
     run.monitor.settle(run.ranks)
     run.mixture.settle(run.ranks)
+    if run.config.images:
+        run.images.settle(run.ranks)
     weights, moments = full_state(run.model, run.optimiser)
     averages = {} if run.average is None else run.average.state_dict()
     place = "cpu" if run.ranks.is_first else "meta"
@@ -222,6 +237,7 @@ def snapshot(run: TrainState) -> dict[str, Any] | None:
         "best": run.selection.best,
         "first": dict(run.selection.first),
         "shown": dict(run.mixture.shown),
+        **({"shown_images": dict(run.images.shown)} if run.config.images else {}),
         "config": run.config.to_json(),
         "versions": versions(),
         "data": [asdict(terms) for terms in run.data],
@@ -270,7 +286,7 @@ def _make_run(config: TrainConfig, folder: Path, precision: Precision, *, model:
         average=AveragedWeights(model, decay=config.ema) if config.ema else None,
         selection=BestSelection(config.forget, math.inf),
         ranks=ranks,
-        monitor=StepMonitor(ExtraTerms.names(config)),
+        monitor=StepMonitor((*ExtraTerms.names(config), *(["images"] if config.images else []))),
     )
 
 
@@ -284,7 +300,8 @@ def _take_over(run: TrainState, state: Mapping[str, Any], terms: tuple[DataTerms
     run.data = union(DataTerms.parse_all(state.get("data"), where=str(run.folder)), terms)
     run.step, run.position = state["step"], state["position"]
     run.evaluated, run.selection.best = state["evaluated"], state["best"]
-    run.mixture.shown.update({str(name): int(count) for name, count in state.get("shown", {}).items()})
+    for meter, key in ((run.mixture, "shown"), (run.images, "shown_images")):
+        meter.shown.update({str(name): int(count) for name, count in state.get(key, {}).items()})
     run.selection.first = {str(name): float(value) for name, value in state.get("first", {}).items()}
 
 

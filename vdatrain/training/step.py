@@ -8,6 +8,7 @@ from vdatrain.data.batch import Batch, denormalise
 from vdatrain.data.loader import TrainLoader
 from vdatrain.models.canonical import in_metres, is_metric
 from vdatrain.models.layers.temporal import set_attention
+from vdatrain.objectives.distillation import image_loss
 from vdatrain.objectives.losses import ExtraTerms, VideoLoss, video_loss
 from vdatrain.objectives.metric import metric_loss
 from vdatrain.objectives.warping import Cameras
@@ -33,8 +34,9 @@ def train_step(state: TrainState, loader: TrainLoader) -> None:
         if number:
             loader.prepare()
         batch = next(loader)
-        for shown in (batch, *([] if batch.images is None else [batch.images])):
-            state.mixture.add(shown.datasets, shown.frames.shape[1])
+        state.mixture.add(batch.datasets, batch.frames.shape[1])
+        if batch.images is not None:
+            (state.images if config.images else state.mixture).add(batch.images.datasets, 1)
         losses.append(accumulate_gradient(state, batch, joining=number == config.accumulate - 1))
         keys += batch.keys + (batch.images.keys if batch.images is not None else ())
     norm = _apply(state)
@@ -53,23 +55,32 @@ def draw_chunk(num_frames: int, *, seed: int, step: int) -> int | None:
 def accumulate_gradient(state: TrainState, batch: Batch, *, joining: bool = False) -> Tensor:
     """Run a batch, adding to gradients; returns its total, spatial, temporal and extra losses.
 
-    Single images add their spatial loss to the total; together they weigh as much as the windows. With `joining`, for
-    the last batch of a step, the gradients added up so far become the mean over the ranks.
+    Single images add their spatial loss to the total; together they weigh as much as the windows, those that a teacher
+    labelled `distill` as much. With `joining`, for the last batch of a step, the gradients added up so far become the
+    mean over the ranks.
     """
-    loss = _add_gradient(state, batch, joining=joining and batch.images is None)
-    total = loss.total.detach()
-    if batch.images is not None:
-        stills = _add_gradient(state, batch.images, joining=joining)
-        total = total + stills.total.detach()
-    terms = (loss.spatial, loss.temporal, *loss.extra.values())
-    return torch.stack([total, *(term.detach() for term in terms)])
-
-
-def _add_gradient(state: TrainState, batch: Batch, *, joining: bool) -> VideoLoss:
-    with state.forward.joining(joining):
+    with state.forward.joining(joining and batch.images is None):
         loss = _loss(state, batch)
-        state.scaler.scale(loss.total / state.config.accumulate).backward()
-    return loss
+        _add_gradient(state, loss.total)
+    figures = [loss.total, loss.spatial, loss.temporal, *loss.extra.values()]
+    if batch.images is not None:
+        with state.forward.joining(joining):
+            beside = _image_loss(state, batch.images) if state.config.images else _loss(state, batch.images).total
+            _add_gradient(state, beside)
+        figures = [loss.total.detach() + beside.detach(), *figures[1:], *([beside] if state.config.images else [])]
+    return torch.stack([figure.detach() for figure in figures])
+
+
+def _add_gradient(state: TrainState, loss: Tensor) -> None:
+    state.scaler.scale(loss / state.config.accumulate).backward()
+
+
+def _image_loss(state: TrainState, batch: Batch) -> Tensor:
+    """Return the loss of single images from shards of their own."""
+    with state.precision.autocast():
+        prediction = state.forward(batch)
+    distill = state.config.distill
+    return image_loss(prediction, batch.disparity, batch.mask, batch.taught, distill=distill, mean=state.ranks.mean)
 
 
 def _loss(state: TrainState, batch: Batch) -> VideoLoss:

@@ -11,14 +11,13 @@ from pathlib import Path
 import torch
 
 from vdaprep.errors import DataError, VdakitError
-from vdaprep.shards.dataset import as_paths, open_shards
+from vdaprep.shards.dataset import as_paths
 from vdaprep.shards.names import DATASET_FILE
 from vdaprep.shards.reader import Clip
 from vdaprep.shards.records import DataTerms
 from vdaprep.storage.atomic import check_output_folder
-from vdaprep.storage.urls import redact
 from vdatrain.config import NO_SPLIT, TrainConfig
-from vdatrain.data.loader import TrainLoader, open_shards_of
+from vdatrain.data.loader import TrainLoader, fingerprint_of, open_shards_of
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision, choose_device, is_out_of_memory, oom_advice, peak_memory_bytes
 from vdatrain.distributed.preemption import StopRequest
@@ -33,7 +32,7 @@ from vdatrain.training.callbacks import Callback
 from vdatrain.training.checkpoint import BEST_FILE, LAST_FILE, CheckpointManager
 from vdatrain.training.mixture import LOG_EVERY
 from vdatrain.training.planning.planner import Utilisation, utilisation
-from vdatrain.training.state import TrainState, averaged_model, load_state, new_state, snapshot
+from vdatrain.training.state import TrainState, averaged_model, load_state, new_state, places_of, snapshot
 from vdatrain.training.step import accumulate_gradient, train_step
 from vdatrain.training.trackers import start_tracking
 
@@ -99,7 +98,7 @@ def train(
             stack.enter_context(torch.cuda.device(device))
         precision = Precision(device, config.precision)
         if ranks.is_first:
-            check_output_folder(Path(out), inputs=_datasets_in(config.shards))
+            check_output_folder(Path(out), inputs=[*_datasets_in(config.shards), *_datasets_in(config.images)])
             stack.enter_context(owned(Path(out)))
         resume = ranks.broadcast_from_rank0(resume or (ranks.is_first and is_own(Path(out))))
         state = (load_state if resume else new_state)(config, Path(out), precision=precision, ranks=ranks)
@@ -110,7 +109,7 @@ def train(
 
 def _datasets_in(shards: str) -> list[Path]:
     """Return this machine's folders of data sets, to which a run must add nothing."""
-    places = [place for place in as_paths(shards) if isinstance(place, Path)]
+    places = [place for place in as_paths(shards) if isinstance(place, Path)] if shards else []
     above = [folder for place in places for folder in place.absolute().parents[:2]]  # of a split, of a shard
     below = [file.parent for place in places for depth in ("", "*/") for file in place.glob(f"{depth}{DATASET_FILE}")]
     return [*below, *(folder for folder in above if (folder / DATASET_FILE).is_file())]
@@ -166,7 +165,7 @@ def open_loader(state: TrainState) -> TrainLoader:
         device=state.precision.device,
         on_skip=_logger.warning,
     )
-    state.mixture.expected = loader.expected_shares
+    state.mixture.expected, state.images.expected = loader.expected_shares, loader.expected_image_shares
     if not state.resumed and state.ranks.is_first:
         log(state.folder, state.step, loader.summary())
     return loader
@@ -176,10 +175,10 @@ def _expect_the_same_shards(state: TrainState) -> None:
     """Raise DataError if `shards` here are not what the first rank finds there."""
     if state.ranks.world == 1:
         return
-    mine = open_shards(state.config.shards).fingerprint
+    mine = fingerprint_of(state.config)
     if state.ranks.broadcast_from_rank0(mine) != mine:
         raise DataError(
-            f"{redact(state.config.shards)}: are other shards on {socket.gethostname()} than rank 0 has on its "
+            f"{places_of(state.config)}: are other shards on {socket.gethostname()} than rank 0 has on its "
             "machine; copy the same ones to all machines, or give a folder or URL that all of them share."
         )
 
@@ -302,6 +301,9 @@ class _Training:
         state = self.state
         state.mixture.settle(state.ranks)
         self._log({"mix": state.mixture.shares()})
+        if state.config.images:
+            state.images.settle(state.ranks)
+            self._log({"image_mix": state.images.shares()})
         if state.step == state.config.steps and state.ranks.is_first:
             for sentence in state.mixture.sentences():
                 _logger.warning(f"{state.folder}: {sentence}")

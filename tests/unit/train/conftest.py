@@ -2,13 +2,14 @@
 
 import hashlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, UInt8, UInt16
 from torch import Tensor, nn
 
 from vdaprep.shards import codec, depth_codes
@@ -21,6 +22,7 @@ from vdatrain.models import variants
 
 DIFF = DiffSpec(scale=4, step=2)
 LINEAR = DepthSpec(kind="linear", unit_m=0.01, relative_error=0.0)
+RELATIVE = DepthSpec(kind="relative", relative_error=0.0, packing="nibbles")
 OPTIONS = {"jpeg_quality": 95}
 
 
@@ -91,8 +93,9 @@ def _write_dataset(
     split: str = "train",
     diff: DiffSpec | None = DIFF,
     poses: bool = True,
-    depth: DepthSpec = LINEAR,
+    depth: DepthSpec | None = LINEAR,
     clips_per_shard: int = 2,
+    source: Mapping[str, object] = MappingProxyType({}),
 ) -> Path:
     """Write clips of the given lengths; of every clip but the first the first difference is valid."""
     clips = [
@@ -104,7 +107,7 @@ def _write_dataset(
             LocalOutput(folder),
             f"{split}/{shard_name(1 + start // clips_per_shard)}",
             clips[start : start + clips_per_shard],
-            options=OPTIONS,
+            options=OPTIONS if depth == LINEAR else {"depth": None, "rgb": "jpeg:95"},
             plan="toy",
             rejected=[],
         )
@@ -112,7 +115,7 @@ def _write_dataset(
     ]
     dataset = DatasetRecord(
         dataset=folder.name,
-        source={},
+        source=dict(source),
         options=OPTIONS,
         splits={split: [clip.meta.trajectory for clip in clips]},
         totals={},
@@ -145,7 +148,7 @@ def _clip(
     size: tuple[int, int],
     diff: DiffSpec | None,
     poses: bool,
-    depth: DepthSpec,
+    depth: DepthSpec | None,
 ) -> EncodedClip:
     height, width = size
     frames: list[tuple[tuple[str, bytes], ...]] = []
@@ -153,14 +156,16 @@ def _clip(
     before = codec.shrink(toy_frame(number, -1, size)[0], diff) if diff and number else None
     for frame in range(length):
         rgb, depth_m = toy_frame(number, frame, size)
-        codes, _ = depth_codes.code_depth(depth_m, depth)
-        members = [("rgb.jpg", codec.encode_rgb(rgb, quality=95)), ("depth.zst", codec.pack_codes(codes, depth))]
+        members = [("rgb.jpg", codec.encode_rgb(rgb, quality=95))]
+        if depth is not None:
+            codes = _codes(depth_m, depth)
+            members.append(("depth.zst", codec.pack_codes(codes, depth)))
+            ranges.append(depth_codes.disparity_range(codes, depth) or (0.0, 0.0))
         if diff:
             shrunk = codec.shrink(rgb, diff)
             members.append(("diff.zst", codec.encode_diff(shrunk, before, diff)))
             before = shrunk
         frames.append(tuple(members))
-        ranges.append(depth_codes.disparity_range(codes, depth) or (0.0, 0.0))
     meta = ClipMeta(
         dataset=dataset,
         split=split,
@@ -171,12 +176,20 @@ def _clip(
         intrinsics=tuple((0.9 * width, 0.9 * width, width / 2 - 0.5, height / 2 + frame) for frame in range(length)),
         camera_to_world=tuple(_pose(number, frame) for frame in range(length)) if poses else None,
         depth=depth,
-        disparity_min=min(low for low, _ in ranges),
-        disparity_max=max(high for _, high in ranges),
+        disparity_min=min((low for low, _ in ranges), default=0.0),
+        disparity_max=max((high for _, high in ranges), default=0.0),
+        teacher_disparity=None if depth is None or depth.is_metric else (0.0, 1.0),
         diff=diff,
         diff_valid=tuple(diff is not None and (frame > 0 or number > 0) for frame in range(length)),
     )
     return EncodedClip(clip_key(dataset, meta.trajectory, 0), meta, tuple(frames), 0)
+
+
+def _codes(depth_m: Float32[np.ndarray, "h w"], depth: DepthSpec) -> UInt16[np.ndarray, "h w"]:
+    """Code depth, of kind `relative` as a teacher whose disparity is 1/m."""
+    if depth.is_metric:
+        return depth_codes.code_depth(depth_m, depth)[0]
+    return depth_codes.code_disparity(1 / depth_m, least=0.0, greatest=1.0)
 
 
 def _pose(clip: int, frame: int) -> tuple[tuple[float, ...], ...]:

@@ -201,7 +201,17 @@ def small_batch(key: str) -> Batch:
     known, valid = torch.ones(1, 1, 14, 14, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool)
     frames, differences, intrinsics = torch.ones(1, 1, 3, 14, 14), torch.ones(1, 1, 3, 4, 4), torch.ones(1, 1, 4)
     return Batch(
-        frames, differences, valid, disparity, known, intrinsics, None, torch.tensor([[0.0, 1.0]]), ("d",), (key,)
+        frames,
+        differences,
+        valid,
+        disparity,
+        known,
+        intrinsics,
+        None,
+        torch.tensor([[0.0, 1.0]]),
+        ("d",),
+        (key,),
+        torch.tensor([False]),
     )
 
 

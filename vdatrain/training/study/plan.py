@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vdaprep.errors import DataError, UsageError
-from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.index import ClipIndex
 from vdaprep.shards.pictures.stress import Kinds
 from vdaprep.storage.documents import DocumentError, parse_json
 from vdaprep.storage.limits import MAX_SMALL_DOCUMENT_BYTES, LimitError
 from vdaprep.storage.urls import redact
 from vdatrain.config import CHANGEABLE, TrainConfig, option_name
-from vdatrain.data.loader import expect_differences, open_shards_of
+from vdatrain.data.loader import expect_differences, fingerprint_of, open_shards_of
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision, choose_device
 from vdatrain.evaluation.evaluate import EvaluationPlan
@@ -131,12 +130,12 @@ def plan_study(
         DataError: the folder of a run is damaged, its shards are others, or they have no differences that an arm needs.
     """
     configs = {arm.name: [arm.config(common, seed=seed) for seed in seeds] for arm in arms}
-    shards = open_shards(common.shards)
+    fingerprint = fingerprint_of(common)
     clips = open_shards_of(common).clips(split=common.train_split)
     for arm in arms:
         expect_differences(configs[arm.name][0], clips)
     runs = [
-        _with_stress(_look_at(arm, config, run_folder(out, arm, config.seed), fingerprint=shards.fingerprint), stress)
+        _with_stress(_look_at(arm, config, run_folder(out, arm, config.seed), fingerprint=fingerprint), stress)
         for arm in arms
         for config in configs[arm.name]
     ]
