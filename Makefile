@@ -17,7 +17,7 @@ PEER_PACKAGES := mosaicml-streaming litdata lightning-utilities "transformers<5"
 # Tests and demo start many processes; where Python may not keep what it compiled, each takes 6 s more for torch's modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all check bench bench-gpu fuzz format clean
+.PHONY: demo test test-all test-gpu check bench bench-gpu fuzz format clean
 
 # The main job from end to end: a sample, shards, two short trainings, the comparison.
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -44,6 +44,10 @@ test: $(READY)
 # With it what takes longer: faults (kills, full disks, damage), several ranks, a local Ray cluster, a local S3 server.
 test-all: $(READY)
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# On a machine with a GPU: those tests that need it.
+test-gpu: $(READY)
+	$(BIN)/pytest -m gpu
 
 check: $(READY)
 	$(BIN)/ruff check .

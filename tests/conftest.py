@@ -44,6 +44,15 @@ settings.load_profile("here")
 WIDTH, HEIGHT = 64, 48
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that is for a GPU where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch  # which tests of vdaprep do without
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+
+
 def decode_shards(*tars: Path) -> Iterator[tuple[str, ClipMeta, dict[str, list[np.ndarray]]]]:
     """Decode all clips of shards: key, metadata, arrays by kind of member."""
     for clip in open_shards(tars).clips():

@@ -39,7 +39,7 @@ def default_device() -> torch.device:
 
 
 def choose_device(name: str | None, *, alone: bool = True) -> torch.device:
-    """Return the device of a name.
+    """Return the device of a name; a GPU then computes convolutions of float32 as such.
 
     Args:
         name: `cpu`, `cuda` or `cuda:N`; None: the GPU if there is one.
@@ -48,8 +48,13 @@ def choose_device(name: str | None, *, alone: bool = True) -> torch.device:
     Raises:
         UsageError: the name is none of these, or there is no such GPU.
     """
-    if name is None:
-        return default_device()
+    device = default_device() if name is None else _named_device(name, alone=alone)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions alone: ten bits, whatever is said
+    return device
+
+
+def _named_device(name: str, *, alone: bool) -> torch.device:
     kind, _, number = name.partition(":")
     if name != "cpu" and not (kind == "cuda" and (number.isdecimal() or name == "cuda")):
         raise UsageError(f"--device {name}: expected cpu, cuda or cuda:N.")
@@ -62,6 +67,12 @@ def choose_device(name: str | None, *, alone: bool = True) -> torch.device:
     return torch.device(name)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_bytes` begin anew on a GPU; a process's own peak cannot."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """Return the most that tensors took on a GPU, or, on a CPU, this process in memory."""
     if device.type == "cuda":
@@ -70,12 +81,20 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else 1024 * peak  # kibibytes but on macOS
 
 
-_ON_THE_HOST = "can't allocate memory"  # what torch's allocator for the CPU says, in a plain RuntimeError
+_SHORT_OF_MEMORY = (
+    "can't allocate memory",  # torch's allocator for the CPU
+    "CUDA error: out of memory",  # the driver: page-locked memory, a context, a library's workspace
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What plain RuntimeErrors for lack of memory say."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Say whether torch ran out of memory, on a GPU or on the host."""
-    return isinstance(error, RuntimeError) and (isinstance(error, torch.OutOfMemoryError) or _ON_THE_HOST in str(error))
+    if not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _SHORT_OF_MEMORY)
 
 
 def oom_advice(config: TrainConfig, *, step: int, device: torch.device) -> VdakitError:

@@ -111,7 +111,7 @@ def defaults_here(config: TrainConfig, asked: dict[str, Any]) -> dict[str, Any]:
     device = choose_device(config.device).type
     taken = dict(CPU_DEFAULTS) if device == "cpu" else {}
     if device == "cuda":
-        taken = {"precision": "bf16" if torch.cuda.is_bf16_supported() else "fp16"}
+        taken = {"precision": "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"}
         if config.encoder in GPU_WEIGHTS[config.task]:
             taken["init"] = GPU_WEIGHTS[config.task][config.encoder]
     init = config.init if "init" in asked else taken.get("init", config.init)

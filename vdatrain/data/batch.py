@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vdaprep.shards.metadata import DiffSpec
-from vdatrain.data.decode import decode_codes, decode_images, depth_table
+from vdatrain.data.decode import decode_codes, decode_images, depth_table, upload
 from vdatrain.data.samples import Sample
 from vdatrain.data.transforms import UNCHANGED, ColorJitter, CropParams, from_first, view_intrinsics, view_poses
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
@@ -203,7 +203,7 @@ def _resampling(
 def mix_colours(image: Float32[Tensor, "t 3 h w"], colour: ColorJitter) -> Float32[Tensor, "t 3 h w"]:
     """Multiply each pixel by the colour's matrix, without its offset."""
     # Not a matrix product: TF32, where it is on, would round the frames to ten bits.
-    matrix = torch.tensor(colour.matrix, dtype=image.dtype).to(image.device, non_blocking=True)
+    matrix = upload(torch.tensor(colour.matrix, dtype=image.dtype), image.device)
     red, green, blue = (matrix[:, i, None, None] * image[:, i, None] for i in range(3))
     return red + green + blue
 
@@ -226,4 +226,4 @@ def _imagenet(device: torch.device) -> Float32[Tensor, "2 3 1 1"]:
 
 
 def _upload(values: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(values).to(device, non_blocking=True)
+    return upload(torch.from_numpy(values), device)

@@ -18,6 +18,16 @@ from vdaprep.shards.codec import interpolation, sparse
 from vdaprep.shards.codec.interpolation import FIRST, IN_BLOCK
 from vdaprep.shards.metadata import DepthSpec
 
+
+def upload(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a small tensor of the host to a device; to a GPU through page-locked memory.
+
+    From other memory the driver stages the copy and may let the host wait for what the stream has still to do, also
+    with `non_blocking`.
+    """
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
 # ------------------------------------------------------------------------------------------------------------- images
 
 
@@ -146,7 +156,7 @@ def _values_of(depth_bytes: UInt8[Tensor, "t n"], size: tuple[int, int]) -> Int3
 
 def _pixels_of(blocks: UInt8[Tensor, "t n"], shape: tuple[int, int]) -> UInt8[Tensor, "t h w"]:
     """Cut bytes into the two bits of each of their 2 x 2 pixels."""
-    shifts = torch.tensor([[0, 4], [2, 6]], dtype=torch.uint8).to(blocks.device, non_blocking=True)
+    shifts = upload(torch.tensor([[0, 4], [2, 6]], dtype=torch.uint8), blocks.device)
     down, across = shape
     bits = (blocks.reshape(-1, down, 1, across, 1) >> shifts[:, None]) & 3
     return bits.reshape(-1, 2 * down, 2 * across)
@@ -166,7 +176,7 @@ def _with_rests(pixels: Int32[Tensor, "t m"], rests: UInt8[Tensor, "t k"]) -> In
 def _mask_of(bits: UInt8[Tensor, "t m"], size: tuple[int, int]) -> Bool[Tensor, "t h w"]:
     """Undo the XOR with the pixel above, of bytes of four rows of two pixels."""
     height, width = size
-    shifts = torch.tensor([[7, 6], [5, 4], [3, 2], [1, 0]], dtype=torch.uint8).to(bits.device, non_blocking=True)
+    shifts = upload(torch.tensor([[7, 6], [5, 4], [3, 2], [1, 0]], dtype=torch.uint8), bits.device)
     edges = (bits.reshape(-1, (height + 3) // 4, 1, (width + 1) // 2, 1) >> shifts[:, None]) & 1
     edges = edges.flatten(3).flatten(1, 2)[:, :height, :width]
     return (edges.cumsum(1, dtype=torch.int32) & 1).bool()

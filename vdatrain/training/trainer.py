@@ -19,7 +19,7 @@ from vdaprep.storage.atomic import check_output_folder
 from vdatrain.config import NO_SPLIT, TrainConfig
 from vdatrain.data.loader import TrainLoader, fingerprint_of, open_shards_of
 from vdatrain.data.sampler import WindowShape
-from vdatrain.device import Precision, choose_device, is_out_of_memory, oom_advice, peak_memory_bytes
+from vdatrain.device import Precision, choose_device, is_out_of_memory, oom_advice, peak_memory_bytes, reset_peak_memory
 from vdatrain.distributed.preemption import StopRequest
 from vdatrain.distributed.ranks import Ranks, process_group
 from vdatrain.evaluation.evaluate import Evaluation, EvaluationPlan, alignment_of, evaluate_clips
@@ -120,6 +120,7 @@ def train_state(
 ) -> TrainResult:
     """Train from where `state` stands to the last step; otherwise as `train`."""
     stop = stop or StopRequest()
+    reset_peak_memory(state.precision.device)  # another run of this process may have had a greater one
     devices = [state.precision.device] if state.precision.device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=devices),
