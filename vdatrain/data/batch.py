@@ -14,8 +14,6 @@ from vdaprep.shards.metadata import DiffSpec
 from vdatrain.data.decode import decode_codes, decode_images, depth_table, upload
 from vdatrain.data.samples import Sample
 from vdatrain.data.transforms import UNCHANGED, ColorJitter, CropParams, from_first, view_intrinsics, view_poses
-from vdatrain.models.layers.difference import CELLS_PER_PATCH
-from vdatrain.models.layers.encoder import PATCH_SIZE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,7 +26,8 @@ class Batch:
     frames: Float32[Tensor, "b t 3 h w"]
     """RGB, normalised with ImageNet's mean and deviation."""
     differences: Float32[Tensor, "b t 3 dh dw"]
-    """Signed differences to the frame before, in grey levels / 255; dh = 4 h / 14, dw = 4 w / 14; 0 where not valid."""
+    """Signed differences to the frame before, in grey levels / 255, 0 where not valid; dh = c h / 14, dw = c w / 14, c
+    being the views' `cells`."""
     diff_valid: Bool[Tensor, "b t"]
     """Whether a frame has a difference; false for all frames of a sample without."""
     disparity: Float32[Tensor, "b t h w"]
@@ -137,8 +136,7 @@ def _show_differences(sample: Sample, view: CropParams, device: torch.device) ->
         differences = grey_levels.diff(dim=0, prepend=grey_levels[:1])
         return resample_differences(differences, view, stored=sample.size, step=1)
     if sample.differences is None or sample.diff is None:
-        height, width = (side * CELLS_PER_PATCH // PATCH_SIZE for side in (view.height, view.width))
-        return torch.zeros(len(sample.images), 3, height, width, device=device)
+        return torch.zeros(len(sample.images), 3, *view.cell_rows_and_columns, device=device)
     steps = sample.differences.to(device, non_blocking=True)
     return resample_differences(steps, view, stored=sample.size, step=sample.diff.step)
 
@@ -171,7 +169,7 @@ def resample_differences(
     the rows and one for the columns.
     """
     device = steps.device
-    height, width = (side * CELLS_PER_PATCH // PATCH_SIZE for side in (view.height, view.width))
+    height, width = view.cell_rows_and_columns
     stored_height, stored_width = stored
     cells_down, cells_across = steps.shape[-2:]
     down = _resampling(

@@ -11,17 +11,29 @@ from vdaprep.shards.metadata import DiffSpec
 from vdatrain.data.batch import Batch
 from vdatrain.data.sampler import Window
 from vdatrain.data.samples import Sample
+from vdatrain.models.layers.difference import CELLS_PER_PATCH
 
-_DECODED = DiffSpec(scale=4, step=1, origin="decoded")  # where shards have none
+_SCALE_TIMES_CELLS = 16
+"""Differences are taken at 1/4 of the frame's scale for a model that is shown 4 cells a patch of 14 pixels."""
 
 
-def decoded(sample: Sample) -> Sample:
-    """Return the sample with differences of its decoded frames.
+def decoded_spec(spec: DiffSpec | None, *, cells: int) -> DiffSpec:
+    """Return how differences of decoded frames are taken for so many cells a patch.
+
+    spec: how the stored ones were; None where there are none.
+    """
+    if spec is None or cells != CELLS_PER_PATCH:
+        return DiffSpec(scale=_SCALE_TIMES_CELLS // cells, step=1 if spec is None else spec.step, origin="decoded")
+    return replace(spec, origin="decoded")
+
+
+def decoded(sample: Sample, *, cells: int = CELLS_PER_PATCH) -> Sample:
+    """Return the sample with differences of its decoded frames, as `decoded_spec` says.
 
     Also where better ones, of the raw frames, are stored. The first frame, which has no frame before it in the window,
     then has none.
     """
-    diff = _DECODED if sample.diff is None else replace(sample.diff, origin="decoded")
+    diff = decoded_spec(sample.diff, cells=cells)
     return replace(sample, diff=diff, differences=None, diff_valid=np.arange(len(sample.diff_valid)) > 0)
 
 

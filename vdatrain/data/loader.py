@@ -34,8 +34,9 @@ from vdatrain.data.sampler import (
 from vdatrain.data.samples import Sample
 from vdatrain.data.stream import FaultPolicy, check_state, stream_batches
 from vdatrain.data.stress import StressPlan
-from vdatrain.data.transforms import Augmentation, fit_view, sample_augmentations
-from vdatrain.models.variants import uses_differences
+from vdatrain.data.transforms import Augmentation, CropParams, fit_view, sample_augmentations
+from vdatrain.models.layers.difference import CELLS_PER_PATCH
+from vdatrain.models.variants import cells_per_patch, uses_differences
 
 
 def train_loader(  # noqa: PLR0913 - the public face, all keywords
@@ -122,7 +123,7 @@ class TrainLoader:
         start: int = 0,
         on_skip: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        self._config, self._device = config, device
+        self._config, self._device, self._cells = config, device, cells_per_patch(config.variant)
         self._faults = FaultPolicy(config.skip_bad, config.stall_timeout, on_skip)
         self._clips = open_shards_of(config).clips(split=config.train_split)
         expect_labels(config.shards, self._clips)
@@ -223,8 +224,9 @@ class TrainLoader:
         config = self._config
         size = (config.size, config.size)
         if config.differences == "decoded":
-            samples = [decoded(sample) for sample in samples]
-        views = sample_augmentations(samples, size, augmentation=Augmentation(), seed=config.seed)
+            samples = [decoded(sample, cells=self._cells) for sample in samples]
+        drawn = sample_augmentations(samples, size, augmentation=Augmentation(), seed=config.seed)
+        views = [dataclasses.replace(view, cells=self._cells) for view in drawn]
         batch = make_batch(samples, views, device=self._device, windows=config.batch)
         return shuffled(batch) if config.differences == "shuffled" else batch
 
@@ -383,6 +385,8 @@ class EvalLoader:
     """For each of `order` the window whose differences it is shown, where those are `shuffled`."""
     stress: StressPlan = StressPlan()
     """What disturbs the images."""
+    cells: int = CELLS_PER_PATCH
+    """Rows and columns of differences a patch."""
 
     def __len__(self) -> int:
         return len(self.order)
@@ -405,7 +409,7 @@ class EvalLoader:
         for sample, other in zip(self._read(self.order), self._read(self.foreign), strict=False):
             _, batch = self._shown(sample)
             height, width = batch.frames.shape[-2:]
-            view = dataclasses.replace(fit_view(other.size, size=self.size), height=height, width=width)
+            view = dataclasses.replace(self._view(other), height=height, width=width)
             instead = make_batch([other], [view], device=self.device)
             yield sample, dataclasses.replace(batch, differences=instead.differences, diff_valid=instead.diff_valid)
 
@@ -413,7 +417,10 @@ class EvalLoader:
         share, faults = DistributedPositions(batch=1), FaultPolicy(stall_timeout_s=self.stall_timeout_s)
         for [sample] in stream_batches(self.clips, order, positions=share, workers=self.workers, faults=faults):
             sample = self.stress.apply(sample)
-            yield decoded(sample) if self.differences == "decoded" else sample
+            yield decoded(sample, cells=self.cells) if self.differences == "decoded" else sample
 
     def _shown(self, sample: Sample) -> tuple[Sample, Batch]:
-        return sample, make_batch([sample], [fit_view(sample.size, size=self.size)], device=self.device)
+        return sample, make_batch([sample], [self._view(sample)], device=self.device)
+
+    def _view(self, sample: Sample) -> CropParams:
+        return dataclasses.replace(fit_view(sample.size, size=self.size), cells=self.cells)

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 
 from vdaprep.errors import UsageError
 from vdatrain.data.samples import Sample
+from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import PATCH_SIZE
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as JPEG has it
@@ -59,6 +60,13 @@ class CropParams:
     """Whether it is mirrored left to right."""
     colour: ColorJitter = UNCHANGED
     """Change of its colours."""
+    cells: int = CELLS_PER_PATCH
+    """Rows and columns of differences a patch."""
+
+    @property
+    def cell_rows_and_columns(self) -> tuple[int, int]:
+        """Rows and columns of its differences."""
+        return self.cells * self.height // PATCH_SIZE, self.cells * self.width // PATCH_SIZE
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < PATCH_SIZE or self.height % PATCH_SIZE or self.width % PATCH_SIZE:

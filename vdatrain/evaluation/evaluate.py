@@ -30,6 +30,7 @@ from vdatrain.distributed.ranks import Ranks
 from vdatrain.evaluation.windows import WINDOW_METRICS, WindowFigures
 from vdatrain.inference.predictor import Predictor
 from vdatrain.models.canonical import in_metres, is_metric
+from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.objectives.alignment import fit_scale_shift
 from vdatrain.objectives.losses import video_loss
 from vdatrain.objectives.metric import metric_loss
@@ -60,6 +61,8 @@ class EvaluationPlan:
     """The processes that divide the windows among themselves; each calls `evaluate_clips`."""
     stress: StressPlan = StressPlan()
     """What disturbs the images."""
+    cells: int = CELLS_PER_PATCH
+    """Rows and columns of differences that the model takes a patch."""
 
     def order(self, clips: Sequence[Clip]) -> Sequence[Window]:
         """Return the windows of `clips` in the order in which they are evaluated."""
@@ -186,6 +189,7 @@ def plan_evaluation(
         workers=workers,
         stall_timeout_s=stall_timeout_s,
         differences=predictor.differences,
+        cells=predictor.cells_per_patch,
     )
 
 
@@ -234,6 +238,7 @@ def evaluate_clips(
         differences=plan.differences,
         foreign=[foreign_window(order, position) for position in mine] if is_shuffled else (),
         stress=plan.stress,
+        cells=plan.cells,
     )
     for position, (sample, batch) in zip(mine, loader.with_samples(), strict=True):
         with precision.autocast():

@@ -21,7 +21,6 @@ from vdatrain.data.batch import IMAGENET_MEAN, IMAGENET_STD
 from vdatrain.inference.stream_graph import StreamStep
 from vdatrain.models import tensor_files, variants
 from vdatrain.models.canonical import canonical_focal_of
-from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import PATCH_SIZE
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES
 from vdatrain.models.loading import load_model
@@ -171,7 +170,8 @@ def _write_onnx(out: Path, model: nn.Module, config: TrainConfig, shape: OnnxSha
     longest = max(PUBLISHED_FRAMES, config.frames)
     if shape.num_frames > longest:
         raise UsageError(f"--frames {shape.num_frames}: the model takes at most {longest}.")
-    inputs = _example(shape, differences=variants.uses_differences(config.variant))
+    uses = variants.uses_differences(config.variant)
+    inputs = _example(shape, cells=variants.cells_per_patch(config.variant) if uses else None)
     outputs = ["disparity"]
     if shape.stream:
         model = StreamStep(model, inputs)
@@ -197,13 +197,16 @@ def _write_onnx(out: Path, model: nn.Module, config: TrainConfig, shape: OnnxSha
     }
 
 
-def _example(shape: OnnxShape, *, differences: bool) -> dict[str, Tensor]:
-    """Make the inputs of one window, by the names of the model's arguments."""
+def _example(shape: OnnxShape, *, cells: int | None) -> dict[str, Tensor]:
+    """Make the inputs of one window, by the names of the model's arguments.
+
+    cells: rows and columns of differences that it takes a patch; None: it takes none.
+    """
     generator = torch.Generator().manual_seed(0)
-    cells = CELLS_PER_PATCH * shape.size // PATCH_SIZE
     inputs = {"frames": torch.randn(1, shape.num_frames, 3, shape.size, shape.size, generator=generator)}
-    if differences:
-        inputs["differences"] = 0.1 * torch.randn(1, shape.num_frames, 3, cells, cells, generator=generator)
+    if cells is not None:
+        side = cells * shape.size // PATCH_SIZE
+        inputs["differences"] = 0.1 * torch.randn(1, shape.num_frames, 3, side, side, generator=generator)
         inputs["diff_valid"] = torch.arange(shape.num_frames)[None] > (-1 if shape.stream else 0)
     return inputs
 

@@ -22,6 +22,7 @@ from vdaprep.shards.metadata import DiffSpec
 from vdaprep.storage.limits import MAX_FRAME_PIXELS
 from vdatrain.config import PRECISIONS, DifferencesName, parse_attention
 from vdatrain.data.batch import normalise, resample_differences
+from vdatrain.data.differences import decoded_spec
 from vdatrain.data.transforms import CropParams, fit_view, view_intrinsics
 from vdatrain.device import Precision, choose_device
 from vdatrain.inference.features import WindowFeatures
@@ -30,6 +31,7 @@ from vdatrain.inference.video_reader import DEFAULT_DIFF, Video, VideoFrame, ope
 from vdatrain.inference.video_writer import DisparityFile, Timeline, depth_of, write_output
 from vdatrain.models import published, tensor_files, variants
 from vdatrain.models.canonical import canonical_focal_of, in_metres
+from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import PATCH_SIZE
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, remember_frames, set_attention
 from vdatrain.models.loading import load_model
@@ -195,7 +197,7 @@ class Predictor:
 
     def prepare(self, frame: VideoFrame) -> PreparedFrame:
         """Resize a frame as published VDA does: bicubic, to whole patches of about its aspect."""
-        view = fit_view((frame.rgb.shape[0], frame.rgb.shape[1]), size=self.size)
+        view = replace(fit_view((frame.rgb.shape[0], frame.rgb.shape[1]), size=self.size), cells=self.cells_per_patch)
         if view.width * view.height > MAX_FRAME_PIXELS:
             raise UsageError(
                 f"--size {self.size}: makes frames of {view.width}x{view.height} pixels, more than {MAX_FRAME_PIXELS}; "
@@ -233,7 +235,12 @@ class Predictor:
     @property
     def taken(self) -> DiffSpec:
         """How the differences between frames are taken."""
-        return replace(self.diff, origin="decoded") if self.differences == "decoded" else self.diff
+        return decoded_spec(self.diff, cells=self.cells_per_patch) if self.differences == "decoded" else self.diff
+
+    @property
+    def cells_per_patch(self) -> int:
+        """Rows and columns of differences that the model takes a patch."""
+        return getattr(self.model, "cells_per_patch", CELLS_PER_PATCH)
 
     @property
     def metric(self) -> bool:

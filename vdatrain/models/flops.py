@@ -16,7 +16,8 @@ def gflop_per_frame(model: nn.Module, *, size: int, num_frames: int = COUNTED_FR
     model: a variant, built on the device `meta`. A multiplication and an addition count as two; matrix products and
     convolutions are counted, as everywhere, the rest is not. Raises ValueError unless size splits into patches.
     """
-    rows, columns = (CELLS_PER_PATCH * side for side in patch_grid(size, size))
+    cells = getattr(model, "cells_per_patch", CELLS_PER_PATCH)
+    rows, columns = (cells * side for side in patch_grid(size, size))
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         frames = torch.empty(1, num_frames, 3, size, size)
         differences = torch.empty(1, num_frames, 3, rows, columns)

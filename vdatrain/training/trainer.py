@@ -27,6 +27,7 @@ from vdatrain.evaluation.files import Protocol, write_evaluation
 from vdatrain.models import tensor_files
 from vdatrain.models.layers.temporal import set_attention
 from vdatrain.models.loading import chunk_of, whole_model
+from vdatrain.models.variants import cells_per_patch
 from vdatrain.run_dir import is_own, log, owned
 from vdatrain.training.callbacks import Callback
 from vdatrain.training.checkpoint import BEST_FILE, LAST_FILE, CheckpointManager
@@ -373,6 +374,7 @@ def _evaluation_plan(state: TrainState, *, windows: int = 0) -> EvaluationPlan:
         stall_timeout_s=config.stall_timeout,
         differences=config.differences,
         ranks=state.ranks,
+        cells=cells_per_patch(config.variant),
     )
 
 

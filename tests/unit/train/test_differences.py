@@ -19,10 +19,11 @@ from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.samples import Sample, read_window
 from vdatrain.data.transforms import fit_view
 from vdatrain.device import Precision
-from vdatrain.evaluation.evaluate import evaluate
+from vdatrain.evaluation.evaluate import evaluate, plan_evaluation
 from vdatrain.inference.predictor import Predictor
 from vdatrain.inference.video_reader import VideoFrame
 from vdatrain.models.loading import build_from_config
+from vdatrain.models.variants import build
 
 CPU = torch.device("cpu")
 
@@ -56,6 +57,24 @@ def test_decoded_differences_are_those_of_the_stored_frames(number: int, toy_sha
         stored = make_batch([sample], [view], device=CPU)
         assert not torch.equal(stored.differences, batch.differences)
         assert (stored.differences - batch.differences)[0, 1:].abs().mean() < 0.02 < batch.differences.std()
+
+
+@pytest.mark.parametrize(("variant", "cells"), [("coarse", 2), ("conv", 4), ("fine", 8)])
+@pytest.mark.parametrize("shown", ["both", "decoded"])
+def test_a_variant_is_given_as_many_cells_as_it_takes(variant: str, cells: int, shown: str, toy_shards: Path) -> None:
+    """Taken at 1/8, 1/4 and 1/2 of the frame's scale: where a window moves, all move alike."""
+    given = config(toy_shards, variant=variant, differences=shown)
+    batch, conv = first_batch(given), first_batch(replace(given, variant="conv"))
+    assert view_cells(batch) == (2 * cells, 2 * cells)
+    assert torch.equal(batch.diff_valid, conv.diff_valid)
+    whole, other = (one.differences.mean(dim=(-2, -1)) for one in (batch, conv))
+    assert (whole - other).abs().mean() < 0.15 * other.abs().mean()
+    plan = plan_evaluation(Predictor(build(variant, encoder="tiny"), Precision(CPU), size=28, num_frames=4))
+    [first, *_] = EvalLoader(
+        open_shards(toy_shards).clips(split="train"), [Window(0, 0, 0, WindowShape(4))], size=28, workers=0,
+        differences="decoded", cells=plan.cells,
+    )  # fmt: skip
+    assert view_cells(first)[0] == 2 * cells
 
 
 def view_cells(batch) -> tuple[int, int]:

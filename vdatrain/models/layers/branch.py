@@ -21,7 +21,7 @@ class Branch(nn.Module):
     """Base of the branches: `branch(features, pairs, num_frames)` gives a `Branched`.
 
     The tapped features are [n, p, c], n = b x num_frames. Pairs are past and future differences [b, t, 8, dh, dw] as
-    `past_and_future` gives them, CELLS_PER_PATCH x CELLS_PER_PATCH cells a patch; None unless `uses_differences`.
+    `past_and_future` gives them; None unless `uses_differences`.
 
     A branch begins as one that changes nothing. What of it looks at other frames is made of `Neighbours` and
     `TemporalAttention`, which know streams and `past_only`.

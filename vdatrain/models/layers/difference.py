@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vdatrain.models.layers.branch import Branch, Branched
 
 CELLS_PER_PATCH = 4  # rows and columns of the difference frame a patch: 148x148 for a frame of 518x518
+_STRIDES = {2: (2, 1, 1), 4: (2, 2, 1), 8: (2, 2, 2)}  # of the CNN's convolutions, by cells a patch
 GREY_LEVELS_PER_UNIT = 32  # typical motion changes a cell by some ten grey levels; the CNN sees it near 1
 PAIR_CHANNELS = 8  # three colours and a flag, past and future
 WIDTHS = (32, 64)
@@ -38,12 +39,12 @@ def without_future(pairs: Float[Tensor, "b t 8 dh dw"]) -> Float[Tensor, "b t 8 
     return torch.cat([past, torch.zeros_like(past)], dim=2)
 
 
-def check_cells(differences: Float[Tensor, "b t 3 dh dw"], grid: tuple[int, int]) -> None:
-    """Raise ValueError unless each patch of `grid` has CELLS_PER_PATCH cells each way."""
-    rows, columns = (CELLS_PER_PATCH * side for side in grid)
+def check_cells(differences: Float[Tensor, "b t 3 dh dw"], grid: tuple[int, int], cells: int) -> None:
+    """Raise ValueError unless each patch of `grid` has so many cells each way."""
+    rows, columns = (cells * side for side in grid)
     if differences.shape[-2:] != (rows, columns):
         found = "x".join(str(side) for side in reversed(differences.shape[-2:]))
-        raise ValueError(f"differences of {found} cells, expected {columns}x{rows}: {CELLS_PER_PATCH} a patch.")
+        raise ValueError(f"differences of {found} cells, expected {columns}x{rows}: {cells} a patch.")
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -60,24 +61,25 @@ class ChannelNorm(nn.LayerNorm):
 class DifferenceCNN(nn.Module):
     """Three convolutions from difference frames to an embedding a patch.
 
-    0.28 GFLOP a frame of 518x518.
+    0.28 GFLOP a frame of 518x518. cells: rows and columns of differences a patch: 2, 4 or 8, by as many parameters.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cells: int = CELLS_PER_PATCH) -> None:
         super().__init__()
+        first, second, third = _STRIDES[cells]
         self.layers = nn.Sequential(
-            nn.Conv2d(PAIR_CHANNELS, WIDTHS[0], 3, stride=2, padding=1),
+            nn.Conv2d(PAIR_CHANNELS, WIDTHS[0], 3, stride=first, padding=1),
             ChannelNorm(WIDTHS[0]),
             nn.GELU(),
-            nn.Conv2d(WIDTHS[0], WIDTHS[1], 3, stride=2, padding=1),
+            nn.Conv2d(WIDTHS[0], WIDTHS[1], 3, stride=second, padding=1),
             ChannelNorm(WIDTHS[1]),
             nn.GELU(),
-            nn.Conv2d(WIDTHS[1], EMBED_DIM, 3, padding=1),
+            nn.Conv2d(WIDTHS[1], EMBED_DIM, 3, stride=third, padding=1),
             ChannelNorm(EMBED_DIM),
         )
 
     def forward(self, pairs: Float[Tensor, "b t 8 dh dw"]) -> Float[Tensor, "n p e"]:
-        """Return the embedding of each patch; n = b x t, p = dh x dw / CELLS_PER_PATCH^2."""
+        """Return the embedding of each patch; n = b x t, p = dh x dw / cells^2."""
         return self.layers(pairs.flatten(0, 1)).flatten(2).transpose(1, 2)
 
 

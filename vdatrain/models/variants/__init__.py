@@ -6,6 +6,7 @@ A variant's module has a docstring whose first sentence says what it is, and
     USES_DIFFERENCES              whether its forward needs frame differences
     build(spec, *, max_frames)    the model with initial weights, a `VideoDepth`
     STARTS_AS_PUBLISHED           optional, False where new weights change what the published model computes
+    CELLS_PER_PATCH               optional, rows and columns of differences that it takes a patch
 """
 
 import importlib
@@ -13,11 +14,12 @@ import pkgutil
 from types import ModuleType
 
 from vdaprep.errors import UsageError
+from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import encoder_spec
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES
 from vdatrain.models.variants.basic import VideoDepth
 
-__all__ = ["build", "names", "own_prefixes", "starts_as_published", "summary", "uses_differences"]
+__all__ = ["build", "cells_per_patch", "names", "own_prefixes", "starts_as_published", "summary", "uses_differences"]
 
 
 def names() -> tuple[str, ...]:
@@ -39,7 +41,8 @@ def build(variant: str, *, encoder: str = "vits", max_frames: int = PUBLISHED_FR
 
     Returns:
         The model on the current default device, in training mode: from frames float32 [b, t, 3, h, w] (normalised
-        with ImageNet's mean and deviation), differences [b, t, 3, 4 h / 14, 4 w / 14] and their validity bool [b, t]
+        with ImageNet's mean and deviation), differences [b, t, 3, c h / 14, c w / 14], c being its `cells_per_patch`,
+        mostly 4, and their validity bool [b, t]
         to relative disparity float32 [b, t, h, w].
 
     Raises:
@@ -48,6 +51,7 @@ def build(variant: str, *, encoder: str = "vits", max_frames: int = PUBLISHED_FR
     module = _module(variant)
     model: VideoDepth = module.build(encoder_spec(encoder), max_frames=max_frames)
     model.own_prefixes = module.OWN_PREFIXES
+    model.cells_per_patch = cells_per_patch(variant)
     return model
 
 
@@ -59,6 +63,11 @@ def own_prefixes(variant: str) -> tuple[str, ...]:
 def uses_differences(variant: str) -> bool:
     """Say whether a variant needs frame differences."""
     return _module(variant).USES_DIFFERENCES
+
+
+def cells_per_patch(variant: str) -> int:
+    """Return the rows and columns of differences that a variant takes a patch."""
+    return getattr(_module(variant), "CELLS_PER_PATCH", CELLS_PER_PATCH)
 
 
 def starts_as_published(variant: str) -> bool:

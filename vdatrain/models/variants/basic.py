@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vdatrain.models.layers.branch import Branch
-from vdatrain.models.layers.difference import check_cells, past_and_future, without_future
+from vdatrain.models.layers.difference import CELLS_PER_PATCH, check_cells, past_and_future, without_future
 from vdatrain.models.layers.dpt import TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder, EncoderSpec, patch_grid
 
@@ -22,6 +22,8 @@ class VideoDepth(nn.Module):
 
     own_prefixes: tuple[str, ...] = ()
     """The variant's OWN_PREFIXES, which `variants.build` sets."""
+    cells_per_patch = CELLS_PER_PATCH
+    """Rows and columns of differences that it takes a patch; `variants.build` sets it."""
     metric = False
     """Whether the weights are metric ones, whose head gives depth: `load_weights` sets it, and the next."""
     canonical_focal_px: float | None = None
@@ -51,8 +53,8 @@ class VideoDepth(nn.Module):
 
         Args:
             frames: Normalised with ImageNet's mean and deviation; h and w are multiples of 14.
-            differences: Of each frame to the one before it, signed, in grey levels / 255, dh = 4 h / 14, dw = 4 w / 14;
-                ignored by a variant that uses none.
+            differences: Of each frame to the one before it, signed, in grey levels / 255, dh = c h / 14, dw = c w / 14
+                with c = `cells_per_patch`; ignored by a variant that uses none.
             diff_valid: False where there is no frame before.
 
         Raises:
@@ -100,7 +102,7 @@ class VideoDepth(nn.Module):
         """Return the past and future differences that the branch is shown."""
         if differences is None or diff_valid is None:
             raise ValueError("this variant uses differences: pass differences and diff_valid.")
-        check_cells(differences, grid)
+        check_cells(differences, grid, self.cells_per_patch)
         if self.differences_shown == "zeros":
             differences = torch.zeros_like(differences)
         pairs = past_and_future(differences, diff_valid)

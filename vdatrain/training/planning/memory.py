@@ -22,9 +22,9 @@ from vdatrain.config import PRESETS, TrainConfig
 from vdatrain.device import Precision
 from vdatrain.distributed.fsdp import gathered_bytes, kept_bytes
 from vdatrain.models.canonical import is_metric
-from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.encoder import patch_grid
 from vdatrain.models.loading import build_from_config
+from vdatrain.models.variants import cells_per_patch
 from vdatrain.objectives.losses import ExtraTerms, video_loss
 from vdatrain.objectives.metric import metric_loss
 from vdatrain.objectives.warping import Cameras
@@ -119,7 +119,8 @@ class Inputs:
     def of(cls, config: TrainConfig, *, device: str = "cpu") -> "Inputs":
         """Return a batch of the configuration's size."""
         B, T, side = config.batch, config.frames, config.size
-        rows, columns = (CELLS_PER_PATCH * cells for cells in patch_grid(side, side))
+        cells = cells_per_patch(config.variant)
+        rows, columns = (cells * patches for patches in patch_grid(side, side))
         frames = torch.zeros(B, T, 3, side, side, device=device)
         cameras = Cameras(
             torch.ones(B, T, 4, device=device),
