@@ -31,7 +31,7 @@ from vdatrain.data.sampler import (
     expected_shares,
     partition,
 )
-from vdatrain.data.samples import Sample
+from vdatrain.data.samples import Sample, expect_metres
 from vdatrain.data.stream import FaultPolicy, check_state, stream_batches
 from vdatrain.data.stress import StressPlan
 from vdatrain.data.transforms import Augmentation, CropParams, fit_view, sample_augmentations
@@ -128,6 +128,8 @@ class TrainLoader:
         self._clips = open_shards_of(config).clips(split=config.train_split)
         expect_labels(config.shards, self._clips)
         expect_differences(config, self._clips)
+        if config.task == "metric":
+            expect_cameras(self._clips, parse_mix(config.mix))
         shape, mix = WindowShape(config.frames, config.stride), parse_mix(config.mix)
         weights = dataset_weights(self._clips, mix, shape)
         self._sampler = WindowSampler(self._clips.lengths, shape, seed=config.seed, weights=weights)
@@ -225,6 +227,9 @@ class TrainLoader:
         size = (config.size, config.size)
         if config.differences == "decoded":
             samples = [decoded(sample, cells=self._cells) for sample in samples]
+        if config.task == "metric":
+            for sample in samples:
+                sample.expect_metres()
         drawn = sample_augmentations(samples, size, augmentation=Augmentation(), seed=config.seed)
         views = [dataclasses.replace(view, cells=self._cells) for view in drawn]
         batch = make_batch(samples, views, device=self._device, windows=config.batch)
@@ -291,6 +296,13 @@ def expect_labels(place: str, clips: ClipIndex) -> None:
 def _first_of_each(clips: ClipIndex) -> Iterable[Clip]:
     """Return a clip of each data set's split."""
     return {str(clip.tar).rpartition("/")[0]: clip for clip in reversed(clips.first_of_shards())}.values()
+
+
+def expect_cameras(clips: ClipIndex, mix: Mix) -> None:
+    """Raise DataError if a data set that a metric run shows has no metres or no cameras."""
+    for clip in _first_of_each(clips):
+        if mix.takes(clip.dataset):
+            expect_metres(clip, metres=clip.meta.is_metric, camera=clip.meta.intrinsics is not None)
 
 
 def expect_differences(config: TrainConfig, clips: ClipIndex) -> None:

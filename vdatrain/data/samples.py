@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float64, Int, UInt8
 from torch import Tensor
 
+from vdaprep.errors import DataError
 from vdaprep.shards.metadata import DepthSpec, DiffSpec
 from vdaprep.shards.reader import Clip, labels_of
 from vdaprep.shards.reader import read_window as unpack_window
@@ -54,10 +55,25 @@ class Sample:
     disparity_max: float
     """Largest disparity of the clip, likewise."""
 
+    def expect_metres(self) -> None:
+        """Raise DataError if a metric model can neither learn from it nor be measured on it."""
+        expect_metres(self, metres=self.depth.is_metric, camera=bool(np.isfinite(self.intrinsics).all()))
+
     @property
     def rgb(self) -> UInt8[Tensor, "t h w 3"]:
         """Grey levels, at the stored size; of video converted each time."""
         return decode_images(self.images, self.size)
+
+
+def expect_metres(of: Clip | Sample, *, metres: bool, camera: bool) -> None:
+    """Raise DataError where frames for a metric model have no depth in metres or no camera."""
+    if metres and camera:
+        return
+    found = "depth without a unit" if not metres else "no camera"
+    raise DataError(
+        f"data set {of.dataset}: clip {of.key} has {found}, and a metric model takes metres and intrinsics; leave the "
+        f"data set out, in training with --mix {of.dataset}=0, or take a relative model."
+    )
 
 
 def read_window(clip: Clip, window: Window, *, pin: bool = False) -> Sample:

@@ -241,6 +241,8 @@ def evaluate_clips(
         cells=plan.cells,
     )
     for position, (sample, batch) in zip(mine, loader.with_samples(), strict=True):
+        if is_metric(model):
+            sample.expect_metres()
         with precision.autocast():
             prediction = model(batch.frames, batch.differences, batch.diff_valid)
         prediction = in_metres(model, prediction, batch.intrinsics)

@@ -61,7 +61,8 @@ def evaluate_long(
         predictor = replace(predictor, diff=parts[0].meta.diff or DEFAULT_DIFF)
         truth: list[_Truth] = []
         samples = read_trajectory(parts, stall_timeout_s=stall_timeout_s)
-        frames = _frames_and_truth(samples, truth, stress.of(parts[0].key), device=predictor.precision.device)
+        device, under = predictor.precision.device, stress.of(parts[0].key)
+        frames = _frames_and_truth(samples, truth, under, device=device, metric=predictor.metric)
         maps: list[Tensor] = []
         for disparity in predictor.predict_frames(frames):
             maps.append(disparity)
@@ -87,10 +88,17 @@ class _Truth:
 
 
 def _frames_and_truth(
-    samples: Iterator[tuple[int, Sample, int]], truth: list[_Truth], stress: Stress, *, device: torch.device
+    samples: Iterator[tuple[int, Sample, int]],
+    truth: list[_Truth],
+    stress: Stress,
+    *,
+    device: torch.device,
+    metric: bool,
 ) -> Iterator[VideoFrame]:
     """Yield a trajectory's frames, each read once, and append to `truth` what they should be."""
     for number, sample, row in samples:
+        if metric:
+            sample.expect_metres()
         one = slice(row, row + 1)
         [depth_m] = decode_depth(sample.depth_bytes[one].to(device), sample.depth, size=sample.size)
         pose = None if sample.camera_to_world is None else sample.camera_to_world[row]

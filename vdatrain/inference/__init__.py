@@ -7,7 +7,6 @@ video          what a source of frames is
 video_reader   frames of anything: chooses between the next two, and reads shards
 video_file     frames of video files
 image_folder   frames of folders of images
-exif           the camera of a photograph, by its metadata
 presentation   which way up a frame is shown, with which pixel shape, and when
 video_writer   disparity as a video, images or an array
 export         weights under the published names, ONNX

@@ -18,8 +18,8 @@ from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 
 from vdaprep.errors import DataError
+from vdaprep.shards.pictures.header import read_header
 from vdaprep.storage.limits import MAX_FRAME_PIXELS, LimitError, check_pixels
-from vdatrain.inference.exif import intrinsics_of_photograph
 from vdatrain.inference.video import DEFAULT_FPS, Remarks, Video, VideoFrame, checked, some
 
 IMAGE_SUFFIXES = (
@@ -251,20 +251,28 @@ def _video_of(numbers: Mapping[Path, int], *, where: Path, remarks: Remarks) -> 
 def _read_images(numbers: Mapping[Path, int], remarks: Remarks) -> Iterator[tuple[str, VideoFrame]]:
     broken: list[str] = []
     for count, (path, number) in enumerate(numbers.items()):
-        picture = _read_image(path)
+        data = _bytes_of(path)
+        picture = _read_image(path, data)
         if picture is None:
             broken.append(path.name)
         else:
-            height, width = picture.shape[:2]
-            camera = intrinsics_of_photograph(path, width=width, height=height)
+            header = read_header(data)
+            camera = None if header is None or header.focal_px is None else np.array(header.intrinsics)
             yield str(path), VideoFrame(number, picture, count / DEFAULT_FPS, camera)
     _say_broken(broken, remarks)
 
 
-def _read_image(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
+def _bytes_of(path: Path) -> bytes:
+    """Return a file's content; nothing if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _read_image(path: Path, data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     """Decode an image to eight bits of RGB, turned as its metadata says; None if that fails."""
     try:
-        data = path.read_bytes()
         if path.suffix.lower() == ".avif":  # of which OpenCV does not read the orientation
             with Image.open(io.BytesIO(data)) as image:
                 return _rgb(image)

@@ -218,7 +218,8 @@ class Predictor:
         if canonical_focal_of(self.model) is None:
             return None
         height, width = frame.rgb.shape[:2]
-        if self.intrinsics is None and frame.intrinsics is None:
+        known = frame.intrinsics is not None and np.isfinite(frame.intrinsics).all()
+        if self.intrinsics is None and not known:
             raise UsageError(
                 f"the model's depth in metres takes the camera's focal length, and frame {frame.number} of the video "
                 f"does not say it; give --intrinsics fx,fy,cx,cy in pixels of its {width}x{height}."

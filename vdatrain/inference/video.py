@@ -30,7 +30,7 @@ class VideoFrame:
     seconds: Fraction | None = None
     """When it is shown, by the file's own clock; None of an array, which has no times."""
     intrinsics: Float64[ndarray, "4"] | None = None
-    """fx, fy, cx, cy in its pixels; None where the source does not say."""
+    """fx, fy, cx, cy in its pixels; None or nan where the source does not say."""
 
 
 class Remarks:

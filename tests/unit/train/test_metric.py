@@ -11,7 +11,12 @@ from torch.testing import assert_close
 
 from tests.models import lively
 from vdaprep.errors import DataError, UsageError
+from vdaprep.shards.dataset import open_shards
+from vdaprep.shards.metadata import DepthSpec
 from vdatrain.config import TrainConfig
+from vdatrain.data.loader import TrainLoader
+from vdatrain.data.sampler import Window, WindowShape
+from vdatrain.data.samples import read_window
 from vdatrain.data.transforms import CropParams, fit_view, view_intrinsics
 from vdatrain.device import Precision
 from vdatrain.inference.predictor import Predictor, load_predictor
@@ -190,6 +195,31 @@ def test_a_run_is_not_taken_for_what_it_did_not_learn(task: str, tmp_path: Path)
 def test_resuming_as_another_task_is_refused() -> None:
     with pytest.raises(UsageError, match="leave out what would change --task metric to relative"):
         CONFIG.changed({"task": "relative"})
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, None),
+        ({"depth": DepthSpec(kind="relative", relative_error=0.0)}, "depth without a unit"),
+        ({"intrinsics": np.full((2, 4), np.nan)}, "no camera"),
+    ],
+)
+def test_frames_without_metres_or_camera_are_refused(changes: dict, found: str | None, toy_shards: Path) -> None:
+    clip = open_shards(toy_shards).clips()[0]
+    sample = replace(read_window(clip, Window(0, 0, 0, WindowShape(2))), **changes)
+    if found is None:
+        sample.expect_metres()
+        return
+    with pytest.raises(DataError, match=f"data set .* clip .* has {found}, and a metric model takes metres"):
+        sample.expect_metres()
+    # Nor does a loader show it.
+    loader = TrainLoader(replace(CONFIG, shards=str(toy_shards), frames=2, batch=1), device=torch.device("cpu"))
+    with loader, pytest.raises(DataError, match=f"has {found}"):
+        loader._show([sample])
 
 
 # ----------------------------------------------------------------------------------------------------------- inference
