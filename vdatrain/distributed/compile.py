@@ -10,6 +10,13 @@ from torch.nn.parallel import DistributedDataParallel
 from vdatrain.data.batch import Batch
 from vdatrain.device import is_out_of_memory
 
+MAX_GRAPHS = 64
+"""Kinds of input that each have a compiled graph of their own: shapes of a batch, times patterns of attention in time.
+
+torch stops at 8, and then computes without compiled graphs, without an error: fewer than `--attention chunk` with
+`--images-per-clip` draws in windows of 32 frames.
+"""
+
 
 class CompiledForward:
     """Calls a model, with `compiled` through torch.compile until that fails, logged once.
@@ -19,7 +26,7 @@ class CompiledForward:
 
     def __init__(self, model: nn.Module, *, compiled: bool, warn: Callable[[str], None]) -> None:
         self._model = model
-        self._compiled = torch.compile(model) if compiled else None
+        self._compiled = _compile(model) if compiled else None
         self._warn = warn
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -61,6 +68,14 @@ class CompiledForward:
         self._compiled = None
         reason = " ".join(str(error).partition("\n\n")[0].split()) or type(error).__name__
         self._warn(f"--compile: torch.compile failed ({reason}); the run goes on without it.")
+
+
+def _compile(model: nn.Module) -> Callable[..., Tensor]:
+    import torch._dynamo as dynamo  # takes a while
+
+    limit = "recompile_limit" if hasattr(dynamo.config, "recompile_limit") else "cache_size_limit"  # until torch 2.6
+    setattr(dynamo.config, limit, max(MAX_GRAPHS, getattr(dynamo.config, limit)))
+    return torch.compile(model)
 
 
 def _failures() -> type[Exception]:

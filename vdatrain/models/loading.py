@@ -53,7 +53,7 @@ def chunk_of(config: TrainConfig) -> int | None:
     return 1 if config.attention == "causal" else None
 
 
-def initialise(model: VideoDepth, config: TrainConfig) -> LoadReport | None:
+def initialise(model: nn.Module, config: TrainConfig) -> LoadReport | None:
     """Load the weights that `init` names; returns None where it names none.
 
     They are a file, published weights or DINOv2's encoder. Raises DataError if they cannot be read or fetched, do not
@@ -64,6 +64,7 @@ def initialise(model: VideoDepth, config: TrainConfig) -> LoadReport | None:
         return None
     source = fetch_encoder(config.encoder) if config.init == PUBLISHED_ENCODER else _read(config.init, config.encoder)
     if config.task == "metric":
+        assert isinstance(model, VideoDepth)  # as every variant is
         return _begin_metric(model, source, config)
     if source.metric:
         raise DataError(

@@ -18,6 +18,7 @@ from vdaprep.cli.options import field_help
 from vdaprep.errors import UsageError
 from vdaprep.shards.dataset import open_shards
 from vdaprep.storage.urls import redact
+from vdatrain.cli.run import defaults_here
 from vdatrain.config import (
     CHANGEABLE,
     CPU_DEFAULTS,
@@ -206,6 +207,15 @@ def test_a_device_has_a_number_for_one_process_alone(monkeypatch: pytest.MonkeyP
         choose_device("cuda:2")
     with pytest.raises(UsageError, match="--device cuda:1: each of several processes has a GPU of its own"):
         choose_device("cuda:1", alone=False)
+
+
+@pytest.mark.parametrize(("own", "precision"), [(True, "bf16"), (False, "fp16")])
+def test_a_gpu_that_only_imitates_bf16_takes_fp16(own: bool, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a T4 does, of which torch says that it supports bf16."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: own or including_emulation)
+    assert defaults_here(TrainConfig(shards="s"), {})["precision"] == precision
 
 
 # -------------------------------------------------------------------------------------------------------- command lines

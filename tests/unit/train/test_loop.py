@@ -29,6 +29,7 @@ from vdatrain.data.loader import TrainLoader
 from vdatrain.data.prefetch import DevicePrefetcher
 from vdatrain.data.samples import Sample
 from vdatrain.device import Precision
+from vdatrain.distributed.compile import CompiledForward
 from vdatrain.distributed.ranks import Ranks
 from vdatrain.evaluation.evaluate import Evaluation
 from vdatrain.models import loading
@@ -497,6 +498,35 @@ def test_where_compiling_fails_the_run_goes_on_without(there, back, calls: int, 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     return make()
+
+
+class Patterned(Toy):
+    """A model with a number that changes from step to step, as the chunks of attention do."""
+
+    chunk = 0
+
+    def forward(self, frames: Tensor, differences: Tensor | None, diff_valid: Tensor) -> Tensor:
+        return super().forward(frames, differences, diff_valid) + self.chunk
+
+
+def test_every_pattern_has_its_compiled_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than torch would compile: with its limit it goes on without, and says nothing."""
+    made: list[object] = []
+    really = torch.compile
+
+    def count(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        made.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda model: really(model, backend=count))
+    model = Patterned()
+    forward = CompiledForward(model, compiled=True, warn=pytest.fail)
+    for chunk in (*range(12), 3, 0):
+        model.chunk = chunk
+        torch.testing.assert_close(
+            forward(small_batch("k")), model(torch.ones(1, 1, 3, 14, 14), None, torch.ones(1, 1))
+        )
+    assert len(made) == 12
 
 
 def test_what_has_no_memory_for_compiling_has_none(begin, monkeypatch: pytest.MonkeyPatch) -> None:
