@@ -9,7 +9,6 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 # next, and what the first try said is shown only if both fail.
 install = $(INSTALL) -e ".[$(1)]" 2>.venv/install.log || $(INSTALL) --system-certs -e ".[$(1)]" 2>/dev/null \
 	|| { cat .venv/install.log >&2; exit 1; }
-SMOKE := --encoder tiny --frames 8 --size 112 --batch 2 --steps 150 --warmup 20 --ema 0.98 --eval-every 75 --workers 1
 PEERS := .venv/bench-peers
 PEER_PACKAGES := mosaicml-streaming litdata lightning-utilities "transformers<5" "huggingface-hub<1" "tokenizers<0.23" \
 	regex catalogue zstd brotli python-snappy cramjam xxhash tqdm obstore tifffile
@@ -31,8 +30,9 @@ demo: $(DEMO_READY)
 	vdaprep convert mvs-synth --raw demo/raw/mvs-synth --out demo/shards
 	vdaprep verify demo/shards --deep --geometry
 	vdaprep inspect demo/shards/tartanair/train/shard-0001.tar --preview demo/sheet.png
-	vdatrain run --shards demo/shards --variant basic --out demo/runs/basic $(SMOKE)
-	vdatrain run --shards demo/shards --variant conv --out demo/runs/conv $(SMOKE)
+	vdatrain run --shards demo/shards --recipe tiny-cpu --out demo/runs/basic | tee demo/basic.txt
+	test $$(grep -c ", as expected" demo/basic.txt) = 3
+	vdatrain run --shards demo/shards --recipe tiny-cpu --variant conv --out demo/runs/conv
 	vdatrain eval --shards demo/shards --checkpoint demo/runs/conv/best.pt
 	vdatrain compare demo/runs/basic demo/runs/conv --report demo/report.html
 	@echo "Look at demo/sheet.png and demo/report.html."

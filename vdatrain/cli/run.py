@@ -150,6 +150,5 @@ def _print_result(result: "TrainResult", config: TrainConfig, recipe: "Recipe | 
     else:
         path = result.folder / f"{config.final}.pt"
         which = "the best weights" if config.final == "best" else "the last weights"
-        show([evaluation_table(result.evaluation), f"{path}: {which}, of step {result.evaluated_step}"])
-        for line in [] if recipe is None else recipe.compare(result.evaluation):
-            errors.print(line)
+        told = [] if recipe is None else recipe.compare(result.evaluation)
+        show([evaluation_table(result.evaluation), f"{path}: {which}, of step {result.evaluated_step}", *told])
