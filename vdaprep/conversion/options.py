@@ -70,11 +70,15 @@ class Settings:
 
     def encoding(self, facts: Manifest) -> Encoding:
         """Return what decides the bytes of a frame of a data set."""
+        spec = facts.depth_spec(relative_error=self.depth_error, unit_m=self.source.depth_unit_m)
+        if self.schema == 1 and not spec.is_metric:
+            raise UsageError(f"--profile v1: has no relative disparity, which {facts.title} have; leave it out.")
+        diffs = self.diffs if spec.is_metric else "none"  # of single frames
         return Encoding(
-            depth=self._depth(facts.depth_spec(relative_error=self.depth_error, unit_m=self.source.depth_unit_m)),
+            depth=self._depth(spec),
             short_side=self.short_side,
             rgb=self.rgb,
-            diff=None if self.diffs == "none" else DiffSpec(self.diff_scale, DIFF_STEP, self.diffs),
+            diff=None if diffs == "none" else DiffSpec(self.diff_scale, DIFF_STEP, diffs),
             schema=self.schema,
         )
 

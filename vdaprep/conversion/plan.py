@@ -249,6 +249,8 @@ def _find(
     found = source.find_trajectories(tree, options)
     if not found.trajectories and tree.unopened:
         return _find(dataset, raw, options, Selection(), on_listing, outputs)  # so that an error can say what there is
+    if found.refusal:
+        raise DataError(f"{redact(raw)}: {found.refusal}.")
     if not found.trajectories:
         unreadable = "".join(f"; {problem.file} {problem.reason}" for problem in tree.problems[:3])
         others = "".join(f"; it looks like {name}" for name in _looks_like(tree))
@@ -268,10 +270,11 @@ def _wants(selection: Selection, facts: Manifest) -> Callable[[str, str], bool]:
 
 
 def _looks_like(tree: Tree) -> list[str]:
-    """Name the data sets that do find trajectories in a tree."""
-    return [
+    """Name the data sets that do find trajectories; those of any images if no other does."""
+    found = [
         name for name in sources.names() if sources.load(name).find_trajectories(tree, SourceOptions()).trajectories
     ]
+    return [name for name in found if _manifest.load(name).depth["kind"] != "relative"] or found
 
 
 def _holes(trajectories: Iterable[Trajectory], settings: Settings) -> list[Rejection]:

@@ -71,7 +71,7 @@ def _parse_header(data: bytes) -> tuple[tuple[int, int], bool, np.dtype[Any]]:
     if dtype is None or "O" in dtype[1]:
         raise ValueError("holds pickled objects, which are never loaded, or fields; expected numbers")
     if not _FLOATS.fullmatch(dtype[1]):
-        raise ValueError(f"holds {_name(dtype[1])} {sizes}, expected floats in metres, such as float32")
+        raise ValueError(f"holds {_name(dtype[1])} {sizes}, expected floats, such as float32")
     inner = sizes[:2] if sizes[2:] == (1,) else sizes[1:] if len(sizes) == 3 and sizes[0] == 1 else sizes
     if len(inner) != 2:
         raise ValueError(f"holds {_name(dtype[1])} {sizes}, expected floats in two dimensions")

@@ -218,11 +218,14 @@ class Cameras:
     """Factors of fx one of which is meant, by their names; which, depth and poses tell. Empty: fx is as it is."""
     without_pose: frozenset[int] = frozenset()
     """Indices of frames that are kept though their pose is not known, as where tracking was lost."""
+    is_known: bool = True
+    """Whether there are intrinsics; else those that an image says itself are taken, or none."""
 
     def __post_init__(self) -> None:
         positive = (self.intrinsics[:, :2] > 0).all(axis=1)
         usable = positive & (np.abs(self.intrinsics) < _MAX_PIXELS).all(axis=1)
-        bad = dict.fromkeys(np.flatnonzero(~usable).tolist(), "has no usable intrinsics: they are no camera's")
+        unusable = np.flatnonzero(~usable & self.is_known).tolist()
+        bad = dict.fromkeys(unusable, "has no usable intrinsics: they are no camera's")
         if self.camera_to_world is not None:
             where = "" if self.pose_file is None else f" in {self.pose_file}"
             reason = f"has no usable pose: its matrix{where} is not a rotation and a translation"
@@ -242,6 +245,10 @@ class RgbImage:
     """The source's own bytes, where they are a JPEG that can be stored as it is."""
     covers_depth: bool = False
     """Whether it shows the same view as its depth map on a finer grid, so that it is scaled down to that."""
+    any_size: bool = False
+    """Whether its depth map may have any size of its aspect: the larger of the two is scaled down to the smaller."""
+    intrinsics: tuple[float, float, float, float] | None = None
+    """fx, fy, cx, cy in pixels as the image itself says, nan if it does not; None: its trajectory's camera counts."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +274,7 @@ def make_frame(
     if depth_m is None:
         depth_m = np.full(rgb.pixels.shape[:2], np.nan, np.float32)
     rgb = _on_grid_of(depth_m, rgb)
+    depth_m = _on_grid_of_image(rgb, depth_m)
     height, width = rgb.pixels.shape[:2]
     if depth_m.shape != (height, width):
         found, expected = _size(depth_m.shape), _size((height, width))
@@ -274,9 +282,11 @@ def make_frame(
     if index in cameras.problems:
         raise FrameError(str(files.rgb), cameras.problems[index])
     intrinsics = cameras.intrinsics[index]
+    if not cameras.is_known and rgb.intrinsics is not None:
+        intrinsics = np.array(rgb.intrinsics)
     if cameras.size is not None and cameras.size != (width, height):
         intrinsics = _intrinsics_of_copy(intrinsics, cameras.size, (width, height), files)
-    if not cameras.said:
+    if not cameras.said and cameras.is_known:
         _expect_in_the_middle(intrinsics, (width, height), files)
     poses = None if index in cameras.without_pose else cameras.camera_to_world
     pose = None if poses is None else poses[index]
@@ -288,9 +298,21 @@ def _on_grid_of(depth_m: Float32[np.ndarray, "h w"], rgb: RgbImage) -> RgbImage:
     height, width = rgb.pixels.shape[:2]
     rows, columns = depth_m.shape
     x, y = columns / width, rows / height
-    if not rgb.covers_depth or max(x, y) > 1 or x == y == 1 or abs(x / y - 1) > _SAME_ASPECT:
+    if not (rgb.covers_depth or rgb.any_size) or max(x, y) > 1 or x == y == 1 or abs(x / y - 1) > _SAME_ASPECT:
         return rgb
-    return RgbImage(cv2.resize(rgb.pixels, (columns, rows), interpolation=cv2.INTER_AREA))
+    pixels = cv2.resize(rgb.pixels, (columns, rows), interpolation=cv2.INTER_AREA)
+    said = None if rgb.intrinsics is None else tuple(scale_intrinsics(np.array(rgb.intrinsics), x=x, y=y).tolist())
+    return replace(rgb, pixels=pixels, jpeg=None, intrinsics=said)
+
+
+def _on_grid_of_image(rgb: RgbImage, depth_m: Float32[np.ndarray, "_h _w"]) -> Float32[np.ndarray, "h w"]:
+    """Scale a depth map of an image's aspect down to it by nearest pixels, if that is allowed."""
+    height, width = rgb.pixels.shape[:2]
+    rows, columns = depth_m.shape
+    same_aspect = abs(columns * height / (width * rows) - 1) <= _SAME_ASPECT
+    if not (rgb.any_size and same_aspect) or (rows, columns) == (height, width):
+        return depth_m
+    return depth_m[np.ix_(_centres(height, rows), _centres(width, columns))]
 
 
 def _expect_in_the_middle(intrinsics: Float64[np.ndarray, "4"], size: tuple[int, int], files: FrameFiles) -> None:

@@ -201,13 +201,14 @@ def check_size(width: int, height: int, location: Location) -> None:
         raise FrameError(str(location), error.reason.rstrip(".")) from error
 
 
-def decode_image(data: bytes, location: Location, flags: int) -> np.ndarray:
+def decode_image(data: bytes, location: Location, flags: int, *, turned: bool = False) -> np.ndarray:
     """Decode a whole image as cv2 does with `flags`; raises FrameError if that fails.
 
-    The size that its header says must have been checked.
+    The size that its header says must have been checked. It is as stored, or `turned` as Exif says.
     """
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        flags |= 0 if turned else cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # a size that no image has
         raise FrameError(str(location), "the image cannot be decoded") from error
     if image is None:

@@ -51,6 +51,8 @@ class Found:
     """The trajectories, by name; every frame that has a file is listed."""
     others: tuple[str, ...] = ()
     """Paths of the files that are no part of any trajectory's layout."""
+    refusal: str = ""
+    """Why nothing of it can be converted, and what to do; empty if it can."""
 
 
 class Claims:

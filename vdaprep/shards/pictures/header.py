@@ -81,6 +81,7 @@ def read_header(data: bytes) -> ImageHeader | None:
 
 def _header_of(image: Image.Image) -> ImageHeader:
     exif = _exif_of(image)
+    kind = "JPEG" if image.format == "MPO" else image.format or ""  # of cameras that put a preview behind the picture
     # PIL has exchanged the sides of a TIFF already.
     found = exif.get(Base.Orientation, 1)
     orientation = found if found in range(1, 9) else 1
@@ -90,10 +91,10 @@ def _header_of(image: Image.Image) -> ImageHeader:
     return ImageHeader(
         width=width,
         height=height,
-        kind=image.format or "",
+        kind=kind,
         mode=image.mode,
         orientation=orientation,
-        pictures=getattr(image, "n_frames", 1),
+        pictures=1 if kind == "JPEG" else getattr(image, "n_frames", 1),
         focal_px=_focal_px(exif.get_ifd(IFD.Exif), width=width, height=height),
     )
 

@@ -7,4 +7,5 @@ spring                         rendered, from an animated film
 irs                            rendered, rooms, without poses
 dynamic_replica                people and animals in scanned rooms
 custom                         anyone's own RGB-D videos
+images                         anyone's own photographs, with a teacher's disparity or none
 """
