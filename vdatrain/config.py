@@ -19,6 +19,8 @@ TaskName = Literal["relative", "metric"]
 PresetName = Literal["paper", "finetune", "adapter", "scratch"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 RecomputedPart = Literal["none", "head", "encoder", "all"]
+AspectName = Literal["square", "native"]
+ShortClips = Literal["drop", "bucket"]
 WindowOrder = Literal["shuffle", "sequential"]
 AttentionName = Literal["full", "chunk", "causal"]
 LicenceName = Literal["any", "commercial"]
@@ -86,6 +88,12 @@ class TrainConfig:
     """Take every n-th frame of a clip."""
     size: int = _option(518, cpu=112)
     """Pixels of a side, a multiple of 14."""
+    aspect: AspectName = "square"
+    """Crop windows to squares, or, native, to the nearest of 9:16, 3:4, 1:1, 4:3, 16:9 and 21:9, of as many pixels;
+    each batch has one shape, and with --compile each shape is compiled once."""
+    short_clips: ShortClips = "drop"
+    """Leave out clips shorter than a window, or, bucket, take windows of a half, a quarter, ... of the frames of them;
+    each batch has one length."""
     batch: int = _option(1, changeable=True, cpu=2)
     """Windows at a time, on each rank."""
     accumulate: int = _option(1, changeable=True)
@@ -186,6 +194,11 @@ class TrainConfig:
             raise UsageError(
                 "--differences shuffled takes those of another window of the batch; give --batch 2 or more, and "
                 "--accumulate less."
+            )
+        if self.order == "sequential" and (self.aspect, self.short_clips) != ("square", "drop"):
+            raise UsageError(
+                "--order sequential does not go together with --aspect native or --short-clips bucket; give --order "
+                "shuffle, or neither of them."
             )
         if self.order == "sequential" and self.images_per_clip:
             raise UsageError(

@@ -269,7 +269,7 @@ OTHER: dict[str, Any] = {
     "track": "wandb", "cache": "there", "cache_size": "1GB", "cache_free": "2GB", "device": "cpu",
     "shards": "elsewhere", "train_split": "val", "licence": "commercial",
     "eval_split": "train", "final": "last", "differences": "past", "attention": "causal", "task": "metric",
-    "images": "elsewhere",
+    "images": "elsewhere", "aspect": "native", "short_clips": "bucket",
 }  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def command(
     from vdaprep.shards.dataset import open_shards
     from vdaprep.shards.pictures.stress import IMAGE_KINDS, describe, parse_stress
     from vdaprep.storage.cache import open_cache
-    from vdatrain.data.stress import StressPlan
+    from vdatrain.data.altered.stress import StressPlan
     from vdatrain.evaluation.evaluate import alignment_of, evaluate_clips, plan_evaluation
     from vdatrain.evaluation.files import Protocol, check_evaluation_folder, write_evaluation
     from vdatrain.evaluation.long import evaluate_long

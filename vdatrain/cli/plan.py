@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 EXAMPLE = "vdatrain plan --variant conv --encoder vitb --batch 2 --precision bf16 --device-memory 24GB"
 _GIB = 1 << 30
 _OF_A_STEP = (
-    *("variant", "encoder", "preset", "frames", "size", "batch", "accumulate", "ema", "precision", "recompute"),
+    *(
+        "variant",
+        "encoder",
+        "preset",
+        "frames",
+        "size",
+        "aspect",
+        "batch",
+        "accumulate",
+        "ema",
+        "precision",
+        "recompute",
+    ),
     *("shard_model", "device"),
 )
 

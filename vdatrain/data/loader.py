@@ -17,8 +17,10 @@ from vdaprep.storage.cache import open_cache
 from vdaprep.storage.urls import redact
 from vdaprep.units import spread_evenly
 from vdatrain.config import DifferencesName, Mix, TrainConfig, WindowOrder, parse_mix
+from vdatrain.data.altered.differences import decoded, shuffled
+from vdatrain.data.altered.stress import StressPlan
 from vdatrain.data.batch import Batch, make_batch
-from vdatrain.data.differences import decoded, shuffled
+from vdatrain.data.buckets import BucketSampler, expect_whole_batches, train_sampler
 from vdatrain.data.prefetch import DevicePrefetcher
 from vdatrain.data.sampler import (
     DistributedPositions,
@@ -27,13 +29,11 @@ from vdatrain.data.sampler import (
     Window,
     WindowSampler,
     WindowShape,
-    dataset_weights,
     expected_shares,
     partition,
 )
 from vdatrain.data.samples import Sample, expect_metres
 from vdatrain.data.stream import FaultPolicy, check_state, stream_batches
-from vdatrain.data.stress import StressPlan
 from vdatrain.data.transforms import Augmentation, CropParams, fit_view, sample_augmentations
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.variants import cells_per_patch, uses_differences
@@ -101,10 +101,11 @@ class TrainLoader:
     Args:
         config: Its fields that concern data: shards, train_split, frames, stride, size, batch, seed, mix,
             order, shuffle_buffer, differences,
-            images_per_clip, images, workers, skip_bad, stall_timeout and those of the cache.
+            aspect, short_clips, images_per_clip, images, workers, skip_bad, stall_timeout and those of the cache.
         rank: Number of this process among those that train together.
         world_size: Number of those processes.
         start: Global position of the first window, as `position` had it.
+        block: Where batches differ in shape, the windows of a batch of all ranks when the run began; 0: it begins now.
         device: Device of the batches.
         on_skip: Called with a sentence for every window that cannot be read, while `skip_bad` lasts.
 
@@ -121,6 +122,7 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,
+        block: int = 0,
         on_skip: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self._config, self._device, self._cells = config, device, cells_per_patch(config.variant)
@@ -130,16 +132,19 @@ class TrainLoader:
         expect_differences(config, self._clips)
         if config.task == "metric":
             expect_cameras(self._clips, parse_mix(config.mix))
-        shape, mix = WindowShape(config.frames, config.stride), parse_mix(config.mix)
-        weights = dataset_weights(self._clips, mix, shape)
-        self._sampler = WindowSampler(self._clips.lengths, shape, seed=config.seed, weights=weights)
-        self.expected_shares = expected_shares(self._clips, mix)
-        """Share of the frames that each data set should have, by its name."""
         self._positions = DistributedPositions(config.batch, rank, world_size, start)
+        self._sampler = train_sampler(self._clips, config, block=block or config.batch * world_size)
+        expect_whole_batches(self._sampler, self._positions)
+        self.expected_shares = expected_shares(self._clips, parse_mix(config.mix))
+        """Share of the frames that each data set should have, by its name."""
         self._images = None if not config.images else _images_of(config)
         self.expected_image_shares = {} if self._images is None else expected_shares(self._images[0], Mix({}))
         """The same of the images beside them, if they have shards of their own."""
         self._taken = 0
+        self.shown_frames = 0
+        """Frames of the batches so far, single images included."""
+        self.shown_pixels = 0
+        """Their pixels."""
         self._batches = self._open()
 
     @property
@@ -182,21 +187,30 @@ class TrainLoader:
         """
         batch = self._batches.take()
         self._taken += 1
+        for part in (batch, *([] if batch.images is None else [batch.images])):
+            self.shown_frames += part.mask.shape[:2].numel()
+            self.shown_pixels += part.mask.numel()
         return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position, and what has to be the same where it is loaded."""
-        return {"position": self.position, **self._identity()}
+        block = {"block": self._sampler.block} if isinstance(self._sampler, BucketSampler) else {}
+        return {"position": self.position, **block, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, for any number of ranks, workers and windows per batch.
 
         Raises:
             DataError: the state is of other shards or of another order.
+            UsageError: batches that differ in shape would not be whole with this many windows.
         """
         check_state(state, self._identity())
+        positions = dataclasses.replace(self._positions, start=state["position"])
+        if isinstance(self._sampler, BucketSampler):
+            self._sampler = dataclasses.replace(self._sampler, block=state["block"])
+        expect_whole_batches(self._sampler, positions)
         self._batches.close()
-        self._positions = dataclasses.replace(self._positions, start=state["position"])
+        self._positions = positions
         self._taken = 0
         self._batches = self._open()
 
@@ -238,7 +252,7 @@ class TrainLoader:
     def _samples(self) -> Generator[list[Sample]]:
         config, positions = self._config, self._positions
         options = {"workers": config.workers, "pin": self._device.type == "cuda", "faults": self._faults}
-        if config.order == "sequential":
+        if isinstance(self._sampler, WindowSampler) and config.order == "sequential":
             from vdatrain.data.sequential import stream_sequential  # webdataset is imported for this order alone
 
             return stream_sequential(

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,8 @@ class Window:
     """First frame of the clip that it shows."""
     shape: WindowShape
     """Number and stride of its frames."""
+    view: tuple[int, int] | None = None
+    """Height and width that training shows it at, in pixels; None: those of all windows."""
     repeats: int = 0
     """How many of the clip's frames from `first` on the window before it has as well; above 0 only for the last window
     of a clip in an evaluation."""
@@ -87,8 +90,12 @@ class ClipWeight:
         return math.floor(self.repeats * windows + 0.5)
 
 
-def dataset_weights(clips: ClipIndex, mix: Mix, shape: WindowShape) -> tuple[ClipWeight, ...]:
+def dataset_weights(
+    clips: ClipIndex, mix: Mix, shape: WindowShape, frames: Int64[np.ndarray, " clips"] | None = None
+) -> tuple[ClipWeight, ...]:
     """Return the weights of clips by data set, for windows of a shape.
+
+    `frames`: those of each clip's windows, where they differ from the shape's.
 
     Shares of frames leave an epoch about as many windows as all data sets in the mix have: those with less than their
     share come more often, those with more come in part.
@@ -105,7 +112,7 @@ def dataset_weights(clips: ClipIndex, mix: Mix, shape: WindowShape) -> tuple[Cli
         raise UsageError(f"--mix {unknown[0]}={asked}: the shards have {', '.join(sorted(found))} only.")
     if not mix.of_frames:
         return tuple(ClipWeight(count, mix.numbers.get(dataset, 1)) for dataset, count in stretches)
-    repeats = _repeats_of_shares(_windows_by_dataset(clips, shape), mix, shape)
+    repeats = _repeats_of_shares(_windows_by_dataset(clips, shape, frames), mix, shape)
     return tuple(ClipWeight(count, repeats.get(dataset, 0)) for dataset, count in stretches)
 
 
@@ -119,18 +126,22 @@ def expected_shares(clips: ClipIndex, mix: Mix) -> dict[str, float]:
     return {dataset: count / total for dataset, count in asked.items() if count}
 
 
-def _windows_by_dataset(clips: ClipIndex, shape: WindowShape) -> dict[str, int]:
-    """Return how many different windows each data set has."""
+def _windows_by_dataset(
+    clips: ClipIndex, shape: WindowShape, frames: Int64[np.ndarray, " clips"] | None = None
+) -> dict[str, float]:
+    """Return the number of each data set's windows; one of fewer frames is a part of one."""
     windows = np.asarray(clips.lengths, np.int64) // shape.span
-    totals: dict[str, int] = {}
+    if frames is not None:
+        windows = np.asarray(clips.lengths, np.int64) // ((frames - 1) * shape.stride + 1) * (frames / shape.num_frames)
+    totals: dict[str, float] = {}
     first = 0
     for dataset, count in clips.datasets():
-        totals[dataset] = totals.get(dataset, 0) + int(windows[first : first + count].sum())
+        totals[dataset] = totals.get(dataset, 0) + float(windows[first : first + count].sum())
         first += count
     return totals
 
 
-def _repeats_of_shares(windows: Mapping[str, int], mix: Mix, shape: WindowShape) -> dict[str, float]:
+def _repeats_of_shares(windows: Mapping[str, float], mix: Mix, shape: WindowShape) -> dict[str, float]:
     """Return how often windows come in an epoch so that frames have the mix's shares."""
     shares = {dataset: share for dataset, share in mix.numbers.items() if share}
     total = sum(windows[dataset] for dataset in shares)
@@ -139,9 +150,9 @@ def _repeats_of_shares(windows: Mapping[str, int], mix: Mix, shape: WindowShape)
         repeats[dataset] = share * total / windows[dataset] if windows[dataset] else math.inf
         if repeats[dataset] > MAX_REPEATS:
             raise UsageError(
-                f"--mix {dataset}={100 * share:g}%: it has {windows[dataset]} windows of {shape.num_frames} frames at "
-                f"stride {shape.stride} among {total}, which would have to come more than {MAX_REPEATS} times an "
-                "epoch; give it a smaller share, or take shorter windows."
+                f"--mix {dataset}={100 * share:g}%: it has {windows[dataset]:.10g} windows of {shape.num_frames} "
+                f"frames at stride {shape.stride} among {total:.10g}, which would have to come more than {MAX_REPEATS} "
+                "times an epoch; give it a smaller share, or take shorter windows."
             )
     return repeats
 
@@ -149,8 +160,20 @@ def _repeats_of_shares(windows: Mapping[str, int], mix: Mix, shape: WindowShape)
 # ---------------------------------------------------------------------------------------------------------- samplers
 
 
+class TrainSampler(ABC):
+    """An endless order of windows."""
+
+    @abstractmethod
+    def __getitem__(self, position: int) -> Window:
+        """Return the window at a position from 0 on."""
+
+    @abstractmethod
+    def instead_of(self, position: int, *, attempt: int) -> Window:
+        """Return one of the same shape to take its place, another for each attempt from 1 on."""
+
+
 @dataclass(frozen=True, eq=False)  # so that to look up an epoch, which is kept by sampler, takes no pass over the clips
-class WindowSampler:
+class WindowSampler(TrainSampler):
     """Endless shuffle of the windows of all clips: a pure function of (seed, epoch, position).
 
     In an epoch a clip of L frames gives floor(L / span) windows. The first frame of each is drawn at random from a part
@@ -192,6 +215,10 @@ class WindowSampler:
         epoch, row = divmod(position, self.windows_per_epoch)
         clip, first = _shuffled_epoch(self, epoch)[row].tolist()
         return Window(position, clip, first, self.shape)
+
+    def instead_of(self, position: int, *, attempt: int) -> Window:
+        """Return the window of the same place so many epochs later, at this position."""
+        return dataclasses.replace(self[position + attempt * self.windows_per_epoch], position=position)
 
     def epoch(self, number: int) -> list[Window]:
         """Return all windows of an epoch in their order."""
@@ -248,7 +275,7 @@ class EvalSampler(Sequence[Window]):
         nth = position - (int(self._ends[clip - 1]) if clip else 0)
         start, span = nth * self.shape.span, self.shape.span
         first = min(start, int(self.lengths[clip]) - span)
-        return Window(position, clip, first, self.shape, start - first)
+        return Window(position, clip, first, self.shape, repeats=start - first)
 
 
 @dataclass(frozen=True)
@@ -269,7 +296,7 @@ class SubsetSampler(Sequence[Window]):
         return self.order[self.positions[position]]
 
 
-Sampler = WindowSampler | Sequence[Window]
+Sampler = TrainSampler | Sequence[Window]
 
 
 def _count_shorter(lengths: Lengths, shape: WindowShape) -> int:

@@ -1,6 +1,5 @@
 """Windows read, decoded and put into batches by threads, in the order of a sampler."""
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 from vdaprep.errors import DataError, UsageError, VdakitError
 from vdaprep.shards.reader import Clip
 from vdatrain.data.prefetch import Pace, Stalled, map_ahead
-from vdatrain.data.sampler import DistributedPositions, Sampler, Window, WindowSampler
+from vdatrain.data.sampler import DistributedPositions, Sampler, TrainSampler, Window
 from vdatrain.data.samples import Sample, read_window
 
 
@@ -61,7 +60,7 @@ def stream_batches(
         ShardError: a window cannot be read, when its batch is due.
         VdakitError: a read takes longer than `stall_timeout_s`, or memory does not suffice.
     """
-    total = None if isinstance(order, WindowSampler) else len(order)
+    total = None if isinstance(order, TrainSampler) else len(order)
     windows = (order[position] for position in positions.positions(total=total))
     read = functools.partial(_read, clips=clips, order=order, pin=pin, skip_bad=faults.skip_bad)
     batches = collect(
@@ -127,10 +126,9 @@ def _read(window: Window, *, clips: Sequence[Clip], order: Sampler, pin: bool, s
 
 
 def _instead_of(window: Window, order: Sampler, *, attempt: int) -> Window:
-    if not isinstance(order, WindowSampler):
+    if not isinstance(order, TrainSampler):
         raise UsageError("--skip-bad is for training; an evaluation without some of its windows would be another one.")
-    later = order[window.position + attempt * order.windows_per_epoch]
-    return dataclasses.replace(later, position=window.position)
+    return order.instead_of(window.position, attempt=attempt)
 
 
 def _good_samples(outcomes: Iterator[Outcome], faults: FaultPolicy) -> Iterator[Sample]:

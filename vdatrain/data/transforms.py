@@ -107,10 +107,16 @@ class Augmentation:
 def sample_augmentations(
     samples: Sequence[Sample], target: tuple[int, int], *, augmentation: Augmentation, seed: int
 ) -> list[CropParams]:
-    """Draw a view of `target` (height, width) for each sample, by seed and position alone."""
+    """Draw a view of `target` (height, width) for each sample, by seed and position alone.
+
+    A sample whose window has a view of its own gets that.
+    """
     return [
         sample_augmentation(
-            sample.size, target, augmentation=augmentation, generator=sample_generator(seed, sample.window.position)
+            sample.size,
+            sample.window.view or target,
+            augmentation=augmentation,
+            generator=sample_generator(seed, sample.window.position),
         )
         for sample in samples
     ]

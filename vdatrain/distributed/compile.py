@@ -21,12 +21,14 @@ torch stops at 8, and then computes without compiled graphs, without an error: f
 class CompiledForward:
     """Calls a model, with `compiled` through torch.compile until that fails, logged once.
 
+    Where batches have several `shapes`, it is compiled for each when that first comes.
+
     The model itself, its parameters' names and its modes are left as they are. It may be wrapped for several ranks.
     """
 
-    def __init__(self, model: nn.Module, *, compiled: bool, warn: Callable[[str], None]) -> None:
+    def __init__(self, model: nn.Module, *, compiled: bool, warn: Callable[[str], None], shapes: int = 1) -> None:
         self._model = model
-        self._compiled = _compile(model) if compiled else None
+        self._compiled = _compile(model, shapes=shapes) if compiled else None
         self._warn = warn
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -70,12 +72,13 @@ class CompiledForward:
         self._warn(f"--compile: torch.compile failed ({reason}); the run goes on without it.")
 
 
-def _compile(model: nn.Module) -> Callable[..., Tensor]:
+def _compile(model: nn.Module, *, shapes: int) -> Callable[..., Tensor]:
+    """Compile a model; where batches have several shapes each by itself, not once for all of them."""
     import torch._dynamo as dynamo  # takes a while
 
     limit = "recompile_limit" if hasattr(dynamo.config, "recompile_limit") else "cache_size_limit"  # until torch 2.6
-    setattr(dynamo.config, limit, max(MAX_GRAPHS, getattr(dynamo.config, limit)))
-    return torch.compile(model)
+    setattr(dynamo.config, limit, max(MAX_GRAPHS * shapes, getattr(dynamo.config, limit)))
+    return torch.compile(model) if shapes == 1 else torch.compile(model, dynamic=False)
 
 
 def _failures() -> type[Exception]:

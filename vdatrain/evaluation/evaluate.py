@@ -18,13 +18,13 @@ from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.reader import Clip
 from vdaprep.units import spread_evenly
 from vdatrain.config import DifferencesName
+from vdatrain.data.altered.differences import foreign_window
+from vdatrain.data.altered.stress import StressPlan
 from vdatrain.data.batch import Batch
 from vdatrain.data.decode import decode_depth
-from vdatrain.data.differences import foreign_window
 from vdatrain.data.loader import EvalLoader, eval_order
 from vdatrain.data.sampler import SubsetSampler, Window, WindowShape, partition
 from vdatrain.data.samples import Sample
-from vdatrain.data.stress import StressPlan
 from vdatrain.device import Precision
 from vdatrain.distributed.ranks import Ranks
 from vdatrain.evaluation.windows import WINDOW_METRICS, WindowFigures

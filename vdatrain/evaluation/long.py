@@ -12,9 +12,9 @@ from torch import Tensor
 
 from vdaprep.shards.pictures.stress import Stress
 from vdaprep.shards.reader import Clip
+from vdatrain.data.altered.stress import StressPlan
 from vdatrain.data.decode import decode_depth, decode_images
 from vdatrain.data.samples import Sample
-from vdatrain.data.stress import StressPlan
 from vdatrain.evaluation.evaluate import alignment_of, mean_of
 from vdatrain.inference.predictor import Predictor
 from vdatrain.inference.video_reader import DEFAULT_DIFF, VideoFrame, by_trajectory, read_trajectory

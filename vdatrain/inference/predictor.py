@@ -21,8 +21,8 @@ from vdaprep.shards import codec
 from vdaprep.shards.metadata import DiffSpec
 from vdaprep.storage.limits import MAX_FRAME_PIXELS
 from vdatrain.config import PRECISIONS, DifferencesName, parse_attention
+from vdatrain.data.altered.differences import decoded_spec
 from vdatrain.data.batch import normalise, resample_differences
-from vdatrain.data.differences import decoded_spec
 from vdatrain.data.transforms import CropParams, fit_view, view_intrinsics
 from vdatrain.device import Precision, choose_device
 from vdatrain.inference.features import WindowFeatures

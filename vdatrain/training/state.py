@@ -17,6 +17,7 @@ from vdaprep.shards.dataset import ShardCollection, open_shards
 from vdaprep.shards.records import DataTerms
 from vdaprep.storage.urls import redact
 from vdatrain.config import NO_SPLIT, PRESETS, TrainConfig, from_stored
+from vdatrain.data.buckets import count_shapes
 from vdatrain.data.loader import fingerprint_of, open_images_of
 from vdatrain.data.sampler import DistributedPositions
 from vdatrain.data.terms import check_weights, terms_of_run, union
@@ -71,6 +72,8 @@ class TrainState:
     """Steps done."""
     position: int = 0
     """Position in the order of windows at which the next step begins."""
+    block: int = 0
+    """Windows of a batch of all ranks when the run began, which batches of different shapes are laid out by."""
     evaluated: int = -1
     """The last step that was evaluated, -1 before any."""
     selection: BestSelection = field(default_factory=lambda: BestSelection(0, math.inf))
@@ -233,6 +236,7 @@ def snapshot(run: TrainState) -> dict[str, Any] | None:
         "meter": run.monitor.state_dict(),
         "step": run.step,
         "position": run.position,
+        "block": run.block,
         "evaluated": run.evaluated,
         "best": run.selection.best,
         "first": dict(run.selection.first),
@@ -279,13 +283,17 @@ def _make_run(config: TrainConfig, folder: Path, precision: Precision, *, model:
         precision=precision,
         model=model,
         forward=CompiledForward(
-            model if config.shard_model else ranks.wrap_ddp(model), compiled=config.compile, warn=_log.warning
+            model if config.shard_model else ranks.wrap_ddp(model),
+            compiled=config.compile,
+            shapes=count_shapes(config),
+            warn=_log.warning,
         ),
         optimiser=make_optimiser(groups, device=precision.device),
         scaler=precision.scaler(),
         average=AveragedWeights(model, decay=config.ema) if config.ema else None,
         selection=BestSelection(config.forget, math.inf),
         ranks=ranks,
+        block=config.batch * ranks.world,
         monitor=StepMonitor((*ExtraTerms.names(config), *(["images"] if config.images else []))),
     )
 
@@ -299,6 +307,7 @@ def _take_over(run: TrainState, state: Mapping[str, Any], terms: tuple[DataTerms
         run.average.load_state_dict(state["average"])
     run.data = union(DataTerms.parse_all(state.get("data"), where=str(run.folder)), terms)
     run.step, run.position = state["step"], state["position"]
+    run.block = int(state.get("block", run.block))
     run.evaluated, run.selection.best = state["evaluated"], state["best"]
     for meter, key in ((run.mixture, "shown"), (run.images, "shown_images")):
         meter.shown.update({str(name): int(count) for name, count in state.get(key, {}).items()})

@@ -1,6 +1,7 @@
 """Training: `train` and the loop in it."""
 
 import logging
+import math
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from vdaprep.shards.reader import Clip
 from vdaprep.shards.records import DataTerms
 from vdaprep.storage.atomic import check_output_folder
 from vdatrain.config import NO_SPLIT, TrainConfig
+from vdatrain.data.buckets import largest_view
 from vdatrain.data.loader import TrainLoader, fingerprint_of, open_shards_of
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision, choose_device, is_out_of_memory, oom_advice, peak_memory_bytes, reset_peak_memory
@@ -164,6 +166,7 @@ def open_loader(state: TrainState) -> TrainLoader:
         rank=state.ranks.rank,
         world_size=state.ranks.world,
         start=state.position,
+        block=state.block,
         device=state.precision.device,
         on_skip=_logger.warning,
     )
@@ -197,6 +200,10 @@ class _Interval:
     """Steps done at its beginning."""
     waited_s: float
     """Seconds that the loader had kept steps waiting by then."""
+    frames: int
+    """Frames that it had shown."""
+    pixels: int
+    """Their pixels."""
     began: float = field(default_factory=time.perf_counter)
     """When it began; evaluations are taken out."""
 
@@ -216,8 +223,12 @@ class _Training:
         state = self.state
         on_gpu = state.precision.device.type == "cuda"
         self._utilisation: Utilisation | None = utilisation(state.config, state.precision) if on_gpu else None
-        self._interval = _Interval(state.step, self.loader.waited_s)
+        self._interval = self._interval_from_here()
         self._saved: tuple[int, int] | None = None  # of the checkpoint just written: the step, and the last evaluated
+
+    def _interval_from_here(self) -> _Interval:
+        loader = self.loader
+        return _Interval(self.state.step, loader.waited_s, loader.shown_frames, loader.shown_pixels)
 
     def run(self) -> str | None:
         """Train to the last step; returns what asked to stop before that, if anything did."""
@@ -280,23 +291,29 @@ class _Training:
 
     def _report(self) -> None:
         """Log the steps since the last line and pass them on; frames/s are of all ranks."""
-        state, config, interval = self.state, self.state.config, self._interval
+        state, interval = self.state, self._interval
         state.monitor.settle(state.ranks)
         seconds = time.perf_counter() - interval.began
         step_s = seconds / (state.step - interval.step)
         figures = {
             **state.monitor.take(),
             "lr": max(group["lr"] for group in state.optimiser.param_groups),
-            "frames_per_s": state.ranks.world * config.frames_per_step / step_s,
+            "frames_per_s": state.ranks.world * (self.loader.shown_frames - interval.frames) / seconds,
             "waiting": (self.loader.waited_s - interval.waited_s) / seconds,
             "step_s": step_s,
             "memory_bytes": peak_memory_bytes(state.precision.device),
-            **({} if self._utilisation is None else {"mfu": self._utilisation.of(step_s)}),
+            **({} if self._utilisation is None else {"mfu": self._utilisation.of(step_s) * self._fullness()}),
         }
         self._log(figures)
         for callback in self.callbacks:
             callback.on_step(state.step, figures)
-        self._interval = _Interval(state.step, self.loader.waited_s)
+        self._interval = self._interval_from_here()
+
+    def _fullness(self) -> float:
+        """Return the interval's pixels over those of the largest shape, of which MFU is counted."""
+        config = self.state.config
+        most = (self.state.step - self._interval.step) * config.frames_per_step * math.prod(largest_view(config))
+        return (self.loader.shown_pixels - self._interval.pixels) / most
 
     def _report_mixture(self) -> None:
         """Log the share of each data set; at the end name those that gave too little."""

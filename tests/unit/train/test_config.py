@@ -40,7 +40,7 @@ OTHERS: dict[str, Any] = {
     "recompute": "all", "compile": True, "mix": "alpha=2", "size": 28, "lr": 1e-3, "ema": 0.5, "track": "none",
     "cache": "c", "cache_size": "2GiB", "cache_free": "3MB", "device": "cpu", "train_split": "a", "eval_split": "b",
     "licence": "commercial", "final": "last", "differences": "past", "attention": "chunk", "task": "metric",
-    "images": "i",
+    "images": "i", "aspect": "native", "short_clips": "bucket",
 }  # fmt: skip
 """Another value than the default of every option that is no number."""
 

@@ -12,8 +12,8 @@ from tests.models import lively
 from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.dataset import open_shards
 from vdatrain.config import TrainConfig
+from vdatrain.data.altered.differences import decoded, foreign_window, others_of
 from vdatrain.data.batch import make_batch
-from vdatrain.data.differences import decoded, foreign_window, others_of
 from vdatrain.data.loader import EvalLoader, TrainLoader, eval_order
 from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.samples import Sample, read_window

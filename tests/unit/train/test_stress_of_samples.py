@@ -9,10 +9,10 @@ import torch
 
 from vdaprep.shards.dataset import open_shards
 from vdaprep.shards.pictures.stress import IMAGE_KINDS
+from vdatrain.data.altered.stress import StressPlan
 from vdatrain.data.batch import Batch, make_batch
 from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.samples import Sample, read_window
-from vdatrain.data.stress import StressPlan
 from vdatrain.data.transforms import fit_view
 from vdatrain.device import Precision
 from vdatrain.evaluation.evaluate import EvaluationPlan, evaluate_clips

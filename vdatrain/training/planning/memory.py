@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from vdatrain.config import PRESETS, TrainConfig
+from vdatrain.data.buckets import largest_view
 from vdatrain.device import Precision
 from vdatrain.distributed.fsdp import gathered_bytes, kept_bytes
 from vdatrain.models.canonical import is_metric
@@ -117,11 +118,11 @@ class Inputs:
 
     @classmethod
     def of(cls, config: TrainConfig, *, device: str = "cpu") -> "Inputs":
-        """Return a batch of the configuration's size."""
-        B, T, side = config.batch, config.frames, config.size
+        """Return a batch of the configuration's size, the largest of its shapes."""
+        B, T, (height, width) = config.batch, config.frames, largest_view(config)
         cells = cells_per_patch(config.variant)
-        rows, columns = (cells * patches for patches in patch_grid(side, side))
-        frames = torch.zeros(B, T, 3, side, side, device=device)
+        rows, columns = (cells * patches for patches in patch_grid(height, width))
+        frames = torch.zeros(B, T, 3, height, width, device=device)
         cameras = Cameras(
             torch.ones(B, T, 4, device=device),
             torch.eye(4, device=device).expand(B, T, 4, 4),
@@ -131,8 +132,8 @@ class Inputs:
             frames,
             torch.zeros(B, T, 3, rows, columns, device=device),
             torch.ones(B, T, dtype=torch.bool, device=device),
-            torch.zeros(B, T, side, side, device=device),
-            torch.ones(B, T, side, side, dtype=torch.bool, device=device),
+            torch.zeros(B, T, height, width, device=device),
+            torch.ones(B, T, height, width, dtype=torch.bool, device=device),
             torch.ones(B, 2, device=device),
             ExtraTerms.of(config, frames, cameras),
         )

@@ -30,7 +30,8 @@ BASELINE = "basic"
 """The arm that others are compared with, where there is one of this name; else the first."""
 SHARED = frozenset({
     "shards", "encoder", "init", "preset", "frames", "stride", "size", "batch", "accumulate", "steps", "seed",
-    "mix", "licence", "order", "shuffle_buffer", "images_per_clip", "images", "skip_bad", "train_split",
+    "aspect", "short_clips", "mix", "licence", "order", "shuffle_buffer", "images_per_clip", "images", "skip_bad",
+    "train_split",
     "eval_every", "eval_windows", "eval_split", "final",
 })  # fmt: skip
 """Options that no arm may have of its own: data and their order, first weights, what learns, steps, evaluation."""

@@ -58,8 +58,8 @@ def measure_stressed(config: TrainConfig, folder: Path, stress: Sequence[Kinds])
     """
     if not stress:
         return
+    from vdatrain.data.altered.stress import StressPlan
     from vdatrain.data.loader import open_shards_of
-    from vdatrain.data.stress import StressPlan
     from vdatrain.evaluation.evaluate import evaluate_clips, plan_evaluation
     from vdatrain.evaluation.windows import write_windows
     from vdatrain.inference.predictor import load_predictor

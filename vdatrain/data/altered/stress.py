@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from vdaprep.shards.pictures.stress import Kinds, Stress
-from vdatrain.data.differences import decoded
+from vdatrain.data.altered.differences import decoded
 from vdatrain.data.samples import Sample
 
 
