@@ -16,6 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+TYPICAL_DEPTH_M = 6.0
+"""Canonical depth that a head begins with in place of one for disparity: 5 m of TartanAir are 7.5, 3 m of IRS 3.4."""
+
 
 def focal_of(intrinsics: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch"]:
     """Return the geometric mean of fx and fy, of fx, fy, cx, cy in pixels."""

@@ -12,6 +12,7 @@ from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.records import DataTerms
 from vdatrain.config import TrainConfig, from_stored
 from vdatrain.models import published, tensor_files, variants
+from vdatrain.models.canonical import TYPICAL_DEPTH_M
 from vdatrain.models.layers.dpt import LAST_LAYER, TemporalDPTHead
 from vdatrain.models.layers.encoder import Encoder
 from vdatrain.models.layers.temporal import PUBLISHED_FRAMES, set_attention
@@ -79,13 +80,14 @@ def _begin_metric(model: VideoDepth, source: Weights, config: TrainConfig) -> Lo
     """Load weights into a model that learns metres; the last layer follows what they mean.
 
     Metric weights keep their output, of a run for another canonical camera in its units. Relative ones predict more for
-    what is nearer and metric ones less: their last layer, 33 numbers, is drawn anew and all else is kept.
+    what is nearer and metric ones less: their last layer, 33 numbers, is drawn anew about a typical depth, which the
+    small rates of a fine-tuning would take long to reach, and all else is kept.
     """
     last = model.get_submodule(LAST_LAYER)
     fresh = {name: value.clone() for name, value in last.state_dict().items()}
     report = load_weights(model, of_run(config, source))
     if not source.metric:
-        last.load_state_dict(fresh)
+        last.load_state_dict({**fresh, "bias": torch.full_like(fresh["bias"], TYPICAL_DEPTH_M)})
         if LAST_LAYER in " ".join(report.matched):
             remark = "relative weights: the head's last layer begins anew, for depth in place of disparity"
             return replace(report, remark=remark)

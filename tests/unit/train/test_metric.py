@@ -20,7 +20,7 @@ from vdatrain.data.samples import read_window
 from vdatrain.data.transforms import CropParams, fit_view, view_intrinsics
 from vdatrain.device import Precision
 from vdatrain.inference.predictor import Predictor, load_predictor
-from vdatrain.models.canonical import focal_of, in_metres
+from vdatrain.models.canonical import TYPICAL_DEPTH_M, focal_of, in_metres
 from vdatrain.models.layers.dpt import LAST_LAYER
 from vdatrain.models.loading import build_from_config, initialise, load_model
 from vdatrain.models.weights import read_weights
@@ -169,7 +169,8 @@ def test_what_a_metric_run_begins_with(name: str, task: str, size: int, factor: 
         if not key.startswith(LAST_LAYER):
             assert_close(value, theirs[key])
         else:
-            assert_close(value, fresh.state_dict()[key] if factor is None else factor * theirs[key])
+            expected = torch.tensor([TYPICAL_DEPTH_M]) if key.endswith("bias") else fresh.state_dict()[key]
+            assert_close(value, expected if factor is None else factor * theirs[key])
     assert ("last layer begins anew" in str(report)) == (factor is None)
     if factor is not None:
         with pytest.raises(DataError, match="metric weights, which predict depth in metres.*--task metric"):

@@ -265,6 +265,24 @@ def test_published_weights_are_taken_by_name_with_their_licence(
     assert predictor.origin["weights"]["sha256"] == digest
 
 
+def test_published_metric_weights_are_taken_by_name_for_metric_runs(
+    published: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(published, "metric_video_depth_anything_vits.pth")
+    digest = hashlib.sha256(Path("metric_video_depth_anything_vits.pth").read_bytes()).hexdigest()
+    known = replace(names.PUBLISHED["vda-metric-small"], sha256=digest, encoder="tiny")
+    monkeypatch.setattr(names, "PUBLISHED", {"vda-metric-small": known})
+    config = TrainConfig(shards="s", init="vda-metric-small", encoder="tiny", task="metric", size=28)
+    model = build_from_config(config)
+    assert "licences: weights vda-metric-small (Apache-2.0)" in str(initialise(model, config))
+    assert holds(model, published)
+    with pytest.raises(DataError, match="give --task metric"):
+        initialise(tiny(), replace(config, task="relative"))
+    predictor = load_predictor("vda-metric-small")
+    assert (predictor.metric, predictor.model.canonical_focal_px) == (True, None)  # metres, whatever the camera
+
+
 def test_a_file_in_the_current_folder_needs_no_hub_and_is_compared_with_what_is_known(
     published: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
