@@ -179,6 +179,6 @@ def vdaprep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def vdatrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Run vdatrain with arguments; returns its exit code and what it printed."""
     from vdatrain import cli
-    from vdatrain.cli import output
+    from vdatrain.cli.views import output
 
     yield runner(cli.main, output.console, monkeypatch, capsys)

@@ -16,7 +16,7 @@ from tests.scenes import FIRST_NUMBERS, Shot, write_scenes
 from vdaprep import sources
 from vdaprep.sources import _manifest
 from vdatrain.cli import benchmark as benchmark_command
-from vdatrain.cli import output
+from vdatrain.cli.views import output
 from vdatrain.evaluation.benchmark.protocols import PROTOCOLS, VDA
 from vdatrain.evaluation.benchmark.table import make_table
 from vdatrain.models import variants

@@ -126,7 +126,7 @@ WITHOUT_TORCH = (
     "run --shards shards", "plan", "eval --shards shards --checkpoint best.pt",
     "infer film.mp4 --checkpoint best.pt --out depth.mp4", "export --checkpoint best.pt --out best.pth", "variants",
     "recipes", "benchmark --shards shards --checkpoint best.pt --out results",
-    "study --shards shards --variants basic,conv --out studies",
+    "study --shards shards --variants basic,conv --out studies", "label photos --teacher best.pt --out labelled",
 )  # fmt: skip
 
 

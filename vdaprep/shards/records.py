@@ -264,7 +264,7 @@ class DatasetRecord:
 
     @property
     def teacher_terms(self) -> tuple[DataTerms, ...]:
-        """The terms of the weights that labelled it, and of the data that these are known to have seen."""
+        """The terms of the weights that labelled it, or of the data that these have seen."""
         return DataTerms.parse_all(self.source.get("teacher_terms"), where=DATASET_FILE)
 
     def to_bytes(self) -> bytes:

@@ -1,9 +1,8 @@
 """The command line of vdatrain; how commands are found and run is vdaprep.cli.group's.
 
-run, study, plan, eval, benchmark, compare, infer, export, variants, recipes   the commands
-output      tables and the rank before a sentence
+run, study, plan, eval, benchmark, compare, infer, label, export, variants, recipes   the commands
 model       the options of commands that use a trained model
-progress    how a run is shown while it trains
+views       what the commands print
 """
 
 import os
@@ -11,7 +10,7 @@ import sys
 
 from vdaprep.cli.group import exits, make_app
 from vdaprep.errors import origin_of
-from vdatrain.cli.output import errors
+from vdatrain.cli.views.output import errors
 from vdatrain.distributed.launch import is_main_process, rank_prefix
 
 _INTERRUPTED = 130

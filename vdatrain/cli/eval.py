@@ -10,7 +10,7 @@ from vdaprep.cli.options import cli_options
 from vdaprep.cli.views.output import errors, frame_bar, print_json, show
 from vdaprep.errors import UsageError
 from vdatrain.cli.model import ModelOptions
-from vdatrain.cli.output import evaluation_table
+from vdatrain.cli.views.output import evaluation_table
 
 EXAMPLE = "vdatrain eval --shards shards/ --checkpoint runs/conv/best.pt --stress flicker1,noise"
 

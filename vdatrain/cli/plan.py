@@ -8,7 +8,7 @@ import typer
 from vdaprep.cli.options import given_options
 from vdaprep.cli.views.output import current_work, show
 from vdaprep.units import parse_bytes
-from vdatrain.cli.output import step_plan
+from vdatrain.cli.views.output import step_plan
 from vdatrain.config import TrainConfig, from_file, from_mapping
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import typer
 
 from vdaprep.cli.options import given_options
 from vdaprep.cli.views.output import errors, is_quiet, show
-from vdatrain.cli.output import evaluation_table, warn
+from vdatrain.cli.views.output import evaluation_table, warn
 from vdatrain.config import (
     CHANGEABLE,
     CPU_DEFAULTS,
@@ -55,7 +55,7 @@ def command(
     that all share; the shards have to be the same on each, --cache is each machine's own.
     """
     from vdaprep.units import parse_duration
-    from vdatrain.cli.progress import LiveView
+    from vdatrain.cli.views.progress import LiveView
     from vdatrain.distributed.preemption import StopRequest
     from vdatrain.distributed.ranks import process_group
     from vdatrain.training.recipes import load

@@ -12,8 +12,8 @@ from vdaprep.cli.options import given_options
 from vdaprep.cli.views.output import errors, frame_bar, is_quiet, make_table, show
 from vdaprep.errors import MissingExtraError
 from vdaprep.units import format_bytes, parse_duration
-from vdatrain.cli.output import warn
 from vdatrain.cli.run import DEFAULTS_HERE, defaults_here
+from vdatrain.cli.views.output import warn
 from vdatrain.config import TrainConfig, from_file, from_mapping
 
 if TYPE_CHECKING:

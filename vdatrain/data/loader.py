@@ -280,7 +280,7 @@ def _images_of(config: TrainConfig) -> tuple[ClipIndex, WindowSampler]:
 
 
 def open_images_of(config: TrainConfig) -> ShardCollection:
-    """Open the shards in `images`; raises as `open_shards`, UsageError where none could be shown."""
+    """Open the shards in `images`; raises as `open_shards`, UsageError if none can be shown."""
     if config.task == "metric":
         raise UsageError("--images are for --task relative: a teacher's labels are without unit; leave --images out.")
     if not config.images_per_clip:

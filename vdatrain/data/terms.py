@@ -11,7 +11,7 @@ from vdatrain.config import TrainConfig, parse_mix
 def terms_of_run(
     config: TrainConfig, shards: ShardCollection, images: ShardCollection | None = None
 ) -> tuple[DataTerms, ...]:
-    """Return the terms of the data sets that a run trains on, and of the teachers that labelled them.
+    """Return the terms of the data sets that a run trains on, and of their teachers.
 
     Raises UsageError where `licence` takes none but commercial use and one of them does not allow it.
     """

@@ -8,6 +8,7 @@ video_reader   frames of anything: chooses between the next two, and reads shard
 video_file     frames of video files
 image_folder   frames of folders of images
 presentation   which way up a frame is shown, with which pixel shape, and when
+labelling      shards of kind `relative`, whose depth a model predicted
 video_writer   disparity as a video, images or an array
 export         weights under the published names, ONNX
 stream_graph   a stream's next frame as a function of tensors alone

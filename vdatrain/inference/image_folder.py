@@ -38,7 +38,7 @@ def open_folder(folder: Path) -> Video:
     Numbers in names count as numbers: 2 comes before 10. What is no image is left out and named.
     """
     remarks = Remarks(str(folder))
-    paths = _in_order(_images_of(folder, remarks), folder, remarks)
+    paths = _in_order(images_of(folder, remarks), folder, remarks)
     return _video_of(_usable(paths, remarks), where=folder, remarks=remarks)
 
 
@@ -61,8 +61,8 @@ def open_image(path: Path) -> Video | None:
 # ---------------------------------------------------------------------------------------------------------- the files
 
 
-def _images_of(folder: Path, remarks: Remarks) -> list[Path]:
-    """Return a folder's images by their endings; others are named, hidden files ignored."""
+def images_of(folder: Path, remarks: Remarks) -> list[Path]:
+    """Return a folder's images by their endings, sorted; others are named, hidden files ignored."""
     shown = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     folders = [path for path in shown if path.is_dir()]
     named = [path for path in shown if path not in folders and path.suffix.lower() in IMAGE_SUFFIXES]

@@ -202,7 +202,7 @@ def _terms(config: TrainConfig) -> tuple[DataTerms, ...]:
 
 
 def _fingerprint_again(config: TrainConfig) -> str:
-    """Return the fingerprint of shards whose URL a run may have kept; raises as `fingerprint_of`."""
+    """Return the fingerprint of shards whose URL a run may have kept, as `fingerprint_of`."""
     try:
         return fingerprint_of(config)
     except DataError as error:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.dataset import open_shards
-from vdatrain.cli.progress import LiveView
+from vdatrain.cli.views.progress import LiveView
 from vdatrain.config import TrainConfig
 from vdatrain.data.sampler import WindowShape
 from vdatrain.device import Precision
