@@ -168,9 +168,17 @@ def test_what_would_wait_is_noticed(waits: Callable[[Tensor], object]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "options"),
-    [("conv", {}), ("crossatt", {"precision": "bf16", "recompute": "all", "preset": "finetune"})],
+    [
+        ("conv", {}),
+        ("crossatt", {"precision": "bf16", "recompute": "all", "preset": "finetune"}),
+        ("basic", {"task": "metric"}),
+        ("basic", {"images_per_clip": 2, "images": "beta", "attention": "chunk", "frames": 4}),
+    ],
 )
-def test_no_step_waits_for_the_device(variant: str, options, begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_waits_for_the_device(
+    variant: str, options, begin, toy_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {name: str(toy_shards / value) if name == "images" else value for name, value in options.items()}
     monkeypatch.setattr(batch, "decode_codes", decode.codes_of_bytes)  # as on a GPU, whose bytes are not the host's
     taken, drawn = 0, loader.sample_augmentations
 
