@@ -32,9 +32,13 @@ from vdatrain.distributed.fsdp import shard, whole
 from vdatrain.distributed.ranks import GroupRanks
 from vdatrain.evaluation.evaluate import evaluate
 from vdatrain.inference.predictor import Predictor
+from vdatrain.models import variants
+from vdatrain.models.canonical import in_metres
 from vdatrain.models.layers.temporal import MAX_SEQUENCES, _attend, set_attention
 from vdatrain.models.loading import build_from_config
-from vdatrain.objectives.losses import video_loss
+from vdatrain.objectives.losses import ExtraTerms, video_loss
+from vdatrain.objectives.metric import metric_loss
+from vdatrain.objectives.warping import Cameras
 from vdatrain.training import step, trainer
 from vdatrain.training.callbacks import Callback
 from vdatrain.training.optim import AveragedWeights, make_optimiser, parameter_groups, step_where
@@ -160,6 +164,43 @@ def test_no_step_waits_for_the_device(
     assert taken == 4
     assert np.isfinite(figures["total"])
     assert figures["skipped"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", variants.names())
+@pytest.mark.parametrize("task", ["relative", "metric"])
+def test_a_step_makes_its_tensors_where_it_computes(
+    variant: str, task: str, toy_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device without numbers: what adds the host's tensors to its own, or reads one, raises."""
+    place, autocast = torch.device("meta"), torch.autocast
+    monkeypatch.setattr(
+        torch,
+        "autocast",
+        lambda device_type, **given: autocast("cpu" if device_type == "meta" else device_type, **given),
+    )
+    config = TrainConfig(
+        shards=str(toy_shards / "alpha"), variant=variant, task=task, encoder="tiny", frames=4, size=56, batch=2,
+        attention="chunk", stride_weight=1.0, stability=0.1, warp_weight=1.0, differences="decoded",
+    )  # fmt: skip
+    with TrainLoader(config, device=place) as loader:
+        shown = next(loader)
+    assert {name for name in FIELDS if getattr(shown, name).device != place} == set()
+    with place:
+        model = build_from_config(config)
+    set_attention(model, 2)
+    prediction = model(shown.frames, shown.differences, shown.diff_valid)
+    assert shown.camera_to_world is not None
+    cameras = Cameras(shown.intrinsics, shown.camera_to_world, shown.disparity_range)
+    extra = ExtraTerms.of(config, batches.denormalise(shown.frames), cameras)
+    if task == "metric":
+        disparity = in_metres(model, prediction, shown.intrinsics)
+        loss = metric_loss(disparity, shown.disparity, shown.mask, shown.disparity_range, extra=extra)
+    else:
+        loss = video_loss(prediction, shown.disparity, shown.mask, extra=extra)
+    loss.total.backward()
+    assert loss.total.device == place
+    assert any(parameter.grad is not None for parameter in model.parameters())
 
 
 # ------------------------------------------------------------------------------------------------------ model and loss
