@@ -73,7 +73,7 @@ class CompiledForward:
 
 
 def _compile(model: nn.Module, *, shapes: int) -> Callable[..., Tensor]:
-    """Compile a model; where batches have several shapes each by itself, not once for all of them."""
+    """Compile a model, each shape of batches by itself where there are several."""
     import torch._dynamo as dynamo  # takes a while
 
     limit = "recompile_limit" if hasattr(dynamo.config, "recompile_limit") else "cache_size_limit"  # until torch 2.6
