@@ -449,7 +449,7 @@ def test_compiled_is_like_eager() -> None:
 @pytest.mark.gpu
 def test_lack_of_memory_on_a_gpu_is_one_sentence(toy_shards: Path, tmp_path: Path) -> None:
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(0.002)
+    torch.cuda.set_per_process_memory_fraction(256e6 / torch.cuda.get_device_properties(0).total_memory)
     try:
         with pytest.raises(VdakitError, match=r"out of the \d+ GiB of .*try .*`vdatrain plan` says what fits"):
             trained(toy_shards, tmp_path / "run", choose_device("cuda"), batch=64, size=252)
