@@ -24,7 +24,12 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --consume deletes anything.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print events as they happen, a line of JSON each.")] = False,
 ) -> None:
-    """Convert a raw data set, straight from its archives, into shards."""
+    """Convert a raw data set, straight from its archives, into shards.
+
+    Of images a teacher's maps are disparity, greater where it is nearer, in any scale and with any shift, called
+    NAME.disparity.png (16 bits), .npy or .exr beside NAME.jpg. Depth in their place cannot be told from it, and is then
+    learned inverted.
+    """
     with reporter(as_json=as_json) as report:
         check_shards_folder(out, dataset, raw=conversion.raw_of(dataset))
         convert_dataset(

@@ -59,6 +59,15 @@ class Sample:
         """Raise DataError if a metric model can neither learn from it nor be measured on it."""
         expect_metres(self, metres=self.depth.is_metric, camera=bool(np.isfinite(self.intrinsics).all()))
 
+    def expect_truth(self) -> None:
+        """Raise DataError if no error of depth and no TAE can be taken of it."""
+        if not self.depth.is_metric:
+            raise DataError(
+                f"data set {self.dataset}: clip {self.key} has a teacher's disparity, known up to scale and shift, and "
+                "errors of depth and TAE need metres; evaluate on other data sets, in training with --eval-split of "
+                "those or none."
+            )
+
     @property
     def rgb(self) -> UInt8[Tensor, "t h w 3"]:
         """Grey levels, at the stored size; of video converted each time."""

@@ -241,6 +241,7 @@ def evaluate_clips(
         cells=plan.cells,
     )
     for position, (sample, batch) in zip(mine, loader.with_samples(), strict=True):
+        sample.expect_truth()
         if is_metric(model):
             sample.expect_metres()
         with precision.autocast():

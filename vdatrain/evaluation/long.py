@@ -97,6 +97,7 @@ def _frames_and_truth(
 ) -> Iterator[VideoFrame]:
     """Yield a trajectory's frames, each read once, and append to `truth` what they should be."""
     for number, sample, row in samples:
+        sample.expect_truth()
         if metric:
             sample.expect_metres()
         one = slice(row, row + 1)
