@@ -107,7 +107,7 @@ def test_whole_trajectories_are_compared_with_such_alone(
 ) -> None:
     options = ("--encoder", "tiny", "--size", 28)
     one = evaluated(vdatrain, runs, toy_shards, tmp_path / "one", *options, "--long")
-    other = evaluated(vdatrain, runs, toy_shards, tmp_path / "two", *options, "--long", "--metric", "--name", "metric")
+    other = evaluated(vdatrain, runs, toy_shards, tmp_path / "two", *options, "--long", weights="seed1/best.pt")
     assert vdatrain("compare", one, other).code == 0
     refused(vdatrain("compare", one, runs / "seed0"), 2, "different --long and --frames (", "evaluate one as the other")
 
@@ -187,7 +187,7 @@ def test_other_data_under_the_same_text_is_refused(
     one = evaluated(vdatrain, runs, shards, tmp_path / "one", "--encoder", "tiny", *AS_RUN)
     shutil.rmtree(shards)
     make_shards("tartanair", raw=raw.root, out=shards)
-    other = evaluated(vdatrain, runs, shards, tmp_path / "other", "--encoder", "tiny", "--metric", *AS_RUN)
+    other = evaluated(vdatrain, runs, shards, tmp_path / "other", "--encoder", "tiny", *AS_RUN, weights="seed1/best.pt")
     refused(
         vdatrain("compare", one, other), 2, "evaluated on different data (tartanair)", "eval --shards DIR --out FOLDER"
     )
