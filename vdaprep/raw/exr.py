@@ -41,12 +41,12 @@ class Expected:
     """What an EXR of a data set holds."""
 
     channel: str
-    """Name of its one channel."""
+    """Name of its one channel; empty: any."""
     values: str
     """Its values, for messages."""
 
     def __str__(self) -> str:
-        return f"one channel {self.channel} of {self.values}"
+        return f"one channel{' ' * bool(self.channel)}{self.channel} of {self.values}"
 
 
 HALF_Y = Expected("Y", "half floats")
@@ -154,11 +154,12 @@ def _depth_channel(header: _Header, location: Location, expected: Expected) -> s
     names, kinds = set(header.channels), set(header.channels.values())
     found = ", ".join(f"{name} ({kind})" for name, kind in header.channels.items())
     colours = "R" in names and names <= set("RGBA")
-    if not (colours or names == {expected.channel}) or not kinds <= {"float16", "float32"}:
+    channel = expected.channel or min(names, default="")
+    if not (colours or names == {channel}) or not kinds <= {"float16", "float32"}:
         raise FrameError(str(location), f"has the channels {found or 'none'}, expected {expected}")
     if expected == HALF_Y and found != "Y (float16)":
         _note_channels(found, "R" if colours else "Y")
-    return "R" if colours else expected.channel
+    return "R" if colours else channel
 
 
 @functools.cache  # logged once, not for every frame

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import OpenEXR
 import pytest
 from PIL import Image
 from PIL.ExifTags import IFD, Base
@@ -37,6 +38,12 @@ def photograph(kind: str = "JPEG", *, pixels: np.ndarray = PIXELS, orientation: 
     data = io.BytesIO()
     how = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     Image.fromarray(pixels).save(data, kind, exif=exif.tobytes(), **how)
+    return data.getvalue()
+
+
+def exr(channels: Mapping[str, np.ndarray]) -> bytes:
+    data = io.BytesIO()
+    OpenEXR.File({"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}, dict(channels)).write(data)
     return data.getvalue()
 
 
@@ -180,6 +187,8 @@ def test_photographs_that_cannot_be_used(name: str, data: bytes, sentence: str, 
         ("a.npy", npy(UNITS.astype(np.float32))),
         ("a.npy", npy(UNITS.astype(np.float64))),
         ("a.exr", encode_exr(UNITS.astype(np.float16))),
+        ("a.exr", exr({"disparity": UNITS.astype(np.float32)})),
+        ("a.exr", exr(dict.fromkeys("RGB", UNITS.astype(np.float32)))),
     ],
 )
 def test_disparity_is_read_in_any_of_its_formats(name: str, data: bytes, tmp_path: Path) -> None:
@@ -223,6 +232,12 @@ MAPS = {
     "whole numbers": ("a.npy", npy(UNITS), "holds uint16 .*, expected floats, such as float32"),
     "constant": ("a.disparity.png", encode_png16(np.full(SIZE, 7, np.uint16)), "disparity has 7 everywhere"),
     "nothing known": ("a.npy", npy(np.full(SIZE, np.nan, np.float32)), "disparity has no number that is finite"),
+    "a coloured EXR": (
+        "a.exr",
+        exr({name: UNITS.astype(np.float32) * number for number, name in enumerate("RGB")}),
+        "has colours, R unlike G or B, expected one channel of disparity",
+    ),
+    "two channels": ("a.exr", exr(dict.fromkeys("YZ", UNITS.astype(np.float32))), "expected one channel of disparity"),
     "cut": ("a.disparity.png", MAP[:-30], "the PNG is cut short"),
 }
 

@@ -43,7 +43,7 @@ _PHOTOGRAPH = re.compile(r"(?P<name>.+)\.(?i:jpe?g|png|webp|tiff?)")
 _BESIDE = re.compile(r"(?P<name>.+?)(?:\.disparity\.(?i:png|npy|exr)|\.(?i:npy|exr))")
 _IN_FOLDER = re.compile(r"(?:(?P<above>.+)/)?disparity/(?P<stem>[^/]+?)(?:\.disparity)?\.(?i:png|npy|exr)")
 _PLACE = re.compile(r"(?:^|(?<=/))(?:images|rgb)/(?=[^/]+$)")
-_DISPARITY = Expected("Y", "disparity")
+_DISPARITY = Expected("", "disparity")
 _MAGICS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"II*\0", b"MM\0*")
 _WITHOUT_COLOURS = ("F", "I", "CMYK")  # of TIFFs
 
