@@ -81,10 +81,12 @@ def trained(toy_shards: Path, tmp_path_factory: pytest.TempPathFactory, start: S
     folder = tmp_path_factory.mktemp("runs")
     stills = {"variant": "conv", "images_per_clip": 1, "eval_split": "val"}
     wide = {"variant": "conv", "images_per_clip": 1}
+    buckets = {"variant": "conv", "frames": 8, "size": 56, "aspect": "native", "short_clips": "bucket"}
     alone = [
         entry(folder / "basic", toy_shards, batch=2),
         entry(folder / "conv", toy_shards, batch=2, **stills),
         entry(folder / "wide", toy_shards, batch=4, **wide),
+        entry(folder / "buckets", toy_shards, batch=2, **buckets),
         entry(folder / "rounded", toy_shards, batch=2, exact=False, lr=1e-5, variant="conv"),
         {**entry(folder / "one-then-two", toy_shards, batch=2), "stop_at": 2},
     ]
@@ -93,6 +95,8 @@ def trained(toy_shards: Path, tmp_path_factory: pytest.TempPathFactory, start: S
         entry(folder / "basic-sharded", toy_shards, shard_model=True),
         entry(folder / "conv-joined", toy_shards, **stills),
         entry(folder / "conv-sharded", toy_shards, shard_model=True, **stills),
+        entry(folder / "buckets-joined", toy_shards, **buckets),
+        entry(folder / "buckets-sharded", toy_shards, shard_model=True, **buckets),
         entry(folder / "rounded-joined", toy_shards, exact=False, lr=1e-5, variant="conv"),
         {**entry(folder / "one-then-two", toy_shards), "resume": True, "stop_at": 3},
         {**entry(folder / "one-then-two", toy_shards, shard_model=True), "resume": True},
@@ -141,6 +145,8 @@ def batches(shown: list[list[Any]], *, ranks: int) -> list[set[tuple[Any, ...]]]
         ("conv", "conv-joined", 2),
         ("conv", "conv-sharded", 2),
         ("wide", "wide-joined", 4),
+        ("buckets", "buckets-joined", 2),
+        ("buckets", "buckets-sharded", 2),
     ],
 )
 def test_ranks_train_as_one_with_their_batches_together(

@@ -7,11 +7,14 @@ from itertools import pairwise
 import pytest
 import torch
 
+from tests.unit.train.conftest import Toy
 from vdaprep.errors import DataError, UsageError
 from vdaprep.shards.dataset import open_shards
 from vdatrain.config import TrainConfig
+from vdatrain.data.batch import Batch
 from vdatrain.data.buckets import ASPECTS, count_shapes, frames_of_clips, largest_view, train_sampler, view_sizes
 from vdatrain.data.loader import TrainLoader
+from vdatrain.distributed.compile import CompiledForward
 from vdatrain.distributed.preemption import StopRequest
 from vdatrain.models import tensor_files
 from vdatrain.training.callbacks import Callback
@@ -204,6 +207,40 @@ def test_memory_is_planned_for_the_largest_views(config):
     for bucket in order_of(config).buckets:
         assert planned.shape[-1] * planned.shape[-2] >= bucket.view[0] * bucket.view[1]
     assert Inputs.of(dataclasses.replace(config, aspect="square")).frames.shape[-2:] == (56, 56)
+
+
+def batch_of(num_frames, height, width):
+    per_pixel, per_frame = torch.zeros(1, num_frames, height, width), torch.zeros(1, num_frames)
+    return Batch(
+        frames=torch.zeros(1, num_frames, 3, height, width),
+        differences=torch.zeros(1, num_frames, 3, height * 4 // 14, width * 4 // 14),
+        diff_valid=per_frame.bool(),
+        disparity=per_pixel,
+        mask=per_pixel.bool(),
+        intrinsics=torch.ones(1, num_frames, 4),
+        camera_to_world=None,
+        disparity_range=torch.tensor([[0.0, 1.0]]),
+        datasets=("d",),
+        keys=("k",),
+        taught=torch.tensor([False]),
+    )
+
+
+def test_each_shape_is_compiled_once(config, monkeypatch):
+    really, made = torch.compile, []
+
+    def count(graph, _):
+        made.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda model, **how: really(model, backend=count, **how))
+    torch.compiler.reset()
+    forward = CompiledForward(Toy(), compiled=True, shapes=count_shapes(config), warn=pytest.fail)
+    shapes = sorted({(frames, *view) for frames in (2, 4) for view in view_sizes(112)})
+    assert len(shapes) > 8  # torch's own limit
+    for frames, height, width in 2 * shapes:
+        assert forward(batch_of(frames, height, width)).shape == (1, frames, height, width)
+    assert len(made) == len(shapes)
 
 
 class _StopAt(Callback):
