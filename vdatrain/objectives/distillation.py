@@ -6,8 +6,9 @@ Depth Anything V2, arXiv 2406.09414, section 5.2, ignores "top-n-largest-loss re
 labelled, "where n is set as 10%", as perhaps wrong.
 
 Not stated there: what a region is, and whether left-out pixels take part in the gradient term. Whether Video Depth
-Anything leaves any out is not known to us. Here a region is a pixel, and a pixel that is left out takes part in nothing. The terms are weighted as
-in Video Depth Anything, 1 to 0.5; Depth Anything V2 has 1 to 2, and a term for features of DINOv2 that is not here.
+Anything leaves any out is not known to us. Here a region is a pixel, and a pixel that is left out takes part in
+nothing. The terms are weighted as in Video Depth Anything, 1 to 0.5; Depth Anything V2 has 1 to 2, and a term for
+features of DINOv2 that is not here.
 """
 
 from collections.abc import Callable
