@@ -3,7 +3,7 @@
     file              content
     last.pt           the newest state, whole: what a run is resumed from
     step-NUMBER.pt    the states before it, `keep` of them
-    best.pt           weights and averages alone, of the evaluation with the lowest absrel
+    best.pt           weights and averages alone, of the evaluation with the lowest absrel (of metres: loss)
     next.pt           a whole state about to be renamed to last.pt
 
 A state, as `vdatrain.training.state.snapshot` takes it, is a dictionary of tensors, numbers and strings:
@@ -12,8 +12,8 @@ A state, as `vdatrain.training.state.snapshot` takes it, is a dictionary of tens
     model, average              weights and their moving averages, by parameter name; average is empty without `ema`
     optimiser, scaler, meter    state of AdamW, of the fp16 loss scaler, and of the figures not logged yet
     step, position              steps done; position in the order of windows at which the next one begins
-    evaluated, best             the last step that was evaluated; the lowest absrel so far
-    first                       each data set's absrel at the first evaluation; missing in older states
+    evaluated, best             the last step that was evaluated; the lowest absrel, or loss, so far
+    first                       each data set's likewise at the first evaluation; missing in older states
     shown                       frames shown of each data set; missing in older states
     config, versions            the options, without secrets; versions of torch and others
     data                        the data sets trained on, `init`'s included: licence, citation, commercial use

@@ -3,10 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vdatrain.config import TaskName
 from vdatrain.evaluation.evaluate import Evaluation
 
-SELECTED_BY = "absrel"
-"""The metric that decides: its average over the data sets; lower is better."""
+SELECTED_BY: Mapping[TaskName, str] = {"relative": "absrel", "metric": "loss"}
+"""The figure that decides, by the task: its average over the data sets; lower is better.
+
+Without a fit to the truth absrel favours what is too near: depth of 0 has 1, ten times the true depth has 9. The loss
+of metres takes logarithms, to which too near is as wrong as too far.
+"""
 
 
 @dataclass
@@ -21,6 +26,8 @@ class BestSelection:
     """Share by which a data set may be worse than at first; 0: any."""
     best: float
     """The lowest average so far, of weights that were not refused."""
+    by: str = SELECTED_BY["relative"]
+    """The figure that decides."""
     first: dict[str, float] = field(default_factory=dict)
     """Each data set's value at the run's first evaluation."""
 
@@ -30,17 +37,17 @@ class BestSelection:
         Returns:
             Whether its weights are the best so far; why not, where they would be by their average: else empty.
         """
-        found = {name: getattr(metrics, SELECTED_BY) for name, metrics in evaluation.metrics.items()}
+        found = {name: figures.get(self.by) for name, figures in evaluation.to_json()["datasets"].items()}
         values = {name: value for name, value in found.items() if value is not None}
         if not self.first:
             self.first = values
-        score = evaluation.average()[SELECTED_BY]
+        score = evaluation.average()[self.by]
         if score is None or not score < self.best:  # nan is not lower
             return False, ""
         forgotten = self._forgotten(values)
         if forgotten:
             return False, (
-                f"{SELECTED_BY} is {score:.4f} on average, lower than any before, but worse than at first on "
+                f"{self.by} is {score:.4f} on average, lower than any before, but worse than at first on "
                 f"{', '.join(forgotten)}, more than --forget {self.allowed_share:g} allows: best.pt is left as it was"
             )
         self.best = score

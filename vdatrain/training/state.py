@@ -35,7 +35,7 @@ from vdatrain.training.checkpoint import LAST_FILE, VERSION, load_newest
 from vdatrain.training.mixture import MixtureMeter
 from vdatrain.training.monitor import StepMonitor
 from vdatrain.training.optim import AveragedWeights, make_optimiser, moments_by_name, parameter_groups, rate_factor
-from vdatrain.training.selection import BestSelection
+from vdatrain.training.selection import SELECTED_BY, BestSelection
 
 _log = logging.getLogger(__name__)
 
@@ -291,7 +291,7 @@ def _make_run(config: TrainConfig, folder: Path, precision: Precision, *, model:
         optimiser=make_optimiser(groups, device=precision.device),
         scaler=precision.scaler(),
         average=AveragedWeights(model, decay=config.ema) if config.ema else None,
-        selection=BestSelection(config.forget, math.inf),
+        selection=BestSelection(config.forget, math.inf, SELECTED_BY[config.task]),
         ranks=ranks,
         block=config.batch * ranks.world,
         monitor=StepMonitor((*ExtraTerms.names(config), *(["images"] if config.images else []))),

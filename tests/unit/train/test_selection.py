@@ -1,12 +1,13 @@
 """The best weights have the lowest error on average, and have not forgotten a data set."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from vdatrain.evaluation.evaluate import Evaluation
 from vdatrain.objectives.metrics import ClipMetrics
-from vdatrain.training.selection import BestSelection
+from vdatrain.training.selection import SELECTED_BY, BestSelection
 
 
 def evaluation(**absrel: float) -> Evaluation:
@@ -36,6 +37,14 @@ def test_weights_are_refused_that_forgot_a_data_set(
     assert (best, said in refused, bool(refused)) == (is_best, True, bool(said))
     assert selection.best == pytest.approx(sum(then.values()) / 2 if is_best else 0.2)
     assert selection.first == {"a": 0.3, "b": 0.1}
+
+
+def test_metres_are_chosen_by_the_loss_which_takes_too_near_for_as_wrong_as_too_far() -> None:
+    selection = BestSelection(0.1, math.inf, SELECTED_BY["metric"])
+    for absrel, loss, is_best in ((0.82, 3.0, True), (1.07, 0.5, True), (0.5, 0.6, False)):
+        found = evaluation(a=absrel)
+        assert selection.take(replace(found, losses={"a": loss})) == (is_best, "")
+    assert selection.best == 0.5
 
 
 def test_a_single_data_set_has_nothing_to_forget() -> None:
