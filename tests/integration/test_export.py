@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.integration.conftest import refused
 from vdatrain.config import TrainConfig
@@ -19,6 +19,7 @@ from vdatrain.models import loading, tensor_files, variants
 from vdatrain.models.layers.difference import CELLS_PER_PATCH
 from vdatrain.models.layers.temporal import remember_frames
 from vdatrain.models.loading import load_model
+from vdatrain.models.variants.basic import VideoDepth
 from vdatrain.run_dir import stored_config
 from vdatrain.training import state
 
@@ -40,17 +41,17 @@ def trained(variant: str, folder: Path, *, frames: int = 3) -> Path:
     return path
 
 
-def window(num_frames: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+def window(num_frames: int = 3, *, cells_per_patch: int = CELLS_PER_PATCH) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(2)
-    cells = 2 * CELLS_PER_PATCH
+    cells = 2 * cells_per_patch
     frames = torch.randn(1, num_frames, 3, 28, 28, generator=generator)
     differences = 0.1 * torch.randn(1, num_frames, 3, cells, cells, generator=generator)
     return frames, differences, torch.ones(1, num_frames, dtype=torch.bool)
 
 
-def output(model: nn.Module, *, num_frames: int = 3) -> Tensor:
+def output(model: VideoDepth, *, num_frames: int = 3) -> Tensor:
     with torch.no_grad():
-        return model.eval()(*window(num_frames))
+        return model.eval()(*window(num_frames, cells_per_patch=model.cells_per_patch))
 
 
 @pytest.mark.slow
@@ -109,7 +110,8 @@ def test_onnx_computes_what_the_model_does(variant: str, vdatrain, tmp_path: Pat
     assert facts["versions"].keys() >= {"onnx", "onnxruntime"}
     session = onnxruntime.InferenceSession(out.read_bytes(), providers=["CPUExecutionProvider"])
     assert {item.name: item.shape for item in session.get_inputs()} == facts["inputs"]
-    values = dict(zip(("frames", "differences", "diff_valid"), window(2), strict=True))
+    given = window(2, cells_per_patch=variants.cells_per_patch(variant))
+    values = dict(zip(("frames", "differences", "diff_valid"), given, strict=True))
     [found] = session.run(["disparity"], {name: values[name].numpy() for name in facts["inputs"]})
     expected = output(load_model(path)[0], num_frames=2).numpy()
     assert np.abs(found - expected).max() < 1e-3 * expected.max()

@@ -138,9 +138,9 @@ def test_options_that_cannot_be(server: Server, vdatrain, tmp_path, options, cod
 def test_a_server_that_stalls_while_training_ends_the_run(
     server: Server, vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It answers until the index is read, which asks each tar for one byte."""
+    """It answers until the index and a clip of each data set are read."""
     monkeypatch.setattr(retry, "POLICY", RetryPolicy(connect_s=10, answer_s=3, waits_s=(0.01,)))
-    server.faults["shard-0001.tar"] = [None] * 2 + [STALL]
+    server.faults["shard-0001.tar"] = [None] * 3 + [STALL]
     cache = ("--cache", tmp_path / "cache", "--cache-free", "1MB")
     result = vdatrain("run", "--shards", f"{server.url}/tartanair", "--out", tmp_path / "run", *cache, *SMALL)
     name = "shard-0001.tar: cannot be read for clip tartanair-"

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ def _table(encoder: str, rendered: Rendered) -> Table:
     config = TrainConfig(shards="-", frames=FRAMES, size=scale.variant_size, batch=1)
     models = {name: build(name, encoder=encoder, frames=FRAMES) for name in (BASE, *variants.names())}
     with one_thread():
-        works = {name: _Step(model, config) for name, model in models.items()}
+        works = {name: _Step(model, replace(config, variant=name)) for name, model in models.items()}
         taken = take_turns(works, rounds=scale.variant_rounds, clock=time.process_time)
     caption = (
         f"encoder {encoder}, a clip of {FRAMES} frames of {config.size}x{config.size}, forward, loss, backward and "

@@ -495,7 +495,8 @@ def test_where_compiling_fails_the_run_goes_on_without(there, back, calls: int, 
     assert [line["total"] for line in told] == pytest.approx([line["total"] for line in plain], rel=1e-5)
     assert len(called) == calls  # one to try, two steps
     assert list(run.model.state_dict()) == ["branch.weight", "branch.bias"]
-    sentences = [line for line in caplog.messages if "compile" in line]
+    ours = [record for record in caplog.records if record.name.startswith("vdatrain")]  # torch may log of it, too
+    sentences = [record.getMessage() for record in ours if "compile" in record.getMessage()]
     assert len(sentences) == (calls == 1)
     for sentence in sentences:
         assert sentence.startswith("--compile: torch.compile failed (")
