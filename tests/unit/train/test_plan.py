@@ -43,6 +43,17 @@ def real_step(config: TrainConfig) -> Ledger:
     return ledger
 
 
+def test_images_beside_windows_take_a_pass_of_their_own() -> None:
+    """Whose graph is built when that of the windows is gone, but not the gradients."""
+    windows = footprint(SMALL, on_gpu=False)
+    few, many = (footprint(replace(SMALL, images_per_clip=count), on_gpu=False) for count in (1, 16))
+    images = footprint(replace(SMALL, frames=1, batch=16), on_gpu=False)
+    gradients = windows.parts[memory.WEIGHTS]
+    assert many.flops == windows.flops + images.flops
+    assert many.parts[memory.BATCH] == windows.parts[memory.BATCH] + images.parts[memory.BATCH]
+    assert windows.total < few.total < many.total < images.total + windows.parts[memory.BATCH] + gradients
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",

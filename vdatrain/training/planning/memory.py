@@ -5,7 +5,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -77,20 +77,21 @@ def footprint(config: TrainConfig, *, on_gpu: bool, ranks: int = 1) -> Footprint
     autocast = partial(_autocast, config.precision, on_gpu=on_gpu)
     with FakeTensorMode(), _quick_collection():
         _give_shapes(model)
-        batch = Inputs.of(config)
+        batches = Inputs.of_step(config)
         # On fake tensors, unlike on real ones, recomputation leaves cycles of references.
         collect = (lambda: None) if config.recompute == "none" else gc.collect
         ledger = Ledger(before_new_peak=collect, kept=partial(kept_bytes, ranks=ranks))
         with FlopCounterMode(display=False) as counter, ledger, ledger.watching(model):
             for _ in range(min(2, config.accumulate)):  # the second meets the gradients of the first
-                forward_backward(model.train(), batch, autocast=autocast, begin=ledger.begin)
+                for batch in batches:
+                    forward_backward(model.train(), batch, autocast=autocast, begin=ledger.begin)
     kept = {parameter: kept_bytes(parameter, ranks=ranks) for parameter in model.parameters()}
     learnt = sum(size for parameter, size in kept.items() if parameter.requires_grad)
     always = {
         WEIGHTS: sum(kept.values()) + _bytes(model.buffers()),
         OPTIMISER: 2 * learnt,  # AdamW's two moments
         AVERAGE: learnt if config.ema else 0,
-        BATCH: batch.bytes,
+        BATCH: sum(batch.bytes for batch in batches),
         GATHERED: 2 * gathered_bytes(model) if ranks > 1 else 0,
     }
     rounds = config.accumulate / min(2, config.accumulate)
@@ -137,6 +138,14 @@ class Inputs:
             torch.ones(B, 2, device=device),
             ExtraTerms.of(config, frames, cameras),
         )
+
+    @classmethod
+    def of_step(cls, config: TrainConfig) -> list["Inputs"]:
+        """Return the batches of a step's forward passes: windows, then the images beside them, if there are any."""
+        if not config.images_per_clip:
+            return [cls.of(config)]
+        images = replace(config, frames=1, batch=config.batch * config.images_per_clip, aspect="square")
+        return [cls.of(config), cls.of(images)]
 
     @property
     def bytes(self) -> int:

@@ -280,9 +280,6 @@ class Utilisation:
 
 def utilisation(config: TrainConfig, precision: Precision) -> Utilisation:
     """Count a step's operations, and time matrix products on the device; takes seconds."""
-    windows = replace(config, recompute="none", accumulate=1)
-    shown = [windows]
-    if config.images_per_clip:
-        shown.append(replace(windows, frames=1, batch=config.batch * config.images_per_clip))
-    flops = sum(footprint(part, on_gpu=precision.device.type == "cuda").flops for part in shown)
+    once = replace(config, recompute="none", accumulate=1)
+    flops = footprint(once, on_gpu=precision.device.type == "cuda").flops
     return Utilisation(flops * config.accumulate, attainable_flops(precision))
