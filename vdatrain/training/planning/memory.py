@@ -141,7 +141,7 @@ class Inputs:
 
     @classmethod
     def of_step(cls, config: TrainConfig) -> list["Inputs"]:
-        """Return the batches of a step's forward passes: windows, then the images beside them, if there are any."""
+        """Return what a step's forward passes take: windows, then the images beside them."""
         if not config.images_per_clip:
             return [cls.of(config)]
         images = replace(config, frames=1, batch=config.batch * config.images_per_clip, aspect="square")
