@@ -94,6 +94,23 @@ def test_a_study_that_was_killed_goes_on(vdatrain: Run, toy_shards: Path, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_study_that_is_asked_to_stop_lets_its_runs_save(toy_shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    first = out / "runs" / "basic" / "seed-0"
+    words = study(toy_shards, out, "basic,conv", "0", "--jobs", 2, "--steps", 2000, "--log-every", 1)
+    command = [sys.executable, "-m", "vdatrain", *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        wait_for(lambda: losses(first) and losses(out / "runs" / "conv" / "seed-0"))
+        process.terminate()
+        _, told = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, told
+    assert "runs saved and left" in told
+    assert "none is finished; the same command goes on" in told
+    assert (first / "last.pt").exists()
+    assert not list(out.rglob(".vdatrain-lock"))
+
+
+@pytest.mark.slow
 def test_an_arm_that_diverges_is_left_out_and_said(vdatrain: Run, toy_shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     words = study(toy_shards, out, "basic,basic+lr=1e9", "0")

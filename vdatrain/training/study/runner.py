@@ -154,7 +154,8 @@ class _Process:
         """Wait until it is gone; returns what it said."""
         assert self.popen.stdin is not None
         assert self.popen.stdout is not None
-        with self.popen.stdin, self.popen.stdout, self.log:
+        self.popen.stdin.close()  # which `ask_to_stop` may have done
+        with self.popen.stdout, self.log:
             said = self.popen.stdout.read()
             self.popen.wait()
         path = _errors_of(self.run)
