@@ -1,7 +1,6 @@
 """Carry out a plan: encode the shards that are missing, then write `dataset.json`."""
 
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from vdaprep.errors import DataError, OutputError, ShardError, UsageError
 from vdaprep.raw.tree import Reader
 from vdaprep.shards import writer
 from vdaprep.shards.names import DATASET_FILE, FINISHED_FILES, PLAN_FILE, record_name
-from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, ShardSummary, totals
+from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, summary_of, totals
 from vdaprep.shards.writer import EncodedClip
 from vdaprep.sources import _manifest
 from vdaprep.storage.output import OutputDir, write_file
@@ -52,19 +51,6 @@ def summarise(plan: ConversionPlan, records: list[ShardRecord]) -> DatasetRecord
         shards=tuple(summaries),
         rejected=tuple(rejected),
         schema_version=plan.settings.schema,
-    )
-
-
-def summary_of(split: str, record: ShardRecord) -> ShardSummary:
-    """Return what `dataset.json` holds of a shard."""
-    return ShardSummary(
-        split=split,
-        name=record.tar_name,
-        bytes=record.tar_bytes,
-        sha256=record.tar_sha256,
-        record_sha256=hashlib.sha256(record.to_bytes()).hexdigest(),
-        clips=len(record.clips),
-        frames=record.num_frames,
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import hashlib
 import itertools
 import re
 from collections import Counter
@@ -202,6 +203,19 @@ class ShardSummary:
     """Number of clips."""
     frames: int
     """Number of frames."""
+
+
+def summary_of(split: str, record: ShardRecord) -> ShardSummary:
+    """Return what `dataset.json` holds of a shard."""
+    return ShardSummary(
+        split=split,
+        name=record.tar_name,
+        bytes=record.tar_bytes,
+        sha256=record.tar_sha256,
+        record_sha256=hashlib.sha256(record.to_bytes()).hexdigest(),
+        clips=len(record.clips),
+        frames=record.num_frames,
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vdaprep.conversion.convert import report_shard, reread, summary_of
+from vdaprep.conversion.convert import report_shard, reread
 from vdaprep.conversion.encode.members import ClipMembers, encode_jpeg
 from vdaprep.conversion.encode.profiles import PROFILES, Diffs, Encoding, Rgb, interpolated
 from vdaprep.conversion.options import RGB
@@ -25,7 +25,7 @@ from vdaprep.shards.depth_codes import within_range
 from vdaprep.shards.metadata import ClipMeta, DepthSpec, DiffSpec
 from vdaprep.shards.names import DATASET_FILE, record_name
 from vdaprep.shards.reader import Clip, StoredFrame
-from vdaprep.shards.records import DatasetRecord, ShardRecord, totals
+from vdaprep.shards.records import DatasetRecord, ShardRecord, summary_of, totals
 from vdaprep.shards.writer import EncodedClip
 from vdaprep.storage.atomic import check_output_folder
 from vdaprep.storage.output import OutputDir, open_output, write_file

@@ -21,7 +21,7 @@ from vdaprep.shards import codec, writer
 from vdaprep.shards.canonical import canonical_json
 from vdaprep.shards.metadata import ClipMeta, DepthSpec
 from vdaprep.shards.names import DATASET_FILE, record_name, shard_name
-from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, ShardSummary, totals
+from vdaprep.shards.records import DatasetRecord, Rejection, ShardRecord, summary_of, totals
 from vdaprep.shards.writer import EncodedClip
 from vdaprep.storage.output import LocalOutput, OutputDir, write_file
 from vdatrain.inference.labelling.inputs import Item, Piece
@@ -110,7 +110,7 @@ def _label_dataset(
         options=options,
         splits=splits,
         totals=totals(list(records.values())),
-        shards=tuple(_summary(name, record) for name, record in records.items()),
+        shards=tuple(summary_of(name.partition("/")[0], record) for name, record in records.items()),
         rejected=tuple(item for record in records.values() for item in record.rejected),
     )
     write_file(output, DATASET_FILE, result.to_bytes())
@@ -257,15 +257,3 @@ def _with_label(piece: Piece, label: bytes) -> tuple[tuple[str, bytes], ...]:
     """Put the depth member where shards have it: behind the image, before the difference."""
     images = [(kind, data) for kind, data in piece.members if kind.startswith("rgb")]
     return (*images, ("depth.zst", label), *((kind, data) for kind, data in piece.members if kind == "diff.zst"))
-
-
-def _summary(name: str, record: ShardRecord) -> ShardSummary:
-    return ShardSummary(
-        split=name.partition("/")[0],
-        name=record.tar_name,
-        bytes=record.tar_bytes,
-        sha256=record.tar_sha256,
-        record_sha256=hashlib.sha256(record.to_bytes()).hexdigest(),
-        clips=len(record.clips),
-        frames=record.num_frames,
-    )
