@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from vdatrain.data.dataset import ShardDataset
     from vdatrain.data.loader import EvalLoader, TrainLoader, eval_loader, train_loader
     from vdatrain.evaluation.evaluate import Evaluation, evaluate
-    from vdatrain.inference.predictor import PredictedVideo, Predictor, load_predictor
+    from vdatrain.inference.loading import load_predictor
+    from vdatrain.inference.predictor import PredictedVideo, Predictor
     from vdatrain.models.variants import build as build_model
     from vdatrain.models.variants import names as list_variants
     from vdatrain.models.weights import LoadReport, load_weights
@@ -89,7 +90,7 @@ _LAZY = {
     "eval_loader": "vdatrain.data.loader:eval_loader",
     "evaluate": "vdatrain.evaluation.evaluate:evaluate",
     "list_variants": "vdatrain.models.variants:names",
-    "load_predictor": "vdatrain.inference.predictor:load_predictor",
+    "load_predictor": "vdatrain.inference.loading:load_predictor",
     "load_weights": "vdatrain.models.weights:load_weights",
     "train": "vdatrain.training.trainer:train",
     "train_loader": "vdatrain.data.loader:train_loader",

@@ -29,7 +29,7 @@ from tests.bench.timing import new_table
 from vdaprep.shards.dataset import open_shards
 from vdatrain.evaluation.evaluate import evaluate_clips, plan_evaluation
 from vdatrain.evaluation.study.statistics import PairedScenes, bootstrap_difference, difference
-from vdatrain.inference.predictor import load_predictor
+from vdatrain.inference.loading import load_predictor
 
 PROFILES = ("standard", "tiny")
 METRICS = {"absrel": "absrel", "delta1": "delta1", "tae": "TAE"}

@@ -17,7 +17,7 @@ import torch
 from tests.models import lively
 from tests.videos import picture, write_video
 from vdatrain.config import TrainConfig
-from vdatrain.inference.predictor import load_predictor
+from vdatrain.inference.loading import load_predictor
 
 VARIANTS = ("basic", "conv")
 TENTHS = [n / 10 for n in range(8)]

@@ -20,7 +20,7 @@ from vdaprep.synthetic.scene import make_scene
 from vdatrain import cli
 from vdatrain.config import TrainConfig
 from vdatrain.evaluation.evaluate import evaluate
-from vdatrain.inference.predictor import load_predictor
+from vdatrain.inference.loading import load_predictor
 from vdatrain.training.trainer import train
 
 SMALL = (

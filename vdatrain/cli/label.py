@@ -41,7 +41,7 @@ def command(  # noqa: PLR0913 - options
     from vdatrain.inference.labelling.inputs import items_of
     from vdatrain.inference.labelling.shards import label_items
     from vdatrain.inference.labelling.teacher import as_teacher
-    from vdatrain.inference.predictor import load_predictor
+    from vdatrain.inference.loading import load_predictor
 
     check_output_folder(out, inputs=[*inputs, teacher])
     items = [item for place in inputs for item in items_of(place, name=name, split=split, short_side=short_side)]

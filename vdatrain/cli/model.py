@@ -33,7 +33,7 @@ class ModelOptions:
 
     def load(self) -> "Predictor":
         """Load the model; raises as `load_predictor`."""
-        from vdatrain.inference.predictor import load_predictor
+        from vdatrain.inference.loading import load_predictor
 
         return load_predictor(
             self.checkpoint,

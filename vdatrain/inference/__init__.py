@@ -1,6 +1,7 @@
 """Disparity of videos with a trained model, and trained models as files for others.
 
 predictor      the model, and predictions of arrays, videos and files
+loading        a predictor of a checkpoint or of published weights
 long_video     windows of a long video, aligned and blended
 features       what the encoder makes of a window's frames, each encoded once
 video          what a source of frames is

@@ -20,7 +20,8 @@ from vdaprep.storage.output import LocalOutput
 from vdaprep.workers.local import LocalExecutor
 from vdatrain.evaluation.benchmark.protocols import VDA
 from vdatrain.evaluation.benchmark.run import choose_protocol, find_benchmark, run_benchmark
-from vdatrain.inference.predictor import Predictor, load_predictor
+from vdatrain.inference.loading import load_predictor
+from vdatrain.inference.predictor import Predictor
 from vdatrain.models import variants
 
 COLUMNS = ("frames", "CPU s", "CPU s / 500 frames", "peak MiB")

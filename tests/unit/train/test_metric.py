@@ -19,7 +19,8 @@ from vdatrain.data.sampler import Window, WindowShape
 from vdatrain.data.samples import read_window
 from vdatrain.data.transforms import CropParams, fit_view, view_intrinsics
 from vdatrain.device import Precision
-from vdatrain.inference.predictor import Predictor, load_predictor
+from vdatrain.inference.loading import load_predictor
+from vdatrain.inference.predictor import Predictor
 from vdatrain.models.canonical import TYPICAL_DEPTH_M, focal_of, in_metres
 from vdatrain.models.layers.dpt import LAST_LAYER
 from vdatrain.models.loading import build_from_config, initialise, load_model

@@ -17,8 +17,8 @@ from tests.models import stirred
 from vdaprep.errors import DataError, UsageError
 from vdatrain.config import TrainConfig
 from vdatrain.data.terms import check_weights
+from vdatrain.inference.loading import load_predictor
 from vdatrain.inference.long_video import join_windows
-from vdatrain.inference.predictor import load_predictor
 from vdatrain.models import published as names
 from vdatrain.models import variants
 from vdatrain.models.layers.encoder import encoder_spec

@@ -62,7 +62,7 @@ def measure_stressed(config: TrainConfig, folder: Path, stress: Sequence[Kinds])
     from vdatrain.data.loader import open_shards_of
     from vdatrain.evaluation.evaluate import evaluate_clips, plan_evaluation
     from vdatrain.evaluation.windows import write_windows
-    from vdatrain.inference.predictor import load_predictor
+    from vdatrain.inference.loading import load_predictor
 
     clips = open_shards_of(config).clips(split=config.eval_split)
     predictor = load_predictor(folder / f"{config.final}.pt", device=config.device)
