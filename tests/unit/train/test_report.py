@@ -16,7 +16,7 @@ from vdatrain.evaluation.compare import compare, markdown_table, verdict
 from vdatrain.evaluation.files import AVERAGE, EvaluatedModel, Protocol
 from vdatrain.evaluation.report.comparison import comparison_page, write_report
 from vdatrain.evaluation.report.page import page_data
-from vdatrain.evaluation.report.study import write_study_report
+from vdatrain.evaluation.report.study import study_page, write_study_report
 from vdatrain.evaluation.study.results import (
     Arm,
     Difference,
@@ -262,6 +262,13 @@ def test_the_page_of_a_study_has_what_study_json_has(tmp_path: Path) -> None:
     assert mean["y"] == pytest.approx([0.2, 0.4])  # of both seeds of the first arm
     assert other["y"] == [0.5, 1.0]  # the run that diverged is left out
     assert [[item["arm"] for item in clip["predictions"]] for clip in data["clips"]] == [[0, 1]]
+
+
+@pytest.mark.parametrize(("others", "title"), [("", "nothing"), ("bcde", "b, c, d, e"), ("bcdef", "5 arms")])
+def test_a_title_names_a_few_arms(others: str, title: str, tmp_path: Path) -> None:
+    results = study_results()
+    arms = [replace(results.arms[0], name=name, runs=()) for name in f"{others}a"]
+    assert study_page(replace(results, arms=arms), folder=tmp_path).title == f"{title} against a"
 
 
 def test_a_study_without_the_run_of_an_arm_names_what_is_missing(tmp_path: Path) -> None:

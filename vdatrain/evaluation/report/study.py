@@ -13,6 +13,8 @@ from vdatrain.evaluation.study.tables import costs_table, differences_table, ear
 
 REPORT_FILE = "report.html"
 
+_MAX_NAMED = 4  # arms that a title names
+
 
 def write_study_report(path: Path, results: StudyResults, *, folder: Path) -> None:
     """Write the page of the study in `folder`; raises DataError as `study_page`, OutputError."""
@@ -30,7 +32,7 @@ def study_page(results: StudyResults, *, folder: Path) -> Page:
         if run.state == "finished"
     ]
     return Page(
-        title=f"{', '.join(arms[1:]) or 'nothing'} against {results.baseline}",
+        title=f"{_together(arms[1:])} against {results.baseline}",
         verdict=[f"{verdict.arm}: {verdict.text}" for verdict in results.verdicts],
         tables=_tables(results),
         baseline=results.baseline,
@@ -45,6 +47,13 @@ def study_page(results: StudyResults, *, folder: Path) -> Page:
         intervals="over seeds and scenes, paired",
         remarks=results.remarks,
     )
+
+
+def _together(arms: Sequence[str]) -> str:
+    """Return the arms' names, or of many their number; the table has their names anyway."""
+    if len(arms) > _MAX_NAMED:
+        return f"{len(arms)} arms"
+    return ", ".join(arms) or "nothing"
 
 
 def _firsts(models: Sequence[EvaluatedModel]) -> list[EvaluatedModel]:
