@@ -126,6 +126,7 @@ def predictor(published: Path) -> "vdatrain.Predictor":
     return vdatrain.load_predictor(published, encoder="tiny", device="cpu", size=28)
 
 
+@pytest.mark.slow
 def test_a_video_is_predicted_as_its_frames_are(movie: Path, predictor: "vdatrain.Predictor") -> None:
     found = predictor.predict_video(movie).disparity
     assert (found.shape, found.dtype) == ((FRAMES, HEIGHT, WIDTH), np.float32)
@@ -134,6 +135,7 @@ def test_a_video_is_predicted_as_its_frames_are(movie: Path, predictor: "vdatrai
     assert np.array_equal(predictor.predict(frames), found)
 
 
+@pytest.mark.slow
 def test_a_stream_is_predicted_frame_by_frame(movie: Path, predictor: "vdatrain.Predictor") -> None:
     frames = iio.imread(movie, plugin="pyav")[:3]
     maps = list(predictor.stream(iter(frames)))

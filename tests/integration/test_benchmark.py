@@ -71,6 +71,7 @@ def test_every_protocol_ends_in_a_table(
     assert {item["kind"] for item in ledger} >= {"missing scene", "size"}
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped(vdatrain: Run, weights: Path, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert benchmark(vdatrain, weights, shards, out, "--sets", "kitti", "--sets", "bonn").code == 0
@@ -88,6 +89,7 @@ def test_it_goes_on_where_it_was_stopped(vdatrain: Run, weights: Path, shards: P
     )
 
 
+@pytest.mark.slow
 def test_streaming_and_metric_weights(vdatrain: Run, weights: Path, shards: Path, tmp_path: Path) -> None:
     result = benchmark(vdatrain, weights, shards, tmp_path / "stream", "--sets", "nyuv2", "--stream", "--json")
     assert result.code == 0, result.err

@@ -61,6 +61,7 @@ def figures(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "evaluation.json").read_text())
 
 
+@pytest.mark.slow
 def test_published_weights_stand_in_every_table(runs: Path, toy_shards: Path, vdatrain: Run, tmp_path: Path) -> None:
     base = evaluated(vdatrain, runs, toy_shards, tmp_path / "base", "--encoder", "tiny", *AS_RUN)
     again = evaluated(vdatrain, runs, toy_shards, tmp_path / "best", weights="seed0/best.pt")
@@ -79,6 +80,7 @@ def test_published_weights_stand_in_every_table(runs: Path, toy_shards: Path, vd
     assert "| VDA-T [1] |" in vdatrain("compare", runs / "seed0", named, "--markdown").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vda_tiny.safetensors", "vda_tiny_old.pth", "wrapped.pt"])
 def test_every_form_of_the_same_weights_has_the_same_figures(
     name: str, runs: Path, toy_shards: Path, vdatrain: Run, tmp_path: Path
@@ -206,6 +208,7 @@ def test_the_same_held_out_clips_among_other_training_data(
     assert vdatrain("compare", runs / "seed0", base).code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [("--split", "train"), ("--size", 42), ("--frames", 2), ("--stride", 2)])
 def test_another_protocol_is_refused_and_named(
     options: tuple[str, object], runs: Path, toy_shards: Path, vdatrain: Run, tmp_path: Path
@@ -402,6 +405,7 @@ GALLERIES: Mapping[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GALLERIES)
 def test_a_gallery_that_is_none(case: str, runs: Path, vdatrain: Run, tmp_path: Path) -> None:
     run = Path(shutil.copytree(runs / "seed0", tmp_path / "run"))

@@ -244,6 +244,7 @@ def test_no_pose_file_at_all(raw, vdaprep, tmp_path: Path) -> None:
     assert not list((tmp_path / "out").rglob("shard-*"))
 
 
+@pytest.mark.slow
 def test_a_zip_with_a_broken_member(raw, vdaprep, tmp_path: Path) -> None:
     zips = archive(raw.root, tmp_path / "zips")
     target = zips / "abandonedfactory" / "Easy" / "image_left.zip"

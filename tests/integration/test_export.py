@@ -147,6 +147,7 @@ def test_a_streaming_graph_computes_what_a_stream_does(variant: str, vdatrain, t
     assert caches["seen"] == 31
 
 
+@pytest.mark.slow
 def test_a_graph_that_disagrees_is_not_written(vdatrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, out = trained("basic", tmp_path), tmp_path / "model.onnx"
     monkeypatch.setattr(export, "_trace", lambda model, inputs, outputs: b"")

@@ -88,6 +88,7 @@ def test_windows_and_stream_and_variants_differ(checkpoints, movie: Path, vdatra
     assert np.abs(found[0] - found[2]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_weights_without_a_configuration(checkpoints, movie: Path, vdatrain, tmp_path: Path) -> None:
     small = ("--size", 28, "--out", tmp_path / "a.npz")
     assert vdatrain("infer", movie, "--checkpoint", checkpoints["bare"], "--encoder", "tiny", *small).code == 0
@@ -256,6 +257,7 @@ def test_a_full_disk_is_a_sentence(name: str, checkpoints, movie: Path, tmp_path
 # ---------------------------------------------------------------------------------------------- whole trajectories
 
 
+@pytest.mark.slow
 def test_eval_of_whole_trajectories(checkpoints, toy_shards: Path, vdatrain) -> None:
     arguments = ("eval", "--shards", toy_shards, "--checkpoint", checkpoints["conv"], "--long", "--split", "train")
     result = vdatrain(*arguments, "--json")

@@ -30,6 +30,7 @@ def long_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_raw(folder / "raw", lengths=dict.fromkeys(names, 66)).root
 
 
+@pytest.mark.slow
 def test_a_plan_is_shown_and_its_command_line_converts(raw, vdaprep, tmp_path: Path) -> None:
     out = tmp_path / "shards"
     options = ("--raw", raw.root, "--out", out, "--val", "*/P001", "--clip-frames", 5, "--workers", 2)

@@ -252,6 +252,7 @@ def test_nothing_is_made_better_than_it_is(source, options, sentence, converted,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_recoding_into_itself_or_beside_other_shards_is_refused(converted, vdaprep, tmp_path: Path) -> None:
     assert vdaprep("recode", converted["standard"], "--out", converted["standard"]).code == 2
     assert vdaprep("recode", converted["standard"], "--out", tmp_path, "--profile", "small").code == 0

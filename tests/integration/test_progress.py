@@ -29,6 +29,7 @@ def told(text: str) -> list[dict[str, Any]]:
 # -------------------------------------------------------------------------------------------------------------- events
 
 
+@pytest.mark.slow
 def test_events_tell_all_and_nothing_else_is_on_stdout(
     raw: RawTree, vdaprep: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +87,7 @@ def test_errors_are_events_too(raw: RawTree, vdaprep: Run, tmp_path: Path) -> No
     assert result.code == 1
 
 
+@pytest.mark.slow
 def test_the_frames_of_a_process_that_died_are_taken_back(raw: RawTree, vdaprep: Run, tmp_path: Path) -> None:
     program = (
         "import os, signal\n"
@@ -126,6 +128,7 @@ def test_the_frames_of_a_process_that_died_are_taken_back(raw: RawTree, vdaprep:
 # ---------------------------------------------------------------------------------------------------------------- text
 
 
+@pytest.mark.slow
 def test_a_log_gets_a_line_now_and_then_and_a_summary(
     raw: RawTree, vdaprep: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

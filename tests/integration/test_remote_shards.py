@@ -91,6 +91,7 @@ def test_a_run_through_a_cache_has_the_same_losses(
     assert server.asked["shard-0001.tar whole"] == 2 * far
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_the_same_figures(server: Server, local: Path, toy_shards: Path, vdatrain, tmp_path) -> None:
     best = ("--checkpoint", local / "best.pt", "--workers", 1, "--json")
     here = vdatrain("eval", "--shards", toy_shards, *best)
@@ -103,6 +104,7 @@ def test_an_evaluation_has_the_same_figures(server: Server, local: Path, toy_sha
     assert json.loads(long.out)["datasets"]["tartanair"]["trajectories"] == 1
 
 
+@pytest.mark.slow
 def test_disparity_of_a_remote_shard_is_that_of_the_file(
     server: Server, local: Path, toy_shards: Path, vdatrain, tmp_path: Path
 ) -> None:

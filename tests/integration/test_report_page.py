@@ -221,6 +221,7 @@ def test_pictures_and_strips_show_the_levels_of_the_clip(shown: Browser) -> None
     assert np.abs(canvas(shown, 2, ".view").astype(int) - near_is_bright(np.full((1, 1), 60, np.uint8))[0, 0]).max() < 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("measure", "range_"), [("error", ERROR_RANGE), ("flicker", FLICKER_RANGE)])
 def test_beside_a_prediction_is_its_error_or_how_that_changed(measure: str, range_: float, shown: Browser) -> None:
     set_slider(shown, "frame", 4)
@@ -255,6 +256,7 @@ def place(browser: Browser) -> tuple[int, int]:
     return frame, row
 
 
+@pytest.mark.slow
 def test_keys_move_the_player(shown: Browser) -> None:
     shown.evaluate("document.getElementById('player').focus()")
     for key, expected in (
@@ -290,6 +292,7 @@ def test_dragging_chooses_row_and_frame_and_another_clip_is_shown(shown: Browser
 # ------------------------------------------------------------------------------------------------------------ windows
 
 
+@pytest.mark.slow
 def test_a_phone_needs_no_scrolling_sideways(shown: Browser, page: Path) -> None:
     show(shown, page, width=375, height=812)
     assert shown.evaluate("document.documentElement.scrollWidth") == 375
@@ -299,6 +302,7 @@ def test_a_phone_needs_no_scrolling_sideways(shown: Browser, page: Path) -> None
     assert max(widths) <= 375
 
 
+@pytest.mark.slow
 def test_colours_follow_the_system(shown: Browser, page: Path) -> None:
     colours = (
         "[getComputedStyle(document.body).backgroundColor, document.querySelector('.chart').layout.font.color,"

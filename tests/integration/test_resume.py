@@ -206,6 +206,7 @@ def test_a_signal_lets_the_step_end_saves_and_leaves(
     check_equal(folder, whole.folder / "conv")
 
 
+@pytest.mark.slow
 def test_the_second_ctrl_c_leaves_at_once(toy_shards: Path, vdatrain, send, tmp_path: Path) -> None:
     send(signal.SIGINT, signal.SIGINT, at_step=7)
     result = vdatrain(*arguments(toy_shards, tmp_path / "run"))

@@ -110,6 +110,7 @@ def linked(folder: Path) -> Path:
     return link
 
 
+@pytest.mark.slow
 def test_a_killed_owner_is_none(run: Path, vdatrain: Run) -> None:
     with owner(run) as other:
         other.send_signal(signal.SIGKILL)
@@ -125,6 +126,7 @@ def test_the_library_takes_the_same_lock(run: Path, toy_shards: Path) -> None:
         train(config, out=run)
 
 
+@pytest.mark.slow
 def test_two_that_begin_at_once_are_one(toy_shards: Path, tmp_path: Path) -> None:
     """Whoever comes second ends with a sentence, whether the other is at its beginning or done; nothing is mixed."""
     out = tmp_path / "runs" / "same"
@@ -247,6 +249,7 @@ MIXED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "sentence"), MIXED.values(), ids=MIXED)
 def test_a_mix_of_two_runs_is_refused(
     change: Callable[[Path], object], sentence: str, run: Path, vdatrain: Run
@@ -365,6 +368,7 @@ UNWRITABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "sentence"), UNWRITABLE.values(), ids=UNWRITABLE)
 def test_what_a_run_cannot_write_is_a_sentence(
     spoil: Callable[[Path], object], sentence: str, toy_shards: Path, tmp_path: Path, vdatrain: Run

@@ -57,6 +57,7 @@ def test_parts_that_run_at_once_and_are_finished_make_what_one_run_makes(
     assert tree_bytes(tmp_path / "parts") == tree_bytes(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_finishing_too_early_names_what_is_missing(raw: RawTree, vdaprep: Run, tmp_path: Path) -> None:
     convert = ("convert", "tartanair", "--raw", raw.root, "--out", tmp_path, *OPTIONS, "--workers", 1)
     part = vdaprep(*convert, "--part", "2/2")

@@ -202,6 +202,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> _Ran:
     return _Ran(folder, measure("vdaprep", commands, timeout_s=600))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_strangers_shard_costs_a_sentence(case: str, ran: _Ran) -> None:
     number = list(CASES).index(case)

@@ -228,6 +228,7 @@ def test_variants_are_listed_with_their_sizes(vdatrain) -> None:
     assert "29,035,137" in result.out
 
 
+@pytest.mark.slow
 def test_weights_begin_a_run_of_another_variant(runs: Path, toy_shards: Path, vdatrain, tmp_path: Path) -> None:
     arguments = ("run", "--shards", toy_shards, "--variant", "conv", "--out", tmp_path / "conv", *SMALL)
     assert vdatrain(*arguments, "--init", runs / "basic" / "best.pt", "--preset", "adapter").code == 0
@@ -240,6 +241,7 @@ def test_weights_begin_a_run_of_another_variant(runs: Path, toy_shards: Path, vd
     refused(vdatrain(*arguments, "--init", runs / "conv" / "best.pt"), 1, "best.pt: does not fit this model", "branch.")
 
 
+@pytest.mark.slow
 def test_shards_without_a_held_out_split(raw, vdaprep, vdatrain, tmp_path: Path) -> None:
     vdaprep("convert", "tartanair", "--raw", raw.root, "--out", tmp_path / "s", "--workers", 1, "--select", "*/P00[01]")
     result = vdatrain("run", "--shards", tmp_path / "s", "--out", tmp_path / "run", *SMALL)

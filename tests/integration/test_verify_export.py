@@ -84,6 +84,7 @@ def test_geometry_prints_a_line_a_trajectory(rendered: Path, vdaprep) -> None:
     assert report["geometry"][0]["error"] < 0.005
 
 
+@pytest.mark.slow
 def test_geometry_recognises_poses_the_other_way_round(rendered: Path, vdaprep, tmp_path: Path) -> None:
     raw = Path(shutil.copytree(rendered / "raw", tmp_path / "raw"))
     for path in raw.rglob("camera_to_world.txt"):

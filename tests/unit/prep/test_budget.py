@@ -92,6 +92,7 @@ def test_profiles_come_first(chosen) -> None:
     assert chosen(300_000, settings=Settings(diffs="none")).plan.settings.diffs == "none"
 
 
+@pytest.mark.slow
 def test_settings_are_lowered_in_order_and_no_further_than_needed(chosen) -> None:
     found = {limit: chosen(limit, settings=OWN).changes for limit in range(160_000, 860_000, 10_000)}
     ladder = [

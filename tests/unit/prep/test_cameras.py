@@ -80,6 +80,7 @@ CASES: dict[str, tuple[str, str, Callable[[Path], None], list[float] | str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_intrinsics_of_another_size_are_scaled_or_refused(name: str, vdaprep: Run, tmp_path: Path) -> None:
     dataset, size, change, expected = CASES[name]

@@ -45,6 +45,7 @@ def stop_after(count: int) -> OnProgress:
     return on_shard(stop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_run_goes_on_though_raw_data_is_gone(packed: bool, raw, tmp_path: Path) -> None:
     clean = plain(raw.root, tmp_path / "clean")
@@ -94,6 +95,7 @@ def test_what_is_left_of_a_deletion_that_was_cut_short_goes_too(raw, tmp_path: P
     same(tmp_path / "out", clean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("left", "kept"), [(0, []), (1, ["image_left.zip.001"]), (4, ["depth_left.zip.001"])])
 def test_archives_in_parts_go_whole_and_what_an_interruption_leaves_of_one_is_kept(
     left: int, kept: list[str], raw, tmp_path: Path, monkeypatch

@@ -95,6 +95,7 @@ def test_a_user_is_asked_or_must_have_said_yes(raw, vdaprep, tmp_path: Path) -> 
     assert (again.code, again.err) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_user_is_told_what_goes_that_was_not_converted(raw, vdaprep, tmp_path: Path) -> None:
     zips = pack(raw.root, tmp_path / "zips")
     convert = ("convert", "tartanair", "--raw", zips, "--out", tmp_path / "out", "--workers", 1, "--select", "*/P00?")

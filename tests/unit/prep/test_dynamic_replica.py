@@ -111,6 +111,7 @@ def write(root: Path, frames: dict[str, list[Frame]]) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_it_converts_verifies_and_exports_equal_to_its_source(
     frames: dict[str, list[Frame]], vdaprep: Run, tmp_path: Path
 ) -> None:
@@ -148,6 +149,7 @@ def _shifted(entry: dict[str, Any], frames: list[Frame]) -> None:
     entry["viewpoint"] = viewpoint_of(frames[(entry["frame_number"] - 3) % FRAMES], FORMATS[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "fault"), [(_inverted, "the poses look like world-to-camera"), (_shifted, "poses look shifted")]
 )

@@ -102,6 +102,7 @@ def test_what_moves_does_not_count(moving: list[Frame], tmp_path: Path) -> None:
     assert result.error < 0.01
 
 
+@pytest.mark.slow
 def test_poses_the_other_way_round_are_recognised(moving: list[Frame], tmp_path: Path) -> None:
     right = measured(moving, tmp_path).error
     result = measured(changed(moving, lambda f: {"camera_to_world": invert_pose(f.camera_to_world)}), tmp_path)

@@ -143,6 +143,7 @@ def test_a_bomb_takes_no_memory() -> None:
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_damage_is_a_sentence() -> None:
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 65536, (9, 7)).astype(np.uint16)

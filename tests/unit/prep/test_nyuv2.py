@@ -99,6 +99,7 @@ def raw_scene(images: list[np.ndarray], raw_map: np.ndarray) -> Files:
 # ---------------------------------------------------------------------------------------------------------- projection
 
 
+@pytest.mark.slow
 def test_a_plane_is_projected_to_where_the_colour_camera_sees_it() -> None:
     seen = plane_by_depth_camera()
     projected = nyuv2.project_depth(seen)
@@ -173,6 +174,7 @@ def test_straight_lines_are_straight_again() -> None:
 # ------------------------------------------------------------------------------------------------- through the command
 
 
+@pytest.mark.slow
 def test_raw_frames_convert_paired_and_projected(
     images: list[np.ndarray], raw_map: np.ndarray, vdaprep: Run, tmp_path: Path
 ) -> None:

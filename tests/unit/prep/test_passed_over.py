@@ -49,6 +49,7 @@ def link(path: Path, target: Path | str) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_shards_in_the_raw_data_are_no_raw_data(
     name: str, raw: RawTree, toy_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -220,6 +220,7 @@ TWINS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
 def test_what_is_wrong_is_named(vdaprep: Run, video: Video, tmp_path: Path, twin: Twin) -> None:
     dataclasses.replace(video, **twin.change(video)).write(tmp_path / "raw")

@@ -78,6 +78,7 @@ def stored_depth(frame: Frame) -> np.ndarray:
     return np.where(np.isinf(frame.depth_m), np.inf, codes(frame.depth_m) * UNIT_M)
 
 
+@pytest.mark.slow
 def test_it_converts_verifies_and_exports_equal_to_its_source(
     frames: dict[str, list[Frame]], vdaprep: Run, tmp_path: Path
 ) -> None:

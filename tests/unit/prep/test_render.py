@@ -177,6 +177,7 @@ def test_there_are_frames_with_sky_and_frames_without() -> None:
     assert min(sky) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_camera_comes_too_near(seed: int) -> None:
     scene = scene_of(seed)

@@ -265,6 +265,7 @@ def test_a_record_of_another_data_set_or_of_other_options_is_refused(clean: Path
     assert "shard-0001.json: was made with other options than" in result.err
 
 
+@pytest.mark.slow
 def test_frames_that_can_be_read_now_are_taken_in(clean: Path, out: Path, vdaprep, tmp_path: Path) -> None:
     from tests.conftest import toy_frame
 

@@ -99,6 +99,7 @@ def recording(shots: list[Shot], frames: list[Frame], tmp_path: Path) -> Path:
 # ------------------------------------------------------------------------------------------------- through the command
 
 
+@pytest.mark.slow
 def test_a_recording_and_its_export_convert_to_what_they_hold(
     recording: Path, shots: list[Shot], frames: list[Frame], vdaprep: Run, tmp_path: Path
 ) -> None:

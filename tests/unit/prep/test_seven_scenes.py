@@ -87,6 +87,7 @@ def test_what_is_converted_is_what_was_written(vdaprep, tmp_path: Path) -> None:
         assert np.abs(rgb.astype(int) - frame.rgb.pixels).mean() < 3
 
 
+@pytest.mark.slow
 def test_zips_of_several_scenes_keep_apart(vdaprep, tmp_path: Path) -> None:
     names = ("chess/seq-01", "chess/seq-03", "fire/seq-01", "heads/seq-01", "stairs/seq-04")
     for number, name in enumerate(names):
@@ -112,6 +113,7 @@ def test_a_sequence_beside_its_zip_counts_once(vdaprep, tmp_path: Path) -> None:
     assert "is a second rgb file of a frame of chess/seq-01, and 11 more like it" in result.err
 
 
+@pytest.mark.slow
 def test_zips_in_a_zip_are_read_if_they_are_not_packed_again(vdaprep, tmp_path: Path) -> None:
     for number in (1, 2):
         write(tmp_path / "raw" / "chess" / f"seq-0{number}", start=20 * number)

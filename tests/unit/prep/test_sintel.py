@@ -73,6 +73,7 @@ def pack(root: Path, loose: Path) -> Path:
     return pack_zips(root, loose, {IMAGES: ["training/clean/**/*", "training/final/**/*"], DEPTHS: depths})
 
 
+@pytest.mark.slow
 def test_it_converts_verifies_and_exports_equal_to_its_source(
     frames: dict[str, list[Frame]], vdaprep: Run, tmp_path: Path
 ) -> None:
@@ -94,6 +95,7 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
         expect_exported(folder, dict(enumerate(items, start=1)), relative_error=0.0005)
 
 
+@pytest.mark.slow
 def test_a_pass_is_chosen_and_kept(frames: dict[str, list[Frame]], vdaprep: Run, tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", {"alley_1": frames["alley_1"][:3]})
     out = tmp_path / "out"

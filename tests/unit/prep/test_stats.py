@@ -124,6 +124,7 @@ def _drawn(path: Path, *found: DatasetStats) -> np.ndarray:
     return cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
 
 
+@pytest.mark.slow
 def test_the_picture_shows_a_data_set_each_and_bears_having_nothing_to_show(tmp_path: Path) -> None:
     bare = DatasetStats("bare", shards=1, frames=4, bytes=4000, clip_lengths=[4], pixels=10, unknown=10)
     bare.bytes_by_kind.update({"rgb.jpg": 4000})

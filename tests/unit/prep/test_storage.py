@@ -280,6 +280,7 @@ def test_a_range_is_one_request(server: Server, file: StoragePath) -> None:
     assert server.asked == {"file.bin": 1}
 
 
+@pytest.mark.slow
 def test_passing_faults_pass(server: Server, file: StoragePath, policy: Callable[[RetryPolicy], None]) -> None:
     policy(SOON)
     server.faults["file.bin"] = [500, DIE, None]

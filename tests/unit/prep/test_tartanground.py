@@ -42,6 +42,7 @@ def files_of(frames: list[Frame], *, inverted: bool = False) -> Iterator[tuple[s
     yield f"{NAME}/pose_lcam_front.txt", ("\n".join(lines) + "\n").encode()
 
 
+@pytest.mark.slow
 def test_it_converts_verifies_and_exports_equal_to_its_source(
     frames: list[Frame], vdaprep: Run, tmp_path: Path
 ) -> None:
@@ -65,6 +66,7 @@ def test_it_converts_verifies_and_exports_equal_to_its_source(
     expect_exported(tmp_path / "export" / NAME, dict(enumerate(frames)), relative_error=0.0005)
 
 
+@pytest.mark.slow
 def test_inverted_poses_are_named(frames: list[Frame], vdaprep: Run, tmp_path: Path) -> None:
     unpack(tmp_path / "raw", files_of(frames, inverted=True))
     convert = ("convert", "tartanground", "--raw", tmp_path / "raw", "--out", tmp_path / "out", "--no-check")

@@ -125,6 +125,7 @@ def record_of(out: Path, dataset: str) -> dict:
 HOLE = "has no files of frames 3 to 4; clips are cut there"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", NAMES)
 def test_what_is_converted_is_what_was_written(dataset: str, vdaprep, tmp_path: Path) -> None:
     frames = write(tmp_path / "raw", dataset)
@@ -197,6 +198,7 @@ def test_geometry_names_what_is_wrong(dataset: str, twin: str, vdaprep, tmp_path
 # ------------------------------------------------------------------------------------------------ lists and cameras
 
 
+@pytest.mark.slow
 def test_named_lists_leave_out_what_they_do_not_name(vdaprep, tmp_path: Path) -> None:
     for name in ("rgbd_bonn_balloon2", "rgbd_bonn_person_tracking", "rgbd_bonn_person_tracking2", "rgbd_bonn_static"):
         write(tmp_path / "raw", "bonn", folder=name)

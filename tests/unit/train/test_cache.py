@@ -151,6 +151,7 @@ def _reader(cache, *shards):
     )
 
 
+@pytest.mark.slow
 def test_processes_fetch_a_shard_once(cache, data, server):
     server.delay_s = 0.5
     shards = [_shard(cache, data, number, server.url) for number in (0, 1)]

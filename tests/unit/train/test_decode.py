@@ -43,7 +43,7 @@ def check(codes: np.ndarray, spec: DepthSpec) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     shape=SHAPES,
     smooth=st.booleans(),

@@ -150,6 +150,7 @@ def test_an_evaluation_of_a_single_clip_has_no_other(toy_shards: Path) -> None:
         foreign_window(order, 0)
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_what_is_evaluated(toy_shards: Path) -> None:
     model = lively("conv").eval()
     figures: dict[str, object] = {}

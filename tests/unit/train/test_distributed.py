@@ -150,6 +150,7 @@ def test_a_silent_rank_ends_all_others(silent: int, circle: Callable[[int], Circ
     assert next(iter(ends.values())).startswith(f"rank {silent} has not been heard of for ")
 
 
+@pytest.mark.slow
 def test_a_lost_rank_is_named_by_where_it_ran(circle: Callable[[int], Circle]) -> None:
     found = circle(2)
     for watch in found.watches:

@@ -333,6 +333,7 @@ def test_what_is_no_file_is_a_sentence(tmp_path: Path) -> None:
             tensor_files.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: saved(WEIGHTS), legacy, lambda: safetensors_bytes(WEIGHTS)])
 def test_any_byte_changed_is_weights_or_a_sentence(make: Callable[[], bytes], tmp_path: Path) -> None:
     data, path = make(), tmp_path / "changed.pt"

@@ -290,6 +290,7 @@ def test_every_frame_that_goes_through_the_model_counts(images_per_clip: int, be
     assert told["frames_per_s"] * told["step_s"] == pytest.approx(sum(seen) / 2)
 
 
+@pytest.mark.slow
 def test_extra_terms_of_the_loss_are_trained_on_and_told(begin) -> None:
     plain, extra = (
         begin(frames=4),
@@ -625,6 +626,7 @@ def options_of(call: ast.Call) -> dict[str | None, str]:
     return {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
 
 
+@pytest.mark.slow
 def test_callbacks_are_called_in_order_and_may_end_the_run(begin) -> None:
     whole, failing = Noted(), Noted(fails_at=3)
     trainer.train_state(

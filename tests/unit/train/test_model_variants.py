@@ -72,6 +72,7 @@ def test_unknown_names_are_refused() -> None:
         variants.build(VARIANTS[0], encoder="nonsense")
 
 
+@pytest.mark.slow
 def test_timm_is_imported_only_to_build() -> None:
     look = (
         "import sys; from vdatrain.models import variants; "
@@ -94,6 +95,7 @@ def test_it_starts_as_the_published_model_unless_it_says_so(variant: str) -> Non
             assert torch.equal(model(*clip(variant)), basic(*clip(variant))) == variants.starts_as_published(variant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_wide_has_as_many_parameters_as_conv(encoder: str) -> None:
     with torch.device("meta"):
@@ -237,6 +239,7 @@ def test_differences_count_where_they_are_valid(variant: str) -> None:
         assert not torch.equal(disparity, model(frames, differences, torch.zeros_like(valid)))
 
 
+@pytest.mark.slow
 @every_variant_with_a_branch
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_a_branch_fits_every_encoder(variant: str, encoder: str) -> None:

@@ -99,6 +99,7 @@ def test_what_differs_on_the_server_is_named(tmp_path, toy_shards):
             open_shards(f"{server.url}/alpha").clips(split="train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [STALL, DIE, 500])
 def test_a_server_that_fails_while_training_is_one_sentence(toy_shards, fault, monkeypatch):
     with serve(toy_shards) as server:

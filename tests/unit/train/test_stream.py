@@ -73,6 +73,7 @@ def _interleave(batches):
     return [item for items in zip(*batches, strict=True) for item in items]
 
 
+@pytest.mark.slow
 def test_nor_do_they_with_a_mix_and_images_beside(clips, order):
     mixed = replace(order, weights=dataset_weights(clips, parse_mix("alpha=0.5,beta=3"), order.shape))
     images = mixed.of_images()
@@ -100,6 +101,7 @@ def test_nor_do_they_with_a_mix_and_images_beside(clips, order):
     assert steps(2, 1, start=8, count=3) == whole[2:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_every_rank_gets_whole_batches_for_ever_however_little_there_is(tmp_path, write_dataset, ranks):
     write_dataset(tmp_path / "a", lengths=(5, 2))

@@ -199,6 +199,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(name, "300")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 def test_wandb_offline_keeps_a_run_under_one_id(tmp_path: Path) -> None:
     config = TrainConfig(shards="s", track="wandb,tensorboard")

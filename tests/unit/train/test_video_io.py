@@ -47,6 +47,7 @@ def test_a_video_file_can_be_read_twice(tmp_path: Path) -> None:
         assert all(np.abs(a.rgb.astype(int) - b).mean() < 5 for a, b in zip(found, frames, strict=True))
 
 
+@pytest.mark.slow
 def test_a_video_of_a_phone_held_upright_is_turned(tmp_path: Path) -> None:
     path = write_movie(tmp_path / "a.mp4", pictures(2))
     one, nought = (1 << 16).to_bytes(4, "big"), bytes(4)
@@ -97,6 +98,7 @@ def test_the_clips_of_a_trajectory_follow_one_another_but_over_a_gap(toy_shards:
     assert numbers == [*range(gap), *range(gap + 1, gap + 1 + clips[0].num_frames)]
 
 
+@pytest.mark.slow
 def test_inputs_that_cannot_be_read(tmp_path: Path, toy_shards: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.mp4").write_text("no video at all")

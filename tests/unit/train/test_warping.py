@@ -135,6 +135,7 @@ def test_it_is_its_definition(seed: int) -> None:
     assert warp_loss(guess, true.where(mask, torch.nan), mask, cameras).item() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [plane(), normalised(plane())])
 def test_its_gradient_is_that_of_finite_differences(case: Case) -> None:
     target, mask, cameras = case

@@ -192,6 +192,7 @@ def test_the_encoder_file_of_timm_fits(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- the hub
 
 
+@pytest.mark.slow
 def test_dinov2_comes_through_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     import timm
 
@@ -401,6 +402,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "metric"), NAMES.items())
 def test_metric_weights_are_known_by_name_and_near_stays_near(
     name: str, metric: bool, published: State, tmp_path: Path
