@@ -16,7 +16,7 @@ PEER_PACKAGES := mosaicml-streaming litdata lightning-utilities "transformers<5"
 # Tests and demo start many processes; where Python may not keep what it compiled, each takes 6 s more for torch's modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all test-gpu check bench bench-gpu fuzz format clean
+.PHONY: demo study test test-all test-gpu check bench bench-gpu fuzz format clean
 
 # The main job from end to end: a sample, shards, two short trainings, the comparison.
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -36,6 +36,26 @@ demo: $(DEMO_READY)
 	vdatrain eval --shards demo/shards --checkpoint demo/runs/conv/best.pt
 	vdatrain compare demo/runs/basic demo/runs/conv --report demo/report.html
 	@echo "Look at demo/sheet.png and demo/report.html."
+
+# The study of .github/STUDY.md again, in some four hours of two cores; what was stopped goes on.
+STUDY_SHARDS := $(foreach set,tartanair mvs-synth vkitti,study/shards/$(set)/dataset.json)
+STUDY := vdatrain study --shards study/shards --steps 500 --warmup 40 --eval-every 250 --eval-windows 16 --log-every 20 \
+	--jobs 2
+BRANCHES := basic,conv,tdn,gate,film,token,wide,shift,fine,coarse,conv:zeros,conv:shuffled,conv:past,conv:decoded
+SUPERVISED := basic+stride_weight=1,basic+stride_weight=1+stability=0.1,basic+warp_weight=1
+FINALISTS := basic,conv,gate,token,fine,fine:decoded,basic+stride_weight=1+stability=0.1,basic+warp_weight=1
+study: export PATH := $(CURDIR)/$(BIN):$(PATH)
+study: export OMP_NUM_THREADS := 1
+study: $(STUDY_SHARDS)
+	$(STUDY) --variants $(BRANCHES),$(SUPERVISED) --seeds 0,1,2 --out study/differences
+	mkdir -p study/three-seeds && cp study/differences/report.html study/differences/table.md study/three-seeds/
+	$(STUDY) --variants $(FINALISTS) --seeds 0,1,2,3,4 --out study/differences
+	@echo "Look at study/three-seeds/report.html and, of the finalists, study/differences/report.html."
+
+study/shards/%/dataset.json: export PATH := $(CURDIR)/$(BIN):$(PATH)
+study/shards/%/dataset.json: | $(DEMO_READY)
+	vdaprep sample $* --preset study --stress none,all --out study/raw/$*
+	vdaprep convert $* --raw study/raw/$* --out study/shards $(if $(filter vkitti,$*),,--splits study)
 
 # What a change can break, in minutes.
 test: $(READY)
@@ -91,5 +111,5 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
 clean:
-	rm -rf .venv demo fuzz build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo study fuzz build dist .pytest_cache .ruff_cache .hypothesis
 	find vdaprep vdatrain tests -name __pycache__ -type d -prune -exec rm -rf {} +
