@@ -134,6 +134,8 @@ def test_finished_models_are_measured_under_stress(vdatrain: Run, toy_shards: Pa
     trained = (folder / "last.pt").stat().st_mtime_ns
     under = vdatrain(*words, "--stress", "flicker1,noise+rain")
     assert under.code == 0, under.err
+    assert "0 runs to train, 2 to measure under stress, " in under.err
+    assert "conv, seed 0: finished" in under.err
     assert (folder / "last.pt").stat().st_mtime_ns == trained
     found = json.loads((tmp_path / "study" / "study.json").read_text())
     assert [item["kinds"] for item in found["stressed"]] == ["flicker1", "noise+rain"]

@@ -126,7 +126,7 @@ def _plan(plan: "StudyPlan", *, jobs: int) -> list[str | Table]:
     measured = all(effort.is_measured for effort in plan.efforts.values())
     how = "by the steps that runs here took" if measured else "at least, by arithmetic alone: no run here has told yet"
     most = max(effort.memory_bytes for effort in plan.efforts.values())
-    lines: list[str | Table] = [table, f"{len(plan.left)} runs to train, {jobs} at a time: {hours:.2f} hours {how}"]
+    lines: list[str | Table] = [table, f"{_left(plan)}, {jobs} at a time: {hours:.2f} hours {how}"]
     if most > plan.limit_bytes:
         lines.append(
             f"A step takes {format_bytes(most)}, more than the {format_bytes(plan.limit_bytes)} that it may here; "
@@ -135,15 +135,23 @@ def _plan(plan: "StudyPlan", *, jobs: int) -> list[str | Table]:
     return lines
 
 
+def _left(plan: "StudyPlan") -> str:
+    """Say how many runs are to be trained, and how many that are over only measured under stress."""
+    trained = sum(not run.is_over for run in plan.left)
+    measured = len(plan.left) - trained
+    return f"{trained} runs to train" + (f", {measured} to measure under stress" if measured else "")
+
+
 def _train(plan: "StudyPlan", *, jobs: int, stop: Any) -> str | None:
     from vdatrain.training.study.runner import train_runs
 
     steps = sum(run.config.steps - run.steps_done for run in plan.left)
     done: dict[Path, int] = {run.folder: run.steps_done for run in plan.left}
-    with frame_bar("study", total=steps, unit="steps") as bar:
+    with frame_bar("study", total=steps or len(plan.left), unit="steps" if steps else "runs") as bar:
 
         def on_event(event: "RunEvent") -> None:
-            bar.advance(max(0, event.step - done[event.run.folder]))
+            ended = event.kind not in ("begun", "going")
+            bar.advance(max(0, event.step - done[event.run.folder]) if steps else int(ended))
             done[event.run.folder] = max(event.step, done[event.run.folder])
             if event.kind != "going" and not is_quiet():
                 why = f": {event.sentence}" if event.sentence else ""
