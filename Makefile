@@ -54,8 +54,9 @@ study: $(STUDY_SHARDS)
 
 study/shards/%/dataset.json: export PATH := $(CURDIR)/$(BIN):$(PATH)
 study/shards/%/dataset.json: | $(DEMO_READY)
+	rm -rf study/raw/$*
 	vdaprep sample $* --preset study --stress none,all --out study/raw/$*
-	vdaprep convert $* --raw study/raw/$* --out study/shards $(if $(filter vkitti,$*),,--splits study)
+	vdaprep convert $* --raw study/raw/$* --out study/shards $(if $(filter mvs-synth,$*),--splits study)
 
 # What a change can break, in minutes.
 test: $(READY)
