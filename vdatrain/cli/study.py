@@ -136,7 +136,7 @@ def _plan(plan: "StudyPlan", *, jobs: int) -> list[str | Table]:
 
 
 def _left(plan: "StudyPlan") -> str:
-    """Say how many runs are to be trained, and how many that are over only measured under stress."""
+    """Say how many runs are left to train, and how many to measure under stress."""
     trained = sum(not run.is_over for run in plan.left)
     measured = len(plan.left) - trained
     return f"{trained} runs to train" + (f", {measured} to measure under stress" if measured else "")
