@@ -150,8 +150,7 @@ def _train(plan: "StudyPlan", *, jobs: int, stop: Any) -> str | None:
     with frame_bar("study", total=steps or len(plan.left), unit="steps" if steps else "runs") as bar:
 
         def on_event(event: "RunEvent") -> None:
-            ended = event.kind not in ("begun", "going")
-            bar.advance(max(0, event.step - done[event.run.folder]) if steps else int(ended))
+            bar.advance(max(0, event.step - done[event.run.folder]) if steps else int(event.is_last))
             done[event.run.folder] = max(event.step, done[event.run.folder])
             if event.kind != "going" and not is_quiet():
                 why = f": {event.sentence}" if event.sentence else ""

@@ -271,6 +271,12 @@ def test_a_title_names_a_few_arms(others: str, title: str, tmp_path: Path) -> No
     assert study_page(replace(results, arms=arms), folder=tmp_path).title == f"{title} against a"
 
 
+@pytest.mark.parametrize(("names", "title"), [("ab", "a against b"), ("abcdef", "5 arms against a")])
+def test_so_does_the_title_of_a_comparison(names: str, title: str, runs: list[EvaluatedModel]) -> None:
+    models = [replace(runs[0], name=name, log=(), folder=runs[0].folder / "none") for name in names]
+    assert comparison_page(models, compare(models)).title == title
+
+
 def test_a_study_without_the_run_of_an_arm_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a0/evaluation.json: is missing"):
         write_study_report(tmp_path / "report.html", study_results(), folder=tmp_path)

@@ -12,6 +12,7 @@ from vdatrain.evaluation.compare import Row, cells_of, heading, verdicts
 from vdatrain.evaluation.evaluate import Gallery
 from vdatrain.evaluation.files import AVERAGE, METRICS, EvaluatedModel, read_gallery
 from vdatrain.evaluation.report.content import (
+    MAX_NAMED,
     Chart,
     Difference,
     Line,
@@ -20,6 +21,7 @@ from vdatrain.evaluation.report.content import (
     ShownClip,
     Table,
     TableCell,
+    together,
 )
 from vdatrain.evaluation.report.page import write_page
 from vdatrain.evaluation.study.statistics import PairedScenes, percent
@@ -43,7 +45,7 @@ def comparison_page(models: Sequence[EvaluatedModel], rows: Sequence[Row]) -> Pa
     """Return the page; the first model's variant is what the others are compared with."""
     arms = list(dict.fromkeys(row.variant for row in rows))
     return Page(
-        title=" against ".join(arms),
+        title=" against ".join(arms if len(arms) <= MAX_NAMED + 1 else (together(arms[1:]), arms[0])),
         verdict=verdicts(rows),
         tables=[results_table(rows), models_table(models)],
         baseline=arms[0],

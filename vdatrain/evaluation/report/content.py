@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from vdatrain.evaluation.evaluate import Gallery
 
+MAX_NAMED = 4  # arms that a title names beside the baseline
+
 
 @dataclass(frozen=True)
 class TableCell:
@@ -125,3 +127,10 @@ class Page:
     """For the player."""
     remarks: Sequence[str] = ()
     """Sentences below the results."""
+
+
+def together(arms: Sequence[str]) -> str:
+    """Return the arms' names, or of many their number; the table has their names anyway."""
+    if len(arms) > MAX_NAMED:
+        return f"{len(arms)} arms"
+    return ", ".join(arms) or "nothing"

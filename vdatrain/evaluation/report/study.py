@@ -6,14 +6,12 @@ from pathlib import Path
 
 from vdatrain.evaluation.files import EvaluatedModel, read_evaluation
 from vdatrain.evaluation.report.comparison import charts, clips, scores
-from vdatrain.evaluation.report.content import Difference, Page, Table, TableCell
+from vdatrain.evaluation.report.content import Difference, Page, Table, TableCell, together
 from vdatrain.evaluation.report.page import write_page
 from vdatrain.evaluation.study.results import Arm, StudyResults
 from vdatrain.evaluation.study.tables import costs_table, differences_table, earlier_table, results_table, stress_table
 
 REPORT_FILE = "report.html"
-
-_MAX_NAMED = 4  # arms that a title names
 
 
 def write_study_report(path: Path, results: StudyResults, *, folder: Path) -> None:
@@ -32,7 +30,7 @@ def study_page(results: StudyResults, *, folder: Path) -> Page:
         if run.state == "finished"
     ]
     return Page(
-        title=f"{_together(arms[1:])} against {results.baseline}",
+        title=f"{together(arms[1:])} against {results.baseline}",
         verdict=[f"{verdict.arm}: {verdict.text}" for verdict in results.verdicts],
         tables=_tables(results),
         baseline=results.baseline,
@@ -47,13 +45,6 @@ def study_page(results: StudyResults, *, folder: Path) -> Page:
         intervals="over seeds and scenes, paired",
         remarks=results.remarks,
     )
-
-
-def _together(arms: Sequence[str]) -> str:
-    """Return the arms' names, or of many their number; the table has their names anyway."""
-    if len(arms) > _MAX_NAMED:
-        return f"{len(arms)} arms"
-    return ", ".join(arms) or "nothing"
 
 
 def _firsts(models: Sequence[EvaluatedModel]) -> list[EvaluatedModel]:

@@ -44,6 +44,11 @@ class RunEvent:
     sentence: str = ""
     """Why it did not finish."""
 
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing more happens to the run."""
+        return self.kind not in ("begun", "going")
+
 
 def study_lock(folder: Path) -> AbstractContextManager[None]:
     """Return the only right to write a study's folder; raises UsageError if another has it."""
