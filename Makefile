@@ -37,7 +37,7 @@ demo: $(DEMO_READY)
 	vdatrain compare demo/runs/basic demo/runs/conv --report demo/report.html
 	@echo "Look at demo/sheet.png and demo/report.html."
 
-# The study of .github/STUDY.md again, in some four hours of two cores; what was stopped goes on.
+# The study of .github/STUDY.md again, in some 2.5 hours of two cores; what was stopped goes on.
 STUDY_SHARDS := $(foreach set,tartanair mvs-synth vkitti,study/shards/$(set)/dataset.json)
 STUDY := vdatrain study --shards study/shards --steps 500 --warmup 40 --eval-every 250 --eval-windows 16 --log-every 20 \
 	--jobs 2
